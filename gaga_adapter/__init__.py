@@ -1,0 +1,1 @@
+"""Gaussianity-aware truncation for diffusion and flow models."""

@@ -1,0 +1,1 @@
+"""Criteria of Gaussianity: one file each, one protocol, one registry."""

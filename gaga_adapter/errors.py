@@ -1,0 +1,45 @@
+"""One family of errors: what was got, what is allowed, what to do.
+
+The command line turns every `GAGAError` into one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class GAGAError(Exception):
+    """Base of every error that a user of this package can cause."""
+
+
+class DataError(GAGAError, ValueError):
+    """The data cannot be used: empty, not finite, of unknown elements or of another shape."""
+
+
+class TruncationError(GAGAError, ValueError):
+    """A characteristic time or a number of steps that the path does not have."""
+
+
+class StatsMismatchError(GAGAError, ValueError):
+    """The fitted statistics describe other channels than the tensor they meet."""
+
+
+class UnsupportedSchedulerError(GAGAError, TypeError):
+    """A scheduler whose sampling loop has no place for a Gaussian start."""
+
+
+class UnsupportedModelError(GAGAError, TypeError):
+    """A model that no adapter knows how to patch."""
+
+
+class ArtefactError(GAGAError, ValueError):
+    """A saved artefact that is missing, corrupt, or of a newer schema."""
+
+
+class MissingExtraError(GAGAError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f'needs {package}: pip install "gaga-adapter[{extra}]"')
+
+
+class GAGAWarning(UserWarning):
+    """Something was estimated, assumed or left out that the user may want to know."""

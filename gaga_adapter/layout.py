@@ -1,0 +1,121 @@
+"""What the channels of the diffused tensor mean, and how they were normalised.
+
+The artefact stores a layout, and everything that meets a tensor checks itself against it: statistics
+fitted on positions in angstrom and one-hot / 4 say nothing about a model that diffuses something else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gaga_adapter.errors import ArtefactError
+
+
+@dataclass(frozen=True)
+class MoleculeLayout:
+    """Channels `[positions / position_scale, one-hot / onehot_scale, Z / charge_scale]` per atom.
+
+    The defaults are those of the EDM codebase (`normalize_factors = [1, 4, 10]`) without charges.
+
+    Attributes:
+        elements: chemical symbols in the order of the one-hot channels.
+        position_scale: positions in angstrom are divided by it.
+        onehot_scale: the one-hot element is divided by it.
+        charge_scale: the atomic number is divided by it; `None` for no such channel.
+    """
+
+    elements: tuple[str, ...] = ("H", "C", "N", "O", "F")
+    position_scale: float = 1.0
+    onehot_scale: float = 4.0
+    charge_scale: float | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Feature channels F: one per element, and one more for the charge."""
+        return len(self.elements) + (self.charge_scale is not None)
+
+    @property
+    def n_channels(self) -> int:
+        """All channels, 3 + F."""
+        return 3 + self.n_features
+
+    def describe(self) -> str:
+        """One line for messages: `3+5 channels (positions /1, one-hot[H,C,N,O,F] /4)`."""
+        parts = [
+            f"positions /{self.position_scale:g}",
+            f"one-hot[{','.join(self.elements)}] /{self.onehot_scale:g}",
+        ]
+        if self.charge_scale is not None:
+            parts.append(f"charges /{self.charge_scale:g}")
+        return f"3+{self.n_features} channels ({', '.join(parts)})"
+
+
+@dataclass(frozen=True)
+class AtomLayout:
+    """Channels `[positions, features]` per atom of unnamed features, such as a learned latent.
+
+    Attributes:
+        n_features: feature channels F.
+    """
+
+    n_features: int
+
+    @property
+    def n_channels(self) -> int:
+        """All channels, 3 + F."""
+        return 3 + self.n_features
+
+    def describe(self) -> str:
+        """One line for messages."""
+        return f"3+{self.n_features} channels (positions, features)"
+
+
+@dataclass(frozen=True)
+class DenseLayout:
+    """A dense tensor of one fixed event shape, channels first, such as an image or a latent.
+
+    Attributes:
+        shape: the event shape (C, ...), without the batch.
+    """
+
+    shape: tuple[int, ...]
+
+    @property
+    def n_channels(self) -> int:
+        """Size of the first axis."""
+        return self.shape[0]
+
+    def describe(self) -> str:
+        """One line for messages."""
+        return f"dense {'x'.join(map(str, self.shape))}"
+
+
+Layout = MoleculeLayout | AtomLayout | DenseLayout
+
+_KINDS: dict[str, type[MoleculeLayout] | type[AtomLayout] | type[DenseLayout]] = {
+    "molecule": MoleculeLayout,
+    "atoms": AtomLayout,
+    "dense": DenseLayout,
+}
+
+
+def layout_to_dict(layout: Layout) -> dict[str, Any]:
+    """JSON form of a layout, the inverse of `layout_from_dict`."""
+    kind = next(name for name, cls in _KINDS.items() if type(layout) is cls)
+    return {"kind": kind, **asdict(layout)}
+
+
+def layout_from_dict(data: dict[str, Any]) -> Layout:
+    """Layout from its JSON form.
+
+    Raises:
+        ArtefactError: the kind is unknown or a field is missing.
+    """
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
+    try:
+        return _KINDS[data["kind"]](**fields)
+    except (KeyError, TypeError) as error:
+        raise ArtefactError(
+            f"cannot read the channel layout {data!r}. Known kinds: {', '.join(_KINDS)}."
+        ) from error

@@ -1,0 +1,1 @@
+"""Molecules: readers, metrics, pictures, the compact denoiser and its pipeline."""

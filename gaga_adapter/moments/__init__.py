@@ -1,0 +1,1 @@
+"""Moments of the data: streaming, mergeable, float64."""

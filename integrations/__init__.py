@@ -1,0 +1,1 @@
+"""Adapters for codebases that are not built on diffusers."""
