@@ -1,0 +1,164 @@
+"""A set of molecules as two padded arrays: positions in angstrom and atomic numbers.
+
+The set is checked once, where it is made, so that everything behind it may rely on it: finite
+coordinates, at least one atom per molecule, and padding only behind the real atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from gaga_adapter.errors import DataError
+from gaga_adapter.molecules.elements import SYMBOLS
+
+
+@dataclass(frozen=True, eq=False)
+class MoleculeSet:
+    """M molecules of at most Nmax atoms, zero-padded.
+
+    Attributes:
+        positions: (M, Nmax, 3) float32, angstrom; padding is 0.
+        atomic_numbers: (M, Nmax) uint8; padding is 0.
+        name: where the molecules come from, for messages and provenance.
+        smiles: one SMILES per molecule, where the source states them.
+    """
+
+    positions: NDArray[np.float32]
+    atomic_numbers: NDArray[np.uint8]
+    name: str = "molecules"
+    smiles: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        positions, numbers = self.positions, self.atomic_numbers
+        if positions.ndim != 3 or positions.shape != (*numbers.shape, 3):
+            raise DataError(
+                f"{self.name}: positions {positions.shape} do not fit atomic numbers "
+                f"{numbers.shape}. Allowed: (M, N, 3) and (M, N)."
+            )
+        if len(numbers) == 0:
+            raise DataError(f"{self.name}: no molecules. Pass at least one.")
+        if self.smiles is not None and len(self.smiles) != len(numbers):
+            raise DataError(f"{self.name}: {len(self.smiles)} SMILES for {len(numbers)} molecules.")
+        real = numbers > 0
+        self._refuse(~real.any(axis=1), "has no atoms")
+        self._refuse(
+            (real[:, 1:] & ~real[:, :-1]).any(axis=1),
+            "has a gap in its atomic numbers: padding must come after the last atom",
+        )
+        self._refuse((numbers >= len(SYMBOLS)).any(axis=1), "has an atomic number above 118")
+        self._refuse(~np.isfinite(positions).all(axis=(1, 2)), "has NaN or infinite coordinates")
+        self._refuse((positions[~real] != 0).any(axis=-1), "has coordinates in its padding", ~real)
+        object.__setattr__(self, "positions", np.asarray(positions, np.float32))
+        object.__setattr__(self, "atomic_numbers", np.asarray(numbers, np.uint8))
+
+    def _refuse(self, bad: ArrayLike, cause: str, where: NDArray[np.bool_] | None = None) -> None:
+        """Name the first molecule of `bad` (M,), or of `bad` over the atoms picked by `where`."""
+        found = np.flatnonzero(bad)
+        if len(found):
+            index = found[0] if where is None else np.nonzero(where)[0][found[0]]
+            raise DataError(f"{self.name}: molecule {index} {cause}.")
+
+    @classmethod
+    def from_list(
+        cls,
+        molecules: Sequence[tuple[ArrayLike, ArrayLike]],
+        name: str = "molecules",
+        smiles: Sequence[str] | None = None,
+    ) -> MoleculeSet:
+        """Pad a list of single molecules.
+
+        Args:
+            molecules: pairs of positions (n, 3) in angstrom and atomic numbers (n,).
+            name: where they come from.
+            smiles: one per molecule, or none.
+
+        Raises:
+            DataError: a molecule is empty, misshapen or not finite, or there is none.
+        """
+        pairs = [(np.asarray(x, np.float32), np.asarray(z)) for x, z in molecules]
+        for index, (x, z) in enumerate(pairs):
+            if z.ndim != 1 or x.shape != (len(z), 3):
+                raise DataError(
+                    f"{name}: molecule {index} has positions {x.shape} and atomic numbers "
+                    f"{z.shape}. Allowed: (n, 3) and (n,)."
+                )
+            if ((z < 1) | (z >= len(SYMBOLS))).any():
+                raise DataError(f"{name}: molecule {index} has an atomic number outside 1 to 118.")
+        n_max = max((len(z) for _, z in pairs), default=0)
+        positions = np.zeros((len(pairs), n_max, 3), np.float32)
+        numbers = np.zeros((len(pairs), n_max), np.uint8)
+        for index, (x, z) in enumerate(pairs):
+            positions[index, : len(z)] = x
+            numbers[index, : len(z)] = z
+        return cls(positions, numbers, name, None if smiles is None else tuple(smiles))
+
+    @classmethod
+    def concatenate(cls, sets: Sequence[MoleculeSet], name: str | None = None) -> MoleculeSet:
+        """All molecules of several sets, in order; SMILES are kept if every set has them."""
+        n_max = max((part.positions.shape[1] for part in sets), default=0)
+        n_total = sum(len(part) for part in sets)
+        positions = np.zeros((n_total, n_max, 3), np.float32)
+        numbers = np.zeros((n_total, n_max), np.uint8)
+        start = 0
+        for part in sets:
+            rows, width = slice(start, start + len(part)), part.positions.shape[1]
+            positions[rows, :width] = part.positions
+            numbers[rows, :width] = part.atomic_numbers
+            start += len(part)
+        smiles: list[str] | None = []
+        for part in sets:
+            smiles = None if smiles is None or part.smiles is None else [*smiles, *part.smiles]
+        name = name or "+".join(part.name for part in sets)
+        return cls(positions, numbers, name, None if smiles is None else tuple(smiles))
+
+    def __len__(self) -> int:
+        return len(self.atomic_numbers)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(M, Nmax), True where there is an atom."""
+        return self.atomic_numbers > 0
+
+    @property
+    def n_atoms(self) -> NDArray[np.int64]:
+        """(M,) atoms per molecule."""
+        return self.mask.sum(axis=1, dtype=np.int64)
+
+    def molecule(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Positions (n, 3) and atomic numbers (n,) of one molecule, without padding."""
+        real = self.atomic_numbers[index] > 0
+        return self.positions[index, real], self.atomic_numbers[index, real]
+
+    def subset(self, indices: slice | Sequence[int] | NDArray[np.integer]) -> MoleculeSet:
+        """The molecules at `indices`, in that order, padded to their own largest size.
+
+        Raises:
+            DataError: no index is given.
+        """
+        chosen = np.arange(len(self))[
+            indices if isinstance(indices, slice) else np.asarray(indices, np.int64)
+        ]
+        numbers = self.atomic_numbers[chosen]
+        width = int(np.count_nonzero(numbers, axis=1).max(initial=0))
+        smiles = None if self.smiles is None else tuple(self.smiles[i] for i in chosen)
+        return MoleculeSet(self.positions[chosen, :width], numbers[:, :width], self.name, smiles)
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[MoleculeSet]:
+        """The whole set in batches, the last one possibly smaller.
+
+        Args:
+            batch_size: molecules per batch.
+            generator: draws the order; the set's own order without it.
+        """
+        order = np.arange(len(self))
+        if generator is not None:
+            order = torch.randperm(len(self), generator=generator).numpy()
+        for start in range(0, len(self), batch_size):
+            yield self.subset(order[start : start + batch_size])
