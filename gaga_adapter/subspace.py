@@ -1,0 +1,83 @@
+r"""The zero-centre-of-mass subspace of padded molecules.
+
+Molecules are tensors (B, N, 3 + F), `[positions, features]` per atom, with a boolean mask (B, N) that
+is true on real atoms; padding rows are exactly zero. Noise lives where the data live: positions have
+zero centre of mass over the real atoms, the range of the projector `P = I - 11'/n`, of dimension
+`3 (n - 1)` (Köhler et al. 2020; Hoogeboom et al. 2022, section 3.1); features fill their whole space.
+"""
+
+from __future__ import annotations
+
+from typing import overload
+
+import torch
+from torch import Tensor
+
+
+def mask_from_padding(x: Tensor) -> Tensor:
+    """Real atoms of a padded batch: a row whose every channel is exactly 0 is padding.
+
+    Args:
+        x: molecules (B, N, C).
+
+    Returns:
+        Mask (B, N), bool.
+    """
+    return (x != 0).any(dim=-1)
+
+
+def mask_from_sizes(n_atoms: Tensor, width: int | None = None) -> Tensor:
+    """Mask whose row `i` has its first `n_atoms[i]` entries true.
+
+    Args:
+        n_atoms: sizes (B,), integer.
+        width: padded number of atoms; the largest size when `None`.
+
+    Returns:
+        Mask (B, width), bool, on the device of `n_atoms`.
+    """
+    if width is None:
+        width = int(n_atoms.max()) if n_atoms.numel() else 0
+    return torch.arange(width, device=n_atoms.device) < n_atoms[:, None]
+
+
+def remove_mean(positions: Tensor, mask: Tensor) -> Tensor:
+    """Positions with zero centre of mass over the real atoms, padding exactly zero.
+
+    Args:
+        positions: (B, N, D).
+        mask: real atoms (B, N), bool.
+
+    Returns:
+        Projected positions (B, N, D).
+    """
+    keep = mask[..., None]
+    clean = torch.where(keep, positions, torch.zeros_like(positions))
+    n_atoms = keep.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.where(keep, clean - clean.sum(dim=1, keepdim=True) / n_atoms, clean)
+
+
+def project(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Molecules with mean-free positions, features as they are, padding exactly zero.
+
+    Args:
+        x: molecules (B, N, 3 + F).
+        mask: real atoms (B, N), bool; inferred from the padding when `None`.
+
+    Returns:
+        Projected molecules (B, N, 3 + F).
+    """
+    if mask is None:
+        mask = mask_from_padding(x)
+    features = x[..., 3:]
+    features = torch.where(mask[..., None], features, torch.zeros_like(features))
+    return torch.cat([remove_mean(x[..., :3], mask), features], dim=-1)
+
+
+@overload
+def degrees_of_freedom(n_atoms: int) -> int: ...
+@overload
+def degrees_of_freedom(n_atoms: Tensor) -> Tensor: ...
+def degrees_of_freedom(n_atoms: int | Tensor) -> int | Tensor:
+    """Dimension of the position subspace of `n_atoms` atoms, `3 (n_atoms - 1)`."""
+    return 3 * (n_atoms - 1)
