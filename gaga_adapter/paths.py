@@ -1,8 +1,8 @@
 r"""Noising paths `x_t = a_t x_0 + b_t eps`, and their inverse from log-SNR to time.
 
-Time `t` is continuous in [0, 1]: 0 is data, 1 is noise. Up to a scale, the law of `x_t` depends on
-the signal-to-noise ratio alone, so a characteristic point is stored as a log-SNR and every path says
-at which of its own times it gets there:
+Time `t` is continuous in [0, 1]: 0 is data, 1 is noise. Up to a scale, the law of `x_t` depends
+on the signal-to-noise ratio alone, so a characteristic point is stored as a log-SNR and every path
+says at which of its own times it gets there:
 
     log_snr(t) = 2 (log a_t - log b_t),     time_at_log_snr(log_snr(t)) = t.
 
@@ -252,6 +252,10 @@ class VEPath(GaussianPath):
                 f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}."
             )
 
+    def _roots(self, rho: float) -> tuple[float, float]:
+        """`sigma^(1 / rho)` at both ends."""
+        return math.pow(self.sigma_min, 1 / rho), math.pow(self.sigma_max, 1 / rho)
+
     def a(self, t: float | Tensor) -> Tensor:
         """Signal coefficient, one everywhere."""
         return torch.ones_like(_checked_time(t))
@@ -261,7 +265,7 @@ class VEPath(GaussianPath):
         times = _checked_time(t)
         if self.rho is None:
             return self.sigma_min * (times * math.log(self.sigma_max / self.sigma_min)).exp()
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        low, high = self._roots(self.rho)
         return (low + times * (high - low)).pow(self.rho)
 
     def log_snr(self, t: float | Tensor) -> Tensor:
@@ -278,7 +282,7 @@ class VEPath(GaussianPath):
         if self.rho is None:
             t = (sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
         else:
-            low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+            low, high = self._roots(self.rho)
             t = (sigma ** (1 / self.rho) - low) / (high - low)
         return t.clamp(0, 1)
 

@@ -1,0 +1,141 @@
+r"""Covariances closed under noising: `C -> a² C + b² I` stays in its family at no cost.
+
+If `C = U diag(l) U'` then `a² C + b² I = U diag(a² l + b²) U'`: the eigenvectors never change, so one
+decomposition serves every noise level. A family knows its square root (to sample), its inverse as a
+quadratic form and its log-determinant (for densities), and its trace. Leading axes are a batch, so
+the covariances of many molecules are one object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DiagonalCovariance:
+    """`C = diag(var)`.
+
+    Attributes:
+        var: variances (..., D), non-negative.
+    """
+
+    var: Tensor
+
+    def affine(self, a: float, b: float) -> DiagonalCovariance:
+        """`a² C + b² I`."""
+        return DiagonalCovariance(a**2 * self.var + b**2)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> DiagonalCovariance:
+        """The same covariance elsewhere."""
+        return DiagonalCovariance(self.var.to(device, dtype))
+
+    def sqrt_mul(self, z: Tensor) -> Tensor:
+        """`C^(1/2) z` for vectors z (..., D)."""
+        return self.var.sqrt() * z
+
+    def quadratic(self, x: Tensor) -> Tensor:
+        """`x' C^-1 x` (...) for vectors x (..., D)."""
+        return (x**2 / self.var).sum(-1)
+
+    def log_det(self) -> Tensor:
+        """Log-determinant (...)."""
+        return self.var.log().sum(-1)
+
+    def trace(self) -> Tensor:
+        """Trace (...)."""
+        return self.var.sum(-1)
+
+    def inverse_trace(self) -> Tensor:
+        """`tr C^-1` (...)."""
+        return self.var.reciprocal().sum(-1)
+
+
+@dataclass(frozen=True)
+class EigenCovariance:
+    """`C = U diag(l) U' + r (I - U U')`, full when U is square, low rank otherwise.
+
+    Attributes:
+        basis: orthonormal columns U (..., D, R) with R <= D.
+        eigenvalues: l (..., R), non-negative.
+        residual: r (...), the variance along each of the D - R directions left; unused if R = D.
+    """
+
+    basis: Tensor
+    eigenvalues: Tensor
+    residual: Tensor
+
+    @classmethod
+    def from_matrix(cls, matrix: Tensor) -> EigenCovariance:
+        """Decomposition of symmetric matrices (..., D, D); negative rounding is set to zero."""
+        eigenvalues, basis = torch.linalg.eigh(matrix)
+        return cls(basis, eigenvalues.clamp(min=0), torch.zeros_like(eigenvalues[..., :1].sum(-1)))
+
+    @property
+    def n_rest(self) -> int:
+        """Number of directions outside of the basis, D - R."""
+        return int(self.basis.shape[-2] - self.basis.shape[-1])
+
+    def affine(self, a: float, b: float) -> EigenCovariance:
+        """`a² C + b² I`."""
+        return EigenCovariance(
+            self.basis, a**2 * self.eigenvalues + b**2, a**2 * self.residual + b**2
+        )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> EigenCovariance:
+        """The same covariance elsewhere."""
+        return EigenCovariance(
+            self.basis.to(device, dtype),
+            self.eigenvalues.to(device, dtype),
+            self.residual.to(device, dtype),
+        )
+
+    def _coordinates(self, x: Tensor) -> Tensor:
+        """`U' x` (..., R)."""
+        return torch.einsum("...dr,...d->...r", self.basis, x)
+
+    def sqrt_mul(self, z: Tensor) -> Tensor:
+        """`C^(1/2) z` for vectors z (..., D), with the symmetric root."""
+        scale = self.eigenvalues.sqrt()
+        if not self.n_rest:
+            return torch.einsum("...dr,...r->...d", self.basis, scale * self._coordinates(z))
+        rest = self.residual.sqrt()[..., None]
+        inside = (scale - rest) * self._coordinates(z)
+        return rest * z + torch.einsum("...dr,...r->...d", self.basis, inside)
+
+    def quadratic(self, x: Tensor) -> Tensor:
+        """`x' C^-1 x` (...) for vectors x (..., D)."""
+        inside = self._coordinates(x)
+        total = (inside**2 / self.eigenvalues).sum(-1)
+        if self.n_rest:
+            outside = x - torch.einsum("...dr,...r->...d", self.basis, inside)
+            total = total + (outside**2).sum(-1) / self.residual
+        return total
+
+    def inverse_product(self, matrix: Tensor) -> Tensor:
+        """`tr(C^-1 M)` (...) for symmetric M (..., D, D): the quadratic form of a scatter."""
+        inside = torch.einsum("...dr,...de,...er->...r", self.basis, matrix, self.basis)
+        total = (inside / self.eigenvalues).sum(-1)
+        if self.n_rest:
+            trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+            total = total + (trace - inside.sum(-1)) / self.residual
+        return total
+
+    def log_det(self) -> Tensor:
+        """Log-determinant (...)."""
+        total = self.eigenvalues.log().sum(-1)
+        return total + self.n_rest * self.residual.log() if self.n_rest else total
+
+    def trace(self) -> Tensor:
+        """Trace (...)."""
+        return self.eigenvalues.sum(-1) + self.n_rest * self.residual
+
+    def inverse_trace(self) -> Tensor:
+        """`tr C^-1` (...)."""
+        total = self.eigenvalues.reciprocal().sum(-1)
+        return total + self.n_rest / self.residual if self.n_rest else total
+
+
+Covariance = DiagonalCovariance | EigenCovariance
