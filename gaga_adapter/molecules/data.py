@@ -127,7 +127,8 @@ class MoleculeSet:
     @property
     def n_atoms(self) -> NDArray[np.int64]:
         """(M,) atoms per molecule."""
-        return self.mask.sum(axis=1, dtype=np.int64)
+        counts: NDArray[np.int64] = self.mask.sum(axis=1, dtype=np.int64)
+        return counts
 
     def molecule(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Positions (n, 3) and atomic numbers (n,) of one molecule, without padding."""

@@ -1,0 +1,41 @@
+# Everything a fresh machine needs is installed into .venv by the first target that is asked for.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+PIP     = $(BIN)/pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo ## sample QM9 molecules along the full trajectory and from t*, side by side
+	$(BIN)/gaga demo --out demo-output
+
+test: $(VENV)/.test ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## style, types, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell gaga_adapter integrations tests benchmarks README.md CHANGELOG.md
+
+bench: $(VENV)/.test ## the benchmarks that need no training
+	$(BIN)/python benchmarks/fit.py
+	$(BIN)/python benchmarks/scheduler_overhead.py
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e ".[data]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e ".[test]"
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e ".[dev]"
+	touch $@ $(VENV)/.test $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-output

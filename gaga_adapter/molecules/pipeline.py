@@ -1,0 +1,219 @@
+"""Molecules from noise, under any diffusers scheduler.
+
+The loop is the ordinary one: `set_timesteps`, noise times `init_noise_sigma`, then `scale_model_input`,
+network, `step`. What molecules add is the subspace: schedulers draw isotropic noise, so after every step
+the padding is zeroed and the centre of mass removed, which is the projection of that noise.
+
+    pipe = MoleculePipeline.from_pretrained("embedded")
+    pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
+    molecules = pipe(16, num_inference_steps=100).molecules
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from gaga_adapter.errors import DataError
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.denoiser import MoleculeDenoiser
+from gaga_adapter.molecules.encoding import decode
+from gaga_adapter.paths import named_path
+from gaga_adapter.prediction import NetworkView
+from gaga_adapter.subspace import project
+
+EMBEDDED = "embedded"
+ASSETS = Path(__file__).parent / "assets"
+_OUTPUT_TYPES = ("molecules", "tensor", "rdkit", "sdf")
+
+
+@dataclass
+class MoleculePipelineOutput(BaseOutput):
+    """What the pipeline returns.
+
+    Attributes:
+        molecules: a `MoleculeSet`, a list of rdkit molecules, the text of an SDF file, or for
+            `output_type="tensor"` the clean samples (B, N, 3+F) with zero padding.
+        mask: atoms of the samples (B, N).
+        network_calls: calls of the denoiser per molecule.
+    """
+
+    molecules: Any
+    mask: Tensor
+    network_calls: int
+
+
+def edm_scheduler(
+    noise_schedule: str = "edm/polynomial_2", n_steps: int = 1000, precision: float = 1e-5
+) -> DDPMScheduler:
+    """EDM's ancestral sampler and noise table as a diffusers scheduler.
+
+    The table has `n_steps + 1` entries and diffusers' index i is EDM's t = i / n_steps, without a shift:
+    beta_0 = 1 - a_0^2 and beta_i = 1 - a_i^2 / a_{i-1}^2 (Hoogeboom et al. 2022, section 3.2).
+    """
+    path = named_path(noise_schedule, n_steps=n_steps, precision=precision)
+    a2 = path.a(torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)).square()
+    betas = 1 - torch.cat([a2[:1], a2[1:] / a2[:-1]])
+    return DDPMScheduler(
+        num_train_timesteps=n_steps + 1,
+        trained_betas=betas.tolist(),
+        clip_sample=False,
+        timestep_spacing="linspace",
+    )
+
+
+class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Samples molecules with a `MoleculeDenoiser`; see the module docstring.
+
+    Args:
+        denoiser: predicts the clean molecule.
+        scheduler: any diffusers scheduler, or a `GAGAScheduler`.
+        size_counts: how often each number of atoms occurs in the data; index N counts size N.
+    """
+
+    model_cpu_offload_seq = "denoiser"
+
+    def __init__(
+        self,
+        denoiser: MoleculeDenoiser,
+        scheduler: Any,  # noqa: ANN401 - any diffusers scheduler
+        size_counts: list[int],
+    ) -> None:
+        super().__init__()
+        self.register_modules(denoiser=denoiser, scheduler=scheduler)
+        self.register_to_config(size_counts=list(size_counts))
+
+    @classmethod
+    def embedded(cls, torch_dtype: torch.dtype = torch.float32) -> MoleculePipeline:
+        """The small QM9 model that ships with the package."""
+        pipeline = cls.from_pretrained(ASSETS / "qm9", torch_dtype=torch_dtype)
+        assert isinstance(pipeline, cls)
+        return pipeline
+
+    def draw_sizes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Numbers of atoms (n,) as often as the data has them."""
+        weights = torch.tensor(self.config.size_counts, dtype=torch.float64)
+        return torch.multinomial(weights, n, replacement=True, generator=generator)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        n_molecules: int = 16,
+        n_atoms: Tensor | list[int] | None = None,
+        num_inference_steps: int = 1000,
+        generator: torch.Generator | None = None,
+        batch_size: int = 64,
+        output_type: str = "molecules",
+        return_dict: bool = True,
+    ) -> MoleculePipelineOutput | tuple[Any]:
+        """Sample molecules.
+
+        Sizes and all starting noise are drawn from `generator` first, so two schedulers that get the
+        same seed start from the same noise. Molecules of like size share a batch.
+
+        Args:
+            n_molecules: how many; ignored when `n_atoms` is given.
+            n_atoms: sizes (n,), drawn from the data's own distribution by default.
+            num_inference_steps: what `scheduler.set_timesteps` gets.
+            generator: CPU generator of everything random.
+            batch_size: molecules in one network call.
+            output_type: "molecules", "tensor", "rdkit" or "sdf".
+            return_dict: `False` returns a tuple with the molecules only.
+
+        Returns:
+            the molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
+
+        Raises:
+            DataError: an unknown output type, no molecule asked for, or a molecule without atoms.
+        """
+        if output_type not in _OUTPUT_TYPES:
+            raise DataError(
+                f"output_type={output_type!r} is unknown. Known: {', '.join(_OUTPUT_TYPES)}."
+            )
+        sizes = self.draw_sizes(n_molecules, generator) if n_atoms is None else n_atoms
+        sizes = torch.as_tensor(sizes)
+        if sizes.ndim != 1 or len(sizes) == 0 or int(sizes.min()) < 1:
+            raise DataError(
+                f"got sizes {tuple(sizes.tolist())[:8]}. Ask for one molecule or more, "
+                "each with one atom or more."
+            )
+        order = sizes.argsort(stable=True)
+        n_max = int(sizes.max())
+        mask = torch.arange(n_max)[None] < sizes[:, None]
+        channels = self.denoiser.layout.n_channels
+        noise = torch.randn(len(sizes), n_max, channels, generator=generator)
+        noise = project(noise, mask)
+
+        clean = torch.zeros_like(noise)
+        batches = order.split(batch_size)
+        calls = 0
+        with self.progress_bar(total=None) as bar:
+            for rows in batches:
+                width = int(sizes[rows].max())
+                sample, calls = self._denoise(
+                    noise[rows, :width], mask[rows, :width], num_inference_steps, generator, bar
+                )
+                clean[rows, :width] = sample.to(clean)
+        molecules: Any = clean
+        if output_type != "tensor":
+            molecules = decode(clean, mask, self.denoiser.layout)
+        if output_type == "rdkit":
+            molecules = molecules.to_rdkit()
+        if output_type == "sdf":
+            molecules = _sdf_text(molecules)
+        if not return_dict:
+            return (molecules,)
+        return MoleculePipelineOutput(molecules=molecules, mask=mask, network_calls=calls)
+
+    def _denoise(
+        self,
+        noise: Tensor,
+        mask: Tensor,
+        num_inference_steps: int,
+        generator: torch.Generator | None,
+        bar: Any,  # noqa: ANN401 - tqdm
+    ) -> tuple[Tensor, int]:
+        """One batch from unit noise (B, N, 3+F) to clean molecules, and the network calls."""
+        scheduler, device = self.scheduler, self._execution_device
+        mask = mask.to(device)
+        accepted = inspect.signature(scheduler.step).parameters
+        extra = {"generator": generator} if "generator" in accepted else {}
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        view = NetworkView.of(scheduler)
+        sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
+        if bar.total is None:
+            bar.reset(total=len(scheduler.timesteps) * 1)
+        calls = 0
+        for timestep in scheduler.timesteps:
+            seen = sample
+            if hasattr(scheduler, "scale_model_input"):
+                seen = scheduler.scale_model_input(sample, timestep)
+            a, b = view.level(timestep)
+            dtype = self.denoiser.dtype
+            predicted = self.denoiser((seen / a).to(dtype), b / a, mask).sample.to(seen.dtype)
+            calls += 1
+            output = view.output(predicted, seen, timestep)
+            sample = scheduler.step(output, timestep, sample, **extra).prev_sample
+            sample = project(sample, mask)
+            bar.update()
+        return sample, calls
+
+
+def _sdf_text(molecules: MoleculeSet) -> str:
+    from rdkit import Chem
+
+    buffer = io.StringIO()
+    with Chem.SDWriter(buffer) as writer:
+        writer.SetKekulize(False)
+        for molecule in molecules.to_rdkit():
+            writer.write(molecule)
+    return buffer.getvalue()

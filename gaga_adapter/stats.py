@@ -1,0 +1,324 @@
+"""The artefact: what was fitted, small enough to ship beside a checkpoint.
+
+`GAGAStats` joins the moments of the data, the Gaussianity curve and the characteristic log-SNR that was
+chosen on it. Gaussianity depends on the SNR alone, so one artefact serves every noise schedule: each path
+or scheduler maps `log_snr_star` to its own time.
+
+On disk a folder holds `gaga_config.json` (readable: layout, curve, choice, provenance) and
+`gaga_stats.safetensors` (the tensors, with the same configuration in its header). Both are written under
+another name and renamed. The configuration carries a digest of the tensors; if a save is interrupted
+between the two renames, the header of the tensors file decides, so a folder always holds one complete
+artefact, the old or the new one. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
+from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.paths import GaussianPath, TabulatedPath
+from gaga_adapter.reference import ReferenceGaussian, make_reference
+from gaga_adapter.selection import Selection
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+SCHEMA_VERSION = 1
+CONFIG_NAME = "gaga_config.json"
+TENSORS_NAME = "gaga_stats.safetensors"
+#: Artefacts that ship with the package, by name.
+EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
+
+
+@dataclass(frozen=True, eq=False)
+class GAGAStats:
+    """Fitted statistics of one data set.
+
+    Attributes:
+        layout: what the channels are and how they were normalised.
+        moments: streamed moments, `DenseMoments` or `ExchangeableMoments`.
+        log_snr_star: characteristic log-SNR; from there on towards noise the data count as Gaussian.
+        selection: the curve and the rule that chose `log_snr_star`, if it was chosen on a curve.
+        provenance: where the data came from, how many, library versions.
+    """
+
+    layout: Layout
+    moments: DenseMoments | ExchangeableMoments
+    log_snr_star: float
+    selection: Selection | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not -60 < self.log_snr_star < 60:
+            raise TruncationError(
+                f"log_snr_star={self.log_snr_star} is not a plausible log-SNR. "
+                "Choose one inside of [-60, 60], such as 0.0 where signal and noise are equal."
+            )
+
+    def reference(self, kind: str = "auto") -> ReferenceGaussian:
+        """The closed-form start of the given kind, at the level of the data (a=1, b=0).
+
+        Args:
+            kind: `auto` is `shape` for molecules and the fitted covariance for dense data.
+        """
+        return make_reference(self.moments, kind)
+
+    def t_star(self, path_or_scheduler: GaussianPath | SchedulerMixin) -> float:
+        """Where a path or a scheduler first is at or beyond `log_snr_star`.
+
+        Args:
+            path_or_scheduler: a path gives its continuous time in [0, 1] (for an equidistant table the
+                first node at or beyond); a diffusers scheduler gives the first of its training
+                timesteps at or beyond, in its own units.
+
+        Raises:
+            TruncationError: the path never gets that noisy.
+        """
+        if isinstance(path_or_scheduler, TabulatedPath) and path_or_scheduler.n_steps:
+            return (
+                path_or_scheduler.index_at_log_snr(self.log_snr_star) / path_or_scheduler.n_steps
+            )
+        if isinstance(path_or_scheduler, GaussianPath):
+            return float(path_or_scheduler.time_at_log_snr(self.log_snr_star))
+        from gaga_adapter.scheduler.levels import t_star
+
+        return float(t_star(path_or_scheduler, self.log_snr_star))
+
+    # -- on disk ---------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the artefact into a folder; an older one there stays intact if writing fails.
+
+        Raises:
+            ArtefactError: the folder cannot be written, such as on a full disk.
+        """
+        folder = Path(folder)
+        tensors = {k: v.contiguous() for k, v in self.moments.state_dict().items()}
+        config = self._to_config(tensors)
+        text = json.dumps(config, indent=2) + "\n"
+        blob = safetensors_bytes(tensors, metadata={"gaga_config": json.dumps(config)})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace(folder / TENSORS_NAME, blob)
+            _replace(folder / CONFIG_NAME, text.encode())
+        except OSError as error:
+            raise ArtefactError(
+                f"cannot write the artefact into {folder}: {error.strerror or error}. "
+                "What was there before is intact; free some space or choose another folder."
+            ) from error
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> GAGAStats:
+        """Read an artefact from a folder, a hub repository, or by the name of an embedded one.
+
+        Args:
+            name_or_path: a folder, a hub id such as `user/qm9-gaga`, or `qm9`.
+            revision: branch, tag or commit of the hub repository.
+            token: hub token.
+            cache_dir: where downloads are kept.
+            local_files_only: do not ask the hub.
+
+        Raises:
+            ArtefactError: there is none, it is corrupt, or of a newer schema.
+        """
+        folder = Path(name_or_path)
+        if not folder.is_dir() and str(name_or_path) in EMBEDDED:
+            folder = EMBEDDED[str(name_or_path)]
+        elif not folder.exists() and _looks_like_hub_id(str(name_or_path)):
+            folder = _download(str(name_or_path), revision, token, cache_dir, local_files_only)
+        config_file, tensors_file = folder / CONFIG_NAME, folder / TENSORS_NAME
+        missing = [f.name for f in (config_file, tensors_file) if not f.is_file()]
+        if missing:
+            raise ArtefactError(
+                f"no fitted statistics in {name_or_path}: {' and '.join(missing)} not found. Pass a "
+                f"folder written by `gaga fit`, a hub id, or one of: {', '.join(EMBEDDED)}."
+            )
+        try:
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+            with safe_open(tensors_file, framework="pt") as opened:
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                header = json.loads((opened.metadata() or {}).get("gaga_config", "{}"))
+        except (SafetensorError, ValueError, OSError) as error:
+            raise ArtefactError(
+                f"the artefact in {folder} is corrupt ({error}). Write it again with `gaga fit`."
+            ) from error
+        _check_schema(config, folder)
+        digest = _digest(tensors)
+        if config.get("digest") != digest:  # a save was interrupted, or the file is damaged
+            if header.get("digest") != digest:
+                raise ArtefactError(
+                    f"the artefact in {folder} is corrupt (the tensors do not match their digest). "
+                    "Write it again with `gaga fit`."
+                )
+            _check_schema(header, folder)
+            config = header
+        return cls._from_config(config, tensors, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload GAGA statistics",
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the artefact to the Hugging Face hub, creating the repository where needed.
+
+        Returns:
+            the address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            info = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            )
+        return str(info.commit_url)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tensors, JSON-able."""
+        return self._to_config({k: v.contiguous() for k, v in self.moments.state_dict().items()})
+
+    def _to_config(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "log_snr_star": self.log_snr_star,
+            "symmetry": "none" if isinstance(self.layout, DenseLayout) else "O(3) and permutations",
+            "layout": layout_to_dict(self.layout),
+            "moments": self.moments.metadata(),
+            "selection": None if self.selection is None else self.selection.to_dict(),
+            "provenance": dict(self.provenance),
+            "digest": _digest(tensors),
+        }
+
+    @classmethod
+    def _from_config(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
+    ) -> GAGAStats:
+        try:
+            layout = layout_from_dict(config["layout"])
+            kind = DenseMoments if isinstance(layout, DenseLayout) else ExchangeableMoments
+            selection = config["selection"]
+            return cls(
+                layout=layout,
+                moments=kind.from_state(tensors, config["moments"]),
+                log_snr_star=float(config["log_snr_star"]),
+                selection=None if selection is None else Selection.from_dict(selection),
+                provenance=config["provenance"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(
+                f"the artefact in {folder} is corrupt ({CONFIG_NAME}: {error!r}). "
+                "Write it again with `gaga fit`."
+            ) from error
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a fit depends on, for its provenance."""
+    from importlib.metadata import version
+
+    names = ("gaga-adapter", "torch", "numpy", "scikit-learn")
+    return {name: version(name) for name in names}
+
+
+def _check_schema(config: Mapping[str, Any], folder: Path) -> None:
+    found = config.get("schema_version")
+    if not isinstance(found, int) or found < 1:
+        raise ArtefactError(
+            f"{folder / CONFIG_NAME} has schema_version={found!r}; this version reads 1 to "
+            f"{SCHEMA_VERSION}. Write it again with `gaga fit`."
+        )
+    if found > SCHEMA_VERSION:
+        raise ArtefactError(
+            f"{folder / CONFIG_NAME} has schema_version={found}, this version of gaga-adapter reads "
+            f"up to {SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
+        )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Write a file under another name in the same folder, then rename it over the target."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    """`user/name` with nothing that only a path has."""
+    owner, slash, rest = name.partition("/")
+    return bool(owner and slash and rest) and "/" not in rest and not owner.startswith((".", "~"))
+
+
+def _download(
+    repo_id: str,
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=[CONFIG_NAME, TENSORS_NAME],
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ArtefactError(
+            f"{repo_id} is neither a folder here nor readable on the hub ({reason}). Pass a folder "
+            f"written by `gaga fit`, a hub id, or one of: {', '.join(EMBEDDED)}."
+        ) from error

@@ -1,0 +1,76 @@
+"""What a user installs: one top-level name, one version, one licence."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import gaga_adapter
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source") / "tree"
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in files:
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return next(out.glob("*.whl"))
+
+
+def test_the_only_top_level_name_is_the_package(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"gaga_adapter"}
+
+
+def test_the_wheel_ships_typing_integrations_model_and_stats(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in (
+        "gaga_adapter/py.typed",
+        "gaga_adapter/integrations/__init__.py",
+        "gaga_adapter/assets/qm9/gaga_stats.safetensors",
+        "gaga_adapter/molecules/assets/qm9/model_index.json",
+        "gaga_adapter/molecules/assets/qm9/denoiser/diffusion_pytorch_model.safetensors",
+    ):
+        assert name in names
+    for name in names:
+        if name.endswith(".py") and name.startswith("gaga_adapter/"):
+            inside = name.removeprefix("gaga_adapter/")
+            in_tree = ROOT / "gaga_adapter" / inside
+            assert in_tree.is_file() or (ROOT / inside).is_file()
+
+
+def test_shipped_files_are_small():
+    for path in (ROOT / "gaga_adapter").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert path.stat().st_size <= 4 * 2**20, path
+
+
+def test_changelog_starts_with_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[(.+?)\]", text, re.M).group(1) == gaga_adapter.__version__
+
+
+def test_every_package_folder_is_installed():
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "gaga_adapter").rglob("__init__.py")
+    }
+    for folder in folders:
+        assert f'"{folder}"' in pyproject, f"{folder} is missing in [tool.setuptools] packages"
