@@ -1,8 +1,8 @@
 """Bonds from distances alone, by the rule of the EDM codebase (Hoogeboom et al. 2022).
 
 Two atoms are bonded with order 3, 2 or 1 when their distance is below the typical length of that
-bond plus a margin of 3, 5 or 10 pm; the margins were tuned there to make QM9 itself look most stable.
-An atom is stable when the orders of its bonds sum to a valence that its element allows.
+bond plus a margin of 3, 5 or 10 pm; the margins were tuned there to make QM9 itself look most
+stable. An atom is stable when the orders of its bonds sum to a valence that its element allows.
 
 Bond lengths in pm and valences are those of EDM's `qm9/bond_analyze.py` (MIT licence, authors Emiel
 Hoogeboom and Victor Garcia Satorras), which takes the lengths from wiredchemist.com ("bond energies
@@ -49,7 +49,9 @@ _VALENCES: dict[str, tuple[int, ...]] = {
 def _longest() -> NDArray[np.float32]:
     """(3, 119, 119): distance in pm below which two elements have a bond of order 1, 2, 3."""
     longest = np.full((3, len(SYMBOLS), len(SYMBOLS)), -np.inf, np.float32)
-    for level, (table, margin) in enumerate(zip((_SINGLE, _DOUBLE, _TRIPLE), _MARGINS, strict=True)):
+    for level, (table, margin) in enumerate(
+        zip((_SINGLE, _DOUBLE, _TRIPLE), _MARGINS, strict=True)
+    ):
         for first, row in table.items():
             for second, length in re.findall(r"([A-Z][a-z]?)(\d+)", row):
                 i, j = atomic_number(first), atomic_number(second)
@@ -113,7 +115,8 @@ def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[n
             f"{molecules.name}: no valence is known for {', '.join(unknown)}. "
             f"Allowed: {', '.join(_VALENCES)}."
         )
-    return _ALLOWED[numbers, orders.sum(axis=-1, dtype=np.int64).clip(max=255)]
+    stable: NDArray[np.bool_] = _ALLOWED[numbers, orders.sum(axis=-1, dtype=np.int64).clip(max=255)]
+    return stable
 
 
 def connected(orders: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -131,6 +134,6 @@ def connected(orders: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.
     reached[:, 0] = True  # padding comes last, so the first row is an atom
     while True:
         grown = reached | np.einsum("mi,mij->mj", reached, bonded)
-        if (grown == reached).all():
-            return (reached == mask).all(axis=1)
+        if np.array_equal(grown, reached):
+            return np.equal(reached, mask).all(axis=1)  # type: ignore[no-any-return]
         reached = grown

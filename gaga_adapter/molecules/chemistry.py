@@ -1,7 +1,7 @@
 """Molecules of rdkit and SMILES, with bonds by EDM's distance rule.
 
-SMILES follow EDM's `qm9/rdkit_functions.py`: all hydrogens are explicit, bonds come from distances, a
-molecule is valid when rdkit can sanitise it, and its SMILES is that of its largest fragment.
+SMILES follow EDM's `qm9/rdkit_functions.py`: all hydrogens are explicit, bonds come from distances,
+a molecule is valid when rdkit can sanitise it, and its SMILES is that of its largest fragment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BATCH = 2048  # molecules at a time: bounds the memory of the pair tensors
 
 
 def to_rdkit(molecules: MoleculeSet) -> list[Any]:
-    """One `rdkit.Chem.Mol` per molecule, with its positions as the only conformer; not sanitised."""
+    """One `rdkit.Chem.Mol` per molecule, its positions the only conformer; not sanitised."""
     from rdkit import Chem
 
     built = []
@@ -35,7 +35,7 @@ def to_rdkit(molecules: MoleculeSet) -> list[Any]:
 
 
 def to_smiles(molecules: MoleculeSet, largest_fragment: bool = True) -> tuple[str | None, ...]:
-    """Canonical SMILES of each molecule with explicit hydrogens; None where rdkit cannot sanitise it.
+    """Canonical SMILES of each molecule, hydrogens explicit; None where rdkit cannot sanitise it.
 
     Args:
         molecules: M molecules.
@@ -56,7 +56,7 @@ def _build(numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> Any:  # noq
     """An `rdkit.Chem.RWMol` of atoms (n,) and bond orders (>= n, >= n)."""
     from rdkit import Chem
 
-    kinds = (None, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+    kinds = (Chem.BondType.ZERO, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
     mol = Chem.RWMol()
     for number in numbers.tolist():
         mol.AddAtom(Chem.Atom(number))

@@ -52,7 +52,7 @@ def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
 def estimate_spread(values: ArrayLike) -> Estimate | None:
     """Standard deviation over M values; None if there are fewer than two.
 
-    `var(s) = (m4 - s^4) / (4 s² M)` with the fourth central moment m4: the delta method on `var(s²)`.
+    The delta method on s²: `var(s) = (m4 - s^4) / (4 s² M)` with the fourth central moment m4.
     """
     x = np.asarray(values, np.float64)
     if len(x) < 2:

@@ -6,8 +6,8 @@
 - uniqueness: share of distinct SMILES (largest fragments) among the valid molecules;
 - novelty: share of the distinct SMILES that the training data does not have.
 
-EDM prints 0 where a figure cannot be computed; here it is None. These figures do not see the form of
-the molecules, so `evaluate` reports that beside them (`shape.py`).
+EDM prints 0 where a figure cannot be computed; here it is None. These figures do not see the form
+of the molecules, so `evaluate` reports that beside them (`shape.py`).
 """
 
 from __future__ import annotations

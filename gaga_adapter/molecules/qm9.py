@@ -11,10 +11,13 @@ validate and the last 13,083 test.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import warnings
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -25,6 +28,8 @@ from rich.console import Console
 from rich.progress import track
 
 from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError
+from gaga_adapter.molecules.atomic import replacing
+from gaga_adapter.molecules.chemistry import to_smiles
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.elements import SYMBOLS
 
@@ -33,6 +38,8 @@ Split = Literal["train", "valid", "test"]
 N_MOLECULES = 130_831
 N_TRAIN, N_VALID = 100_000, 17_748
 _CACHE_NAME = "qm9-1.npz"  # count up when the arrays in it change
+_SMILES_NAME = "qm9-train-smiles-1.txt"
+_CONSOLE = Console(stderr=True)
 
 
 def load_qm9(
@@ -52,12 +59,11 @@ def load_qm9(
     """
     if split not in (None, "train", "valid", "test"):
         raise DataError(f"QM9 has no split {split!r}. Allowed: train, valid, test, or none.")
-    default = os.environ.get("GAGA_CACHE") or Path.home() / ".cache" / "gaga-adapter"
-    path = Path(cache_dir or default) / _CACHE_NAME
+    path = _cache_folder(cache_dir) / _CACHE_NAME
     everything = _load_cache(path)
     if everything is None:
         everything = _parse_qm9pack()
-        _save_cache(everything, path)
+        _try_to_cache(path, partial(_write_arrays, everything))
     if split is None:
         return everything
     part = everything.subset(split_indices(split))
@@ -76,6 +82,36 @@ def split_indices(split: Split) -> NDArray[np.int64]:
     return legacy.permutation(N_MOLECULES)[start:stop].astype(np.int64)
 
 
+def qm9_train_smiles(cache_dir: str | os.PathLike[str] | None = None) -> frozenset[str]:
+    """SMILES of the training split as EDM writes them, the reference of its novelty.
+
+    Hydrogens are explicit and bonds come from distances, so these are not the SMILES that QM9
+    states. Made once (under a minute) and cached.
+
+    Args:
+        cache_dir: as for `load_qm9`.
+
+    Raises:
+        MissingExtraError: `qm9pack` is not installed and nothing is cached.
+    """
+    path = _cache_folder(cache_dir) / _SMILES_NAME
+    with contextlib.suppress(OSError):
+        return frozenset(path.read_text(encoding="ascii").split())
+    train = load_qm9("train", cache_dir)
+    batches = track(
+        train.batches(1000),
+        "SMILES of QM9 (once)",
+        len(train) / 1000,
+        console=_CONSOLE,
+        transient=True,
+    )
+    made = [to_smiles(part, largest_fragment=False) for part in batches]
+    smiles = frozenset(one for part in made for one in part if one is not None)
+    text = "\n".join(sorted(smiles))
+    _try_to_cache(path, lambda temporary: temporary.write_text(text, encoding="ascii"))
+    return smiles
+
+
 def _parse_qm9pack() -> MoleculeSet:
     """Read the csv files of qm9pack; lists in them are written as Python lists in strings."""
     spec = find_spec("qm9pack")
@@ -86,8 +122,7 @@ def _parse_qm9pack() -> MoleculeSet:
     columns: dict[str, list[str]] = {
         key: [] for key in ("Index", "SMILES", "N_atoms", "Elements", "XYZ_Ang")
     }
-    console = Console(stderr=True)
-    for file in track(files, "reading QM9 (once)", console=console, transient=True):
+    for file in track(files, "reading QM9 (once)", console=_CONSOLE, transient=True):
         with file.open(newline="", encoding="utf-8") as stream:
             rows = csv.reader(stream)
             header = next(rows)
@@ -117,6 +152,11 @@ def _parse_qm9pack() -> MoleculeSet:
     return MoleculeSet(positions[order], numbers[order], "qm9", smiles)
 
 
+def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    default = os.environ.get("GAGA_CACHE") or Path.home() / ".cache" / "gaga-adapter"
+    return Path(cache_dir or default)
+
+
 def _load_cache(path: Path) -> MoleculeSet | None:
     """The cached set; None if there is none, or if it cannot be read and must be built again."""
     try:
@@ -127,20 +167,20 @@ def _load_cache(path: Path) -> MoleculeSet | None:
         return None
 
 
-def _save_cache(molecules: MoleculeSet, path: Path) -> None:
-    """Write under a temporary name and rename, so that a reader never meets half a file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def _write_arrays(molecules: MoleculeSet, path: Path) -> None:
+    with path.open("wb") as stream:
+        np.savez(
+            stream,
+            positions=molecules.positions,
+            atomic_numbers=molecules.atomic_numbers,
+            smiles=np.array(molecules.smiles, np.bytes_),
+        )
+
+
+def _try_to_cache(path: Path, write: Callable[[Path], object]) -> None:
+    """A cache that cannot be written costs only time: warn and go on."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            np.savez(
-                stream,
-                positions=molecules.positions,
-                atomic_numbers=molecules.atomic_numbers,
-                smiles=np.array(molecules.smiles, np.bytes_),
-            )
-        os.replace(temporary, path)
-    except OSError as error:
-        warnings.warn(f"QM9 is not cached: {error}. Set GAGA_CACHE.", GAGAWarning, stacklevel=3)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            write(temporary)
+    except DataError as error:
+        warnings.warn(f"QM9 is not cached: {error} Set GAGA_CACHE.", GAGAWarning, stacklevel=3)

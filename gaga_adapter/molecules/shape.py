@@ -1,11 +1,12 @@
 """The form of molecules: what stability cannot see.
 
 A sampler that starts from a wrong Gaussian makes molecules too compact and all alike, while their
-stability even rises. These figures show it. Per molecule of N >= 2 atoms, with the positions x (N, 3)
-about their centre and the gyration tensor `x'x / (N-1)`:
+stability even rises. These figures show it. Per molecule of N >= 2 atoms, with the positions x
+(N, 3) about their centre and the gyration tensor `x'x / (N-1)`:
 
 - `v_x = |x|² / (3 (N-1))`, the variance per degree of freedom of the zero-centre-of-mass subspace;
-- anisotropy, the largest eigenvalue of the gyration tensor over their sum: 1/3 for a ball, 1 for a line.
+- anisotropy, the largest eigenvalue of the gyration tensor over their sum: 1/3 for a ball, 1 for
+  a line.
 
 Over the set: the mean and spread of v_x, the mean anisotropy, the share of each element among the
 atoms, and the share of molecules whose bond graph is connected.

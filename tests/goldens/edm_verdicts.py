@@ -1,7 +1,7 @@
-"""What the EDM codebase itself says about molecules: makes `edm_verdicts.json` and serves the parity test.
+"""What the EDM codebase itself says about molecules.
 
-    python tests/goldens/edm_verdicts.py EDM_REPO                     # write edm_verdicts.json
-    python tests/goldens/edm_verdicts.py EDM_REPO IN.npz OUT.json     # judge the molecules of a file
+    python tests/goldens/edm_verdicts.py EDM_REPO                   # write edm_verdicts.json
+    python tests/goldens/edm_verdicts.py EDM_REPO IN.npz OUT.json   # judge molecules of a file
 
 It runs in its own process because EDM's top-level modules are called `qm9`, `configs` and `utils`.
 """
