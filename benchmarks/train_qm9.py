@@ -25,9 +25,9 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from gaga_adapter.molecules.data import load_qm9
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import encode
+from gaga_adapter.molecules.qm9 import load_qm9
 from gaga_adapter.paths import named_path
 from gaga_adapter.subspace import remove_mean
 

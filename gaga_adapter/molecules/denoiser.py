@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import MoleculeLayout
+from gaga_adapter.molecules.elements import atomic_numbers
 from gaga_adapter.subspace import remove_mean
 
 _MAX_DISTANCE = 12.0  # angstrom; the radial basis covers distances up to here
@@ -229,7 +230,8 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         probability = logits.softmax(-1)
         features = [probability * height]
         if layout.charge_scale is not None:
-            features.append(probability @ self._atomic_numbers(sample) / layout.charge_scale)
+            numbers = torch.tensor(atomic_numbers(layout.elements)).to(probability)
+            features.append(probability @ numbers[:, None] / layout.charge_scale)
 
         update = self.to_position(v.permute(0, 2, 3, 1)).squeeze(-1)
         c_skip = std**2 / (sigma.square() + std**2)
@@ -245,9 +247,3 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         u = (distance / (distance + 2)) * (1 + 2 / _MAX_DISTANCE)
         return torch.exp(-((u[..., None] - grid) * n).square() / 2)
 
-    def _atomic_numbers(self, like: Tensor) -> Tensor:
-        from rdkit import Chem
-
-        table = Chem.GetPeriodicTable()
-        numbers = [float(table.GetAtomicNumber(e)) for e in self.config.elements]
-        return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None]

@@ -4,7 +4,7 @@ The loop is the ordinary one: `set_timesteps`, noise times `init_noise_sigma`, t
 network, `step`. What molecules add is the subspace: schedulers draw isotropic noise, so after every step
 the padding is zeroed and the centre of mass removed, which is the projection of that noise.
 
-    pipe = MoleculePipeline.from_pretrained("embedded")
+    pipe = MoleculePipeline.load()
     pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
     molecules = pipe(16, num_inference_steps=100).molecules
 """
@@ -12,7 +12,7 @@ the padding is zeroed and the centre of mass removed, which is the projection of
 from __future__ import annotations
 
 import inspect
-import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.errors import ArtefactError, DataError
+from gaga_adapter.molecules.chemistry import to_rdkit
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
+from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.paths import named_path
 from gaga_adapter.prediction import NetworkView
 from gaga_adapter.subspace import project
@@ -93,10 +94,24 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_to_config(size_counts=list(size_counts))
 
     @classmethod
-    def embedded(cls, torch_dtype: torch.dtype = torch.float32) -> MoleculePipeline:
-        """The small QM9 model that ships with the package."""
-        pipeline = cls.from_pretrained(ASSETS / "qm9", torch_dtype=torch_dtype)
-        assert isinstance(pipeline, cls)
+    def load(cls, name_or_path: str | Path = EMBEDDED) -> MoleculePipeline:
+        """A pipeline in float32 from a folder or the hub; `embedded` is the small QM9 model shipped here.
+
+        Raises:
+            ArtefactError: there is no such pipeline.
+        """
+        folder = ASSETS / "qm9" if str(name_or_path) == EMBEDDED else name_or_path
+        try:
+            pipeline = cls.from_pretrained(folder, torch_dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise ArtefactError(
+                f"no molecule pipeline at {name_or_path} ({str(error).splitlines()[0]}). Pass a folder "
+                f"that `MoleculePipeline.save_pretrained` wrote, a hub id, or `{EMBEDDED}`."
+            ) from error
+        if not isinstance(pipeline, cls):
+            raise ArtefactError(
+                f"{name_or_path} holds a {type(pipeline).__name__}, not a MoleculePipeline."
+            )
         return pipeline
 
     def draw_sizes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -154,22 +169,25 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         noise = project(noise, mask)
 
         clean = torch.zeros_like(noise)
-        batches = order.split(batch_size)
         calls = 0
-        with self.progress_bar(total=None) as bar:
-            for rows in batches:
+        parts = order.split(batch_size)
+        with self.progress_bar(total=len(parts) * num_inference_steps) as bar:
+            for rows in parts:
                 width = int(sizes[rows].max())
-                sample, calls = self._denoise(
-                    noise[rows, :width], mask[rows, :width], num_inference_steps, generator, bar
+                steps = self._denoise(
+                    noise[rows, :width], mask[rows, :width], num_inference_steps, generator
                 )
+                for calls, sample in enumerate(steps, start=1):
+                    bar.update()
                 clean[rows, :width] = sample.to(clean)
+            bar.total = bar.n
         molecules: Any = clean
         if output_type != "tensor":
             molecules = decode(clean, mask, self.denoiser.layout)
         if output_type == "rdkit":
-            molecules = molecules.to_rdkit()
+            molecules = to_rdkit(molecules)
         if output_type == "sdf":
-            molecules = _sdf_text(molecules)
+            molecules = sdf_text(molecules)
         if not return_dict:
             return (molecules,)
         return MoleculePipelineOutput(molecules=molecules, mask=mask, network_calls=calls)
@@ -180,40 +198,22 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         mask: Tensor,
         num_inference_steps: int,
         generator: torch.Generator | None,
-        bar: Any,  # noqa: ANN401 - tqdm
-    ) -> tuple[Tensor, int]:
-        """One batch from unit noise (B, N, 3+F) to clean molecules, and the network calls."""
+    ) -> Iterator[Tensor]:
+        """One batch from unit noise (B, N, 3+F): the sample after every network call."""
         scheduler, device = self.scheduler, self._execution_device
         mask = mask.to(device)
-        accepted = inspect.signature(scheduler.step).parameters
-        extra = {"generator": generator} if "generator" in accepted else {}
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        extra = {"generator": generator} if takes_generator else {}
         scheduler.set_timesteps(num_inference_steps, device=device)
         view = NetworkView.of(scheduler)
         sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
-        if bar.total is None:
-            bar.reset(total=len(scheduler.timesteps) * 1)
-        calls = 0
         for timestep in scheduler.timesteps:
             seen = sample
             if hasattr(scheduler, "scale_model_input"):
                 seen = scheduler.scale_model_input(sample, timestep)
             a, b = view.level(timestep)
-            dtype = self.denoiser.dtype
-            predicted = self.denoiser((seen / a).to(dtype), b / a, mask).sample.to(seen.dtype)
-            calls += 1
-            output = view.output(predicted, seen, timestep)
+            denoised = self.denoiser((seen / a).to(self.denoiser.dtype), b / a, mask).sample
+            output = view.output(denoised.to(seen.dtype), seen, timestep)
             sample = scheduler.step(output, timestep, sample, **extra).prev_sample
             sample = project(sample, mask)
-            bar.update()
-        return sample, calls
-
-
-def _sdf_text(molecules: MoleculeSet) -> str:
-    from rdkit import Chem
-
-    buffer = io.StringIO()
-    with Chem.SDWriter(buffer) as writer:
-        writer.SetKekulize(False)
-        for molecule in molecules.to_rdkit():
-            writer.write(molecule)
-    return buffer.getvalue()
+            yield sample

@@ -1,0 +1,35 @@
+"""The `gaga` command: one file per command, errors in one line on stderr with exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gaga_adapter.cli import demo, evaluate, fit, sample, show
+from gaga_adapter.errors import GAGAError
+
+app = typer.Typer(
+    name="gaga",
+    help="Start diffusion and flow sampling where the data are already Gaussian.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.command("fit")(fit.run)
+app.command("show")(show.run)
+app.command("sample")(sample.run)
+app.command("evaluate")(evaluate.run)
+app.command("demo")(demo.run)
+
+
+def main() -> None:
+    """Entry point of the `gaga` console script."""
+    try:
+        app()
+    except GAGAError as error:
+        print(f"gaga: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("gaga: interrupted", file=sys.stderr)
+        sys.exit(130)
