@@ -1,9 +1,9 @@
 r"""Covariances closed under noising: `C -> a² C + b² I` stays in its family at no cost.
 
-If `C = U diag(l) U'` then `a² C + b² I = U diag(a² l + b²) U'`: the eigenvectors never change, so one
-decomposition serves every noise level. A family knows its square root (to sample), its inverse as a
-quadratic form and its log-determinant (for densities), and its trace. Leading axes are a batch, so
-the covariances of many molecules are one object.
+If `C = U diag(l) U'` then `a² C + b² I = U diag(a² l + b²) U'`: the eigenvectors never change, so
+one decomposition serves every noise level. A family knows its square root (to sample), its inverse
+as a quadratic form and its log-determinant (for densities), and its trace. Leading axes are a
+batch, so the covariances of many molecules are one object.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 r"""The zero-centre-of-mass subspace of padded molecules.
 
 Molecules are tensors (B, N, 3 + F), `[positions, features]` per atom, with a boolean mask (B, N)
-that is true on real atoms; padding rows are exactly zero. Noise lives where the data live: positions
-have zero centre of mass over the real atoms, the range of the projector `P = I - 11'/n`, of
-dimension `3 (n - 1)` (Köhler et al. 2020; Hoogeboom et al. 2022, section 3.1); features fill their
-whole space.
+that is true on real atoms; padding rows are exactly zero. Noise lives where the data live:
+positions have zero centre of mass over the real atoms, the range of the projector `P = I - 11'/n`,
+of dimension `3 (n - 1)` (Köhler et al. 2020; Hoogeboom et al. 2022, section 3.1); features fill
+their space.
 """
 
 from __future__ import annotations

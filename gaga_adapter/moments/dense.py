@@ -1,0 +1,275 @@
+r"""Moments of dense tensors of one event shape, channels first: images, latents, signals.
+
+Four descriptions of the same covariance, from the coarsest to the finest:
+
+- `channel`:  one mean and variance per channel, pooled over the other axes (any resolution);
+- `element`:  one per entry;
+- `low_rank`: the leading eigenvectors and one residual variance for the rest;
+- `full`:     every covariance, for at most `FULL_LIMIT` entries.
+
+All are streaming and mergeable in float64 by Chan's and Pébay's formulas (`central.py`); covariances
+divide by the count. The low-rank description keeps `2 rank` rows `S` with `S'S` close to the scatter
+`sum (x - mean)(x - mean)'`. The union of two parts is the stack of both sketches and the row
+`sqrt(n_a n_b / n) (mean_b - mean_a)` (Ross et al. 2008, Eq. 3), cut by a singular value decomposition
+to its `2 rank` leading rows: exact for data of at most that rank, else the part cut off, which is the
+least possible at each step, goes to the residual. The trace stays exact.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gaga_adapter.covariance import Covariance, DiagonalCovariance, EigenCovariance
+from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError
+from gaga_adapter.moments.central import central_sums, merge_central, merge_scatter
+
+DenseKind = Literal["channel", "element", "low_rank", "full"]
+
+#: Most entries of an event whose full covariance is kept (128 MiB of float64).
+FULL_LIMIT = 4096
+
+
+class DenseMoments:
+    """Streaming, mergeable moments of tensors (B, *shape).
+
+    Args:
+        shape: event shape (C, ...).
+        kind: which description of the covariance.
+        max_order: 2, or 3 or 4 to keep cumulants, per channel or per entry.
+        rank: eigenvectors reported by `low_rank`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        kind: DenseKind = "channel",
+        max_order: int = 2,
+        rank: int = 64,
+    ) -> None:
+        if kind not in get_args(DenseKind):
+            known = ", ".join(get_args(DenseKind))
+            raise StatsMismatchError(f"unknown kind of moments {kind!r}. Known: {known}.")
+        if max_order not in (2, 3, 4):
+            raise StatsMismatchError(f"max_order={max_order} is not one of 2, 3, 4.")
+        self.shape = tuple(shape)
+        self.kind = kind
+        self.max_order = max_order
+        self.rank = rank
+        size = math.prod(self.shape)
+        if kind == "full" and size > FULL_LIMIT:
+            raise StatsMismatchError(
+                f"a full covariance of {size} entries exceeds the limit of {FULL_LIMIT}. "
+                'Use kind="low_rank".'
+            )
+        own = self.shape[:1] if kind == "channel" else self.shape
+        side = size if kind == "full" else 0
+        width = size if kind == "low_rank" else 0
+        self._count = torch.zeros((), dtype=torch.float64)
+        self._entries = torch.zeros((), dtype=torch.float64)  # numbers behind each mean
+        self._sums = torch.zeros(max_order, *own, dtype=torch.float64)  # mean, M_2, ...
+        self._std = torch.zeros((), dtype=torch.float64)  # mean standard deviation of one event
+        self._scatter = torch.zeros(side, side, dtype=torch.float64)
+        self._sketch = torch.zeros(0, width, dtype=torch.float64)
+
+    # ---------------------------------------------------------------- streaming
+
+    def update(self, x: Tensor) -> None:
+        """Take in a batch (B, *shape); nothing changes if it is refused.
+
+        Raises:
+            StatsMismatchError: another event shape (for `channel`: another number of channels).
+            DataError: a number that is not finite; the first such event is named by index.
+        """
+        channels_only = self.kind == "channel"
+        fits = x.shape[1:2] == self.shape[:1] if channels_only else x.shape[1:] == self.shape
+        if x.dim() < 2 or not fits:
+            raise StatsMismatchError(
+                f"these {self.kind} moments describe events of shape {self.shape}, "
+                f"got {tuple(x.shape[1:])}."
+            )
+        x = x.detach().to("cpu", torch.float64)
+        bad = (~torch.isfinite(x).flatten(1).all(1)).nonzero().flatten()
+        if len(bad):
+            raise DataError(
+                f"event {self.count + int(bad[0])} (number {int(bad[0])} of this batch) has a "
+                f"number that is not finite. {len(bad)} of {len(x)} events of the batch are unusable."
+            )
+        if not len(x):
+            return
+        part = DenseMoments(self.shape, self.kind, self.max_order, self.rank)
+        part._count = torch.tensor(float(len(x)), dtype=torch.float64)
+        part._entries = part._count * (math.prod(x.shape[2:]) if channels_only else 1)
+        dims = (0, *range(2, x.dim())) if channels_only else (0,)
+        part._sums = central_sums(x, dims, self.max_order)
+        part._std = x.flatten(1).std(1, correction=0).mean()
+        if not channels_only:
+            rows = (x - part._sums[0]).flatten(1)
+            if self.kind == "full":
+                part._scatter = rows.T @ rows
+            if self.kind == "low_rank":
+                part._sketch = _leading_rows(rows, 2 * self.rank)
+        self.merge(part)
+
+    def merge(self, other: DenseMoments) -> DenseMoments:
+        """Take in everything that `other` has seen; returns self.
+
+        Raises:
+            StatsMismatchError: the two describe different things.
+        """
+        if self.metadata() != other.metadata():
+            raise StatsMismatchError(
+                f"cannot merge moments of {other.metadata()} into moments of {self.metadata()}."
+            )
+        n_a, n_b = self._count, other._count
+        mean_a, mean_b = self._sums[0].flatten(), other._sums[0].flatten()
+        if self.kind == "full":
+            self._scatter = merge_scatter(n_a, mean_a, self._scatter, n_b, mean_b, other._scatter)
+        if self.kind == "low_rank":
+            between = (n_a * n_b / (n_a + n_b).clamp(min=1)).sqrt() * (mean_b - mean_a)
+            stack = torch.cat([self._sketch, other._sketch, between[None]])
+            self._sketch = _leading_rows(stack, 2 * self.rank)
+        self._sums = merge_central(self._entries, self._sums, other._entries, other._sums)
+        self._std = merge_central(n_a, self._std[None], n_b, other._std[None])[0]
+        self._count = n_a + n_b
+        self._entries = self._entries + other._entries
+        return self
+
+    # ---------------------------------------------------------------- results
+
+    @property
+    def count(self) -> int:
+        """Events seen."""
+        return int(self._count)
+
+    def _require_data(self) -> None:
+        if not self.count:
+            raise DataError("found 0 events, need at least 1 to have moments.")
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean per channel (C,) or per entry (*shape).
+
+        Raises:
+            DataError: nothing was seen.
+        """
+        self._require_data()
+        return self._sums[0]
+
+    @property
+    def var(self) -> Tensor:
+        """Variance per channel (C,) or per entry (*shape)."""
+        self._require_data()
+        return self._sums[1] / self._entries
+
+    @property
+    def channel_mean(self) -> Tensor:
+        """Mean per channel (C,), whatever the kind."""
+        return self.mean.reshape(self.shape[0], -1).mean(1)
+
+    @property
+    def channel_var(self) -> Tensor:
+        """Variance per channel (C,) over events and the other axes, whatever the kind."""
+        mean = self.mean.reshape(self.shape[0], -1)
+        return self.var.reshape(self.shape[0], -1).mean(1) + mean.var(1, correction=0)
+
+    @property
+    def paper_variance(self) -> float:
+        """What the published method uses as variance: the mean standard deviation of one event."""
+        self._require_data()
+        return float(self._std)
+
+    def cumulants(self, order: int) -> Tensor:
+        """Cumulants of single entries, per channel (C,) or per entry (*shape).
+
+        Args:
+            order: 2, 3 or 4, up to `max_order`.
+
+        Raises:
+            StatsMismatchError: this order was not kept.
+        """
+        if not 2 <= order <= self.max_order:
+            raise StatsMismatchError(
+                f"cumulants of order {order} were not kept (max_order={self.max_order}). "
+                f"Fit again with max_order={order}."
+            )
+        moment = self._sums[order - 1] / self._entries
+        return moment - 3 * self.var**2 if order == 4 else moment
+
+    def covariance(self) -> Covariance:
+        """Covariance of the flattened event: diagonal (per entry), low rank or full.
+
+        Raises:
+            StatsMismatchError: `channel` moments know no single entries; use `channel_var`.
+            DataError: nothing was seen.
+        """
+        if self.kind == "channel":
+            raise StatsMismatchError("channel moments have no covariance of entries.")
+        var = self.var.flatten()
+        if self.kind == "element":
+            return DiagonalCovariance(var)
+        if self.kind == "full":
+            return EigenCovariance.from_matrix(self._scatter / self._count)
+        _, singular, basis = torch.linalg.svd(self._sketch, full_matrices=False)
+        eigenvalues = (singular**2 / self._count)[: self.rank]
+        rest = len(var) - len(eigenvalues)
+        residual = (var.sum() - eigenvalues.sum()).clamp(min=0) / max(rest, 1)
+        return EigenCovariance(basis[: self.rank].T.contiguous(), eigenvalues, residual)
+
+    # ---------------------------------------------------------------- artefact
+
+    def metadata(self) -> dict[str, Any]:
+        """What the tensors of `state_dict` mean, JSON-able."""
+        return {
+            "moments": "dense",
+            "shape": list(self.shape),
+            "kind": self.kind,
+            "max_order": self.max_order,
+            "rank": self.rank,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every number kept, as a flat dict of contiguous tensors."""
+        return {
+            "count": self._count.clone(),
+            "entries": self._entries.clone(),
+            "sums": self._sums.clone(),
+            "std": self._std.clone(),
+            "scatter": self._scatter.clone(),
+            "sketch": self._sketch.contiguous().clone(),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor], metadata: dict[str, Any]) -> DenseMoments:
+        """The inverse of `state_dict` and `metadata`.
+
+        Raises:
+            ArtefactError: something is missing or of another shape.
+        """
+        try:
+            moments = cls(
+                tuple(metadata["shape"]), metadata["kind"], metadata["max_order"], metadata["rank"]
+            )
+            expected = moments.state_dict()
+            for name, tensor in expected.items():
+                if state[name].shape[1:] != tensor.shape[1:]:
+                    raise ArtefactError(f"tensor {name!r} of the moments has an unexpected shape.")
+                setattr(moments, f"_{name}", state[name].clone())
+        except (KeyError, TypeError) as error:
+            raise ArtefactError(f"cannot read dense moments: {error!r}.") from error
+        return moments
+
+
+def _leading_rows(rows: Tensor, n: int) -> Tensor:
+    """At most `n` rows `S` (n, D) with `S'S` the closest to that of `rows` (m, D).
+
+    The singular value decomposition goes through the smaller Gram matrix of the rows.
+    """
+    if len(rows) <= n:
+        return rows
+    eigenvalues, vectors = torch.linalg.eigh(rows @ rows.T)
+    del eigenvalues
+    return vectors[:, -n:].T @ rows
