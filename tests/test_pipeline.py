@@ -1,0 +1,116 @@
+"""The molecule pipeline under every scheduler: subspace, sizes, seeds, outputs, disk."""
+
+import pytest
+import torch
+from rdkit import Chem
+
+from gaga_adapter.errors import ArtefactError, DataError, UnsupportedSchedulerError
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.denoiser import MoleculeDenoiser
+from gaga_adapter.molecules.formats import read_molecules
+from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
+from gaga_adapter.molecules.schedulers import SCHEDULERS, scheduler_named
+from gaga_adapter.paths import named_path
+
+SIZES = [4, 9, 1, 6]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    denoiser = MoleculeDenoiser(width=16, pair_width=8, n_layers=1, n_vectors=2, n_heads=2)
+    pipeline = MoleculePipeline(denoiser, edm_scheduler(), [0, 0, 0, 5, 5, 5])
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def run(pipe, seed=0, **arguments):
+    generator = torch.Generator().manual_seed(seed)
+    arguments = {"n_atoms": SIZES, "num_inference_steps": 8, "generator": generator} | arguments
+    return pipe(**arguments)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_stays_on_the_subspace(pipe, name):
+    pipe.scheduler = scheduler_named(name, edm_scheduler())
+    result = run(pipe, output_type="tensor")
+    x = result.molecules
+    assert torch.isfinite(x).all()
+    assert result.mask.sum(1).tolist() == SIZES
+    assert x[~result.mask].abs().max() == 0
+    assert x[..., :3].sum(1).abs().max() < 1e-4
+    assert result.network_calls == len(pipe.scheduler.timesteps)
+
+
+def test_same_seed_same_molecules_and_batching_keeps_the_order(pipe):
+    pipe.scheduler = scheduler_named("dpm++", edm_scheduler())
+    one = run(pipe, output_type="tensor").molecules
+    assert torch.equal(one, run(pipe, output_type="tensor").molecules)
+    assert not torch.equal(one, run(pipe, seed=1, output_type="tensor").molecules)
+    split = run(pipe, batch_size=1, output_type="tensor").molecules
+    torch.testing.assert_close(split, one, atol=1e-4, rtol=1e-4)
+
+
+def test_sizes_follow_the_data(pipe):
+    sizes = pipe.draw_sizes(3000, torch.Generator().manual_seed(0))
+    counts = sizes.bincount(minlength=6).double()
+    assert counts[:3].sum() == 0
+    # chi-square with 2 degrees of freedom exceeds 27.6 once in a million
+    assert float(((counts[3:] - 1000) ** 2 / 1000).sum()) < 27.6
+
+
+def test_output_types(pipe, tmp_path):
+    pipe.scheduler = scheduler_named("ddim", edm_scheduler())
+    molecules = run(pipe).molecules
+    assert isinstance(molecules, MoleculeSet)
+    assert molecules.n_atoms.tolist() == SIZES
+    rdkit = run(pipe, output_type="rdkit").molecules
+    assert [m.GetNumAtoms() for m in rdkit] == SIZES
+    assert all(isinstance(m, Chem.Mol) and m.GetNumConformers() == 1 for m in rdkit)
+    file = tmp_path / "m.sdf"
+    file.write_text(run(pipe, output_type="sdf").molecules, encoding="utf-8")
+    again = read_molecules(file)
+    assert (again.atomic_numbers == molecules.atomic_numbers).all()
+    assert abs(again.positions - molecules.positions).max() < 1e-3
+    assert len(run(pipe, return_dict=False)) == 1
+
+
+def test_save_and_load(pipe, tmp_path):
+    pipe.scheduler = edm_scheduler()
+    pipe.save_pretrained(tmp_path / "pipe")
+    again = MoleculePipeline.load(tmp_path / "pipe")
+    again.set_progress_bar_config(disable=True)
+    assert again.config.size_counts == pipe.config.size_counts
+    expected = run(pipe, output_type="tensor").molecules
+    assert torch.equal(run(again, output_type="tensor").molecules, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output_type": "smiles"}, "'smiles' is unknown. Known: molecules, tensor, rdkit, sdf"),
+        ({"n_atoms": []}, "Ask for one molecule or more"),
+        ({"n_atoms": [3, 0]}, "each with one atom or more"),
+    ],
+)
+def test_bad_input(pipe, arguments, message):
+    with pytest.raises(DataError, match=message):
+        run(pipe, **arguments)
+
+
+def test_missing_pipeline_and_unknown_scheduler(tmp_path):
+    with pytest.raises(ArtefactError, match="no molecule pipeline at"):
+        MoleculePipeline.load(tmp_path / "nothing")
+    with pytest.raises(UnsupportedSchedulerError, match=r"'ddmp' is unknown. Known: ddpm, ddim"):
+        scheduler_named("ddmp", edm_scheduler())
+
+
+def test_edm_table_is_edms_own():
+    """Index i is t = i / 1000, without a shift, to float32's accuracy of the cumulative product."""
+    scheduler = edm_scheduler()
+    path = named_path("edm/polynomial_2")
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    assert scheduler.config.num_train_timesteps == 1001
+    torch.testing.assert_close(
+        scheduler.alphas_cumprod.double(), path.a(t) ** 2, rtol=2e-4, atol=1e-7
+    )

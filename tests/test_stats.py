@@ -1,0 +1,191 @@
+"""The artefact: round trips, atomic writes, and errors that say what to do."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gaga_adapter import GAGAStats, named_path
+from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.layout import DenseLayout, MoleculeLayout
+from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME
+from gaga_adapter.subspace import mask_from_sizes, project
+
+
+def molecule_stats(seed=0, log_snr_star=0.25):
+    generator = torch.Generator().manual_seed(seed)
+    mask = mask_from_sizes(torch.randint(3, 9, (600,), generator=generator), 9)
+    x = project(torch.randn(600, 9, 8, generator=generator), mask)
+    moments = ExchangeableMoments(5)
+    moments.update(x, mask)
+    return GAGAStats(MoleculeLayout(), moments, log_snr_star, provenance={"data": "noise"})
+
+
+def dense_stats():
+    moments = DenseMoments((3, 4, 4), kind="channel")
+    moments.update(torch.randn(50, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    return GAGAStats(DenseLayout((3, 4, 4)), moments, -1.0)
+
+
+def same(a, b):
+    left, right = a.moments.state_dict(), b.moments.state_dict()
+    return (
+        left.keys() == right.keys()
+        and all(torch.equal(left[k], right[k]) for k in left)
+        and a.to_dict() == b.to_dict()
+    )
+
+
+@pytest.mark.parametrize("make", [molecule_stats, dense_stats])
+def test_round_trip(make, tmp_path):
+    stats = make()
+    stats.save_pretrained(tmp_path / "a" / "b")
+    again = GAGAStats.from_pretrained(tmp_path / "a" / "b")
+    assert same(stats, again)
+    assert again.layout == stats.layout
+    z = torch.randn(4, *((9, 8) if make is molecule_stats else (3, 4, 4)))
+    assert torch.equal(stats.reference().transport(z), again.reference().transport(z))
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [CONFIG_NAME, TENSORS_NAME]
+
+
+def test_nothing_is_pickled(tmp_path):
+    molecule_stats().save_pretrained(tmp_path)
+    json.loads((tmp_path / CONFIG_NAME).read_text())
+    load_file(tmp_path / TENSORS_NAME)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_failed_write_leaves_one_complete_artefact(tmp_path, monkeypatch, failing):
+    """The disk fills up, or the process dies, at the first or the second rename."""
+    old, new = molecule_stats(0), molecule_stats(1, log_snr_star=0.75)
+    old.save_pretrained(tmp_path)
+    real, calls = os.replace, []
+
+    def full(source, target):
+        calls.append(target)
+        if len(calls) == failing + 1:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ArtefactError, match="No space left on device"):
+        new.save_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert same(GAGAStats.from_pretrained(tmp_path), old if failing == 0 else new)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [CONFIG_NAME, TENSORS_NAME]
+
+
+def test_an_interrupt_leaves_the_old_artefact(tmp_path, monkeypatch):
+    old = molecule_stats(0)
+    old.save_pretrained(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        molecule_stats(1).save_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert same(GAGAStats.from_pretrained(tmp_path), old)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_newer_schema(tmp_path):
+    molecule_stats().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / CONFIG_NAME).read_text())
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(config | {"schema_version": 99}))
+    with pytest.raises(ArtefactError, match=r"schema_version=99.*up to 1.*pip install -U"):
+        GAGAStats.from_pretrained(tmp_path)
+
+
+def test_damaged_tensors(tmp_path):
+    molecule_stats().save_pretrained(tmp_path)
+    blob = bytearray((tmp_path / TENSORS_NAME).read_bytes())
+    blob[-20] ^= 0xFF
+    (tmp_path / TENSORS_NAME).write_bytes(bytes(blob))
+    with pytest.raises(ArtefactError, match="do not match their digest"):
+        GAGAStats.from_pretrained(tmp_path)
+    (tmp_path / TENSORS_NAME).write_bytes(bytes(blob[:100]))
+    with pytest.raises(ArtefactError, match="corrupt"):
+        GAGAStats.from_pretrained(tmp_path)
+
+
+def test_swapped_tensors(tmp_path):
+    stats = molecule_stats()
+    stats.save_pretrained(tmp_path)
+    tensors = {k: v.clone() for k, v in load_file(tmp_path / TENSORS_NAME).items()}
+    save_file({k: v + 1 for k, v in tensors.items()}, tmp_path / TENSORS_NAME)
+    with pytest.raises(ArtefactError, match="do not match their digest"):
+        GAGAStats.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1}', "[]", '{"a": 1}'])
+def test_damaged_config(tmp_path, text):
+    molecule_stats().save_pretrained(tmp_path)
+    (tmp_path / CONFIG_NAME).write_text(text)
+    with pytest.raises(ArtefactError):
+        GAGAStats.from_pretrained(tmp_path)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(ArtefactError, match=r"no fitted statistics in .*nowhere.*qm9"):
+        GAGAStats.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_hub_id_that_cannot_be_read(tmp_path):
+    with pytest.raises(ArtefactError, match="neither a folder here nor readable on the hub"):
+        GAGAStats.from_pretrained("someone/nothing", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_hub_download_comes_from_the_cache(tmp_path):
+    """A repository as huggingface_hub keeps it on disk is read without a network."""
+    stats = molecule_stats()
+    repo = tmp_path / "models--someone--stats"
+    stats.save_pretrained(repo / "snapshots" / "0123")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0123")
+    again = GAGAStats.from_pretrained("someone/stats", cache_dir=tmp_path, local_files_only=True)
+    assert same(stats, again)
+
+
+def test_push_to_hub_uploads_the_folder(monkeypatch):
+    import huggingface_hub
+
+    seen = {}
+
+    class Api:
+        def __init__(self, token=None):
+            seen["token"] = token
+
+        def create_repo(self, repo_id, private, exist_ok):
+            return type("Url", (), {"repo_id": f"me/{repo_id}"})
+
+        def upload_folder(self, repo_id, folder_path, commit_message, create_pr):
+            seen.update(repo=repo_id, stats=GAGAStats.from_pretrained(folder_path))
+            return type("Info", (), {"commit_url": "https://hub/commit"})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    stats = molecule_stats()
+    assert stats.push_to_hub("qm9-gaga", token="secret") == "https://hub/commit"
+    assert seen["repo"] == "me/qm9-gaga"
+    assert same(seen["stats"], stats)
+
+
+@pytest.mark.parametrize("name", ["edm/polynomial_2", "ddpm/linear", "karras/edm", "flow/linear"])
+def test_t_star_is_the_first_time_at_or_beyond(name):
+    path = named_path(name)
+    t = molecule_stats(log_snr_star=0.25).t_star(path)
+    assert float(path.log_snr(t)) <= 0.25 + 1e-9
+    before = t - 1 / path.n_steps if path.n_steps else t - 1e-9
+    assert float(path.log_snr(before)) > 0.25
+
+
+def test_implausible_log_snr():
+    with pytest.raises(TruncationError, match="log_snr_star=nan"):
+        molecule_stats(log_snr_star=float("nan"))
+
+
+def test_embedded_qm9():
+    stats = GAGAStats.from_pretrained("qm9")
+    assert stats.moments.count == 130_831
+    assert stats.layout == MoleculeLayout()
+    assert stats.selection is not None
