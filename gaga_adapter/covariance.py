@@ -8,6 +8,7 @@ batch, so the covariances of many molecules are one object.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ class DiagonalCovariance:
         """`a² C + b² I`."""
         return DiagonalCovariance(a**2 * self.var + b**2)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> DiagonalCovariance:
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float64) -> DiagonalCovariance:
         """The same covariance elsewhere."""
         return DiagonalCovariance(self.var.to(device, dtype))
 
@@ -84,12 +85,25 @@ class EigenCovariance:
             self.basis, a**2 * self.eigenvalues + b**2, a**2 * self.residual + b**2
         )
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> EigenCovariance:
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float64) -> EigenCovariance:
         """The same covariance elsewhere."""
         return EigenCovariance(
             self.basis.to(device, dtype),
             self.eigenvalues.to(device, dtype),
             self.residual.to(device, dtype),
+        )
+
+    def take(self, index: Tensor) -> EigenCovariance:
+        """Some members of a batch, by index along its first axis."""
+        return EigenCovariance(self.basis[index], self.eigenvalues[index], self.residual[index])
+
+    @classmethod
+    def cat(cls, parts: Sequence[EigenCovariance]) -> EigenCovariance:
+        """Several batches as one, along their first axis."""
+        return cls(
+            torch.cat([part.basis for part in parts]),
+            torch.cat([part.eigenvalues for part in parts]),
+            torch.cat([part.residual for part in parts]),
         )
 
     def _coordinates(self, x: Tensor) -> Tensor:
@@ -114,14 +128,15 @@ class EigenCovariance:
             total = total + (outside**2).sum(-1) / self.residual
         return total
 
-    def inverse_product(self, matrix: Tensor) -> Tensor:
-        """`tr(C^-1 M)` (...) for symmetric M (..., D, D): the quadratic form of a scatter."""
-        inside = torch.einsum("...dr,...de,...er->...r", self.basis, matrix, self.basis)
-        total = (inside / self.eigenvalues).sum(-1)
-        if self.n_rest:
-            trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
-            total = total + (trace - inside.sum(-1)) / self.residual
-        return total
+    def inverse(self) -> Tensor:
+        """`C^-1` as matrices (..., D, D)."""
+        scale = self.eigenvalues.reciprocal()
+        if not self.n_rest:
+            return (self.basis * scale[..., None, :]) @ self.basis.mT
+        rest = self.residual.reciprocal()[..., None]
+        eye = torch.eye(self.basis.shape[-2], dtype=rest.dtype, device=rest.device)
+        outside = rest[..., None] * eye
+        return outside + (self.basis * (scale - rest)[..., None, :]) @ self.basis.mT
 
     def log_det(self) -> Tensor:
         """Log-determinant (...)."""

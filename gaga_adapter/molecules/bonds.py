@@ -59,16 +59,16 @@ def _longest() -> NDArray[np.float32]:
     return longest
 
 
-def _allowed() -> NDArray[np.bool_]:
-    """(119, 256): whether an element may have a sum of bond orders."""
-    allowed = np.zeros((len(SYMBOLS), 256), np.bool_)
+def _forbidden() -> NDArray[np.bool_]:
+    """(119, 256): whether an element is known not to have a sum of bond orders."""
+    forbidden = np.zeros((len(SYMBOLS), 256), np.bool_)
     for symbol, valences in _VALENCES.items():
-        allowed[atomic_number(symbol), list(valences)] = True
-    return allowed
+        forbidden[atomic_number(symbol)] = ~np.isin(np.arange(256), valences)
+    return forbidden
 
 
 _LONGEST = _longest()
-_ALLOWED = _allowed()
+_FORBIDDEN = _forbidden()
 
 
 def bond_orders(molecules: MoleculeSet) -> NDArray[np.uint8]:
@@ -115,8 +115,24 @@ def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[n
             f"{molecules.name}: no valence is known for {', '.join(unknown)}. "
             f"Allowed: {', '.join(_VALENCES)}."
         )
-    stable: NDArray[np.bool_] = _ALLOWED[numbers, orders.sum(axis=-1, dtype=np.int64).clip(max=255)]
-    return stable
+    return molecules.mask & ~broken_atoms(numbers, orders)
+
+
+def broken_atoms(
+    atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """Whether the bond orders of an atom sum to what its element is known not to allow.
+
+    Args:
+        atomic_numbers: (..., N), 0 is padding.
+        orders: (..., N, N), bond orders.
+
+    Returns:
+        (..., N), False in the padding and for elements without known valences.
+    """
+    valence = orders.sum(axis=-1, dtype=np.int64).clip(max=255)
+    broken: NDArray[np.bool_] = _FORBIDDEN[atomic_numbers, valence]
+    return broken
 
 
 def connected(orders: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -135,5 +151,6 @@ def connected(orders: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.
     while True:
         grown = reached | np.einsum("mi,mij->mj", reached, bonded)
         if np.array_equal(grown, reached):
-            return np.equal(reached, mask).all(axis=1)  # type: ignore[no-any-return]
+            whole: NDArray[np.bool_] = np.all(reached == mask, axis=1)
+            return whole
         reached = grown

@@ -55,7 +55,7 @@ def sdf_text(molecules: MoleculeSet) -> str:
     """The text of an SDF file, bonds by EDM's distance rule."""
     from rdkit import Chem
 
-    # The fixed columns of the V2000 format hold less than 10,000 angstrom; a diverged sample may be beyond.
+    # The columns of the V2000 format end at 10,000 angstrom; a diverged sample may be beyond.
     is_far = bool((np.abs(molecules.positions) >= 1e4).any())
     blocks = []
     for index, mol in enumerate(to_rdkit(molecules)):

@@ -78,7 +78,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
     Args:
         denoiser: predicts the clean molecule.
         scheduler: any diffusers scheduler, or a `GAGAScheduler`.
-        size_counts: how often each number of atoms occurs in the data; index N counts size N.
+        size_counts: how often each number of atoms occurs in the data; index N counts size N. Without
+            it, sizes must be given in the call.
     """
 
     model_cpu_offload_seq = "denoiser"
@@ -87,11 +88,11 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         self,
         denoiser: MoleculeDenoiser,
         scheduler: Any,  # noqa: ANN401 - any diffusers scheduler
-        size_counts: list[int],
+        size_counts: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(denoiser=denoiser, scheduler=scheduler)
-        self.register_to_config(size_counts=list(size_counts))
+        self.register_to_config(size_counts=size_counts)
 
     @classmethod
     def load(cls, name_or_path: str | Path = EMBEDDED) -> MoleculePipeline:
@@ -100,7 +101,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             ArtefactError: there is no such pipeline.
         """
-        folder = ASSETS / "qm9" if str(name_or_path) == EMBEDDED else name_or_path
+        folder = str(ASSETS / "qm9" if str(name_or_path) == EMBEDDED else name_or_path)
         try:
             pipeline = cls.from_pretrained(folder, torch_dtype=torch.float32)
         except (OSError, ValueError) as error:
@@ -115,7 +116,13 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         return pipeline
 
     def draw_sizes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Numbers of atoms (n,) as often as the data has them."""
+        """Numbers of atoms (n,) as often as the data has them.
+
+        Raises:
+            DataError: the pipeline does not know the data's sizes.
+        """
+        if self.config.size_counts is None:
+            raise DataError("this pipeline has no size_counts. Pass n_atoms, the sizes wanted.")
         weights = torch.tensor(self.config.size_counts, dtype=torch.float64)
         return torch.multinomial(weights, n, replacement=True, generator=generator)
 
