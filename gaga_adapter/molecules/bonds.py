@@ -118,9 +118,7 @@ def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[n
     return molecules.mask & ~broken_atoms(numbers, orders)
 
 
-def broken_atoms(
-    atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]
-) -> NDArray[np.bool_]:
+def broken_atoms(atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether the bond orders of an atom sum to what its element is known not to allow.
 
     Args:
