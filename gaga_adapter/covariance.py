@@ -130,13 +130,19 @@ class EigenCovariance:
 
     def inverse(self) -> Tensor:
         """`C^-1` as matrices (..., D, D)."""
-        scale = self.eigenvalues.reciprocal()
+        return self._matrix(self.eigenvalues.reciprocal(), self.residual.reciprocal())
+
+    def sqrt(self) -> Tensor:
+        """The symmetric root `C^(1/2)` as matrices (..., D, D)."""
+        return self._matrix(self.eigenvalues.sqrt(), self.residual.sqrt())
+
+    def _matrix(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """The matrices with these eigenvalues on the basis and on the rest."""
         if not self.n_rest:
-            return (self.basis * scale[..., None, :]) @ self.basis.mT
-        rest = self.residual.reciprocal()[..., None]
+            return (self.basis * inside[..., None, :]) @ self.basis.mT
+        rest = outside[..., None]
         eye = torch.eye(self.basis.shape[-2], dtype=rest.dtype, device=rest.device)
-        outside = rest[..., None] * eye
-        return outside + (self.basis * (scale - rest)[..., None, :]) @ self.basis.mT
+        return rest[..., None] * eye + (self.basis * (inside - rest)[..., None, :]) @ self.basis.mT
 
     def log_det(self) -> Tensor:
         """Log-determinant (...)."""

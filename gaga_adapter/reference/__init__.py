@@ -1,0 +1,47 @@
+"""The closed-form references that stand in for the marginal at a noise level."""
+
+from __future__ import annotations
+
+import copy
+
+from gaga_adapter.errors import StatsMismatchError
+from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.reference.base import ReferenceGaussian
+from gaga_adapter.reference.dense import DenseReference
+from gaga_adapter.reference.molecules import MoleculeReference
+from gaga_adapter.reference.shape import ShapeReference
+
+__all__ = [
+    "DenseReference",
+    "MoleculeReference",
+    "ReferenceGaussian",
+    "ShapeReference",
+    "make_reference",
+]
+
+
+def make_reference(
+    moments: DenseMoments | ExchangeableMoments, kind: str = "auto"
+) -> ReferenceGaussian:
+    """The reference of some moments, at the level of the data (a = 1, b = 0).
+
+    Args:
+        moments: of the data; copied, so that later updates do not reach the reference.
+        kind: molecules: `unit`, `paper`, `channel`, `size` or `shape`. Dense: `unit`, `paper`, or any
+            kind that is not finer than the moments. `auto`: `shape`, and the moments' own kind.
+
+    Raises:
+        StatsMismatchError: the kind is unknown, or finer than the moments.
+    """
+    if isinstance(moments, DenseMoments):
+        kind = moments.kind if kind == "auto" else kind
+        if kind in DenseReference.kinds:
+            return DenseReference(kind, moments)
+        known = DenseReference.kinds
+    else:
+        kind = "shape" if kind == "auto" else kind
+        for family in (MoleculeReference, ShapeReference):
+            if kind in family.kinds:
+                return family(kind, copy.deepcopy(moments))
+        known = (*MoleculeReference.kinds, *ShapeReference.kinds)
+    raise StatsMismatchError(f"unknown reference {kind!r}. Known here: auto, {', '.join(known)}.")

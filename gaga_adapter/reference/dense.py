@@ -1,0 +1,163 @@
+r"""References for dense tensors: one Gaussian over the flattened event.
+
+    x_t ~ N(a mu, a² C + b² I),
+
+with `C` a multiple of I (`unit`: 1, mean 0; `paper`: the published scalar, mean 0), one variance per
+channel at any resolution (`channel`), one per entry (`element`), low rank plus a residual (`low_rank`),
+or full (`full`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gaga_adapter.covariance import Covariance, DiagonalCovariance
+from gaga_adapter.errors import StatsMismatchError
+from gaga_adapter.moments import DenseMoments
+from gaga_adapter.reference.base import ReferenceGaussian, draw_noise, workspace
+
+LOG_2_PI = math.log(2 * math.pi)
+
+# What a description of the covariance also knows: each kind from all finer ones.
+_KNOWN_FROM: dict[str, tuple[str, ...]] = {
+    "unit": ("channel", "element", "low_rank", "full"),
+    "paper": ("channel", "element", "low_rank", "full"),
+    "channel": ("channel", "element", "low_rank", "full"),
+    "element": ("element", "low_rank", "full"),
+    "low_rank": ("low_rank",),
+    "full": ("full",),
+}
+
+
+class DenseReference(ReferenceGaussian):
+    """A Gaussian over tensors of one event shape (for `unit`, `paper`, `channel`: of any resolution).
+
+    Args:
+        kind: which.
+        moments: of the data.
+
+    Raises:
+        StatsMismatchError: the moments are too coarse for the kind.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = tuple(_KNOWN_FROM)
+
+    def __init__(self, kind: str, moments: DenseMoments) -> None:
+        super().__init__(kind)
+        if moments.kind not in _KNOWN_FROM[kind]:
+            raise StatsMismatchError(
+                f"reference {kind!r} needs moments of kind {' or '.join(_KNOWN_FROM[kind])}, "
+                f"these are {moments.kind!r}. Fit again with that kind."
+            )
+        self.shape = moments.shape
+        per_channel = (-1, *([1] * (len(self.shape) - 1)))
+        self._any_resolution = kind in ("unit", "paper", "channel")
+        self._mean = torch.zeros(self.shape[0], dtype=torch.float64).reshape(per_channel)
+        self._covariance: Covariance
+        if kind == "unit":
+            self._covariance = DiagonalCovariance(torch.ones_like(self._mean))
+        elif kind == "paper":
+            self._covariance = DiagonalCovariance(
+                torch.full_like(self._mean, moments.paper_variance)
+            )
+        elif kind == "channel":
+            self._mean = moments.channel_mean.reshape(per_channel)
+            self._covariance = DiagonalCovariance(moments.channel_var.reshape(per_channel))
+        else:
+            self._mean = moments.mean
+            self._covariance = (
+                DiagonalCovariance(moments.var.flatten())
+                if kind == "element"
+                else moments.covariance()
+            )
+
+    def _at_level(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Covariance]:
+        """Mean (D,) and covariance of the flattened event at this level, for the shape of `x`."""
+        event = tuple(x.shape[1:])
+        fits = event[:1] == self.shape[:1] and len(event) == len(self.shape)
+        if not (fits and (self._any_resolution or event == self.shape)):
+            raise StatsMismatchError(
+                f"this reference ({self.kind}) describes events of shape {self.shape}, got {event}."
+            )
+        device = workspace(x.device)
+        mean, covariance = self._mean, self._covariance
+        if self._any_resolution and isinstance(covariance, DiagonalCovariance):
+            covariance = DiagonalCovariance(covariance.var.expand(event).flatten())
+        mean = (self.a * mean.expand(event).flatten()).to(device, dtype)
+        return mean, covariance.affine(self.a, self.b).to(device, dtype)
+
+    def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map unit noise to the reference; `unit` at `a² + b² = 1` returns the noise bit for bit.
+
+        Args:
+            z: unit noise (B, *event).
+            mask: unused; dense tensors have none.
+
+        Returns:
+            Same shape, dtype and device as `z`. Work is in float32, float64 for float64 noise.
+
+        Raises:
+            StatsMismatchError: another event shape.
+        """
+        dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
+        mean, covariance = self._at_level(z, dtype)
+        if self.kind == "unit":
+            scale = math.hypot(self.a, self.b)
+            return z.clone() if abs(scale - 1) < 1e-12 else z * scale
+        noise = z.to(mean.device, dtype).flatten(1)
+        return (mean + covariance.sqrt_mul(noise)).reshape(z.shape).to(z.device, z.dtype)
+
+    def sample(
+        self,
+        shape: Tensor | Sequence[int],
+        /,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Draw events.
+
+        Args:
+            shape: (B, *event).
+            generator: source of the noise; it is the only one.
+            device: where; that of the generator, else the CPU, when `None`.
+            dtype: of the result; torch's default when `None`.
+        """
+        return self.transport(draw_noise([int(n) for n in shape], generator, device, dtype))
+
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density in nats (B,), float64.
+
+        Args:
+            x: events (B, *event).
+            mask: unused; dense tensors have none.
+
+        Raises:
+            TruncationError: b = 0.
+        """
+        self._require_noise()
+        mean, covariance = self._at_level(x, torch.float64)
+        energy = covariance.quadratic(x.to(mean.device, torch.float64).flatten(1) - mean)
+        return (-0.5 * (energy + covariance.log_det() + len(mean) * LOG_2_PI)).to(x.device)
+
+    def kl_from_posterior(self, x0: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`KL(N(a x0, b² I) || reference)` in nats (B,), float64, exact.
+
+        Args:
+            x0: clean data (B, *event).
+            mask: unused; dense tensors have none.
+
+        Raises:
+            TruncationError: b = 0.
+        """
+        self._require_noise()
+        mean, covariance = self._at_level(x0, torch.float64)
+        residual = self.a * x0.to(mean.device, torch.float64).flatten(1) - mean
+        noise = self.b**2 * covariance.inverse_trace() + covariance.log_det()
+        entropy = len(mean) * (1 + 2 * math.log(self.b))
+        return (0.5 * (covariance.quadratic(residual) + noise - entropy)).to(x0.device)

@@ -1,0 +1,124 @@
+r"""The `shape` reference: draw one molecule of the data, keep its form and composition, forget the rest.
+
+For a row `k` of the data's table (probability `pi_k` given the size) and a Haar-random rotation `R`,
+
+    positions  ~ N(0, a² R diag(l_k) R' + b² I) for each of n - 1 degrees,
+    features   ~ mean a m_k, covariance a² W_k + b² I around it, and b² I of sqrt(n) times the mean.
+
+Averaged over `R` and `k` it has the same first two moments as `size`, but also the data's spread of
+sizes, anisotropy and composition.
+
+*Transport.* The latent `(k, R)` is read off the bits of the molecule's own noise: a hash of its real
+rows, weighted by their order, seeds a counter-based generator (`hashing.py`) that gives the row and a
+uniform quaternion. So `transport` is a function of one molecule's noise, the same in every batch,
+padding and device. The latent is a function of the noise and yet behaves as independent of it, as hashed
+bits do: changing the last bit of one coordinate draws another molecule.
+
+*Density.* The mixture over rows of the exact average over rotations, by `haar.py`. *Divergence.* The
+prior term is the bound `KL(q || reference) <= -log sum_k pi_k ∫ exp(-KL(q || p_kR)) dR`: log-sum-exp is
+convex, so by Jensen the expectation may be taken inside.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gaga_adapter.covariance import EigenCovariance
+from gaga_adapter.errors import DataError
+from gaga_adapter.hashing import atom_hashes, splitmix64, stream, uniforms
+from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.reference.haar import log_haar_average, n_nodes, rotations
+from gaga_adapter.reference.molecules import (
+    LOG_2_PI,
+    MoleculeGaussian,
+    MoleculeReference,
+    MoleculeStatistics,
+)
+
+_CHUNK = 2**23  # numbers in the largest temporary of the density
+
+
+class ShapeReference(MoleculeReference):
+    """The mixture over single molecules of the data and all rotations: kind `shape`.
+
+    Args:
+        kind: `shape`.
+        moments: of the data, with a table.
+
+    Raises:
+        DataError: the moments were fitted without a table.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("shape",)
+
+    def __init__(self, kind: str, moments: ExchangeableMoments) -> None:
+        super().__init__(kind, moments)
+        if not moments.table_size:
+            raise DataError(
+                "these moments hold no sample of molecules (table_size=0), which `shape` draws from. "
+                "Fit again with a table, or use the reference `size`."
+            )
+        self._weights: dict[int, Tensor] = {}
+
+    def _fit(self, n_atoms: int) -> MoleculeGaussian:
+        """One row per sampled molecule (R); the weights go beside them."""
+        size = self._moments.at_size(n_atoms)
+        f = self.n_features
+        rows = len(size.sample_weight)
+        nothing = torch.zeros(rows, f, f, dtype=torch.float64)
+        self._weights[n_atoms] = size.sample_weight
+        return MoleculeGaussian(
+            size.gyration,
+            None,
+            size.sample_mean,
+            EigenCovariance.from_matrix(size.sample_within),
+            EigenCovariance.from_matrix(nothing),
+        )
+
+    def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:
+        n_atoms = mask.sum(1)
+        u = uniforms(noise_hash(z, mask), 4)
+        parts, order = [], []
+        for n in torch.unique(n_atoms).tolist():
+            here = (n_atoms == n).nonzero().flatten()
+            rows = self._rows(n).to(z.device)
+            steps = self._weights[n].to(z.device).cumsum(0)
+            index = torch.searchsorted(steps, u[here, 0] * steps[-1], right=True)
+            parts.append(rows.take(index.clamp(max=len(steps) - 1)))
+            order.append(here)
+        chosen = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
+        return chosen.with_axes(rotations(u[:, 1:]))
+
+    def _log_density(self, statistics: MoleculeStatistics) -> Tensor:
+        total = torch.empty_like(statistics.mean[:, :1].sum(1))
+        for n in torch.unique(statistics.n_atoms).tolist():
+            here = (statistics.n_atoms == n).nonzero().flatten()
+            rows = self._rows(n).to(total.device).at(self.a, self.b)
+            log_weight = self._weights[n].to(total.device).log()
+            eigenvalues = torch.linalg.eigvalsh(statistics.positions).clamp(min=0)
+            precision = rows.gyration.reciprocal()
+            spread = eigenvalues[here].max() * precision.max() if n > 1 else 0.0
+            per_molecule = len(log_weight) * max(n_nodes(float(spread)) ** 2, self.n_features**2)
+            for part in here.split(max(1, _CHUNK // per_molecule)):
+                density = rows.feature_log_density(statistics.take(part).spread())
+                volume = rows.gyration.log().sum(-1) + 3 * LOG_2_PI
+                density = density - 0.5 * (n - 1) * volume
+                if n > 1:
+                    density = density + log_haar_average(eigenvalues[part], precision)
+                total[part] = (density + log_weight).logsumexp(1)
+        return total
+
+
+def noise_hash(z: Tensor, mask: Tensor) -> Tensor:
+    """A hash (B,) of each molecule's real rows in their order, whatever the padding and the batch.
+
+    Args:
+        z: (B, N, C).
+        mask: real atoms (B, N).
+    """
+    place = mask.cumsum(1).to(torch.int64) * mask
+    keys = stream(1, z.shape[1] + 1, z.device)
+    return splitmix64((splitmix64(atom_hashes(z) + keys[place]) * mask).sum(1))
