@@ -2,9 +2,9 @@
 
 A molecule is turned to its principal axes (the longest to the right, the shortest towards the
 viewer) and tilted a little. One scale holds for the whole picture, so sizes can be compared. Balls
-and sticks are painted from back to front and fade with depth. Bonds follow EDM's rule; an atom whose
-bonds sum to a valence that its element does not allow wears an orange ring. Canvas and font are
-rdkit's.
+and sticks are painted from back to front and fade with depth. Bonds follow EDM's rule; an atom
+whose bonds sum to a valence that its element does not allow wears an orange ring. Canvas and font
+are rdkit's.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def draw_grid(
             f"nothing to draw: {len(rows)} rows of {columns} molecules. Pass one or more."
         )
     shown = [_models(molecules.subset(slice(columns))) for _, molecules in rows]
-    # One scale for all, but a molecule that flew apart shrinks alone.
-    fits = [min(model.fit, _LARGEST) for row in shown for model in row]
-    scale = float(np.quantile(fits, 0.1))
+    # One scale for all that are not twice the usual size: a molecule that flew apart shrinks alone.
+    fits = np.array([min(model.fit, _LARGEST) for row in shown for model in row])
+    scale = float(fits[fits > np.median(fits) / 2].min())
     row_height = _TITLE + int(_CELL[1])
     width = 2 * _MARGIN + int(_CELL[0]) * max(len(row) for row in shown)
     pen = _Pen(rdMolDraw2D.MolDraw2DCairo(width, 2 * _MARGIN + row_height * len(rows)))
@@ -160,7 +160,8 @@ def _turned(xyz: _Array) -> _Array:
     (cx, cy), (sx, sy) = np.cos(_TILT), np.sin(_TILT)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    return np.asarray(centred @ axes.T @ about_x.T @ about_y.T)
+    rotation = about_y @ about_x @ axes
+    return np.einsum("ij,nj->ni", rotation, centred)
 
 
 class _Pen:
