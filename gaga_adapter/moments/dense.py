@@ -7,12 +7,13 @@ Four descriptions of the same covariance, from the coarsest to the finest:
 - `low_rank`: the leading eigenvectors and one residual variance for the rest;
 - `full`:     every covariance, for at most `FULL_LIMIT` entries.
 
-All are streaming and mergeable in float64 by Chan's and Pébay's formulas (`central.py`); covariances
-divide by the count. The low-rank description keeps `2 rank` rows `S` with `S'S` close to the scatter
-`sum (x - mean)(x - mean)'`. The union of two parts is the stack of both sketches and the row
-`sqrt(n_a n_b / n) (mean_b - mean_a)` (Ross et al. 2008, Eq. 3), cut by a singular value decomposition
-to its `2 rank` leading rows: exact for data of at most that rank, else the part cut off, which is the
-least possible at each step, goes to the residual. The trace stays exact.
+All are streaming and mergeable in float64 by Chan's and Pébay's formulas (`central.py`);
+covariances divide by the count. The low-rank description keeps `2 rank` rows `S` with `S'S` close
+to the scatter `sum (x - mean)(x - mean)'`. The union of two parts is the stack of both sketches
+and the row `sqrt(n_a n_b / n) (mean_b - mean_a)` (Ross et al. 2008, Eq. 3), cut by a singular
+value decomposition to its `2 rank` leading rows: exact for data of at most that rank, else the
+part cut off, which is the least possible at each step, goes to the residual. The trace stays
+exact.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ class DenseMoments:
         bad = (~torch.isfinite(x).flatten(1).all(1)).nonzero().flatten()
         if len(bad):
             raise DataError(
-                f"event {self.count + int(bad[0])} (number {int(bad[0])} of this batch) has a "
-                f"number that is not finite. {len(bad)} of {len(x)} events of the batch are unusable."
+                f"event {self.count + int(bad[0])} (number {int(bad[0])} of this batch) has a number "
+                f"that is not finite. {len(bad)} of {len(x)} events of the batch are unusable."
             )
         if not len(x):
             return

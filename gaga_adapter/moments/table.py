@@ -2,8 +2,8 @@ r"""A bounded, mergeable, order-free sample of rows per group: those of the `k` 
 
 Keeping the `k` smallest hashes is uniform sampling without replacement (Cohen & Kaplan 2007,
 bottom-k sketches). Because the priority is a hash of the content, the sample of a data set does not
-depend on how the data were split, ordered or batched: the union of two samples, cut to `k` again, is
-the sample of the union.
+depend on how the data were split, ordered or batched: the union of two samples, cut to `k` again,
+is the sample of the union.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ def make_reference(
 
     Args:
         moments: of the data; copied, so that later updates do not reach the reference.
-        kind: molecules: `unit`, `paper`, `channel`, `size` or `shape`. Dense: `unit`, `paper`, or any
-            kind that is not finer than the moments. `auto`: `shape`, and the moments' own kind.
+        kind: molecules: `unit`, `paper`, `channel`, `size` or `shape`. Dense: `unit`, `paper`, or
+            any kind that is not finer than the moments. `auto`: `shape`, and the moments' own kind.
 
     Raises:
         StatsMismatchError: the kind is unknown, or finer than the moments.

@@ -1,8 +1,8 @@
 r"""What every reference can do: the closed-form stand-in for the marginal of `a x_0 + b eps`.
 
-A reference knows the data's first two moments, `mu` and `C`. At a level `(a, b)` it is the Gaussian (or
-the mixture of Gaussians) with mean `a mu` and covariance `a² C + b² P`, `P` the projector on the space
-of the noise. The data themselves are the level a = 1, b = 0.
+A reference knows the data's first two moments, `mu` and `C`. At a level `(a, b)` it is the
+Gaussian (or the mixture of Gaussians) with mean `a mu` and covariance `a² C + b² P`, `P` the
+projector on the space of the noise. The data themselves are the level a = 1, b = 0.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ReferenceGaussian(ABC):
         level.a, level.b = float(a), float(b)
         if not (math.isfinite(level.a) and math.isfinite(level.b) and level.b >= 0):
             raise TruncationError(
-                f"a={level.a}, b={level.b} is no noise level: both must be finite and b not negative."
+                f"a={level.a}, b={level.b} is no noise level: both must be finite, b not negative."
             )
         return level
 

@@ -2,9 +2,9 @@ r"""References for dense tensors: one Gaussian over the flattened event.
 
     x_t ~ N(a mu, a² C + b² I),
 
-with `C` a multiple of I (`unit`: 1, mean 0; `paper`: the published scalar, mean 0), one variance per
-channel at any resolution (`channel`), one per entry (`element`), low rank plus a residual (`low_rank`),
-or full (`full`).
+with `C` a multiple of I (`unit`: 1, mean 0; `paper`: the published scalar, mean 0), one variance
+per channel at any resolution (`channel`), one per entry (`element`), low rank plus a residual
+(`low_rank`), or full (`full`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ _KNOWN_FROM: dict[str, tuple[str, ...]] = {
 
 
 class DenseReference(ReferenceGaussian):
-    """A Gaussian over tensors of one event shape (for `unit`, `paper`, `channel`: of any resolution).
+    """A Gaussian over tensors of one event shape.
+
+    The kinds `unit`, `paper` and `channel` serve any resolution of the same channels.
 
     Args:
         kind: which.

@@ -5,15 +5,15 @@ For symmetric 3×3 matrices with eigenvalues `s` and `p`, the average over Haar-
     Z(s, p) = ∫ exp(-1/2 tr(diag(s) R diag(p) R')) dR
 
 has no elementary form. Write `r` for the third column of R. Of the other two columns only the angle
-around `r` is left; the form restricted to the plane orthogonal to `r` has trace `T = tr s - r'sr` and
-eigenvalue gap `g = sqrt(T² - 4 det)`, `det = r_1² s_2 s_3 + r_2² s_3 s_1 + r_3² s_1 s_2`, and the angle
-integrates to a modified Bessel function:
+around `r` is left; the form restricted to the plane orthogonal to `r` has trace `T = tr s - r'sr`
+and eigenvalue gap `g = sqrt(T² - 4 det)`, `det = r_1² s_2 s_3 + r_2² s_3 s_1 + r_3² s_1 s_2`, and
+the angle integrates to a modified Bessel function:
 
     Z = ∫_sphere exp(-1/2 [p_3 r'sr + (p_1 + p_2) T / 2]) I_0((p_2 - p_1) g / 4) dr.
 
-Only squares of `r` occur, so one octant of the sphere is enough: Gauss-Legendre nodes in `cos theta` and
-`phi`. The exponent peaks at the octant's corners, where those nodes are densest; their number grows as
-the fourth root of the exponent's range, which keeps the relative error below 1e-6.
+Only squares of `r` occur, so one octant of the sphere is enough, with Gauss-Legendre nodes in
+`cos theta` and `phi`. The exponent peaks at the octant's corners, where those nodes are densest;
+their number grows as the fourth root of the exponent's range.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ A molecule of `n` atoms splits into three independent Gaussians, on complementar
     features around their mean:         (n - 1) copies of N(0, W)            W is F×F
     sqrt(n) times the mean feature:     N(sqrt(n) m, B)                      B is F×F
 
-and noising does `G, W, B, m -> a² G + b² I, a² W + b² I, a² B + b² I, a m`. The kinds differ in what
-they know:
+and noising does `G, W, B, m -> a² G + b² I, a² W + b² I, a² B + b² I, a m`. The kinds differ in
+what they know:
 
 - `unit`:    m = 0, G = W = B = I: what samplers start from without a fit;
 - `paper`:   m = 0, all three the published scalar times I (a standard deviation used as variance);
@@ -15,9 +15,9 @@ they know:
 - `size`:    the moments of each size, `G = v_x(n) I`;
 - `shape`:   a mixture over single molecules of that size (`shape.py`).
 
-The log-density is linear in the statistics `x'x`, `sum (h - m)(h - m)'` and `m m'` of a molecule. Its
-expectation under `N(a x0, b² P)` is therefore the same formula at expected statistics, which turns the
-density into the divergence.
+The log-density is linear in the statistics `x'x`, `sum (h - m)(h - m)'` and `m m'` of a molecule.
+Its expectation under `N(a x0, b² P)` is therefore the same formula at expected statistics, which
+turns the density into the divergence.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class MoleculeGaussian:
 
     Attributes:
         gyration: eigenvalues of G (R, 3).
-        axes: eigenvectors of G in columns (R, 3, 3), or `None` if G is a multiple of I or the axes are
-            not yet drawn.
+        axes: eigenvectors of G in columns (R, 3, 3), or `None` if G is a multiple of I or the
+            axes are not yet drawn.
         mean: m (R, F).
         within: W, batch (R).
         between: B, batch (R).

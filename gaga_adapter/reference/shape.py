@@ -1,6 +1,6 @@
-r"""The `shape` reference: draw one molecule of the data, keep its form and composition, forget the rest.
+r"""The `shape` reference: keep the form and composition of one molecule of the data.
 
-For a row `k` of the data's table (probability `pi_k` given the size) and a Haar-random rotation `R`,
+For a row `k` of the data's table (probability `pi_k` given the size) and a Haar-random `R`,
 
     positions  ~ N(0, a² R diag(l_k) R' + b² I) for each of n - 1 degrees,
     features   ~ mean a m_k, covariance a² W_k + b² I around it, and b² I of sqrt(n) times the mean.
@@ -8,15 +8,15 @@ For a row `k` of the data's table (probability `pi_k` given the size) and a Haar
 Averaged over `R` and `k` it has the same first two moments as `size`, but also the data's spread of
 sizes, anisotropy and composition.
 
-*Transport.* The latent `(k, R)` is read off the bits of the molecule's own noise: a hash of its real
-rows, weighted by their order, seeds a counter-based generator (`hashing.py`) that gives the row and a
+*Transport.* The latent `(k, R)` is read off the bits of the molecule's own noise: a hash of its
+real rows, in their order, seeds a counter-based generator (`hashing.py`) that gives the row and a
 uniform quaternion. So `transport` is a function of one molecule's noise, the same in every batch,
-padding and device. The latent is a function of the noise and yet behaves as independent of it, as hashed
-bits do: changing the last bit of one coordinate draws another molecule.
+padding and device. The latent is a function of the noise and yet behaves as independent of it, as
+hashed bits do: changing the last bit of one coordinate draws another molecule.
 
-*Density.* The mixture over rows of the exact average over rotations, by `haar.py`. *Divergence.* The
-prior term is the bound `KL(q || reference) <= -log sum_k pi_k ∫ exp(-KL(q || p_kR)) dR`: log-sum-exp is
-convex, so by Jensen the expectation may be taken inside.
+*Density.* The mixture over rows of the exact average over rotations, by `haar.py`. *Divergence.*
+The prior term is the bound `KL(q || reference) <= -log sum_k pi_k ∫ exp(-KL(q || p_kR)) dR`:
+log-sum-exp is convex, so by Jensen the expectation may be taken inside.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ShapeReference(MoleculeReference):
         super().__init__(kind, moments)
         if not moments.table_size:
             raise DataError(
-                "these moments hold no sample of molecules (table_size=0), which `shape` draws from. "
+                "these moments hold no sample of molecules (table_size=0) for `shape` to draw from. "
                 "Fit again with a table, or use the reference `size`."
             )
         self._weights: dict[int, Tensor] = {}
