@@ -48,6 +48,13 @@ def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
         yield report
 
 
+def quiet_loading() -> None:
+    """Leave out diffusers' bar over the two components of a pipeline; sampling keeps its own."""
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def percent(estimate: Estimate | None) -> str:
     """A share as a percentage with its standard error."""
     if estimate is None:

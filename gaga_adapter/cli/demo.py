@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.table import Table
 
-from gaga_adapter.cli.console import err, figure, out, percent
+from gaga_adapter.cli.console import err, figure, out, percent, quiet_loading
 
 
 def run(
@@ -32,6 +32,7 @@ def run(
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
 
+    quiet_loading()
     pipeline = MoleculePipeline.load("embedded")
     base, stats = pipeline.scheduler, GAGAStats.from_pretrained("qm9")
     start = stats.t_star(base) if t_star is None else t_star

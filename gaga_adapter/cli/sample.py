@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
-from gaga_adapter.cli.console import err
+from gaga_adapter.cli.console import err, quiet_loading
 
 
 def run(
@@ -45,6 +45,7 @@ def run(
     from gaga_adapter.molecules.schedulers import scheduler_named
     from gaga_adapter.scheduler import GAGAScheduler
 
+    quiet_loading()
     pipeline = MoleculePipeline.load(model)
     pipeline.scheduler = scheduler_named(scheduler, pipeline.scheduler)
     if stats is not None or t_star is not None:

@@ -103,7 +103,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         folder = str(ASSETS / "qm9" if str(name_or_path) == EMBEDDED else name_or_path)
         try:
-            pipeline = cls.from_pretrained(folder, torch_dtype=torch.float32)
+            pipeline = cls.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise ArtefactError(
                 f"no molecule pipeline at {name_or_path} ({str(error).splitlines()[0]}). Pass a folder "
@@ -113,6 +113,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ArtefactError(
                 f"{name_or_path} holds a {type(pipeline).__name__}, not a MoleculePipeline."
             )
+        pipeline.denoiser.float()
         return pipeline
 
     def draw_sizes(self, n: int, generator: torch.Generator | None = None) -> Tensor:

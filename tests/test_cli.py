@@ -1,0 +1,169 @@
+"""The commands as a user types them: real output, and one line with exit code 2 for a mistake."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from gaga_adapter import GAGAStats
+from gaga_adapter.cli import main
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.formats import read_molecules, write_sdf
+
+
+@pytest.fixture
+def gaga(monkeypatch, capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    """Chains of carbon and hydrogen of 3 to 8 atoms: enough to fit, far from Gaussian."""
+    generator = np.random.default_rng(0)
+    chains = []
+    for _ in range(900):
+        n = int(generator.integers(3, 9))
+        x = np.cumsum(generator.normal(size=(n, 3)) * 0.3 + [1.2, 0, 0], axis=0)
+        chains.append((x, generator.choice([1, 6], size=n)))
+    return MoleculeSet.from_list(chains, "chains")
+
+
+@pytest.fixture
+def sdf(molecules, tmp_path):
+    file = tmp_path / "chains.sdf"
+    write_sdf(molecules, file)
+    return file
+
+
+def test_fit_then_show_then_sample_then_evaluate(gaga, sdf, tmp_path):
+    stats = tmp_path / "stats"
+    code, out, err = gaga("fit", sdf, "--out", stats, "--samples", 400, "--tolerance", 3)
+    assert code == 0, err
+    assert "log-SNR* =" in out
+    assert "edm/polynomial_2" in out
+    assert GAGAStats.from_pretrained(stats).moments.count == 900
+
+    code, out, _ = gaga("show", stats, "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["provenance"]["data"] == str(sdf)
+    assert 0 < shown["t_star"]["edm/polynomial_2"] < 1000
+
+    made = tmp_path / "made.sdf"
+    code, _, err = gaga("sample", "-n", 3, "--out", made, "--steps", 6, "--stats", stats)
+    assert code == 0, err
+    assert "wrote 3 molecules" in err
+    assert len(read_molecules(made)) == 3
+
+    code, out, _ = gaga("evaluate", made, "--json")
+    assert code == 0
+    assert json.loads(out)["n_molecules"] == 3
+    code, out, _ = gaga("evaluate", made)
+    assert "atom stability %" in out
+
+
+def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
+    def calls(*arguments):
+        code, _, err = gaga("sample", "-n", 2, "--seed", 3, "--steps", 10, *arguments)
+        assert code == 0, err
+        return int(err.split("network calls")[0].split()[-1])
+
+    one, two, cut = (tmp_path / name for name in ("1.sdf", "2.sdf", "3.sdf"))
+    assert calls("--out", one) == calls("--out", two) == 10
+    assert one.read_text() == two.read_text()
+    assert calls("--out", cut, "--stats", "qm9", "--t-star", 400) == 5
+    assert calls("--out", cut, "--stats", "qm9", "--t-star", 400, "--spacing", "respace") == 10
+    assert calls("--out", cut, "--stats", "qm9", "--scheduler", "dpm++") < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nothing.sdf", "--out", "x"], "there is no file nothing.sdf"),
+        (["fit", "nothing.txt", "--out", "x"], "cannot tell what nothing.txt is"),
+        (["show", "nowhere"], "no fitted statistics in nowhere"),
+        (["evaluate", "nothing.xyz"], "there is no file nothing.xyz"),
+        (["sample", "--out", "a.sdf", "--scheduler", "ddmp"], "scheduler 'ddmp' is unknown"),
+        (["sample", "--out", "a.sdf", "--model", "nowhere"], "no molecule pipeline at nowhere"),
+        (["sample", "--out", "a.sdf", "--stats", "nowhere"], "no fitted statistics in nowhere"),
+        (
+            ["sample", "--out", "a.sdf", "--stats", "qm9", "--t-star", "1200"],
+            r"t_star=1200",
+        ),
+        (
+            ["sample", "--out", "a.sdf", "--stats", "qm9", "--reference", "sahpe"],
+            "sahpe",
+        ),
+        (["sample", "--out", "a.sdf", "--stats", "qm9", "--spacing", "cut"], "cut"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(gaga, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = gaga(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.startswith("gaga: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_molecules(gaga, tmp_path):
+    bad = tmp_path / "bad.xyz"
+    bad.write_text("2\n\nH 0 0 0\nH nan 0 0\n")
+    assert gaga("evaluate", bad)[0] == 2
+    bad.write_text("2\n\nH 0 0 0\nXx 1 0 0\n")
+    code, _, err = gaga("evaluate", bad)
+    assert code == 2
+    assert "Xx" in err
+    bad.write_text("2\n\nSi 0 0 0\nH 1.5 0 0\n")
+    code, _, err = gaga("fit", bad, "--out", tmp_path / "stats")
+    assert code == 2
+    assert "Si" in err
+    assert not (tmp_path / "stats").exists()
+
+
+def test_one_molecule_is_too_few_to_fit(gaga, tmp_path):
+    one = tmp_path / "one.xyz"
+    one.write_text("3\nwater\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n")
+    code, _, err = gaga("fit", one, "--out", tmp_path / "stats")
+    assert code == 2
+    assert "1 " in err
+    assert not (tmp_path / "stats").exists()
+
+
+def test_demo_writes_table_structures_and_picture(gaga, tmp_path, molecules, monkeypatch):
+    monkeypatch.setattr("gaga_adapter.molecules.qm9.load_qm9", lambda split: molecules)
+    torch.manual_seed(0)
+    folder = tmp_path / "demo"
+    code, out, err = gaga("demo", "--out", folder, "-n", 4, "--steps", 5)
+    assert code == 0, err
+    assert "GAGA, shape" in out
+    record = json.loads((folder / "demo.json").read_text())
+    rows = record["rows"]
+    assert rows["full, N(0, I)"]["network_calls"] == 5
+    assert rows["GAGA, shape"]["network_calls"] < 5
+    assert rows["GAGA, shape"]["network_calls"] == rows["GAGA, paper"]["network_calls"]
+    for name in ("full", "shape", "paper"):
+        assert len(read_molecules(folder / f"molecules_{name}.sdf")) == 4
+    assert (folder / "molecules.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_installed_command_and_the_module():
+    for command in ([sys.executable, "-m", "gaga_adapter"],):
+        done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+        for name in ("fit", "show", "sample", "evaluate", "demo"):
+            assert name in done.stdout
