@@ -1,1 +1,5 @@
-"""Molecules: readers, metrics, pictures, the compact denoiser and its pipeline."""
+"""Molecules: readers, metrics, pictures, the compact denoiser and its pipeline.
+
+Everything here loads when it is asked for by its module: `gaga_adapter.molecules.qm9`, `.formats`,
+`.metrics`, `.draw`, `.denoiser`, `.pipeline`.
+"""
