@@ -160,8 +160,8 @@ def _turned(xyz: _Array) -> _Array:
     (cx, cy), (sx, sy) = np.cos(_TILT), np.sin(_TILT)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    rotation = about_y @ about_x @ axes
-    return np.einsum("ij,nj->ni", rotation, centred)
+    turned: _Array = np.einsum("ij,nj->ni", about_y @ about_x @ axes, centred)
+    return turned
 
 
 class _Pen:
@@ -233,4 +233,6 @@ class _Pen:
 def _lit(colour: _Array, shade: float) -> _Array:
     """From the shadow at the rim (0) to the highlight (1)."""
     dark, bright = 0.72 * colour, 0.35 * colour + 0.65 * _WHITE
-    return (1 - shade**1.5) * (dark + (colour - dark) * shade) + shade**1.5 * bright
+    gloss = shade**1.5
+    lit: _Array = (1 - gloss) * (dark + (colour - dark) * shade) + gloss * bright
+    return lit

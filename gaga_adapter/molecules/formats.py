@@ -149,7 +149,7 @@ def _read_sdf(path: Path) -> MoleculeSet:
 def _read_npz(path: Path) -> MoleculeSet:
     """EDM's arrays: `num_atoms` (M,), `charges` (M, N), `positions` (M, N, 3)."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             missing = {"num_atoms", "charges", "positions"} - set(arrays.files)
             if missing:
                 raise DataError(

@@ -160,7 +160,7 @@ def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
 def _load_cache(path: Path) -> MoleculeSet | None:
     """The cached set; None if there is none, or if it cannot be read and must be built again."""
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as stream, np.load(stream) as arrays:
             smiles = tuple(arrays["smiles"].astype(str).tolist())
             return MoleculeSet(arrays["positions"], arrays["atomic_numbers"], "qm9", smiles)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
