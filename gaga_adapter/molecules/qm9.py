@@ -86,7 +86,7 @@ def qm9_train_smiles(cache_dir: str | os.PathLike[str] | None = None) -> frozens
     """SMILES of the training split as EDM writes them, the reference of its novelty.
 
     Hydrogens are explicit and bonds come from distances, so these are not the SMILES that QM9
-    states. Made once (under a minute) and cached.
+    states. Made once (in about a minute) and cached.
 
     Args:
         cache_dir: as for `load_qm9`.
