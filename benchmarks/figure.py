@@ -2,8 +2,8 @@
 
     python benchmarks/figure.py
 
-Left: nats that a classifier finds between noised QM9 and each Gaussian start. Right: the size of the
-molecules that come out, the variance v_x per degree of freedom, beside QM9's own.
+Left: nats that a classifier finds between noised QM9 and each Gaussian start. Right: the size of
+the molecules that come out, the variance v_x per degree of freedom, beside QM9's own.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ def main() -> None:
     """Draw and write `benchmarks/results/figure.png`."""
     references = json.loads((RESULTS / "references.json").read_text(encoding="utf-8"))
     quality = json.loads((RESULTS / "quality.json").read_text(encoding="utf-8"))
-    plt.rcParams.update(
-        {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    )
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.9), layout="constrained")
 
     for kind, curve in references["curves"].items():

@@ -1,4 +1,4 @@
-"""Moments of the whole of QM9 in one pass: molecules per second, peak memory, and the figures themselves.
+"""Moments of the whole of QM9 in one pass: molecules per second, peak memory, the figures.
 
     python benchmarks/fit.py
 

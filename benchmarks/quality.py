@@ -1,10 +1,11 @@
-"""What a start at t* saves and costs on the embedded QM9 model: same seeds, same network, same sizes.
+"""What a start at t* saves and costs on the embedded QM9 model: same seeds, same network.
 
     python benchmarks/quality.py -n 512
 
-Rows: the full trajectory, and GAGA at the fitted t* with every kind of reference, the published scalar
-among them. Stability alone cannot see a wrong start, so the shape figures stand beside it. A row that is
-in `benchmarks/results/quality.json` already, with the same weights and settings, is not sampled again.
+Rows: the full trajectory, and GAGA at the fitted t* with every kind of reference, the published
+scalar among them. Stability alone cannot see a wrong start, so the shape figures stand beside it. A
+row that is in `benchmarks/results/quality.json` already, with the same weights and settings, is not
+sampled again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Writes the measured tables into README.md, between their markers, from `benchmarks/results/*.json`.
+"""Writes the measured tables into README.md, between their markers, from the results.
 
-    python benchmarks/readme.py            write
-    python benchmarks/readme.py --check    exit 1 if the README is older than the results
+python benchmarks/readme.py            write
+python benchmarks/readme.py --check    exit 1 if the README is older than the results
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def quality_table(found: dict[str, Any]) -> str:
         lines.append(f"| {label} | {calls} | {seconds} | " + " | ".join(cells) + " |")
     lines.append("")
     lines.append(
-        f"{found['setting']['n']} molecules a row from the same seeds, DDPM, {found['setting']['steps']} "
-        "steps of the full path, embedded model; ± is one standard error. "
-        "`python benchmarks/quality.py`"
+        f"{found['setting']['n']} molecules a row from the same seeds, DDPM, "
+        f"{found['setting']['steps']} steps of the full path, embedded model; "
+        "± is one standard error. `python benchmarks/quality.py`"
     )
     return "\n".join(lines)
 
@@ -68,8 +68,8 @@ def references_table(found: dict[str, Any]) -> str:
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     lines.append("")
     lines.append(
-        f"Held-out lower bound of KL(noised QM9 \\|\\| start) in nats per molecule, {found['n']} against "
-        f"{found['n']} molecules. `python benchmarks/references.py`"
+        "Held-out lower bound of KL(noised QM9 \\|\\| start) in nats per molecule, "
+        f"{found['n']} against {found['n']} molecules. `python benchmarks/references.py`"
     )
     return "\n".join(lines)
 

@@ -1,9 +1,10 @@
-"""How far each reference is from noised QM9: nats per molecule that a classifier finds, by noise level.
+"""How far each reference is from noised QM9, in nats per molecule that a classifier finds.
 
     python benchmarks/references.py -n 8000
 
-The lower bound of KL(noised QM9 || reference) of the `two_sample` criterion, for every kind of reference at
-the same levels of `edm/polynomial_2`, on held-out molecules. Writes `benchmarks/results/references.json`.
+The lower bound of KL(noised QM9 || reference) of the `two_sample` criterion, for every kind of
+reference at the same levels of `edm/polynomial_2`, on held-out molecules. Writes
+`benchmarks/results/references.json`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gaga_adapter.criteria.two_sample import TwoSample
 from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
-from gaga_adapter.criteria.two_sample import TwoSample
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.qm9 import load_qm9

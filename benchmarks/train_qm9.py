@@ -3,13 +3,15 @@
     python benchmarks/train_qm9.py --out runs/qm9 --steps 20000
     python benchmarks/train_qm9.py --out runs/qm9 --ship gaga_adapter/molecules/assets/qm9
 
-The state is saved every `--save-every` steps and found again by itself: start the same command after an
-interruption and it goes on with the same batches, noise and learning rates. `--ship FOLDER` writes the
-averaged weights in half precision as a `MoleculePipeline`; that is all it takes to replace the model.
+The state is saved every `--save-every` steps and found again by itself: start the same command
+after an interruption and it goes on with the same batches, noise and learning rates. `--ship
+FOLDER` writes the averaged weights in half precision as a `MoleculePipeline`; that is all it takes
+to replace the model.
 
-The loss is the error of the predicted clean molecule: positions weighted by 1 / c_out^2 (Karras et al.
-2022), elements by cross-entropy. Noise levels are half uniform in t of `edm/polynomial_2`, stratified over
-the batch, and half log-normal in sigma, which spends more on the scale of bond lengths.
+The loss is the error of the predicted clean molecule: positions weighted by 1 / c_out^2 (Karras et
+al. 2022), elements by cross-entropy. Noise levels are half uniform in t of `edm/polynomial_2`,
+stratified over the batch, and half log-normal in sigma, which spends more on the scale of bond
+lengths.
 """
 
 from __future__ import annotations

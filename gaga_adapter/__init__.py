@@ -1,11 +1,12 @@
 """Gaussianity-aware truncation for diffusion and flow models.
 
-From a characteristic noise level on, noised data are Gaussian to within a stated number of nats. There
-the sampling trajectory can start from a closed-form Gaussian, with fewer network calls.
+From a characteristic noise level on, noised data are Gaussian to within a stated number of nats.
+There the sampling trajectory can start from a closed-form Gaussian, with fewer network calls.
 
     scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
 
-Importing this package loads torch, numpy and safetensors only; everything else loads when first used.
+Importing this package loads torch, numpy and safetensors only; everything else loads when first
+used.
 """
 
 from __future__ import annotations

@@ -34,6 +34,10 @@ class ArtefactError(GAGAError, ValueError):
     """A saved artefact that is missing, corrupt, or of a newer schema."""
 
 
+class WriteError(GAGAError, OSError):
+    """A file cannot be written; what was there before is intact."""
+
+
 class MissingExtraError(GAGAError, ImportError):
     """An optional dependency is not installed."""
 

@@ -1,7 +1,7 @@
 """Fit: stream a data set once, get the artefact.
 
-One pass updates the moments and keeps a uniform sample of bounded size; the criterion then draws its
-curve on that sample, and the selection reads the characteristic log-SNR off the curve.
+One pass updates the moments and keeps a uniform sample of bounded size; the criterion then draws
+its curve on that sample, and the selection reads the characteristic log-SNR off the curve.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from gaga_adapter.criteria import criterion as criterion_named
 from gaga_adapter.errors import DataError
 from gaga_adapter.layout import DenseLayout, Layout
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.moments import DenseKind, DenseMoments, ExchangeableMoments
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import DEFAULT_TOLERANCE, select
 from gaga_adapter.stats import GAGAStats, library_versions
@@ -30,7 +30,7 @@ def fit(
     layout: Layout,
     criterion: str = "two_sample",
     reference: str = "auto",
-    covariance: str = "channel",
+    covariance: DenseKind = "channel",
     tolerance: float = DEFAULT_TOLERANCE,
     log_snr: Iterable[float] = DEFAULT_LOG_SNR,
     n_criterion: int = 4000,
@@ -42,7 +42,8 @@ def fit(
     """Fit the statistics of a data set and choose its characteristic log-SNR.
 
     Args:
-        data: batches. Molecules: pairs of x (B, N, 3+F) and mask (B, N) bool; dense data: x (B, C, ...).
+        data: batches. Molecules: pairs of x (B, N, 3+F) and mask (B, N) bool; dense data: x (B, C,
+            ...).
         layout: what the channels are.
         criterion: name of a criterion of Gaussianity.
         reference: which closed-form start is judged; `auto` is `shape` for molecules.
@@ -108,7 +109,7 @@ def fit(
 
 
 class _UniformSample:
-    """A uniform sample without replacement of a stream: every item draws a key, the least are kept."""
+    """A uniform sample without replacement: every item draws a key, the least keys are kept."""
 
     def __init__(self, size: int, generator: torch.Generator) -> None:
         self.size, self.generator = size, generator

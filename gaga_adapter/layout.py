@@ -1,7 +1,8 @@
 """What the channels of the diffused tensor mean, and how they were normalised.
 
-The artefact stores a layout, and everything that meets a tensor checks itself against it: statistics
-fitted on positions in angstrom and one-hot / 4 say nothing about a model that diffuses something else.
+The artefact stores a layout, and everything that meets a tensor checks itself against it:
+statistics fitted on positions in angstrom and one-hot / 4 say nothing about a model that diffuses
+something else.
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ def layout_from_dict(data: dict[str, Any]) -> Layout:
     """
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
     try:
-        return _KINDS[data["kind"]](**fields)
+        kind: Any = _KINDS[data["kind"]]
+        layout: Layout = kind(**fields)
+        return layout
     except (KeyError, TypeError) as error:
         raise ArtefactError(
             f"cannot read the channel layout {data!r}. Known kinds: {', '.join(_KINDS)}."

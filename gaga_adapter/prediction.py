@@ -1,13 +1,14 @@
 """What a network must return so that a diffusers scheduler steps right.
 
 A denoiser that predicts the clean data `x_0` can serve every scheduler: all that the scheduler's
-`prediction_type` asks for is a linear combination of `x_0` and the network's input. The input is what
-`scheduler.scale_model_input` returned, `a x_0 + b eps` with
+`prediction_type` asks for is a linear combination of `x_0` and the network's input. The input is
+what `scheduler.scale_model_input` returned, `a x_0 + b eps` with
 
-- variance preserving tables: a = sqrt(abar_t), b = sqrt(1 - abar_t), also for the sigma-space solvers, whose
-  `scale_model_input` divides by sqrt(1 + sigma^2);
+- variance preserving tables: a = sqrt(abar_t), b = sqrt(1 - abar_t), also for the sigma-space
+  solvers, whose `scale_model_input` divides by sqrt(1 + sigma^2);
 - flow matching: a = 1 - s, b = s with s = timestep / num_train_timesteps;
-- Karras-EDM preconditioning (Karras et al. 2022, Table 1): a = c_in, b = c_in sigma, timestep = ln(sigma) / 4.
+- Karras-EDM preconditioning (Karras et al. 2022, Table 1): a = c_in, b = c_in sigma, timestep =
+  ln(sigma) / 4.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ class NetworkView:
             total = sigma**2 + self.sigma_data**2
             c_out = sigma * self.sigma_data / total**0.5
             sign = -1 if self.prediction_type == "v_prediction" else 1
-            return (clean - self.sigma_data**2 / total * sample / a) / (sign * c_out)
+            c_skip = self.sigma_data**2 / total
+            preconditioned: Tensor = (clean - c_skip * sample / a) / (sign * c_out)
+            return preconditioned
         if self.prediction_type == "sample":
             return clean
         noise = (sample - a * clean) / max(b, 1e-12)

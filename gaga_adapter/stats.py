@@ -1,21 +1,20 @@
 """The artefact: what was fitted, small enough to ship beside a checkpoint.
 
-`GAGAStats` joins the moments of the data, the Gaussianity curve and the characteristic log-SNR that was
-chosen on it. Gaussianity depends on the SNR alone, so one artefact serves every noise schedule: each path
-or scheduler maps `log_snr_star` to its own time.
+`GAGAStats` joins the moments of the data, the Gaussianity curve and the characteristic log-SNR that
+was chosen on it. Gaussianity depends on the SNR alone, so one artefact serves every noise schedule:
+each path or scheduler maps `log_snr_star` to its own time.
 
 On disk a folder holds `gaga_config.json` (readable: layout, curve, choice, provenance) and
-`gaga_stats.safetensors` (the tensors, with the same configuration in its header). Both are written under
-another name and renamed. The configuration carries a digest of the tensors; if a save is interrupted
-between the two renames, the header of the tensors file decides, so a folder always holds one complete
-artefact, the old or the new one. Nothing is pickled.
+`gaga_stats.safetensors` (the tensors, with the same configuration in its header). Both are written
+under another name and renamed. The configuration carries a digest of the tensors; if a save is
+interrupted between the two renames, the header of the tensors file decides, so a folder always
+holds one complete artefact, the old or the new one. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
@@ -51,7 +51,8 @@ class GAGAStats:
     Attributes:
         layout: what the channels are and how they were normalised.
         moments: streamed moments, `DenseMoments` or `ExchangeableMoments`.
-        log_snr_star: characteristic log-SNR; from there on towards noise the data count as Gaussian.
+        log_snr_star: characteristic log-SNR; from there on towards noise the data count as
+            Gaussian.
         selection: the curve and the rule that chose `log_snr_star`, if it was chosen on a curve.
         provenance: where the data came from, how many, library versions.
     """
@@ -81,17 +82,15 @@ class GAGAStats:
         """Where a path or a scheduler first is at or beyond `log_snr_star`.
 
         Args:
-            path_or_scheduler: a path gives its continuous time in [0, 1] (for an equidistant table the
-                first node at or beyond); a diffusers scheduler gives the first of its training
+            path_or_scheduler: a path gives its continuous time in [0, 1] (for an equidistant table
+                the first node at or beyond); a diffusers scheduler gives the first of its training
                 timesteps at or beyond, in its own units.
 
         Raises:
             TruncationError: the path never gets that noisy.
         """
         if isinstance(path_or_scheduler, TabulatedPath) and path_or_scheduler.n_steps:
-            return (
-                path_or_scheduler.index_at_log_snr(self.log_snr_star) / path_or_scheduler.n_steps
-            )
+            return path_or_scheduler.index_at_log_snr(self.log_snr_star) / path_or_scheduler.n_steps
         if isinstance(path_or_scheduler, GaussianPath):
             return float(path_or_scheduler.time_at_log_snr(self.log_snr_star))
         from gaga_adapter.scheduler.levels import t_star
@@ -104,22 +103,17 @@ class GAGAStats:
         """Write the artefact into a folder; an older one there stays intact if writing fails.
 
         Raises:
-            ArtefactError: the folder cannot be written, such as on a full disk.
+            WriteError: the folder cannot be written, such as on a full disk.
         """
         folder = Path(folder)
         tensors = {k: v.contiguous() for k, v in self.moments.state_dict().items()}
         config = self._to_config(tensors)
         text = json.dumps(config, indent=2) + "\n"
         blob = safetensors_bytes(tensors, metadata={"gaga_config": json.dumps(config)})
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / TENSORS_NAME, blob)
-            _replace(folder / CONFIG_NAME, text.encode())
-        except OSError as error:
-            raise ArtefactError(
-                f"cannot write the artefact into {folder}: {error.strerror or error}. "
-                "What was there before is intact; free some space or choose another folder."
-            ) from error
+        with replacing(folder / TENSORS_NAME) as temporary:
+            temporary.write_bytes(blob)
+        with replacing(folder / CONFIG_NAME) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     @classmethod
     def from_pretrained(
@@ -151,13 +145,13 @@ class GAGAStats:
         missing = [f.name for f in (config_file, tensors_file) if not f.is_file()]
         if missing:
             raise ArtefactError(
-                f"no fitted statistics in {name_or_path}: {' and '.join(missing)} not found. Pass a "
-                f"folder written by `gaga fit`, a hub id, or one of: {', '.join(EMBEDDED)}."
+                f"no fitted statistics in {name_or_path}: {' and '.join(missing)} not found. "
+                f"Pass a folder written by `gaga fit`, a hub id, or one of: {', '.join(EMBEDDED)}."
             )
         try:
             config = json.loads(config_file.read_text(encoding="utf-8"))
             with safe_open(tensors_file, framework="pt") as opened:
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}
                 header = json.loads((opened.metadata() or {}).get("gaga_config", "{}"))
         except (SafetensorError, ValueError, OSError) as error:
             raise ArtefactError(
@@ -228,7 +222,7 @@ class GAGAStats:
             selection = config["selection"]
             return cls(
                 layout=layout,
-                moments=kind.from_state(tensors, config["moments"]),
+                moments=kind.from_state_dict(dict(tensors), config["moments"]),
                 log_snr_star=float(config["log_snr_star"]),
                 selection=None if selection is None else Selection.from_dict(selection),
                 provenance=config["provenance"],
@@ -257,7 +251,7 @@ def _check_schema(config: Mapping[str, Any], folder: Path) -> None:
         )
     if found > SCHEMA_VERSION:
         raise ArtefactError(
-            f"{folder / CONFIG_NAME} has schema_version={found}, this version of gaga-adapter reads "
+            f"{folder / CONFIG_NAME} has schema_version={found}, this gaga-adapter reads "
             f"up to {SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
         )
 
@@ -270,23 +264,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Write a file under another name in the same folder, then rename it over the target."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _looks_like_hub_id(name: str) -> bool:

@@ -1,7 +1,7 @@
 """A clean prediction, said in every scheduler's own words.
 
-Oracle: for data that are a single point c the posterior mean is c at every level, so every sampler must
-end at c. And the level of the network's input is checked against diffusers' own `add_noise`.
+Oracle: for data that are a single point c the posterior mean is c at every level, so every sampler
+must end at c. And the level of the network's input is checked against diffusers' own `add_noise`.
 """
 
 import diffusers

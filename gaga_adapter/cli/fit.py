@@ -19,7 +19,9 @@ from gaga_adapter.selection import DEFAULT_TOLERANCE
 def run(
     data: Annotated[
         list[str],
-        typer.Argument(help="qm9, qm9:train, or files: .sdf, .xyz (multi-frame), .npz (EDM layout)."),
+        typer.Argument(
+            help="qm9, qm9:train, or files: .sdf, .xyz (multi-frame), .npz (EDM layout)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the artefact.")],
     elements: Annotated[
@@ -28,7 +30,8 @@ def run(
     position_scale: Annotated[float, typer.Option(help="Positions are divided by it.")] = 1.0,
     onehot_scale: Annotated[float, typer.Option(help="One-hot entries are divided by it.")] = 4.0,
     charge_scale: Annotated[
-        float | None, typer.Option(help="Atomic numbers are divided by it; no such channel without.")
+        float | None,
+        typer.Option(help="Atomic numbers are divided by it; no such channel without."),
     ] = None,
     reference: Annotated[
         str, typer.Option(help="Start to judge: shape, size, channel, paper or unit.")

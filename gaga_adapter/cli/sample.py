@@ -65,4 +65,6 @@ def run(
     )
     write_sdf(result.molecules, out)
     seconds = time.perf_counter() - began
-    err.print(f"wrote {n} molecules to {out}: {result.network_calls} network calls, {seconds:.1f} s")
+    err.print(
+        f"wrote {n} molecules to {out}: {result.network_calls} network calls, {seconds:.1f} s"
+    )

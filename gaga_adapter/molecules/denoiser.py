@@ -1,18 +1,19 @@
 """A compact E(3)-equivariant denoiser for molecules, as a diffusers model.
 
-The network predicts the clean molecule, the posterior mean `E[x_0 | x_0 + sigma eps]`. From it follow
-the noise, the velocity and the score under every scheduler, so one set of weights serves them all; the
-noise level enters as sigma = b / a and not as the timestep of one schedule.
+The network predicts the clean molecule, the posterior mean `E[x_0 | x_0 + sigma eps]`. From it
+follow the noise, the velocity and the score under every scheduler, so one set of weights serves
+them all; the noise level enters as sigma = b / a and not as the timestep of one schedule.
 
-Three streams run through the layers: invariant atom features, invariant pair features, and K equivariant
-vector channels per atom, of which the first inputs are the noisy positions. Pairs see only inner
-products of vectors, so the output rotates and reflects with the input; the centre of mass is removed.
+Three streams run through the layers: invariant atom features, invariant pair features, and K
+equivariant vector channels per atom, of which the first inputs are the noisy positions. Pairs see
+only inner products of vectors, so the output rotates and reflects with the input; the centre of
+mass is removed.
 
 - Positions use the preconditioning of Karras et al. 2022 (Table 1), data scale `position_std`.
 - Elements: the posterior mean of a one-hot vector is a class probability. The logits start from the
-  exact log-likelihood of the noisy one-hot entries, `x_c s / sigma^2` with s the one-hot's height, and
-  the network adds the log-prior of the atom given everything else. A charge channel, where the layout
-  has one, is the expected atomic number under the same probabilities.
+  exact log-likelihood of the noisy one-hot entries, `x_c s / sigma^2` with s the one-hot's height,
+  and the network adds the log-prior of the atom given everything else. A charge channel, where the
+  layout has one, is the expected atomic number under the same probabilities.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _MAX_DISTANCE = 12.0  # angstrom; the radial basis covers distances up to here
 
 
 @dataclass
-class DenoiserOutput(BaseOutput):
+class DenoiserOutput(BaseOutput):  # type: ignore[misc]
     """What the denoiser returns.
 
     Attributes:
@@ -49,7 +50,7 @@ class DenoiserOutput(BaseOutput):
 
 
 class _Layer(nn.Module):
-    """One round: pairs look at both atoms and their vectors, atoms and vectors gather from pairs."""
+    """One round: pairs look at both atoms and their vectors, which then gather from the pairs."""
 
     def __init__(self, width: int, pair_width: int, n_vectors: int, n_heads: int) -> None:
         super().__init__()
@@ -246,4 +247,3 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         # u in [0, 1] spends half of its range below 2 angstrom
         u = (distance / (distance + 2)) * (1 + 2 / _MAX_DISTANCE)
         return torch.exp(-((u[..., None] - grid) * n).square() / 2)
-

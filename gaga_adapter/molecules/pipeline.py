@@ -1,8 +1,9 @@
 """Molecules from noise, under any diffusers scheduler.
 
-The loop is the ordinary one: `set_timesteps`, noise times `init_noise_sigma`, then `scale_model_input`,
-network, `step`. What molecules add is the subspace: schedulers draw isotropic noise, so after every step
-the padding is zeroed and the centre of mass removed, which is the projection of that noise.
+The loop is the ordinary one: `set_timesteps`, noise times `init_noise_sigma`, then
+`scale_model_input`, network, `step`. What molecules add is the subspace: schedulers draw isotropic
+noise, so after every step the padding is zeroed and the centre of mass removed, which is the
+projection of that noise.
 
     pipe = MoleculePipeline.load()
     pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
@@ -38,7 +39,7 @@ _OUTPUT_TYPES = ("molecules", "tensor", "rdkit", "sdf")
 
 
 @dataclass
-class MoleculePipelineOutput(BaseOutput):
+class MoleculePipelineOutput(BaseOutput):  # type: ignore[misc]
     """What the pipeline returns.
 
     Attributes:
@@ -58,8 +59,9 @@ def edm_scheduler(
 ) -> DDPMScheduler:
     """EDM's ancestral sampler and noise table as a diffusers scheduler.
 
-    The table has `n_steps + 1` entries and diffusers' index i is EDM's t = i / n_steps, without a shift:
-    beta_0 = 1 - a_0^2 and beta_i = 1 - a_i^2 / a_{i-1}^2 (Hoogeboom et al. 2022, section 3.2).
+    The table has `n_steps + 1` entries and diffusers' index i is EDM's t = i / n_steps, without a
+    shift: beta_0 = 1 - a_0^2 and beta_i = 1 - a_i^2 / a_{i-1}^2 (Hoogeboom et al. 2022, section
+    3.2).
     """
     path = named_path(noise_schedule, n_steps=n_steps, precision=precision)
     a2 = path.a(torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)).square()
@@ -78,8 +80,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
     Args:
         denoiser: predicts the clean molecule.
         scheduler: any diffusers scheduler, or a `GAGAScheduler`.
-        size_counts: how often each number of atoms occurs in the data; index N counts size N. Without
-            it, sizes must be given in the call.
+        size_counts: how often each number of atoms occurs in the data; index N counts size N.
+            Without it, sizes must be given in the call.
     """
 
     model_cpu_offload_seq = "denoiser"
@@ -96,7 +98,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @classmethod
     def load(cls, name_or_path: str | Path = EMBEDDED) -> MoleculePipeline:
-        """A pipeline in float32 from a folder or the hub; `embedded` is the small QM9 model shipped here.
+        """A pipeline in float32 from a folder or the hub; `embedded` is the QM9 model shipped here.
 
         Raises:
             ArtefactError: there is no such pipeline.
@@ -106,8 +108,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             pipeline = cls.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise ArtefactError(
-                f"no molecule pipeline at {name_or_path} ({str(error).splitlines()[0]}). Pass a folder "
-                f"that `MoleculePipeline.save_pretrained` wrote, a hub id, or `{EMBEDDED}`."
+                f"no molecule pipeline at {name_or_path} ({str(error).splitlines()[0]}). Pass a "
+                f"folder that `save_pretrained` wrote, a hub id, or `{EMBEDDED}`."
             ) from error
         if not isinstance(pipeline, cls):
             raise ArtefactError(
@@ -136,12 +138,11 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         generator: torch.Generator | None = None,
         batch_size: int = 64,
         output_type: str = "molecules",
-        return_dict: bool = True,
-    ) -> MoleculePipelineOutput | tuple[Any]:
+    ) -> MoleculePipelineOutput:
         """Sample molecules.
 
-        Sizes and all starting noise are drawn from `generator` first, so two schedulers that get the
-        same seed start from the same noise. Molecules of like size share a batch.
+        Sizes and all starting noise are drawn from `generator` first, so two schedulers that get
+        the same seed start from the same noise. Molecules of like size share a batch.
 
         Args:
             n_molecules: how many; ignored when `n_atoms` is given.
@@ -150,7 +151,6 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             generator: CPU generator of everything random.
             batch_size: molecules in one network call.
             output_type: "molecules", "tensor", "rdkit" or "sdf".
-            return_dict: `False` returns a tuple with the molecules only.
 
         Returns:
             the molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
@@ -177,17 +177,18 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         noise = project(noise, mask)
 
         clean = torch.zeros_like(noise)
-        calls = 0
-        parts = order.split(batch_size)
+        parts = torch.split(order, batch_size)
         with self.progress_bar(total=len(parts) * num_inference_steps) as bar:
             for rows in parts:
                 width = int(sizes[rows].max())
                 steps = self._denoise(
                     noise[rows, :width], mask[rows, :width], num_inference_steps, generator
                 )
-                for calls, sample in enumerate(steps, start=1):
+                calls = 0
+                for sample in steps:
+                    clean[rows, :width] = sample.to(clean)
+                    calls += 1
                     bar.update()
-                clean[rows, :width] = sample.to(clean)
             bar.total = bar.n
         molecules: Any = clean
         if output_type != "tensor":
@@ -196,8 +197,6 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             molecules = to_rdkit(molecules)
         if output_type == "sdf":
             molecules = sdf_text(molecules)
-        if not return_dict:
-            return (molecules,)
         return MoleculePipelineOutput(molecules=molecules, mask=mask, network_calls=calls)
 
     def _denoise(

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError
-from gaga_adapter.molecules.atomic import replacing
+from gaga_adapter.atomic import replacing
 from gaga_adapter.molecules.chemistry import to_smiles
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.elements import SYMBOLS

@@ -6,8 +6,8 @@ from typing import Any
 
 from gaga_adapter.errors import UnsupportedSchedulerError
 
-#: Short name -> diffusers class and the options that suit a table of 1001 steps. DDIM and PNDM step by
-#: a fixed stride, which only the `leading` grid hits exactly.
+#: Short name -> diffusers class and the options that suit a table of 1001 steps. DDIM and PNDM step
+#: by a fixed stride, which only the `leading` grid hits exactly.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {}),
     "ddim": ("DDIMScheduler", {"timestep_spacing": "leading", "clip_sample": False}),

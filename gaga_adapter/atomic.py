@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import WriteError
 
 
 @contextlib.contextmanager
@@ -17,7 +17,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     After an error or an interrupt the old file is as it was and the temporary one is gone.
 
     Raises:
-        DataError: the file cannot be written (no space, no permission, ...).
+        WriteError: the file cannot be written (no space, no permission, ...).
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -26,7 +26,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        raise DataError(f"cannot write {target}: {error.strerror or error}.") from error
+        raise WriteError(
+            f"cannot write {target}: {error.strerror or error}. What was there before is intact; "
+            "free some space or choose another place."
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
