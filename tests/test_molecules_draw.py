@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, WriteError
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.draw import _models, _Pen, draw_grid
 
@@ -119,5 +119,5 @@ def test_nothing_to_draw_and_nowhere_to_write(tmp_path):
     with pytest.raises(DataError, match="nothing to draw: 1 rows of 0 molecules"):
         draw_grid([("a", water)], tmp_path / "a.png", columns=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write .*file"):
+    with pytest.raises(WriteError, match=r"cannot write .*file"):
         draw_grid([("a", water)], tmp_path / "file" / "a.png")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.atomic import replacing
+from gaga_adapter.atomic import replacing
 from gaga_adapter.molecules.bonds import bond_orders, broken_atoms
 from gaga_adapter.molecules.data import MoleculeSet
 
@@ -59,7 +59,8 @@ def draw_grid(
         columns: molecules in a row.
 
     Raises:
-        DataError: there is nothing to draw, or the file cannot be written.
+        DataError: there is nothing to draw.
+        WriteError: the file cannot be written.
     """
     from rdkit.Chem.Draw import rdMolDraw2D
 

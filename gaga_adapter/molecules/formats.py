@@ -69,7 +69,7 @@ def write_sdf(molecules: MoleculeSet, path: Source) -> None:
     """Write an SDF file (see `sdf_text`); it appears whole or not at all.
 
     Raises:
-        DataError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     text = sdf_text(molecules)
     with replacing(path) as temporary:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError
+from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError, WriteError
 from gaga_adapter.atomic import replacing
 from gaga_adapter.molecules.chemistry import to_smiles
 from gaga_adapter.molecules.data import MoleculeSet
@@ -182,5 +182,5 @@ def _try_to_cache(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with replacing(path) as temporary:
             write(temporary)
-    except DataError as error:
+    except WriteError as error:
         warnings.warn(f"QM9 is not cached: {error} Set GAGA_CACHE.", GAGAWarning, stacklevel=3)

@@ -96,8 +96,8 @@ class DenseMoments:
         bad = (~torch.isfinite(x).flatten(1).all(1)).nonzero().flatten()
         if len(bad):
             raise DataError(
-                f"event {self.count + int(bad[0])} (number {int(bad[0])} of this batch) has a number "
-                f"that is not finite. {len(bad)} of {len(x)} events of the batch are unusable."
+                f"event {self.count + int(bad[0])} (number {int(bad[0])} of this batch) has a "
+                f"number that is not finite. {len(bad)} of {len(x)} events of it are unusable."
             )
         if not len(x):
             return
@@ -271,6 +271,5 @@ def _leading_rows(rows: Tensor, n: int) -> Tensor:
     """
     if len(rows) <= n:
         return rows
-    eigenvalues, vectors = torch.linalg.eigh(rows @ rows.T)
-    del eigenvalues
-    return vectors[:, -n:].T @ rows
+    leading: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors[:, -n:]
+    return leading.T @ rows

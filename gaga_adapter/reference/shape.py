@@ -38,7 +38,7 @@ from gaga_adapter.reference.molecules import (
     MoleculeStatistics,
 )
 
-_CHUNK = 2**23  # numbers in the largest temporary of the density
+_CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in the cache
 
 
 class ShapeReference(MoleculeReference):
@@ -58,7 +58,7 @@ class ShapeReference(MoleculeReference):
         super().__init__(kind, moments)
         if not moments.table_size:
             raise DataError(
-                "these moments hold no sample of molecules (table_size=0) for `shape` to draw from. "
+                "these moments hold no sample of molecules (table_size=0) to draw from. "
                 "Fit again with a table, or use the reference `size`."
             )
         self._weights: dict[int, Tensor] = {}
@@ -100,8 +100,8 @@ class ShapeReference(MoleculeReference):
             log_weight = self._weights[n].to(total.device).log()
             eigenvalues = torch.linalg.eigvalsh(statistics.positions).clamp(min=0)
             precision = rows.gyration.reciprocal()
-            spread = eigenvalues[here].max() * precision.max() if n > 1 else 0.0
-            per_molecule = len(log_weight) * max(n_nodes(float(spread)) ** 2, self.n_features**2)
+            exponents = float(eigenvalues[here].max() * precision.max())
+            per_molecule = len(log_weight) * max(n_nodes(exponents) ** 2, self.n_features**2)
             for part in here.split(max(1, _CHUNK // per_molecule)):
                 density = rows.feature_log_density(statistics.take(part).spread())
                 volume = rows.gyration.log().sum(-1) + 3 * LOG_2_PI
