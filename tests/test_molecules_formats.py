@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, WriteError
 from gaga_adapter.molecules import formats
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats import read_molecules, sdf_text, write_sdf
@@ -175,7 +175,7 @@ def test_a_full_disk_or_an_interrupt_leaves_the_old_file(tmp_path, monkeypatch, 
         raise error
 
     monkeypatch.setattr(Path, "write_text", fail)
-    expected = DataError if isinstance(error, OSError) else KeyboardInterrupt
+    expected = WriteError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         write_sdf(TWO.subset([0]), path)
     assert path.read_bytes() == before

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gaga_adapter.errors import DataError
 from gaga_adapter.atomic import replacing
+from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.chemistry import to_rdkit
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.elements import SYMBOLS, atomic_number, atomic_numbers

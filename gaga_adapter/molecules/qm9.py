@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError, WriteError
 from gaga_adapter.atomic import replacing
+from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError, WriteError
 from gaga_adapter.molecules.chemistry import to_smiles
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.elements import SYMBOLS
