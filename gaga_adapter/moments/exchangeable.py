@@ -418,7 +418,7 @@ class ExchangeableMoments:
         variance = (weight * (self.v_x_std[window] * carry) ** 2).sum()
 
         def average(values: Tensor) -> Tensor:
-            return torch.tensordot(weight, values[window], dims=1)
+            return torch.einsum("s,s...->...", weight, values[window])
 
         return SizeMoments(
             n_atoms=n_atoms,

@@ -49,7 +49,7 @@ def log_haar_average(s: Tensor, p: Tensor) -> Tensor:
     argument = half_gap[:, None] * (gap / 2)[:, None]  # (B, K, Q)
     exponent = torch.stack([-p[:, 2], -mean, half_gap], -1) @ torch.stack([along, plane, gap], -2)
     bessel = torch.special.i0e(argument)  # exp(-argument) I_0(argument); the exponent has the rest
-    average = ((exponent / 2 - top[..., None]).exp_() * bessel) @ weight
+    average: Tensor = ((exponent / 2 - top[..., None]).exp_() * bessel) @ weight
     return top + average.log()
 
 
