@@ -134,5 +134,8 @@ def draw_noise(
 
 
 def workspace(device: torch.device) -> torch.device:
-    """Where float64 work on a tensor of `device` is done: there, or on the CPU if it has none."""
+    """Where float64 work on a tensor of `device` is done: there, or on the CPU if it has none.
+
+    Results in nats stay where they were worked out.
+    """
     return torch.device("cpu") if device.type == "mps" else device

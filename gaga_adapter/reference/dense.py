@@ -145,7 +145,7 @@ class DenseReference(ReferenceGaussian):
         self._require_noise()
         mean, covariance = self._at_level(x, torch.float64)
         energy = covariance.quadratic(x.to(mean.device, torch.float64).flatten(1) - mean)
-        return (-0.5 * (energy + covariance.log_det() + len(mean) * LOG_2_PI)).to(x.device)
+        return -0.5 * (energy + covariance.log_det() + len(mean) * LOG_2_PI)
 
     def kl_from_posterior(self, x0: Tensor, mask: Tensor | None = None) -> Tensor:
         """`KL(N(a x0, b² I) || reference)` in nats (B,), float64, exact.
@@ -162,4 +162,4 @@ class DenseReference(ReferenceGaussian):
         residual = self.a * x0.to(mean.device, torch.float64).flatten(1) - mean
         noise = self.b**2 * covariance.inverse_trace() + covariance.log_det()
         entropy = len(mean) * (1 + 2 * math.log(self.b))
-        return (0.5 * (covariance.quadratic(residual) + noise - entropy)).to(x0.device)
+        return 0.5 * (covariance.quadratic(residual) + noise - entropy)

@@ -323,7 +323,7 @@ class MoleculeReference(ReferenceGaussian):
         self._require_noise()
         mask = self._checked_mask(x, mask)
         home = workspace(x.device)
-        return self._log_density(MoleculeStatistics.of(x.to(home), mask.to(home))).to(x.device)
+        return self._log_density(MoleculeStatistics.of(x.to(home), mask.to(home)))
 
     def kl_from_posterior(self, x0: Tensor, mask: Tensor | None = None) -> Tensor:
         """`KL(N(a x0, b² P) || reference)` in nats (B,), float64, exact.
@@ -342,7 +342,7 @@ class MoleculeReference(ReferenceGaussian):
         n = clean.n_atoms
         dimension = 3 * (n - 1) + self.n_features * n
         entropy = 0.5 * dimension * (1 + LOG_2_PI + 2 * math.log(self.b))
-        return (-entropy - self._log_density(clean.expected(self.a, self.b))).to(x0.device)
+        return -entropy - self._log_density(clean.expected(self.a, self.b))
 
     def _log_density(self, statistics: MoleculeStatistics) -> Tensor:
         """Log-density (B,) as a function of the statistics."""
