@@ -1,0 +1,107 @@
+"""The curve that a criterion draws: Gaussianity against log-SNR, with its errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gaga_adapter.errors import ArtefactError, DataError
+
+#: Units that `selection` has a rule for. Nats: the less the more Gaussian.
+UNITS = ("nats",)
+
+
+@dataclass(frozen=True)
+class CriterionCurve:
+    """Values of one criterion at falling log-SNR: from data to noise.
+
+    A value that could not be computed is NaN; it never counts as Gaussian.
+
+    Attributes:
+        criterion: name of the criterion.
+        reference: kind of the reference that it compared with.
+        unit: unit of the values.
+        log_snr: levels (L,), strictly falling.
+        value: (L,).
+        std_error: (L,), non-negative where there is a value.
+        n_samples: data items that the criterion saw.
+        extra: further columns (L,) by name, such as an AUC.
+
+    Raises:
+        DataError: no points, unequal lengths, levels that do not fall, or an unknown unit.
+    """
+
+    criterion: str
+    reference: str
+    unit: str
+    log_snr: tuple[float, ...]
+    value: tuple[float, ...]
+    std_error: tuple[float, ...]
+    n_samples: int
+    extra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise DataError(f"unknown unit {self.unit!r}. Known: {', '.join(UNITS)}.")
+        columns = {"value": self.value, "std_error": self.std_error, **self.extra}
+        lengths = {name: len(column) for name, column in columns.items()}
+        if not self.log_snr or set(lengths.values()) != {len(self.log_snr)}:
+            raise DataError(
+                f"columns of a curve have one length, at least 1: log_snr {len(self.log_snr)}, "
+                + ", ".join(f"{name} {length}" for name, length in lengths.items())
+                + "."
+            )
+        falls = all(low < high for high, low in zip(self.log_snr, self.log_snr[1:], strict=False))
+        if not (falls and all(map(math.isfinite, self.log_snr))):
+            raise DataError(
+                f"log_snr must be finite and fall from data to noise, got {self.log_snr}."
+            )
+        for name, column in columns.items():
+            if any(map(math.isinf, column)):
+                raise DataError(f"{name} holds an infinite number. NaN says 'not computable'.")
+        if any(error < 0 for error in self.std_error):
+            raise DataError("std_error holds a negative number.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, the inverse of `from_dict`; NaN is written as null."""
+        return {
+            "criterion": self.criterion,
+            "reference": self.reference,
+            "unit": self.unit,
+            "n_samples": self.n_samples,
+            "log_snr": list(self.log_snr),
+            "value": _to_json(self.value),
+            "std_error": _to_json(self.std_error),
+            "extra": {name: _to_json(column) for name, column in self.extra.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CriterionCurve:
+        """Curve from its JSON form, equal to the last bit.
+
+        Raises:
+            ArtefactError: a field is missing or makes no curve.
+        """
+        try:
+            return cls(
+                criterion=str(data["criterion"]),
+                reference=str(data["reference"]),
+                unit=str(data["unit"]),
+                n_samples=int(data["n_samples"]),
+                log_snr=_from_json(data["log_snr"]),
+                value=_from_json(data["value"]),
+                std_error=_from_json(data["std_error"]),
+                extra={str(name): _from_json(column) for name, column in data["extra"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtefactError(f"cannot read the criterion's curve ({error!r}).") from error
+
+
+def _to_json(column: tuple[float, ...]) -> list[float | None]:
+    return [None if math.isnan(number) else number for number in column]
+
+
+def _from_json(column: list[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if number is None else float(number) for number in column)
