@@ -267,7 +267,7 @@ class ExchangeableMoments:
     def within(self) -> Tensor:
         """W (S, F, F): covariance of atoms around their molecule's mean, divided by N - 1."""
         f = self.n_features
-        return self._mean[self.sizes, 3 + f :].reshape(-1, f, f)
+        return self._mean[self.sizes, 3 + f :].reshape(len(self.sizes), f, f)
 
     @property
     def between(self) -> Tensor:
@@ -396,7 +396,10 @@ class ExchangeableMoments:
         if n_atoms < 1:
             raise DataError(f"n_atoms={n_atoms}: a molecule has at least 1 atom.")
         sizes, counts = self.sizes, self.counts
-        low, high = int(sizes[0]), int(sizes[-1])
+        informative = sizes >= min(n_atoms, 2)
+        if not bool(informative.any()):
+            raise DataError("found molecules of 1 atom only, need 2 atoms to know positions.")
+        low, high = int(sizes[informative][0]), int(sizes[-1])
         if not 0.75 * low <= n_atoms <= 1.25 * high:
             warnings.warn(
                 f"{n_atoms} atoms is far outside of the sizes seen, {low} to {high}: "
@@ -404,9 +407,6 @@ class ExchangeableMoments:
                 GAGAWarning,
                 stacklevel=2,
             )
-        informative = sizes >= min(n_atoms, 2)
-        if not bool(informative.any()):
-            raise DataError("found molecules of 1 atom only, need 2 atoms to know positions.")
         distance = (sizes - n_atoms).abs()
         radii = distance[informative].sort()
         reached = counts[informative][radii.indices].cumsum(0) >= min_count
@@ -487,9 +487,17 @@ class ExchangeableMoments:
         """
         try:
             moments = cls(metadata["n_features"], metadata["max_order"], metadata["table_size"])
-            shapes = {k: v.shape[1:] for k, v in moments.state_dict().items() if k != "atoms"}
-            if any(state[k].shape[1:] != shape for k, shape in shapes.items()):
-                raise ArtefactError("the tensors of the molecule moments have unexpected shapes.")
+            sizes, rows = len(state["count"]), len(state["table_rows"])
+            for name, empty in moments.state_dict().items():
+                length = rows if name.startswith("table") else sizes
+                expected = [length, *empty.shape[1:]]
+                if name == "atoms":
+                    expected = [len(empty), sizes if len(empty) else 0, empty.shape[2]]
+                if list(state[name].shape) != expected:
+                    raise ArtefactError(
+                        f"tensor {name!r} of the moments has shape {list(state[name].shape)}, "
+                        f"not {expected}."
+                    )
             moments._count = state["count"].clone()
             moments._mean = state["mean"].clone()
             moments._scatter = state["scatter"].clone()
@@ -498,7 +506,7 @@ class ExchangeableMoments:
                 state["table_size"].to(torch.int64), state["table_priority"], state["table_rows"]
             )
         except (KeyError, TypeError) as error:
-            raise ArtefactError(f"cannot read molecule moments: {error!r} is missing.") from error
+            raise ArtefactError(f"cannot read molecule moments: {error!r}.") from error
         return moments
 
 
