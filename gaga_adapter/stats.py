@@ -27,7 +27,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from gaga_adapter.atomic import replacing
-from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.errors import ArtefactError, GAGAError, TruncationError
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.paths import GaussianPath, TabulatedPath
@@ -228,9 +228,9 @@ class GAGAStats:
                 provenance=config["provenance"],
             )
         except (KeyError, TypeError, ValueError) as error:
+            fault = str(error) if isinstance(error, GAGAError) else repr(error)
             raise ArtefactError(
-                f"the artefact in {folder} is corrupt ({CONFIG_NAME}: {error!r}). "
-                "Write it again with `gaga fit`."
+                f"the artefact in {folder} is corrupt ({fault}). Write it again with `gaga fit`."
             ) from error
 
 
@@ -242,8 +242,8 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def _check_schema(config: Mapping[str, Any], folder: Path) -> None:
-    found = config.get("schema_version")
+def _check_schema(config: Any, folder: Path) -> None:  # noqa: ANN401 - whatever json held
+    found = config.get("schema_version") if isinstance(config, dict) else None
     if not isinstance(found, int) or found < 1:
         raise ArtefactError(
             f"{folder / CONFIG_NAME} has schema_version={found!r}; this version reads 1 to "

@@ -20,7 +20,7 @@ LAYERS = [
     ["criteria"],
     ["selection"],
     ["stats"],
-    ["fit", "scheduler"],
+    ["fitting", "scheduler"],
     ["molecules", "integrations"],  # side rooms: they import the core, only the cli imports them
     ["cli"],
     ["__main__"],

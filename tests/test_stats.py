@@ -81,6 +81,7 @@ def test_a_failed_write_leaves_one_complete_artefact(tmp_path, monkeypatch, fail
 def test_an_interrupt_leaves_the_old_artefact(tmp_path, monkeypatch):
     old = molecule_stats(0)
     old.save_pretrained(tmp_path)
+
     def interrupted(source, target):
         raise KeyboardInterrupt
 
@@ -121,7 +122,7 @@ def test_swapped_tensors(tmp_path):
         GAGAStats.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1}', "[]", '{"a": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}'])
 def test_damaged_config(tmp_path, text):
     molecule_stats().save_pretrained(tmp_path)
     (tmp_path / CONFIG_NAME).write_text(text)

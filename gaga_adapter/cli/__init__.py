@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import TextIO
 
 import typer
 
 from gaga_adapter.cli import demo, evaluate, fit, sample, show
-from gaga_adapter.errors import GAGAError
+from gaga_adapter.errors import GAGAError, GAGAWarning
 
 app = typer.Typer(
     name="gaga",
@@ -25,6 +27,7 @@ app.command("demo")(demo.run)
 
 def main() -> None:
     """Entry point of the `gaga` console script."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except GAGAError as error:
@@ -33,3 +36,19 @@ def main() -> None:
     except KeyboardInterrupt:
         print("gaga: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings in one line; those of others as Python shows them."""
+    if issubclass(category, GAGAWarning):
+        text = f"gaga: warning: {message}\n"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)

@@ -44,7 +44,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Fit the statistics of a data set and choose t*."""
-    from gaga_adapter.fit import fit
+    from gaga_adapter.fitting import fit
     from gaga_adapter.molecules.encoding import encode
     from gaga_adapter.molecules.formats import read_molecules
 

@@ -49,7 +49,8 @@ def print_stats(stats: GAGAStats) -> None:
     if chosen is not None:
         curve = chosen.curve
         table = Table(title=f"{curve.criterion} against the {curve.reference} reference")
-        for heading in ("log-SNR", "a²", f"{curve.unit}", "± s.e.", *curve.extra, ""):
+        shown = [name for name in curve.extra if name == "auc"]
+        for heading in ("log-SNR", "a²", curve.unit, "± s.e.", *shown, ""):
             table.add_column(heading, justify="right")
         for k, log_snr in enumerate(curve.log_snr):
             inside = log_snr <= stats.log_snr_star + 1e-9
@@ -58,7 +59,7 @@ def print_stats(stats: GAGAStats) -> None:
                 f"{1 / (1 + math.exp(-log_snr)):.3f}",
                 f"{curve.value[k]:.3f}",
                 f"{curve.std_error[k]:.3f}",
-                *(f"{values[k]:.3f}" for values in curve.extra.values()),
+                *(f"{curve.extra[name][k]:.3f}" for name in shown),
                 "Gaussian" if inside else "",
             )
         out.print(table)

@@ -178,24 +178,24 @@ class TwoSample:
         rows = torch.cat([data, drawn]).cpu().numpy()
         is_data = np.repeat([True, False], n)
         fold = np.tile(np.arange(n) % self.folds, 2)
-        scores = np.empty((2 * n, 2))
-        for k in range(self.folds):
-            out = fold == k
-            scores[out] = self._scores(rows[~out], is_data[~out], rows[out], seed)
+        half = np.tile(np.arange(n) // self.folds % 2 == 0, 2)
         log_odds = np.empty(2 * n)
+        areas = []
         for k in range(self.folds):
-            out = fold == k
-            log_odds[out] = _linear_log_odds(scores[~out], is_data[~out], scores[out], penalty=1.0)
+            rest = fold != k
+            scores = np.empty((2 * n, 2))
+            scores[~rest] = self._scores(rows[rest], is_data[rest], rows[~rest], seed)
+            for test, other in ((~rest & half, ~rest & ~half), (~rest & ~half, ~rest & half)):
+                log_odds[test] = _linear_log_odds(
+                    scores[other], is_data[other], scores[test], penalty=1.0
+                )
+                areas.append(auc(log_odds[test & is_data], log_odds[test & ~is_data]))
         kl, kl_std_error = kl_lower_bound(log_odds[is_data], log_odds[~is_data])
-        areas = [
-            auc(log_odds[is_data & (fold == k)], log_odds[~is_data & (fold == k)])
-            for k in range(self.folds)
-        ]
         return Separation(
             kl=kl,
             kl_std_error=kl_std_error,
-            auc=math.fsum(area for area, _ in areas) / self.folds,
-            auc_std_error=math.hypot(*(error for _, error in areas)) / self.folds,
+            auc=math.fsum(area for area, _ in areas) / len(areas),
+            auc_std_error=math.hypot(*(error for _, error in areas)) / len(areas),
             saturated=kl > math.log(n) - 1,
         )
 
