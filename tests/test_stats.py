@@ -71,7 +71,7 @@ def test_a_failed_write_leaves_one_complete_artefact(tmp_path, monkeypatch, fail
         real(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(WriteError, match="No space left on device.*intact"):
+    with pytest.raises(WriteError, match=r"No space left on device.*intact"):
         new.save_pretrained(tmp_path)
     monkeypatch.undo()
     assert same(GAGAStats.from_pretrained(tmp_path), old if failing == 0 else new)
