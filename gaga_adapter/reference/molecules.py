@@ -44,7 +44,7 @@ class MoleculeStatistics:
     """What the log-density of B molecules depends on.
 
     Attributes:
-        n_atoms: (B,) int64.
+        n_atoms: (B,), float64 so that everything it multiplies is.
         positions: `sum_i x_i x_i'` (B, 3, 3).
         mean: mean feature (B, F).
         features: `sum_i (h_i - m)(h_i - m)'` (B, F, F).
@@ -61,7 +61,7 @@ class MoleculeStatistics:
     def of(cls, x: Tensor, mask: Tensor) -> MoleculeStatistics:
         """Statistics of molecules (B, N, 3 + F); their centre of mass is removed."""
         x = project(x.to(torch.float64), mask)
-        n_atoms = mask.sum(1)
+        n_atoms = mask.sum(1).to(torch.float64)
         positions, features = x[..., :3], x[..., 3:]
         mean = features.sum(1) / n_atoms[:, None]
         around = (features - mean[:, None]) * mask[..., None]

@@ -82,7 +82,7 @@ class ShapeReference(MoleculeReference):
         n_atoms = mask.sum(1)
         u = uniforms(noise_hash(z, mask), 4)
         parts, order = [], []
-        for n in torch.unique(n_atoms).tolist():
+        for n in map(int, torch.unique(n_atoms)):
             here = (n_atoms == n).nonzero().flatten()
             rows = self._rows(n).to(z.device)
             steps = self._weights[n].to(z.device).cumsum(0)
@@ -94,7 +94,7 @@ class ShapeReference(MoleculeReference):
 
     def _log_density(self, statistics: MoleculeStatistics) -> Tensor:
         total = torch.empty_like(statistics.mean[:, :1].sum(1))
-        for n in torch.unique(statistics.n_atoms).tolist():
+        for n in map(int, torch.unique(statistics.n_atoms)):
             here = (statistics.n_atoms == n).nonzero().flatten()
             rows = self._rows(n).to(total.device).at(self.a, self.b)
             log_weight = self._weights[n].to(total.device).log()
@@ -102,7 +102,7 @@ class ShapeReference(MoleculeReference):
             precision = rows.gyration.reciprocal()
             exponents = float(eigenvalues[here].max() * precision.max())
             per_molecule = len(log_weight) * max(n_nodes(exponents) ** 2, self.n_features**2)
-            for part in here.split(max(1, _CHUNK // per_molecule)):
+            for part in torch.split(here, max(1, _CHUNK // per_molecule)):
                 density = rows.feature_log_density(statistics.take(part).spread())
                 volume = rows.gyration.log().sum(-1) + 3 * LOG_2_PI
                 density = density - 0.5 * (n - 1) * volume
