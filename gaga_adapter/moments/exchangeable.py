@@ -19,54 +19,19 @@ gyration matrix `x'x / (N - 1)`, `m` and `W`. Its priority hashes the atoms as g
 
 from __future__ import annotations
 
-import math
-import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning, StatsMismatchError
+from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError
 from gaga_adapter.hashing import atom_hashes, splitmix64
 from gaga_adapter.moments.central import merge_central, merge_scatter
+from gaga_adapter.moments.sizes import SizeMoments, moments_at_size
 from gaga_adapter.moments.table import BottomK
 from gaga_adapter.subspace import mask_from_padding
 
 _CHUNK = 1024  # molecules per pass: their atoms stay in the cache
-
-
-@dataclass(frozen=True)
-class SizeMoments:
-    """What is known of molecules of one size, borrowed from its neighbours if it is rare.
-
-    Attributes:
-        n_atoms: the size N.
-        count: molecules pooled.
-        radius: sizes `n_atoms - radius` to `n_atoms + radius` were pooled; 0 for its own alone.
-        v_x: position variance per degree of freedom.
-        v_x_std: standard deviation over molecules of their own `|x|² / (3 (N - 1))`.
-        feature_mean: (F,).
-        within: W (F, F).
-        between: B (F, F).
-        gyration: eigenvalues of sampled molecules (K, 3), ascending.
-        sample_mean: their feature means (K, F).
-        sample_within: their W (K, F, F).
-        sample_weight: their probabilities (K,), of sum one.
-    """
-
-    n_atoms: int
-    count: int
-    radius: int
-    v_x: float
-    v_x_std: float
-    feature_mean: Tensor
-    within: Tensor
-    between: Tensor
-    gyration: Tensor
-    sample_mean: Tensor
-    sample_within: Tensor
-    sample_weight: Tensor
 
 
 class ExchangeableMoments:
@@ -365,23 +330,8 @@ class ExchangeableMoments:
 
     # ---------------------------------------------------------------- any size
 
-    def log_slope(self) -> float:
-        """Slope of `log v_x` against `log N` over all sizes, weighted by their counts."""
-        usable = (self.sizes > 1) & (self.v_x > 0)
-        if int(usable.sum()) < 2:
-            return 0.0
-        weight = self.counts[usable] / self.counts[usable].sum()
-        x, y = self.sizes[usable].double().log(), self.v_x[usable].log()
-        x, y = x - (weight * x).sum(), y - (weight * y).sum()
-        return float((weight * x * y).sum() / (weight * x**2).sum())
-
     def at_size(self, n_atoms: int, min_count: int = 200) -> SizeMoments:
-        """Moments of molecules of any size, seen or not.
-
-        A size with fewer than `min_count` molecules borrows: the smallest window of sizes
-        `[N - r, N + r]` that holds `min_count` of them is pooled by counts (all sizes, if the data
-        are fewer). In it `v_x(k)` is first carried from size `k` to `N` along `log_slope`, and the
-        sampled molecules' eigenvalues are scaled alike, by `v_x(N) / v_x(k)`.
+        """Moments of molecules of any size; rare and unseen sizes borrow (see `sizes.py`).
 
         Args:
             n_atoms: N, at least 1.
@@ -393,64 +343,21 @@ class ExchangeableMoments:
         Raises:
             DataError: `n_atoms` is not positive, or no molecule of at least two atoms was seen.
         """
-        if n_atoms < 1:
-            raise DataError(f"n_atoms={n_atoms}: a molecule has at least 1 atom.")
-        sizes, counts = self.sizes, self.counts
-        informative = sizes >= min(n_atoms, 2)
-        if not bool(informative.any()):
-            raise DataError("found molecules of 1 atom only, need 2 atoms to know positions.")
-        low, high = int(sizes[informative][0]), int(sizes[-1])
-        if not 0.75 * low <= n_atoms <= 1.25 * high:
-            warnings.warn(
-                f"{n_atoms} atoms is far outside of the sizes seen, {low} to {high}: "
-                "its moments are extrapolated.",
-                GAGAWarning,
-                stacklevel=2,
-            )
-        distance = (sizes - n_atoms).abs()
-        radii = distance[informative].sort()
-        reached = counts[informative][radii.indices].cumsum(0) >= min_count
-        radius = int(radii.values[reached][0] if bool(reached.any()) else radii.values[-1])
-        window = informative & (distance <= radius)
+        return moments_at_size(self, n_atoms, min_count)
 
-        weight = counts[window] / counts[window].sum()
-        carry = (n_atoms / sizes[window].double()) ** self.log_slope()
-        v_window = self.v_x[window] * carry
-        v_x = float((weight * v_window).sum())
-        variance = (weight * (self.v_x_std[window] * carry) ** 2).sum()
+    def sampled(self, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Sampled molecules of exactly this size.
 
-        def average(values: Tensor) -> Tensor:
-            return torch.einsum("s,s...->...", weight, values[window])
-
-        return SizeMoments(
-            n_atoms=n_atoms,
-            count=int(counts[window].sum()),
-            radius=radius,
-            v_x=v_x,
-            v_x_std=math.sqrt(float(variance)),
-            feature_mean=average(self.feature_mean),
-            within=average(self.within),
-            between=average(self.between),
-            **self._sample(sizes[window], weight, v_x / self.v_x[window].clamp(min=1e-300)),
-        )
-
-    def _sample(self, sizes: Tensor, weight: Tensor, scale: Tensor) -> dict[str, Tensor]:
-        """Sampled molecules of some sizes, eigenvalues scaled, sizes weighted."""
+        Returns:
+            Eigenvalues of their gyration matrices (K, 3), ascending, their feature means (K, F) and
+            their W (K, F, F), float64.
+        """
         f = self.n_features
-        groups = [self._table.group(int(n)).double() for n in sizes]
-        rows = torch.cat(groups)
-        lengths = torch.tensor([len(group) for group in groups])
-        scales = torch.where(torch.isfinite(scale), scale, 1.0).repeat_interleave(lengths)
-        weights = (weight / lengths.clamp(min=1)).repeat_interleave(lengths)
+        rows = self._table.group(n_atoms).double()
         within = torch.zeros(len(rows), f, f, dtype=torch.float64)
         within[:, self._upper[0], self._upper[1]] = rows[:, 3 + f :]
         within[:, self._upper[1], self._upper[0]] = rows[:, 3 + f :]
-        return {
-            "gyration": rows[:, :3] * scales[:, None],
-            "sample_mean": rows[:, 3 : 3 + f],
-            "sample_within": within,
-            "sample_weight": weights,
-        }
+        return rows[:, :3], rows[:, 3 : 3 + f], within
 
     # ---------------------------------------------------------------- artefact
 

@@ -21,6 +21,8 @@ from gaga_adapter.errors import TruncationError
 if TYPE_CHECKING:
     from typing import Self
 
+LOG_2_PI = math.log(2 * math.pi)
+
 
 class ReferenceGaussian(ABC):
     """The reference at one noise level; `at` gives it at another.

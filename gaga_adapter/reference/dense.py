@@ -19,9 +19,7 @@ from torch import Tensor
 from gaga_adapter.covariance import Covariance, DiagonalCovariance
 from gaga_adapter.errors import StatsMismatchError
 from gaga_adapter.moments import DenseMoments
-from gaga_adapter.reference.base import ReferenceGaussian, draw_noise, workspace
-
-LOG_2_PI = math.log(2 * math.pi)
+from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
 
 # What a description of the covariance also knows: each kind from all finer ones.
 _KNOWN_FROM: dict[str, tuple[str, ...]] = {

@@ -1,30 +1,19 @@
-r"""References for molecules: Gaussian over exchangeable atoms, per size.
+r"""References for molecules: one Gaussian per size (`atoms.py`), known from the data's moments.
 
-A molecule of `n` atoms splits into three independent Gaussians, on complementary subspaces:
-
-    positions, zero centre of mass:     (n - 1) copies of N(0, G)            G is 3×3
-    features around their mean:         (n - 1) copies of N(0, W)            W is F×F
-    sqrt(n) times the mean feature:     N(sqrt(n) m, B)                      B is F×F
-
-and noising does `G, W, B, m -> a² G + b² I, a² W + b² I, a² B + b² I, a m`. The kinds differ in
-what they know:
+The kinds differ in what they know of `G`, the covariance of positions, and of `m`, `W` and `B`, the
+mean and covariances of features:
 
 - `unit`:    m = 0, G = W = B = I: what samplers start from without a fit;
 - `paper`:   m = 0, all three the published scalar times I (a standard deviation used as variance);
 - `channel`: sizes pooled: one v_x, and a mean and variance per feature channel;
 - `size`:    the moments of each size, `G = v_x(n) I`;
 - `shape`:   a mixture over single molecules of that size (`shape.py`).
-
-The log-density is linear in the statistics `x'x`, `sum (h - m)(h - m)'` and `m m'` of a molecule.
-Its expectation under `N(a x0, b² P)` is therefore the same formula at expected statistics, which
-turns the density into the divergence.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -33,170 +22,9 @@ from torch import Tensor
 from gaga_adapter.covariance import EigenCovariance
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.moments import ExchangeableMoments
-from gaga_adapter.reference.base import ReferenceGaussian, draw_noise, workspace
+from gaga_adapter.reference.atoms import MoleculeGaussian, MoleculeStatistics
+from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
 from gaga_adapter.subspace import mask_from_padding, mask_from_sizes, project
-
-LOG_2_PI = math.log(2 * math.pi)
-
-
-@dataclass(frozen=True)
-class MoleculeStatistics:
-    """What the log-density of B molecules depends on.
-
-    Attributes:
-        n_atoms: (B,), float64 so that everything it multiplies is.
-        positions: `sum_i x_i x_i'` (B, 3, 3).
-        mean: mean feature (B, F).
-        features: `sum_i (h_i - m)(h_i - m)'` (B, F, F).
-        mean_noise: variance of each entry of `sqrt(n) m` that `mean` leaves out; 0 for a point.
-    """
-
-    n_atoms: Tensor
-    positions: Tensor
-    mean: Tensor
-    features: Tensor
-    mean_noise: float = 0.0
-
-    @classmethod
-    def of(cls, x: Tensor, mask: Tensor) -> MoleculeStatistics:
-        """Statistics of molecules (B, N, 3 + F); their centre of mass is removed."""
-        x = project(x.to(torch.float64), mask)
-        n_atoms = mask.sum(1).to(torch.float64)
-        positions, features = x[..., :3], x[..., 3:]
-        mean = features.sum(1) / n_atoms[:, None]
-        around = (features - mean[:, None]) * mask[..., None]
-        return cls(n_atoms, positions.mT @ positions, mean, around.mT @ around)
-
-    def expected(self, a: float, b: float) -> MoleculeStatistics:
-        """Expectation over `a x + b eps`, where these are the statistics of x."""
-        noise = (b**2 * (self.n_atoms - 1))[:, None, None]
-        return MoleculeStatistics(
-            self.n_atoms,
-            a**2 * self.positions + noise * torch.eye(3, dtype=noise.dtype, device=noise.device),
-            a * self.mean,
-            a**2 * self.features
-            + noise * torch.eye(self.mean.shape[1], dtype=noise.dtype, device=noise.device),
-            b**2,
-        )
-
-    def spread(self) -> MoleculeStatistics:
-        """An axis of length one (B, 1) to pair every molecule with every row of a mixture."""
-        return MoleculeStatistics(
-            self.n_atoms[:, None],
-            self.positions[:, None],
-            self.mean[:, None],
-            self.features[:, None],
-            self.mean_noise,
-        )
-
-    def take(self, index: Tensor) -> MoleculeStatistics:
-        """Some of the molecules."""
-        return MoleculeStatistics(
-            self.n_atoms[index],
-            self.positions[index],
-            self.mean[index],
-            self.features[index],
-            self.mean_noise,
-        )
-
-
-@dataclass(frozen=True)
-class MoleculeGaussian:
-    """Gaussians over molecules; one each (R), or the rows of a mixture.
-
-    Attributes:
-        gyration: eigenvalues of G (R, 3).
-        axes: eigenvectors of G in columns (R, 3, 3), or `None` if G is a multiple of I or the
-            axes are not yet drawn.
-        mean: m (R, F).
-        within: W, batch (R).
-        between: B, batch (R).
-    """
-
-    gyration: Tensor
-    axes: Tensor | None
-    mean: Tensor
-    within: EigenCovariance
-    between: EigenCovariance
-
-    def at(self, a: float, b: float) -> MoleculeGaussian:
-        """The law of `a x + b eps`."""
-        return MoleculeGaussian(
-            a**2 * self.gyration + b**2,
-            self.axes,
-            a * self.mean,
-            self.within.affine(a, b),
-            self.between.affine(a, b),
-        )
-
-    def take(self, index: Tensor) -> MoleculeGaussian:
-        """Some rows."""
-        return MoleculeGaussian(
-            self.gyration[index],
-            None if self.axes is None else self.axes[index],
-            self.mean[index],
-            self.within.take(index),
-            self.between.take(index),
-        )
-
-    def to(self, device: torch.device) -> MoleculeGaussian:
-        """The same on another device."""
-        return MoleculeGaussian(
-            self.gyration.to(device),
-            None if self.axes is None else self.axes.to(device),
-            self.mean.to(device),
-            self.within.to(device),
-            self.between.to(device),
-        )
-
-    @classmethod
-    def cat(cls, parts: Sequence[MoleculeGaussian]) -> MoleculeGaussian:
-        """Rows of several tables, whose axes are not yet drawn, one after the other."""
-        return cls(
-            torch.cat([part.gyration for part in parts]),
-            None,
-            torch.cat([part.mean for part in parts]),
-            EigenCovariance.cat([part.within for part in parts]),
-            EigenCovariance.cat([part.between for part in parts]),
-        )
-
-    def with_axes(self, axes: Tensor) -> MoleculeGaussian:
-        """The same with G turned to these axes (R, 3, 3)."""
-        return MoleculeGaussian(self.gyration, axes, self.mean, self.within, self.between)
-
-    def transport(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Unit noise (R, N, 3 + F), projected, to molecules, by symmetric square roots."""
-        positions, features = z[..., :3], z[..., 3:]
-        scale = self.gyration.sqrt()[:, None]
-        if self.axes is None:
-            positions = scale * positions
-        else:
-            positions = (scale * (positions @ self.axes)) @ self.axes.mT
-        n_atoms = mask.sum(1, keepdim=True)
-        mean = features.sum(1) / n_atoms
-        shared = self.between.sqrt_mul(mean) + self.mean
-        features = (features - mean[:, None]) @ self.within.sqrt() + shared[:, None]
-        return torch.cat([positions, features], dim=-1) * mask[..., None]
-
-    def feature_log_density(self, statistics: MoleculeStatistics) -> Tensor:
-        """Log-density (R) of the features alone."""
-        n, f = statistics.n_atoms, self.mean.shape[-1]
-        residual = statistics.mean - self.mean
-        energy = (
-            (n - 1) * self.within.log_det()
-            + (self.within.inverse() * statistics.features).sum((-2, -1))
-            + self.between.log_det()
-            + n * self.between.quadratic(residual)
-            + statistics.mean_noise * self.between.inverse_trace()
-        )
-        return -0.5 * (energy + n * f * LOG_2_PI)
-
-    def position_log_density(self, statistics: MoleculeStatistics) -> Tensor:
-        """Log-density (R) of the positions alone, for G a multiple of I."""
-        variance = self.gyration[..., 0]
-        square = statistics.positions.diagonal(dim1=-2, dim2=-1).sum(-1)
-        dimension = 3 * (statistics.n_atoms - 1)
-        return -0.5 * (dimension * (LOG_2_PI + variance.log()) + square / variance)
 
 
 class MoleculeReference(ReferenceGaussian):
