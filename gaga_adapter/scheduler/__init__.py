@@ -1,0 +1,25 @@
+"""Any diffusers scheduler, cut at t* and started from the fitted Gaussian.
+
+    scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="my-stats")
+
+`conventions` knows where noise levels live, `families` is the table of the classes, `levels` maps timesteps and
+log-SNR, `grid` cuts, `handover` brings the Gaussian into the loop, `core` puts it together. The generated classes,
+such as `GAGADDIMScheduler`, are attributes of this package: pickle and diffusers find them by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gaga_adapter.scheduler.core import GAGAScheduler, class_named
+from gaga_adapter.scheduler.handover import HandoverError
+
+__all__ = ["GAGAScheduler", "HandoverError"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    if name == "SchedulerMixin":  # diffusers looks in the module of a class for how to load it
+        from diffusers import SchedulerMixin
+
+        return SchedulerMixin
+    return class_named(name)

@@ -1,0 +1,249 @@
+r"""Truncation of a sampling grid at t*: one mechanism for every scheduler.
+
+The scheduler makes its own grid; then all that it indexes by the step loses its first entries, so that the first
+entry left is the last one at or beyond t* (`snr <= snr_star`). To the scheduler this is a shorter run.
+
+- `suffix`: the grid for n steps, cut. Fewer network calls, the same steps below t*.
+- `respace`: the finest grid whose n-th step from the end is still at or beyond t*, cut to n steps. The same
+  network calls, finer steps. The scheduler may not allow a grid so fine (at most one step per training
+  timestep); the start is then further out. A grid that the caller names entry by entry is resampled instead,
+  piecewise linearly in the entry's index, from t* to its end.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gaga_adapter.errors import TruncationError
+from gaga_adapter.scheduler.conventions import Level, Scheduler, log_snr
+from gaga_adapter.scheduler.families import Family
+
+#: A level counts as at t* if its log-SNR is off by no more than float32 tables are.
+SLACK = 1e-5
+#: Respacing stops at this many entries where nothing else limits the grid.
+FINEST = 1 << 17
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a truncation did.
+
+    Attributes:
+        level: of the first entry left, where the reference is taken.
+        n_steps: steps left.
+        is_whole: the grid is the scheduler's own for this call, nothing was cut or respaced.
+        reaches: the first entry left is at or beyond t*.
+        before: timestep of the entry that was cut last, if any.
+    """
+
+    level: Level
+    n_steps: int
+    is_whole: bool
+    reaches: bool
+    before: float | None
+
+
+class GridMaker:
+    """Calls the scheduler's own `set_timesteps`, and cuts what it made.
+
+    Args:
+        scheduler: to be truncated in place.
+        family: its row of the table.
+        make: the scheduler's own `set_timesteps`, unbound.
+        call: the arguments of the caller.
+        log_snr_star: characteristic log-SNR.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        family: Family,
+        make: Callable[..., None],
+        call: inspect.BoundArguments,
+        log_snr_star: float,
+    ) -> None:
+        self.scheduler = scheduler
+        self.family = family
+        self.convention = family.convention(scheduler)
+        self._make = make
+        self._call = call
+        self._log_snr_star = log_snr_star
+
+    # -- the two spacings -------------------------------------------------------------------------
+
+    def suffix(self) -> Cut:
+        """The grid of the call, cut at t*."""
+        self._make(*self._call.args, **self._call.kwargs)
+        n_steps = self._n_steps_beyond()
+        return self._cut(n_steps, is_whole=n_steps == len(self._ratios()))
+
+    def respace(self, finest: dict[Any, Any]) -> Cut:
+        """As many steps as the call's own grid has, all from t* on.
+
+        Args:
+            finest: memory of earlier searches, by their arguments.
+
+        Raises:
+            TruncationError: a grid named entry by entry cannot be resampled.
+        """
+        named = {
+            name: value
+            for name, value in self._call.arguments.items()
+            if name in ("sigmas", "timesteps") and value is not None
+        }
+        self._make(*self._call.args, **self._call.kwargs)
+        n_steps = len(self._ratios())
+        if (
+            self._n_steps_beyond() == n_steps
+        ):  # nothing lies beyond t*, or t* is where the grid begins
+            return self._cut(n_steps, is_whole=True)
+        if named:
+            self._resample(named, n_steps)
+            return self._cut(n_steps, is_whole=False)
+        key = (n_steps, self._log_snr_star, *map(repr, self._call.arguments.values()))
+        if key not in finest:
+            finest[key] = self._finest(n_steps)
+        self._refine(finest[key])
+        return self._cut(n_steps, is_whole=finest[key] == n_steps)
+
+    # -- reading the grid ---------------------------------------------------------------------------
+
+    def _ratios(self) -> Tensor:
+        """Noise-to-signal ratios (n,) at which a step with a network call begins."""
+        ratios = self.convention.grid(self.scheduler)[self.family.steps(self.scheduler)]
+        return ratios[: len(ratios) - self.family.tail]
+
+    def _is_beyond(self, ratios: Tensor) -> Tensor:
+        return log_snr(ratios) <= self._log_snr_star + SLACK
+
+    def _n_steps_beyond(self) -> int:
+        """Steps that remain when the first is the last one at or beyond t*."""
+        beyond = self._is_beyond(self._ratios())
+        n_beyond = max(int(beyond.sum()), 1)  # the level falls along the grid
+        least = min(self.family.least_steps(self.scheduler), len(beyond))
+        return max(len(beyond) - n_beyond + 1, least)
+
+    def _cut(self, n_steps: int, is_whole: bool) -> Cut:
+        """Drop everything before the last `n_steps` steps."""
+        scheduler, ratios = self.scheduler, self._ratios()
+        n_dropped = len(ratios) - n_steps
+        ratio = ratios[n_dropped]
+        before = None
+        if n_dropped:
+            positions = self.family.steps(scheduler)
+            start, last = int(positions[n_dropped]), int(positions[n_dropped - 1])
+            if last < len(scheduler.timesteps):
+                before = float(scheduler.timesteps[last])
+            for name in self.family.arrays:
+                setattr(scheduler, name, getattr(scheduler, name)[start:])
+        if not is_whole:
+            self.family.repair(scheduler, n_steps)
+        return Cut(
+            level=self.convention.level(float(ratio)),
+            n_steps=n_steps,
+            is_whole=is_whole,
+            reaches=bool(self._is_beyond(ratio)),
+            before=before,
+        )
+
+    # -- finer grids --------------------------------------------------------------------------------
+
+    def _refine(self, n_steps: int) -> None:
+        """The scheduler's own grid for another number of steps."""
+        arguments = {**self._call.arguments, "num_inference_steps": n_steps}
+        call = inspect.BoundArguments(self._call.signature, arguments)
+        self._make(*call.args, **call.kwargs)
+        self.family.settle(self.scheduler)
+
+    def _suits(self, n_fine: int, n_steps: int) -> bool:
+        """Whether the last `n_steps` of a grid of `n_fine` begin at or beyond t*, and it is sound."""
+        try:
+            with np.errstate(all="ignore"):
+                self._refine(n_fine)
+            ratios = self._ratios()
+        except (ValueError, IndexError, AssertionError, ZeroDivisionError, RuntimeError):
+            return False  # finer than the scheduler allows
+        if len(ratios) < n_steps:
+            return False
+        kept = ratios[-n_steps:]
+        sound = bool(torch.isfinite(kept[1:]).all()) and bool((kept.diff() < 0).all())
+        return sound and bool(self._is_beyond(kept[0]))
+
+    def _finest(self, n_steps: int) -> int:
+        """Most steps whose grid suits: doubling, then bisection."""
+        config = self.scheduler._internal_dict  # the trials may change it
+        low, high = n_steps, 2 * n_steps
+        while high < FINEST and self._suits(high, n_steps):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._suits(middle, n_steps) else (low, middle)
+        self.scheduler._internal_dict = config
+        return low
+
+    def _resample(self, named: dict[str, Any], n_steps: int) -> None:
+        """Replace the grid named by the caller with one of as many entries from t* on."""
+        unknown = set(named) - set(self.family.explicit)
+        if unknown:
+            raise TruncationError(
+                f"cannot respace the {', '.join(unknown)} given to {type(self.scheduler).__name__}. "
+                'Give num_inference_steps instead, or use spacing="suffix".'
+            )
+        low, high = 0.0, float(n_steps - 1)
+        for _ in range(40):
+            middle = (low + high) / 2
+            self._make_resampled(named, middle)
+            reached = bool(self._is_beyond(self._ratios()[0]))
+            low, high = (middle, high) if reached else (low, middle)
+        self._make_resampled(named, low)
+
+    def _make_resampled(self, named: dict[str, Any], position: float) -> None:
+        """The grid with each list resampled from a (fractional) entry to its end."""
+        lists = {
+            name: _resampled(values, position, self.family.explicit[name])
+            for name, values in named.items()
+        }
+        if not all(bool(np.all(np.diff(x) < 0) | np.all(np.diff(x) > 0)) for x in lists.values()):
+            raise TruncationError(
+                f"there are not enough timesteps below t* for the entries given to "
+                f'{type(self.scheduler).__name__}. Give fewer, or use spacing="suffix".'
+            )
+        arguments = {
+            **self._call.arguments,
+            **{name: _like(named[name], values) for name, values in lists.items()},
+        }
+        call = inspect.BoundArguments(self._call.signature, arguments)
+        self._make(*call.args, **call.kwargs)
+
+
+def _resampled(values: Any, position: float, data_follow: bool) -> np.ndarray[Any, Any]:  # noqa: ANN401
+    """As many entries of a list, linear in the index, from a fractional entry to the end.
+
+    The end is one index further, at zero, if the scheduler appends the data by itself.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    count = len(known)
+    if data_follow:
+        known = np.append(known, 0.0)
+        index = np.linspace(position, count, count + 1)[:-1]
+    else:
+        index = np.linspace(position, count - 1, count)
+    fresh = np.interp(index, np.arange(len(known)), known)
+    if np.issubdtype(np.asarray(values).dtype, np.integer):
+        fresh = np.concatenate([np.ceil(fresh[:1]), fresh[1:].round()])
+    return fresh
+
+
+def _like(values: Any, fresh: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401
+    """The entries in the container and number type of the caller's."""
+    if isinstance(values, Tensor):
+        return torch.from_numpy(fresh).to(values)
+    typed = fresh.astype(np.asarray(values).dtype)
+    return typed.tolist() if isinstance(values, Sequence) else typed

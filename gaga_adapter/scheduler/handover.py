@@ -1,0 +1,306 @@
+r"""How the Gaussian gets into a loop that draws its own unit noise.
+
+A sampling loop draws unit noise `z` and knows nothing of a reference. Somewhere between `set_timesteps` and the
+first `step` the scheduler has to turn `z` into `reference.transport(z)`. There are four places:
+
+- `init`: the loop multiplies `z` by `scheduler.init_noise_sigma`. That is an object which, when multiplied, maps.
+  No extra network call; image-to-image loops do not multiply, and are left alone.
+- `step`: one timestep more at the front; its `step` maps and nothing else. Works in every loop, costs one network
+  call.
+- `scale`: the first `scale_model_input` maps, for the network, and the first `step` maps again. No extra call.
+- `hook`: the network itself is watched (`scheduler.attach(pipe)`); its first input is mapped, and the first `step`
+  maps again. No extra call.
+
+`auto` listens at all of them, and adds the extra timestep only where the loop may have no other place: where the
+scheduler is of the flow kind, whose pipelines never scale their noise, and where `set_timesteps` was called
+without a device, as bare loops and the pipelines of DDPM and DDIM do. A start that has been mapped once is never
+mapped again; one that nobody mapped is an error at the first step. A start made of noised data (`add_noise`,
+`scale_noise`, a start inside of the grid) is not noise and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gaga_adapter.errors import GAGAError
+from gaga_adapter.reference import ReferenceGaussian
+
+#: Unit noise has a root mean square of one; beyond this factor it has been scaled by the loop itself.
+SCALED = 2.0
+#: Fewest numbers on which that can be told.
+ENOUGH = 100
+
+
+class HandoverError(GAGAError, RuntimeError):
+    """The loop left no place for the Gaussian start, or offers it twice."""
+
+
+class Handover:
+    """Where one mode listens, and what to do if nothing is heard there."""
+
+    name: ClassVar[str]
+    takes_init: ClassVar[bool] = False
+    takes_scale: ClassVar[bool] = False
+    advice: ClassVar[str]
+
+    def leads(self, noise_is_bare: bool) -> bool:
+        """Whether the grid gets one more timestep at the front."""
+        return False
+
+
+class InitHandover(Handover):
+    """Noise times `init_noise_sigma`."""
+
+    name = "init"
+    takes_init = True
+    advice = "multiply the noise by scheduler.init_noise_sigma after set_timesteps"
+
+
+class StepHandover(Handover):
+    """One more timestep at the front."""
+
+    name = "step"
+    advice = "loop over all of scheduler.timesteps"
+
+    def leads(self, noise_is_bare: bool) -> bool:
+        """Always."""
+        return True
+
+
+class ScaleHandover(Handover):
+    """The first `scale_model_input`."""
+
+    name = "scale"
+    takes_scale = True
+    advice = "call scheduler.scale_model_input before the network"
+
+
+class HookHandover(Handover):
+    """The first input of the network."""
+
+    name = "hook"
+    takes_init = True
+    takes_scale = True
+    advice = "call scheduler.attach(pipe) first"
+
+
+class AutoHandover(Handover):
+    """Wherever the loop offers a place."""
+
+    name = "auto"
+    takes_init = True
+    takes_scale = True
+    advice = "multiply the noise by scheduler.init_noise_sigma after set_timesteps"
+
+    def leads(self, noise_is_bare: bool) -> bool:
+        """Where the loop may have no other place."""
+        return noise_is_bare
+
+
+HANDOVERS: dict[str, Handover] = {
+    mode.name: mode
+    for mode in (
+        AutoHandover(),
+        InitHandover(),
+        StepHandover(),
+        ScaleHandover(),
+        HookHandover(),
+    )
+}
+
+
+@dataclass
+class Start:
+    """The start of one run, between `set_timesteps` and its first step.
+
+    Attributes:
+        reference: at the level of the first entry.
+        noise_scale: standard deviation that the loop gives to its unit noise by itself.
+        first: timestep of the first entry.
+        lead: the extra timestep before it, if there is one.
+        is_truncated: entries were cut off, or the grid is finer.
+        awaits_lead: the loop may still come to the extra timestep.
+        is_extended: the extra timestep stands in `scheduler.timesteps`.
+        is_mapped: the sample has been mapped by `init_noise_sigma` or by the extra timestep.
+        is_data: the loop starts from noised data.
+        has_run: a run has begun from here.
+        noise: unit noise that the network saw mapped; the sample itself is still to be mapped.
+        shown: what the network saw instead.
+    """
+
+    reference: ReferenceGaussian
+    noise_scale: float
+    first: float
+    lead: float | None
+    is_truncated: bool
+    awaits_lead: bool = False
+    is_extended: bool = False
+    is_mapped: bool = False
+    is_data: bool = False
+    has_run: bool = False
+    noise: Tensor | None = None
+    shown: Tensor | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is left to be mapped."""
+        return self.is_mapped or self.is_data
+
+    def is_lead(self, timestep: float | None) -> bool:
+        """Whether this is the extra timestep."""
+        return self.awaits_lead and timestep is not None and timestep == self.lead
+
+    def reset(self) -> None:
+        """A run begins; the one after it starts anew."""
+        self.is_mapped = self.is_data = False
+        self.awaits_lead = self.lead not in (None, self.first)
+        self.noise = self.shown = None
+        self.has_run = True
+
+    def transport(self, noise: Tensor, scale: float = 1.0) -> Tensor:
+        """Unit noise (B, ...), times `scale`, to the reference; same shape, dtype and device.
+
+        Raises:
+            HandoverError: this is not unit noise.
+            StatsMismatchError: the statistics describe another shape.
+        """
+        noise = noise if scale == 1.0 else noise / scale
+        entries = noise.detach().float()
+        count = int((entries != 0).sum())  # padding rows of molecules are zero
+        rms = float(entries.square().sum().div(max(count, 1)).sqrt())
+        if count >= ENOUGH and not 1 / SCALED < rms < SCALED:
+            raise HandoverError(
+                f"the start has a root mean square of {rms:.3g}; the Gaussian start is made of unit noise. "
+                "Do not scale the noise but by scheduler.init_noise_sigma, and do not map it twice."
+            )
+        return self.reference.transport(noise)
+
+    def map_for_network(self, noise: Tensor) -> Tensor:
+        """What the network is to see; `sample_for_step` then finds the sample again."""
+        self.noise = noise
+        return self.transport(noise, self.noise_scale)
+
+    def sample_for_step(self, sample: Tensor) -> Tensor:
+        """The mapped start, whether the loop passes its noise or what the network saw.
+
+        Raises:
+            HandoverError: it passes something else.
+        """
+        if self.shown is not None and _is_same(sample, self.shown):
+            return sample
+        if self.noise is not None and _is_same(sample, self.noise):
+            return self.transport(sample, self.noise_scale)
+        raise HandoverError(
+            "the sample of the first step is neither the noise that the network saw nor its mapped "
+            'start. Multiply the noise by scheduler.init_noise_sigma, or use handover="step".'
+        )
+
+
+def _is_same(sample: Tensor, seen: Tensor) -> bool:
+    """Equal, up to the precision of the network's input and to copies of the batch for guidance."""
+    if sample is seen:
+        return True
+    if sample.shape[1:] != seen.shape[1:] or len(sample) > len(seen):
+        return False
+    return torch.equal(sample.to(seen.dtype), seen[: len(sample)])
+
+
+class NoiseMap:
+    """What `init_noise_sigma` is while a start is to be mapped: multiplied by noise, it maps.
+
+    As a number it is one, since the noise is to arrive with its unit variance.
+    """
+
+    __array_priority__ = 1000.0
+
+    def __init__(self, mapping: Callable[[Tensor], Tensor]) -> None:
+        self._mapping = mapping
+
+    def __mul__(self, noise: Tensor) -> Tensor:
+        return self._mapping(noise)
+
+    __rmul__ = __mul__
+
+    def __float__(self) -> float:
+        return 1.0
+
+    def __repr__(self) -> str:
+        return "init_noise_sigma(maps unit noise to the Gaussian start)"
+
+    def to(self, *args: object, **kwargs: object) -> NoiseMap:
+        """Itself: the mapping follows the device and dtype of the noise."""
+        return self
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Products with tensors, spelled in any of torch's ways."""
+        if function.__name__.strip("_") in ("mul", "rmul", "imul", "multiply") and len(args) == 2:
+            noise, own = args if isinstance(args[1], cls) else args[::-1]
+            result = own * noise
+            in_place = function.__name__ in ("mul_", "__imul__", "multiply_")
+            return noise.copy_(result) if in_place else result
+        raise HandoverError(
+            f"init_noise_sigma was used in {function.__name__}. While the start is to be mapped it can only be "
+            'multiplied by the noise; use handover="step" for this loop.'
+        )
+
+
+class NetworkHook:
+    """Watches the first input of a pipeline's network.
+
+    Args:
+        network: the module.
+        mapping: from its input sample to what it is to see.
+    """
+
+    #: Names that pipelines give to their network.
+    names: ClassVar[tuple[str, ...]] = ("unet", "transformer", "prior", "decoder", "denoiser")
+    #: Names that networks give to their sample.
+    samples: ClassVar[tuple[str, ...]] = ("sample", "hidden_states", "x")
+
+    def __init__(self, network: torch.nn.Module, mapping: Callable[[Tensor], Tensor]) -> None:
+        self._mapping = mapping
+        self._handle = network.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    @classmethod
+    def on(cls, pipe: Any, mapping: Callable[[Tensor], Tensor]) -> NetworkHook:  # noqa: ANN401
+        """Watch the network of a pipeline.
+
+        Raises:
+            HandoverError: none is found.
+        """
+        for name in cls.names:
+            network = getattr(pipe, name, None)
+            if isinstance(network, torch.nn.Module):
+                return cls(network, mapping)
+        raise HandoverError(
+            f"{type(pipe).__name__} has no network under the names {', '.join(cls.names)}. "
+            'Use handover="step".'
+        )
+
+    def remove(self) -> None:
+        """Stop watching."""
+        self._handle.remove()
+
+    def _see(
+        self, network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args and isinstance(args[0], Tensor):
+            return (self._mapping(args[0]), *args[1:]), kwargs
+        name = next((n for n in self.samples if isinstance(kwargs.get(n), Tensor)), None)
+        return (
+            (args, kwargs)
+            if name is None
+            else (args, {**kwargs, name: self._mapping(kwargs[name])})
+        )

@@ -1,0 +1,59 @@
+"""Between the timesteps of a diffusers scheduler and the log-SNR, over the whole path it was trained on.
+
+One fitted `log_snr_star` serves every scheduler: each maps it to its own first timestep at or beyond it, in
+its own units (an index of a table, a share of noise times 1000, `log(sigma) / 4`, an angle).
+"""
+
+from __future__ import annotations
+
+import math
+
+from gaga_adapter.errors import TruncationError
+from gaga_adapter.scheduler.conventions import Scheduler
+from gaga_adapter.scheduler.families import supported_family
+
+
+def t_star(scheduler: Scheduler, log_snr_star: float) -> float:
+    """First training timestep whose SNR is at most `exp(log_snr_star)`, in the scheduler's units.
+
+    Args:
+        scheduler: any supported diffusers scheduler.
+        log_snr_star: characteristic log-SNR.
+
+    Raises:
+        TruncationError: the scheduler's path never gets that noisy.
+        UnsupportedSchedulerError: the scheduler has no place for a Gaussian start.
+    """
+    convention = supported_family(scheduler).convention(scheduler)
+    clean, noisy = convention.ends(scheduler)
+    most = timestep_log_snr(scheduler, noisy)
+    if log_snr_star < most - 1e-9:
+        raise TruncationError(
+            f"log-SNR {log_snr_star:.6g} is never reached by {type(scheduler).__name__}: it ends at "
+            f"{most:.6g}, timestep {noisy:g}. Sample from its end, or choose a higher log-SNR."
+        )
+    if log_snr_star >= timestep_log_snr(scheduler, clean):
+        return clean
+    return convention.timestep_at(scheduler, math.exp(-log_snr_star / 2))
+
+
+def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
+    """Log-SNR of a training timestep, given in the scheduler's own units.
+
+    Raises:
+        TruncationError: the timestep is outside of the path.
+        UnsupportedSchedulerError: the scheduler has no place for a Gaussian start.
+    """
+    convention = supported_family(scheduler).convention(scheduler)
+    low, high = sorted(convention.ends(scheduler))
+    if not low <= timestep <= high:
+        count = scheduler.config.get("num_train_timesteps")
+        told = f"(num_train_timesteps={count})" if count else ""
+        raise TruncationError(
+            f"t_star={timestep:g} is outside [{low:g}, {high:g}] for {type(scheduler).__name__}{told}. "
+            "Pass an entry of scheduler.timesteps."
+        )
+    ratio = convention.ratio_at(scheduler, timestep)
+    if ratio == 0:
+        return math.inf
+    return -2 * math.log(ratio) if math.isfinite(ratio) else -math.inf
