@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 from rich.table import Table
 
 from gaga_adapter.cli.console import err, figure, out, percent, quiet_loading
+
+if TYPE_CHECKING:
+    from gaga_adapter.molecules.estimate import Estimate
 
 
 def run(
@@ -36,9 +40,9 @@ def run(
     pipeline = MoleculePipeline.load("embedded")
     base, stats = pipeline.scheduler, GAGAStats.from_pretrained("qm9")
     start = stats.t_star(base) if t_star is None else t_star
-    rows: dict[str, Any] = {"full, N(0, I)": base}
+    rows: dict[str, Any] = {"full": base}
     for kind in ("shape", "paper"):
-        rows[f"GAGA, {kind}"] = GAGAScheduler.from_pretrained(
+        rows[f"GAGA {kind}"] = GAGAScheduler.from_pretrained(
             base, stats=stats, t_star=start, reference=kind
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,14 +50,14 @@ def run(
     pictures, metrics = [], dict[str, MoleculeMetrics]()
     for name, scheduler in rows.items():
         pipeline.scheduler = scheduler
-        pipeline.set_progress_bar_config(desc=f"{name:14}", leave=False)
+        pipeline.set_progress_bar_config(desc=f"{name:10}", leave=False)
         began = time.perf_counter()
         result = pipeline(
             n, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed)
         )
         seconds = time.perf_counter() - began
         metrics[name] = evaluate(result.molecules)
-        slug = name.split(", ")[-1] if name.startswith("GAGA") else "full"
+        slug = name.removeprefix("GAGA ")
         write_sdf(result.molecules, folder / f"molecules_{slug}.sdf")
         record["rows"][name] = {
             "network_calls": result.network_calls,
@@ -62,37 +66,43 @@ def run(
         }
         if slug != "paper":
             title = f"{name}: {result.network_calls} network calls, {seconds:.0f} s"
-            pictures.append((title, result.molecules.subset(range(min(n, 16)))))
+            pictures.append((title, result.molecules.subset(range(min(n, 8)))))
     err.print("reading QM9 for its own figures")
-    metrics["QM9 itself"] = evaluate(load_qm9("test"))
-    record["rows"]["QM9 itself"] = {"metrics": metrics["QM9 itself"].to_dict()}
+    metrics["QM9"] = evaluate(load_qm9("test"))
+    record["rows"]["QM9"] = {"metrics": metrics["QM9"].to_dict()}
     draw_grid(pictures, folder / "molecules.png")
     (folder / "demo.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
-    table = Table(title=f"{n} molecules a row, start at t = {start:g} of 1000")
-    table.add_column("start")
-    headings = ["calls", "seconds", "ratio", "atom stab. %", "mol. stab. %", "valid %", "v_x"]
-    headings += ["spread of v_x", "anisotropy", "connected %", "H C N O F %"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    full_seconds = record["rows"]["full, N(0, I)"]["seconds"]
-    for name, found in metrics.items():
-        row, form = record["rows"][name], found.shape
-        shares = (form.element_shares.get(e) for e in "HCNOF")
-        table.add_row(
-            name,
-            str(row.get("network_calls", "")),
-            f"{row['seconds']:.1f}" if "seconds" in row else "",
-            f"{full_seconds / row['seconds']:.2f}x" if "seconds" in row else "",
-            percent(found.atom_stability),
-            percent(found.molecule_stability),
-            percent(found.validity),
-            figure(form.v_x),
-            figure(form.v_x_spread),
-            figure(form.anisotropy),
-            percent(form.connected),
-            " ".join("-" if s is None else f"{100 * s.value:.0f}" for s in shares),
-        )
+    columns = list(metrics)
+    table = Table(title=f"{n} molecules a column, start at t = {start:g} of 1000")
+    table.add_column("figure ± s.e.")
+    for name in columns:
+        table.add_column(name, justify="right")
+    sampled = [record["rows"][name] for name in columns if name in rows]
+    full_seconds = sampled[0]["seconds"]
+    table.add_row("network calls", *(str(row["network_calls"]) for row in sampled))
+    table.add_row("seconds", *(f"{row['seconds']:.1f}" for row in sampled))
+    table.add_row("times faster", *(f"{full_seconds / row['seconds']:.2f}" for row in sampled))
+    table.add_section()
+    shares: dict[str, Callable[[MoleculeMetrics], Estimate | None]] = {
+        "atoms stable %": lambda m: m.atom_stability,
+        "molecules stable %": lambda m: m.molecule_stability,
+        "valid %": lambda m: m.validity,
+        "connected %": lambda m: m.shape.connected,
+    }
+    forms: dict[str, Callable[[MoleculeMetrics], Estimate | None]] = {
+        "v_x, Å²": lambda m: m.shape.v_x,
+        "spread of v_x, Å²": lambda m: m.shape.v_x_spread,
+        "anisotropy": lambda m: m.shape.anisotropy,
+    }
+    for heading, share in shares.items():
+        table.add_row(heading, *(percent(share(metrics[name])) for name in columns))
+    table.add_section()
+    for heading, form in forms.items():
+        table.add_row(heading, *(figure(form(metrics[name])) for name in columns))
+    for element in "HCNOF":
+        found = (metrics[name].shape.element_shares.get(element) for name in columns)
+        table.add_row(f"{element} atoms %", *(percent(share) for share in found))
     out.print(table)
-    out.print(f"wrote {folder}/molecules_full.sdf, molecules_shape.sdf, molecules_paper.sdf,")
-    out.print(f"      {folder}/molecules.png (the first 16 of both) and {folder}/demo.json")
+    out.print("wrote molecules_full.sdf, molecules_shape.sdf, molecules_paper.sdf, demo.json and")
+    out.print(f"molecules.png (the first 8 of full and GAGA shape) to {folder}", soft_wrap=True)

@@ -73,4 +73,4 @@ def run(
         )
     stats.save_pretrained(out)
     print_stats(stats)
-    err.print(f"wrote {out}")
+    err.print(f"wrote {out}", soft_wrap=True)

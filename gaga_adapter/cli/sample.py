@@ -66,5 +66,6 @@ def run(
     write_sdf(result.molecules, out)
     seconds = time.perf_counter() - began
     err.print(
-        f"wrote {n} molecules to {out}: {result.network_calls} network calls, {seconds:.1f} s"
+        f"wrote {n} molecules to {out}: {result.network_calls} network calls, {seconds:.1f} s",
+        soft_wrap=True,
     )

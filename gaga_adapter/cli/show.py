@@ -44,7 +44,10 @@ def t_star_table(stats: GAGAStats, n_steps: int = 1000) -> dict[str, float | Non
 def print_stats(stats: GAGAStats) -> None:
     """Print layout, curve and t*."""
     source = stats.provenance.get("data", "unknown data")
-    out.print(f"[bold]{source}[/bold], {stats.moments.count:,} items, {stats.layout.describe()}")
+    out.print(
+        f"[bold]{source}[/bold], {stats.moments.count:,} items, {stats.layout.describe()}",
+        soft_wrap=True,
+    )
     chosen = stats.selection
     if chosen is not None:
         curve = chosen.curve

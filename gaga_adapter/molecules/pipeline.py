@@ -105,6 +105,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         folder = str(ASSETS / "qm9" if str(name_or_path) == EMBEDDED else name_or_path)
         try:
+            if not Path(folder).is_dir() and "/" not in folder:
+                raise OSError("there is no such folder, and a hub id has the form user/name")
             pipeline = cls.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise ArtefactError(
