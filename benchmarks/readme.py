@@ -62,9 +62,8 @@ def references_table(found: dict[str, Any]) -> str:
     lines = ["| start | " + " | ".join(f"t = {t}" for t in found["t"]) + " |"]
     lines.append("|---" * (len(found["t"]) + 1) + "|")
     for kind, curve in found["curves"].items():
-        cells = (
-            f"{v:.2f} ± {e:.2f}" for v, e in zip(curve["value"], curve["std_error"], strict=True)
-        )
+        columns = zip(curve["value"], curve["std_error"], curve["extra"]["saturated"], strict=True)
+        cells = (f"> {v:.1f}" if full else f"{v:.2f} ± {e:.2f}" for v, e, full in columns)
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     lines.append("")
     lines.append(
