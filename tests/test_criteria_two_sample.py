@@ -1,0 +1,255 @@
+"""The two-sample criterion against closed-form divergences, and where there is nothing to see.
+
+Statistical bounds are at 4.9 standard errors, a one-sided false-alarm rate of 5e-7 per assertion;
+the generators are fixed.
+"""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from gaga_adapter.criteria import CRITERIA, criterion
+from gaga_adapter.criteria.two_sample import TwoSample, auc, kl_lower_bound
+from gaga_adapter.errors import DataError, GAGAError, GAGAWarning
+from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.reference import make_reference
+from gaga_adapter.selection import select
+from gaga_adapter.subspace import mask_from_sizes, project
+
+SIGMAS = 4.9
+N = 1200
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def levels(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def gaussian_molecules(var, n_atoms=4, n_features=1, n=N, seed=0):
+    """Molecules of one size whose positions have a variance per degree of freedom."""
+    mask = torch.ones(n, n_atoms, dtype=torch.bool)
+    x = torch.randn(n, n_atoms, 3 + n_features, generator=generator(seed))
+    x[..., :3] *= math.sqrt(var)
+    return project(x, mask), mask
+
+
+def rigid_triangles(n=N, seed=0):
+    """Equilateral triangles of side 2 in random orientation, the first atom of another type."""
+    corners = torch.tensor([[0.0, 2 / 3**0.5], [1.0, -1 / 3**0.5], [-1.0, -1 / 3**0.5]])
+    frames = torch.linalg.qr(torch.randn(n, 3, 3, generator=generator(seed))).Q
+    types = torch.tensor([[0.25], [0.0], [0.0]]).expand(n, 3, 1)
+    x = torch.cat([corners @ frames[:, :2], types], -1)
+    return x, torch.ones(n, 3, dtype=torch.bool)
+
+
+def fitted(x, mask, kind):
+    moments = ExchangeableMoments(x.shape[2] - 3)
+    moments.update(x, mask)
+    return make_reference(moments, kind)
+
+
+def gaussian_kl(var, dimension):
+    """KL(N(0, var I) || N(0, I))."""
+    return dimension / 2 * (var - 1 - math.log(var))
+
+
+# ---------------------------------------------------------------------------- the bound itself
+
+
+def test_exact_log_ratio_gives_the_divergence_and_any_other_less():
+    """p = N(1, 1), q = N(0, 1): log p/q = x - 1/2, KL = 1/2."""
+    rng = np.random.default_rng(0)
+    p, q = rng.normal(1, 1, 100_000), rng.normal(0, 1, 100_000)
+    value, error = kl_lower_bound(p - 0.5, q - 0.5)
+    assert abs(value - 0.5) < SIGMAS * error < 0.05
+    for wrong in (lambda x: 0.5 * x, lambda x: 1.3 * x - 1, lambda x: 0 * x, lambda x: x):
+        value, error = kl_lower_bound(wrong(p), wrong(q))
+        assert value < 0.5 - SIGMAS * error
+
+
+def test_standard_error_is_the_spread_over_repetitions():
+    """400 repetitions: the ratio of variances is within 4.9 of its own relative errors of one."""
+    rng = np.random.default_rng(1)
+    p, q = rng.normal(1, 1, (400, 500)), rng.normal(0, 1, (400, 500))
+    found = np.array([kl_lower_bound(a - 0.5, b - 0.5) for a, b in zip(p, q, strict=True)])
+    ratio = found[:, 0].var(ddof=1) / (found[:, 1] ** 2).mean()
+    z = (found[:, 0] - found[:, 0].mean()) ** 2 / (found[:, 1] ** 2).mean()
+    assert abs(ratio - 1) < SIGMAS * z.std() / math.sqrt(400)
+
+
+def test_bound_is_clipped_to_what_n_points_can_show():
+    value, _ = kl_lower_bound(np.full(100, 50.0), np.full(100, -50.0))
+    assert value == pytest.approx(math.log(100) + 1 - 1 / 100)
+
+
+def test_auc_is_that_of_scikit_learn_with_ties_and_its_error_the_spread():
+    rng = np.random.default_rng(2)
+    p, q = rng.integers(0, 6, 300).astype(float), rng.integers(0, 5, 200).astype(float)
+    truth = roc_auc_score([1] * 300 + [0] * 200, [*p, *q])
+    assert auc(p, q)[0] == pytest.approx(truth, abs=1e-12)
+    p, q = rng.normal(1, 1, (400, 200)), rng.normal(0, 1, (400, 200))
+    found = np.array([auc(a, b) for a, b in zip(p, q, strict=True)])
+    ratio = found[:, 0].var(ddof=1) / (found[:, 1] ** 2).mean()
+    assert abs(ratio - 1) < SIGMAS * math.sqrt(2 / 399)
+
+
+# ---------------------------------------------------------------------------- known divergences
+
+
+def test_molecules_of_another_size_reach_most_of_the_true_divergence():
+    """Variance 2 against `unit`: KL = 9/2 (v - 1 - log v) with v = 1 + a², at a² = 1/2 and 3/4."""
+    x, mask = gaussian_molecules(var=2.0, n=3000)
+    at = levels(math.log(3), 0.0)
+    curve = TwoSample().curve(x, mask, fitted(x, mask, "unit"), at, generator())
+    for value, error, a2 in zip(curve.value, curve.std_error, (0.75, 0.5), strict=True):
+        truth = gaussian_kl(1 + a2, 9)
+        assert 0.7 * truth < value < truth + SIGMAS * error
+
+
+def test_dense_gaussians_reach_most_of_the_true_divergence():
+    """Variance 3 in 8 dimensions against `unit` at a² = 1/2: KL = 4 (1 - log 2)."""
+    x = math.sqrt(3) * torch.randn(3000, 8, generator=generator())
+    moments = DenseMoments((8,))
+    moments.update(x)
+    curve = TwoSample().curve(x, None, make_reference(moments, "unit"), levels(0.0), generator())
+    truth = gaussian_kl(2.0, 8)
+    assert 0.7 * truth < curve.value[0] < truth + SIGMAS * curve.std_error[0]
+
+
+def test_samples_that_never_overlap_saturate():
+    near, far = torch.randn(400, 3, generator=generator()), torch.randn(400, 3) * 0.1 + 20
+    found = TwoSample().separate(near, far, seed=0)
+    assert found.saturated
+    assert found.auc == 1.0
+    assert math.log(400) - 1 < found.kl <= math.log(400) + 1
+
+
+# ---------------------------------------------------------------------------- Gaussian and not
+
+
+def test_gaussian_data_hold_at_every_level():
+    """Draws of a `size` reference itself, as data: within the error of 0, AUC of one half.
+
+    Scores of different folds are not quite independent, which widens the AUC's spread by up to 1.5.
+    """
+    seen, mask = gaussian_molecules(var=2.0, n_features=2)
+    reference = fitted(seen, mask, "size")
+    x = reference.sample(mask.sum(1), generator=generator(1))
+    curve = TwoSample().curve(x, mask, reference, levels(6.0, 0.0, -3.0), generator(2))
+    for k, value in enumerate(curve.value):
+        assert -0.05 < value <= SIGMAS * curve.std_error[k] < 0.05
+        assert abs(curve.extra["auc"][k] - 0.5) < 1.5 * SIGMAS * curve.extra["auc_std_error"][k]
+    assert select(curve, 0.1).log_snr_star == 6.0
+
+
+def test_rigid_molecules_fail_near_the_data_and_hold_in_noise():
+    x, mask = rigid_triangles()
+    at = levels(4.0, 2.0, 0.0, -4.0)
+    curve = TwoSample().curve(x, mask, fitted(x, mask, "size"), at, generator())
+    assert curve.value[0] > 2.0
+    assert curve.value[-1] <= SIGMAS * curve.std_error[-1] + 1e-9
+    for k in range(3):
+        error = math.hypot(curve.std_error[k], curve.std_error[k + 1])
+        assert curve.value[k + 1] < curve.value[k] + SIGMAS * error
+    assert -4.0 < select(curve, 0.3).log_snr_star < 4.0
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 12, 12)], ids=str)
+def test_dense_mixture_fails_near_the_data_and_holds_in_noise(shape):
+    """Signs ±1, of zero mean and unit variance like their reference."""
+    x = torch.randint(0, 2, (N, *shape), generator=generator()) * 2.0 - 1.0
+    moments = DenseMoments(shape)
+    moments.update(x)
+    reference = make_reference(moments)
+    curve = TwoSample().curve(x, None, reference, levels(2.0, -4.0), generator())
+    assert curve.value[0] > 0.3
+    assert curve.value[1] <= SIGMAS * curve.std_error[1] + 1e-9
+
+
+# ---------------------------------------------------------------------------- the contract
+
+
+def test_curve_is_a_function_of_the_generator_alone():
+    x, mask = rigid_triangles(n=300)
+    kept, state = x.clone(), torch.random.get_rng_state()
+    legacy = np.random.get_state()[1].copy()  # noqa: NPY002 - that it was not touched
+    reference, steps = fitted(x, mask, "size"), []
+    made = TwoSample(n_samples=200, max_iter=10)
+
+    def draw(seed, at):
+        with pytest.warns(GAGAWarning, match="200 data items make a loose lower bound"):
+            return made.curve(x, mask, reference, at, generator(seed), lambda *p: steps.append(p))
+
+    curve = draw(3, levels(-1.0, 1.0))
+    assert curve == draw(3, levels(1.0, -1.0))
+    assert curve != draw(4, levels(1.0, -1.0))
+    assert steps == [(1, 2), (2, 2)] * 3
+    assert curve.log_snr == (1.0, -1.0)
+    assert (curve.criterion, curve.reference, curve.unit) == ("two_sample", "size", "nats")
+    assert curve.n_samples == 200
+    assert set(curve.extra) == {"auc", "auc_std_error", "saturated"}
+    assert torch.equal(x, kept)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
+
+
+def test_registry_holds_the_default_and_names_what_it_knows():
+    for name in CRITERIA:
+        assert criterion(name).name == name
+    assert criterion("two_sample") == TwoSample()
+    with pytest.raises(GAGAError, match=r"unknown criterion 'psychic'\. Known: two_sample"):
+        criterion("psychic")
+
+
+def test_import_loads_no_scikit_learn():
+    code = "import sys, gaga_adapter.criteria.two_sample; print('sklearn' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_data_that_cannot_be_judged():
+    x, mask = rigid_triangles(n=150)
+    reference, at = fitted(x, mask, "size"), levels(0.0)
+    broken = x.clone()
+    broken[7, 1, 0] = torch.nan
+    cases = [
+        (x[:50], mask[:50], at, "found 50 data items, need at least 100"),
+        (broken, mask, at, "item 7 of the data has a number that is not finite"),
+        (x, mask[:, :2], at, r"mask must be bool \(150, 3\)"),
+        (x, mask & (torch.arange(150) != 3)[:, None], at, "with an atom in every row"),
+        (x[..., :2], mask, at, "molecules are floats"),
+        (x.long(), mask, at, "molecules are floats"),
+        (x[:, 0, 0], None, at, "dense data are floats"),
+        (x, mask, levels(), "list of finite levels"),
+        (x, mask, levels(0.0, math.inf), "list of finite levels"),
+        (x, mask, levels(1.0, 1.0), "a level twice"),
+    ]
+    for data, real, wanted, message in cases:
+        with pytest.raises(DataError, match=message):
+            TwoSample().curve(data, real, reference, wanted, generator())
+    with pytest.raises(DataError, match="need at least 2 folds"):
+        TwoSample(folds=1)
+    with pytest.raises(DataError, match="100 samples"):
+        TwoSample(n_samples=99)
+
+
+def test_padding_of_the_data_is_not_seen():
+    """Garbage in padded rows and a wider tensor: the same curve for the same generator."""
+    sizes = torch.randint(3, 6, (150,), generator=generator())
+    mask = mask_from_sizes(sizes, 7)
+    x = project(torch.randn(150, 7, 4, generator=generator(1)), mask)
+    dirty = torch.where(mask[..., None], x, torch.inf)
+    made, reference = TwoSample(max_iter=5), fitted(x, mask, "channel")
+    with pytest.warns(GAGAWarning):
+        clean_curve, dirty_curve = (
+            made.curve(y, mask, reference, levels(0.0), generator(2)) for y in (x, dirty)
+        )
+    assert clean_curve == dirty_curve

@@ -1,0 +1,160 @@
+"""From a curve to log_snr_star: the rule at its edges, and the JSON forms."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from gaga_adapter.criteria import CriterionCurve
+from gaga_adapter.errors import ArtefactError, DataError, GAGAError, TruncationError
+from gaga_adapter.selection import DEFAULT_TOLERANCE, MARGIN, Selection, select
+
+NAN = math.nan
+
+
+def curve(value, std_error=None, log_snr=None, **changes):
+    value = tuple(map(float, value))
+    made = CriterionCurve(
+        criterion="two_sample",
+        reference="shape",
+        unit="nats",
+        log_snr=tuple(log_snr or (float(-k) for k in range(len(value)))),
+        value=value,
+        std_error=tuple(std_error or (0.0 for _ in value)),
+        n_samples=4000,
+    )
+    return replace(made, **changes)
+
+
+# ------------------------------------------------------------------------------------- the rule
+
+
+def test_the_crossing_is_found_on_the_line_between_levels():
+    assert select(curve([2.0, 1.0, 0.0]), 0.25).log_snr_star == pytest.approx(-1.75)
+
+
+def test_a_level_exactly_at_the_tolerance_holds():
+    assert select(curve([2.0, 1.0, 0.5, 0.0]), 0.5).log_snr_star == -2.0
+
+
+def test_standard_errors_count_against():
+    sharp = curve([1.0, 0.4, 0.0])
+    blurred = replace(sharp, std_error=(0.05, 0.1, 0.0))
+    assert select(sharp, 0.5).log_snr_star == pytest.approx(-1 + 0.1 / 0.6)
+    # upper limits 1.1, 0.6, 0: the level at -1 no longer holds
+    assert select(blurred, 0.5).log_snr_star == pytest.approx(-2 + 0.5 / (0.4 + MARGIN * 0.1))
+
+
+def test_one_lucky_level_does_not_count():
+    assert select(curve([2.0, 0.1, 2.0, 0.0]), 0.5).log_snr_star == pytest.approx(-3 + 0.25)
+
+
+def test_on_a_convex_curve_the_choice_is_on_the_side_of_noise():
+    levels = [2.5 - 0.5 * k for k in range(13)]
+    chosen = select(curve([math.exp(level) for level in levels], log_snr=levels), 0.5)
+    assert math.log(0.5) - 0.1 < chosen.log_snr_star < math.log(0.5)
+
+
+def test_everything_holds_takes_the_first_level_and_says_so():
+    chosen = select(curve([0.3, 0.1, 0.0]), 0.5)
+    assert chosen.log_snr_star == 0.0
+    assert "whole curve" in chosen.reason
+
+
+def test_values_that_were_not_computed_never_hold():
+    chosen = select(curve([0.1, NAN, 0.2, 0.0], [0.0, NAN, 0.0, 0.0]), 0.5)
+    assert chosen.log_snr_star == -2.0
+    assert "not computable at log-SNR -1" in chosen.reason
+    half_known = curve([0.1, 0.2, 0.0], [0.0, NAN, 0.0])
+    assert select(half_known, 0.5).log_snr_star == -2.0
+    with pytest.raises(TruncationError, match="could not be computed at any level"):
+        select(curve([NAN, NAN]), 0.5)
+
+
+def test_never_holding_names_the_smallest_value_and_what_to_do():
+    message = (
+        r"does not stay within 0\.5 nats up to the noisiest level \(log-SNR -2\)\. "
+        r"The smallest value is 0\.6 ± 0\.1 nats at log-SNR -1\. Extend the curve towards noise"
+    )
+    with pytest.raises(TruncationError, match=message):
+        select(curve([2.0, 0.6, 0.7], [0.1, 0.1, 0.1]), 0.5)
+
+
+def test_a_noisiest_level_that_fails_is_never_gaussian():
+    with pytest.raises(TruncationError, match=r"smallest value is 0\.1"):
+        select(curve([2.0, 0.1, 0.6]), 0.5)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, NAN, math.inf])
+def test_tolerances_are_positive(tolerance):
+    with pytest.raises(TruncationError, match="positive and finite"):
+        select(curve([0.0]), tolerance)
+
+
+def test_the_default_puts_the_design_curve_near_t_500():
+    """The `shape` column that was measured on QM9, at the log-SNR of polynomial_2."""
+    from gaga_adapter.paths import named_path
+
+    path = named_path("edm/polynomial_2")
+    levels = [float(path.log_snr(t / 1000)) for t in (400, 500, 550, 600, 700)]
+    chosen = select(curve([1.07, 0.50, 0.35, 0.22, 0.06], log_snr=levels))
+    assert chosen.tolerance == DEFAULT_TOLERANCE
+    assert 1000 * float(path.time_at_log_snr(chosen.log_snr_star)) == pytest.approx(500, abs=1)
+
+
+# ------------------------------------------------------------------------------------- the forms
+
+
+def test_selection_round_trips_through_json_exactly():
+    third = 1 / 3
+    extra = {"auc": (0.9, third, 0.5), "saturated": (0.0, 0.0, 0.0)}
+    made = select(curve([2.0, third, 1e-17], [third, 1e-300, 0.0], extra=extra))
+    text = json.dumps(made.to_dict(), allow_nan=False)
+    assert Selection.from_dict(json.loads(text)) == made
+
+
+def test_curve_with_unknown_values_round_trips_through_strict_json():
+    made = curve([1.0, NAN, 0.0], [0.1, NAN, 0.0])
+    text = json.dumps(made.to_dict(), allow_nan=False)
+    again = CriterionCurve.from_dict(json.loads(text))
+    assert math.isnan(again.value[1])
+    assert math.isnan(again.std_error[1])
+    assert again.to_dict() == made.to_dict()
+
+
+def test_selections_that_are_no_selections():
+    good = select(curve([1.0, 0.0])).to_dict()
+    for broken in (
+        {k: v for k, v in good.items() if k != "tolerance"},
+        good | {"curve": good["curve"] | {"value": [1.0]}},
+        good | {"curve": None},
+        good | {"log_snr_star": None},
+        good | {"curve": good["curve"] | {"extra": []}},
+    ):
+        with pytest.raises(ArtefactError, match="cannot read"):
+            Selection.from_dict(broken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": (1.0,)}, "columns of a curve have one length"),
+        ({"extra": {"auc": ()}}, "auc 0"),
+        ({"log_snr": (0.0, 0.0)}, "fall from data to noise"),
+        ({"log_snr": (-1.0, 0.0)}, "fall from data to noise"),
+        ({"log_snr": (math.inf, 0.0)}, "must be finite"),
+        ({"log_snr": (NAN, 0.0)}, "must be finite"),
+        ({"value": (math.inf, 0.0)}, "value holds an infinite number"),
+        ({"std_error": (0.1, -0.1)}, "negative"),
+        ({"unit": "bits"}, "unknown unit 'bits'. Known: nats"),
+        ({"log_snr": (), "value": (), "std_error": ()}, "at least 1"),
+    ],
+)
+def test_curves_that_are_no_curves(changes, message):
+    with pytest.raises(DataError, match=message):
+        replace(curve([1.0, 0.0]), **changes)
+
+
+def test_errors_are_of_the_family():
+    assert issubclass(TruncationError, GAGAError)
