@@ -1,0 +1,63 @@
+"""The README says what is true: its code runs, its tables are the measured ones."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from gaga_adapter.layout import DenseLayout
+from gaga_adapter.molecules.pipeline import MoleculePipeline
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_screen_is_the_users_own_lines():
+    pipe = MoleculePipeline.load()
+    pipe.set_progress_bar_config(disable=True)
+    assert "num_inference_steps=200" in BLOCKS[0]
+    names = {"pipe": pipe}
+    exec(BLOCKS[0].replace("num_inference_steps=200", "num_inference_steps=10"), names)
+    assert len(names["molecules"]) == 16
+    assert type(pipe.scheduler).__name__ == "GAGADDPMScheduler"
+    assert len(pipe.scheduler.timesteps) < 10
+
+
+def test_the_dense_example(tmp_path, monkeypatch):
+    """On smaller latents, which the layout of the example is replaced by."""
+    import diffusers
+
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1200, 4, 2, 2, generator=generator)
+    names = {
+        "batches_of_latents": latents.split(400),
+        "pipe": type("Pipe", (), {"scheduler": diffusers.DDIMScheduler()})(),
+    }
+    exec(BLOCKS[1].replace("(4, 64, 64)", "(4, 2, 2)"), names)
+    assert names["stats"].layout == DenseLayout((4, 2, 2))
+    assert type(names["pipe"].scheduler).__name__ == "GAGADDIMScheduler"
+
+
+def test_the_tables_are_made_from_the_results():
+    script = ROOT / "benchmarks" / "readme.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr or "run benchmarks/readme.py"
+
+
+def test_commands_and_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    from gaga_adapter.cli import app
+
+    commands = {command.name for command in app.registered_commands}
+    assert set(re.findall(r"^gaga (\w+)", README, re.MULTILINE)) <= commands
+
+
+def test_linked_files_exist():
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
