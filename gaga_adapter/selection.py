@@ -16,7 +16,7 @@ those of the full path than the start from the marginal there. On QM9 with the `
 starts at 0.35 nats (`polynomial_2`, t = 550) and at 1.07 nats (t = 400) both kept stability, size,
 spread and form of the samples within their errors, while 1.7 nats (`size` at t = 400) halved
 molecule stability and made the molecules too compact. The criterion is a lower bound, so the
-default keeps a factor of two below what was seen to do no harm; it leads to t* of about 500.
+default keeps a factor of two below what was seen to do no harm; it leads to t* of about 530.
 """
 
 from __future__ import annotations
