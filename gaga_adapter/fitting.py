@@ -21,8 +21,12 @@ from gaga_adapter.selection import DEFAULT_TOLERANCE, select
 from gaga_adapter.stats import GAGAStats, library_versions
 
 Batch = Tensor | tuple[Tensor, Tensor]
-#: Where the curve is drawn by default: from far above any useful t* down to nearly pure noise.
-DEFAULT_LOG_SNR = tuple(2.5 - 0.5 * k for k in range(13))
+#: Where the curve is drawn by default: from far above any useful t* down to nearly pure noise, and
+#: densest where t* usually lies.
+DEFAULT_LOG_SNR = (
+    *(2.5, 2.0, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25, 0.0, -0.25),
+    *(-0.5, -1.0, -1.5, -2.0, -3.0),
+)
 
 
 def fit(
