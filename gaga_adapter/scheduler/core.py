@@ -175,7 +175,7 @@ class GAGAScheduler:
         result.__dict__.update(copy.deepcopy(own))
         log_snr_star = stats.log_snr_star
         if options.t_star is not None:
-            log_snr_star = timestep_log_snr(result, options.t_star)
+            log_snr_star = timestep_log_snr(base, options.t_star)
         reference = stats.reference(options.reference)
         result._gaga = Truncation(stats, options, log_snr_star, reference)
         result._gaga_finest = {}
@@ -330,6 +330,8 @@ class GAGAScheduler:
             first=float(timesteps[0]),
             lead=lead,
             is_truncated=not cut.is_whole,
+            place=cut.place,
+            whole=cut.whole,
             awaits_lead=lead is not None,
             is_extended=lead is not None,
         )
@@ -348,7 +350,8 @@ class GAGAScheduler:
             return scale(self, *args, **kwargs)
         call = self._gaga_signatures["scale_model_input"].bind(self, *args, **kwargs)
         sample: Tensor = call.arguments["sample"]
-        timestep = _number(call.arguments.get("timestep"))
+        # some bases name the timestep, others take it as one of *args
+        timestep = _number(kwargs.get("timestep", (*args, None, None)[1]))
         if start.is_lead(timestep):
             return sample
         self._gaga_enter(start, timestep)
@@ -379,7 +382,7 @@ class GAGAScheduler:
             start.is_mapped, start.awaits_lead = True, False
             self._drop_lead()
             return _step_output(call, sample)
-        self._gaga_enter(start, timestep)
+        n_entries = self._gaga_enter(start, timestep)
         if not start.is_settled:
             if timestep != start.first:
                 self._gaga_starts_inside(start, timestep)
@@ -388,18 +391,31 @@ class GAGAScheduler:
             else:
                 call.arguments["sample"] = start.sample_for_step(sample)
         start.reset()
-        scheduler: Scheduler = self
-        self._gaga_left = len(scheduler.timesteps) - 1
+        self._gaga_left = n_entries - 1
         return step(*call.args, **call.kwargs)
 
-    def _gaga_enter(self, start: Start, timestep: float | None) -> None:
-        """The loop is at an entry of the base's; the first is named by its place, not its value."""
+    def _gaga_enter(self, start: Start, timestep: float | None) -> int:
+        """The loop is at an entry of the base's grid; the first is named by its place, not its value.
+
+        Returns:
+            entries of the grid that the loop has.
+        """
         scheduler: Scheduler = self
         self._drop_lead()
         start.awaits_lead = False
-        has_place = getattr(self, "_begin_index", 0) is None and scheduler.step_index is None
-        if has_place and timestep == start.first:
-            scheduler._begin_index = 0
+        n_entries = len(scheduler.timesteps)
+        place = 0
+        if start.whole is not None:
+            place, n_entries = start.place, len(start.whole["timesteps"]) - start.place
+            for name, array in start.whole.items():
+                setattr(self, name, array)
+        if getattr(self, "_begin_index", 0) is None and scheduler.step_index is None:
+            if timestep == start.first:
+                scheduler._begin_index = place
+        elif start.whole is not None and scheduler.step_index is None and not start.is_placed:
+            scheduler._begin_index += place
+        start.is_placed = True
+        return n_entries
 
     def _drop_lead(self) -> None:
         """Take the extra timestep off the grid, before the base reads it."""

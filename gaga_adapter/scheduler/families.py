@@ -45,6 +45,8 @@ class Family:
         settle: makes a finer grid, about to be cut, one that the solver steps through exactly.
         tail: last entries of `timesteps` that get no network call.
         least_steps: shortest run that the solver supports.
+        short_run: a run of fewer steps ends at lower orders. A long grid cut to that length is given
+            back to the solver, with its place in it, when the loop begins.
         explicit: arguments of `set_timesteps` that name the grid; `True` if data are one entry further.
         noises_by_grid: `add_noise` looks a timestep up in the current grid, not in a table or formula.
         noise_scale: standard deviation that its pipelines give to the unit noise by themselves.
@@ -58,6 +60,7 @@ class Family:
     settle: Callable[[Scheduler], None] = lambda scheduler: None
     tail: int = 0
     least_steps: Callable[[Scheduler], int] = lambda scheduler: 1
+    short_run: int = 0
     explicit: Mapping[str, bool] = field(default_factory=dict)
     noises_by_grid: bool = False
     noise_scale: Callable[[Scheduler], float] = lambda scheduler: 1.0
@@ -192,11 +195,11 @@ FAMILIES: dict[str, Family] = {
     "IPNDMScheduler": replace(
         _TABLE, convention=_always(at.QUARTER_TURN), arrays=("timesteps", "betas", "alphas")
     ),
-    "DPMSolverMultistepScheduler": replace(_DPM, explicit={"timesteps": False}),
+    "DPMSolverMultistepScheduler": replace(_DPM, short_run=15, explicit={"timesteps": False}),
     "DPMSolverSinglestepScheduler": replace(
         _DPM, repair=_single_step_orders, explicit={"timesteps": False}
     ),
-    "DEISMultistepScheduler": _DPM,
+    "DEISMultistepScheduler": replace(_DPM, short_run=15),
     "UniPCMultistepScheduler": replace(_DPM, explicit={"sigmas": True}),
     "SASolverScheduler": replace(_DPM, noises_by_grid=False),
     "EulerDiscreteScheduler": replace(
@@ -211,8 +214,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "DPMSolverSDEScheduler": _SIGMA,
     "EDMEulerScheduler": replace(_KARRAS, explicit={"sigmas": False}),
-    "EDMDPMSolverMultistepScheduler": _KARRAS,
-    "CosineDPMSolverMultistepScheduler": replace(_SIGMA, convention=_always(at.ARCTANGENT)),
+    "EDMDPMSolverMultistepScheduler": replace(_KARRAS, short_run=15),
+    "CosineDPMSolverMultistepScheduler": replace(
+        _SIGMA, convention=_always(at.ARCTANGENT), short_run=15
+    ),
     "CMStochasticIterativeScheduler": replace(
         _SIGMA, convention=_always(at.THOUSAND_KARRAS), explicit={"timesteps": False}
     ),

@@ -4,7 +4,7 @@ The scheduler makes its own grid; then all that it indexes by the step loses its
 entry left is the last one at or beyond t* (`snr <= snr_star`). To the scheduler this is a shorter run.
 
 - `suffix`: the grid for n steps, cut. Fewer network calls, the same steps below t*.
-- `respace`: the finest grid whose n-th step from the end is still at or beyond t*, cut to n steps. The same
+- `respace`: a grid so fine that n of its steps lie from t* on, cut to these. The same
   network calls, finer steps. The scheduler may not allow a grid so fine (at most one step per training
   timestep); the start is then further out. A grid that the caller names entry by entry is resampled instead,
   piecewise linearly in the entry's index, from t* to its end.
@@ -13,7 +13,7 @@ entry left is the last one at or beyond t* (`snr <= snr_star`). To the scheduler
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,8 @@ class Cut:
         is_whole: the grid is the scheduler's own for this call, nothing was cut or respaced.
         reaches: the first entry left is at or beyond t*.
         before: timestep of the entry that was cut last, if any.
+        place: entries that were cut off.
+        whole: what the cut attributes were before, where the solver is to have them back.
     """
 
     level: Level
@@ -48,6 +50,8 @@ class Cut:
     is_whole: bool
     reaches: bool
     before: float | None
+    place: int
+    whole: Mapping[str, Any] | None
 
 
 class GridMaker:
@@ -82,7 +86,7 @@ class GridMaker:
         """The grid of the call, cut at t*."""
         self._make(*self._call.args, **self._call.kwargs)
         n_steps = self._n_steps_beyond()
-        return self._cut(n_steps, is_whole=n_steps == len(self._ratios()))
+        return self._cut(n_steps, is_whole=n_steps == len(self._ratios()), keep_whole=True)
 
     def respace(self, finest: dict[Any, Any]) -> Cut:
         """As many steps as the call's own grid has, all from t* on.
@@ -108,9 +112,11 @@ class GridMaker:
             self._resample(named, n_steps)
             return self._cut(n_steps, is_whole=False)
         key = (n_steps, self._log_snr_star, *map(repr, self._call.arguments.values()))
+        config = self.scheduler._internal_dict  # other numbers of steps may change it
         if key not in finest:
             finest[key] = self._finest(n_steps)
         self._refine(finest[key])
+        self.scheduler._internal_dict = config
         return self._cut(n_steps, is_whole=finest[key] == n_steps)
 
     # -- reading the grid ---------------------------------------------------------------------------
@@ -130,27 +136,28 @@ class GridMaker:
         least = min(self.family.least_steps(self.scheduler), len(beyond))
         return max(len(beyond) - n_beyond + 1, least)
 
-    def _cut(self, n_steps: int, is_whole: bool) -> Cut:
+    def _cut(self, n_steps: int, is_whole: bool, keep_whole: bool = False) -> Cut:
         """Drop everything before the last `n_steps` steps."""
         scheduler, ratios = self.scheduler, self._ratios()
         n_dropped = len(ratios) - n_steps
-        ratio = ratios[n_dropped]
-        before = None
+        positions = self.family.steps(scheduler)
+        place, before = int(positions[n_dropped]), None
+        whole = {name: getattr(scheduler, name) for name in self.family.arrays}
         if n_dropped:
-            positions = self.family.steps(scheduler)
-            start, last = int(positions[n_dropped]), int(positions[n_dropped - 1])
-            if last < len(scheduler.timesteps):
-                before = float(scheduler.timesteps[last])
-            for name in self.family.arrays:
-                setattr(scheduler, name, getattr(scheduler, name)[start:])
+            before = float(scheduler.timesteps[int(positions[n_dropped - 1])])
+            for name, array in whole.items():
+                setattr(scheduler, name, array[place:])
         if not is_whole:
             self.family.repair(scheduler, n_steps)
+        is_shortened = n_steps < self.family.short_run <= len(ratios)
         return Cut(
-            level=self.convention.level(float(ratio)),
+            level=self.convention.level(float(ratios[n_dropped])),
             n_steps=n_steps,
             is_whole=is_whole,
-            reaches=bool(self._is_beyond(ratio)),
+            reaches=bool(self._is_beyond(ratios[n_dropped])),
             before=before,
+            place=place,
+            whole=whole if keep_whole and is_shortened else None,
         )
 
     # -- finer grids --------------------------------------------------------------------------------
@@ -162,30 +169,36 @@ class GridMaker:
         self._make(*call.args, **call.kwargs)
         self.family.settle(self.scheduler)
 
-    def _suits(self, n_fine: int, n_steps: int) -> bool:
-        """Whether the last `n_steps` of a grid of `n_fine` begin at or beyond t*, and it is sound."""
+    def _steps_in_finer(self, n_fine: int, n_steps: int) -> int | None:
+        """Steps from t* on in a grid of `n_fine`; `None` if its last `n_steps` are not sound."""
         try:
             with np.errstate(all="ignore"):
                 self._refine(n_fine)
             ratios = self._ratios()
         except (ValueError, IndexError, AssertionError, ZeroDivisionError, RuntimeError):
-            return False  # finer than the scheduler allows
-        if len(ratios) < n_steps:
-            return False
+            return None  # finer than the scheduler allows
         kept = ratios[-n_steps:]
-        sound = bool(torch.isfinite(kept[1:]).all()) and bool((kept.diff() < 0).all())
-        return sound and bool(self._is_beyond(kept[0]))
+        is_sound = len(kept) == n_steps and bool(torch.isfinite(kept[1:]).all())
+        return self._n_steps_beyond() if is_sound and bool((kept.diff() < 0).all()) else None
 
     def _finest(self, n_steps: int) -> int:
-        """Most steps whose grid suits: doubling, then bisection."""
-        config = self.scheduler._internal_dict  # the trials may change it
-        low, high = n_steps, 2 * n_steps
-        while high < FINEST and self._suits(high, n_steps):
-            low, high = high, 2 * high
+        """Steps of a grid of which exactly `n_steps` lie from t* on, or of the finest with fewer.
+
+        Their number grows in proportion to the grid's, up to rounding, which makes a few trials enough.
+        """
+        low, high = n_steps, FINEST
+        guess = n_steps * n_steps // self._n_steps_beyond()
         while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._suits(middle, n_steps) else (low, middle)
-        self.scheduler._internal_dict = config
+            guess = min(max(guess, low + 1), high - 1)
+            found = self._steps_in_finer(guess, n_steps)
+            if found is None:
+                high = guess
+                guess = (low + high) // 2
+                continue
+            low, high = (guess, high) if found <= n_steps else (low, guess)
+            if found == n_steps:
+                break
+            guess = int(guess * (n_steps + 0.5) / found)
         return low
 
     def _resample(self, named: dict[str, Any], n_steps: int) -> None:

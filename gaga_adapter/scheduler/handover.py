@@ -20,7 +20,7 @@ mapped again; one that nobody mapped is an error at the first step. A start made
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -124,8 +124,11 @@ class Start:
         first: timestep of the first entry.
         lead: the extra timestep before it, if there is one.
         is_truncated: entries were cut off, or the grid is finer.
+        place: index of the first entry in `whole`.
+        whole: the grid before the cut, for solvers that are to have it back when the loop begins.
         awaits_lead: the loop may still come to the extra timestep.
         is_extended: the extra timestep stands in `scheduler.timesteps`.
+        is_placed: the solver has its place in the whole grid.
         is_mapped: the sample has been mapped by `init_noise_sigma` or by the extra timestep.
         is_data: the loop starts from noised data.
         has_run: a run has begun from here.
@@ -138,8 +141,11 @@ class Start:
     first: float
     lead: float | None
     is_truncated: bool
+    place: int = 0
+    whole: Mapping[str, Any] | None = None
     awaits_lead: bool = False
     is_extended: bool = False
+    is_placed: bool = False
     is_mapped: bool = False
     is_data: bool = False
     has_run: bool = False
@@ -152,8 +158,9 @@ class Start:
         return self.is_mapped or self.is_data
 
     def is_lead(self, timestep: float | None) -> bool:
-        """Whether this is the extra timestep."""
-        return self.awaits_lead and timestep is not None and timestep == self.lead
+        """Whether the loop is at the extra timestep; unnamed, it is as long as that stands first."""
+        here = self.is_extended if timestep is None else timestep == self.lead
+        return self.awaits_lead and here
 
     def reset(self) -> None:
         """A run begins; the one after it starts anew."""

@@ -1,0 +1,600 @@
+"""The truncated scheduler as an object: its class, its grid, its hand-overs, and what it refuses."""
+
+import copy
+import inspect
+import math
+import pickle
+import warnings
+
+import diffusers.schedulers as diffusers_schedulers
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    UniPCMultistepScheduler,
+)
+
+import gaga_adapter
+from gaga_adapter.errors import (
+    ArtefactError,
+    GAGAError,
+    GAGAWarning,
+    StatsMismatchError,
+    TruncationError,
+    UnsupportedSchedulerError,
+)
+from gaga_adapter.layout import DenseLayout, MoleculeLayout
+from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.scheduler import GAGAScheduler, HandoverError
+from gaga_adapter.scheduler.families import FAMILIES, NOT_SCHEDULERS, REFUSED
+from gaga_adapter.scheduler.levels import t_star, timestep_log_snr
+from gaga_adapter.stats import GAGAStats
+from gaga_adapter.subspace import mask_from_sizes, project
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # numpy 2 in diffusers
+
+SHAPE = (3, 6, 6)
+
+
+def dense_stats(log_snr_star=-1.0):
+    generator = torch.Generator().manual_seed(0)
+    moments = DenseMoments(SHAPE, kind="channel")
+    scale = torch.tensor([0.6, 0.2, 1.1]).reshape(3, 1, 1)
+    moments.update(0.5 + scale * torch.randn(200, *SHAPE, generator=generator))
+    return GAGAStats(DenseLayout(SHAPE), moments, log_snr_star)
+
+
+STATS = dense_stats()
+
+
+def wrap(base, **options):
+    return GAGAScheduler.from_pretrained(base, stats=STATS, **options)
+
+
+def noise(batch=4, seed=1):
+    return torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def run(scheduler, x, multiply=True, scale=True, n=20, device="cpu", network=lambda x, t: 0.1 * x):
+    """An ordinary loop; returns the sample and what the network saw."""
+    seen = []
+    scheduler.set_timesteps(n, device=device)
+    if multiply:
+        x = x * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        given = scheduler.scale_model_input(x, t) if scale else x
+        seen.append(given)
+        x = scheduler.step(network(given, t), t, x).prev_sample
+    return x, seen
+
+
+# -- the class -------------------------------------------------------------------------------------
+
+
+def exported():
+    structure = diffusers_schedulers._import_structure
+    return sorted({name for names in structure.values() for name in names})
+
+
+@pytest.mark.parametrize("name", exported())
+def test_every_exported_name_is_in_the_table(name):
+    if name.endswith("Output") or name in NOT_SCHEDULERS:
+        return
+    assert (name in FAMILIES) != (name in REFUSED), f"{name} is neither supported nor refused"
+
+
+BASES = [
+    name
+    for name in FAMILIES
+    if hasattr(diffusers_schedulers, name)
+    and not hasattr(getattr(diffusers_schedulers, name), "_backends")  # a missing dependency
+]
+OPTIONS = {
+    "HeliosScheduler": {"stages": 1, "stage_range": [0, 1]},
+    "RFD4ProteinaScheduler": {
+        "schedule_mode": "log",
+        "noise_mode": "1/t",
+        "tsr_k": 1.0,
+        "tsr_sigma": 1.0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_it_is_its_base(name):
+    cls = getattr(diffusers_schedulers, name)
+    base = cls(**OPTIONS.get(name, {}))
+    gaga = wrap(base)
+    assert isinstance(gaga, cls)
+    assert isinstance(gaga, GAGAScheduler)
+    assert type(gaga).__name__ == f"GAGA{name}"
+    assert getattr(gaga_adapter.scheduler, f"GAGA{name}") is type(gaga)
+    for method in ("__init__", "step", "set_timesteps", "scale_model_input", "add_noise"):
+        if hasattr(cls, method):
+            assert inspect.signature(getattr(gaga, method)) == inspect.signature(
+                getattr(base, method)
+            )
+    assert dict(gaga.config) == dict(base.config)
+    assert getattr(gaga, "order", 1) == getattr(base, "order", 1)
+    plain = cls.from_config(gaga.config)
+    assert type(plain) is cls
+    assert dict(plain.config) == dict(cls.from_config(base.config).config)
+
+
+@pytest.mark.parametrize("name", sorted(set(exported()) & set(REFUSED)))
+def test_refused_by_name(name):
+    cls = getattr(diffusers_schedulers, name)
+    base = cls.__new__(cls)
+    with pytest.raises(
+        UnsupportedSchedulerError, match=f"cannot truncate {name}: .*Supported: DDPM"
+    ):
+        wrap(base)
+
+
+def test_refused_by_configuration():
+    with pytest.raises(UnsupportedSchedulerError, match=r"stages=3 .* noise of its own"):
+        wrap(diffusers_schedulers.HeliosScheduler())
+
+
+class MyDDIMScheduler(DDIMScheduler):
+    """A user's own scheduler."""
+
+
+class MyScheduler(diffusers_schedulers.SchedulerMixin):
+    """Nothing known."""
+
+
+def test_a_users_subclass_is_found_through_its_bases():
+    gaga = wrap(MyDDIMScheduler())
+    assert isinstance(gaga, MyDDIMScheduler)
+    assert gaga_adapter.scheduler.GAGAMyDDIMScheduler is type(gaga)
+    with pytest.raises(
+        UnsupportedSchedulerError, match="MyScheduler: it is none of the classes known"
+    ):
+        wrap(MyScheduler())
+    with pytest.raises(AttributeError, match="has no attribute 'GAGANothing'"):
+        _ = gaga_adapter.scheduler.GAGANothing
+
+
+def test_attributes_of_the_base_are_kept():
+    """Such as a table in float64 that someone has put there."""
+    base = DDPMScheduler(clip_sample=False)
+    base.alphas_cumprod = base.alphas_cumprod.double() ** 1.5
+    gaga = wrap(base)
+    assert torch.equal(gaga.alphas_cumprod, base.alphas_cumprod)
+    gaga.set_timesteps(20)
+    assert base.num_inference_steps is None  # the base is copied
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+@pytest.mark.parametrize("cls", [DDIMScheduler, HeunDiscreteScheduler, MyDDIMScheduler])
+def test_copies_go_on_where_the_original_is(cls, copied):
+    gaga = wrap(cls(), handover="init")
+    expected, _ = run(copy.deepcopy(gaga), noise())
+    gaga.set_timesteps(20, device="cpu")
+    again = copied(gaga)
+    assert type(again) is type(gaga)
+    x = noise() * again.init_noise_sigma
+    for t in again.timesteps:
+        x = again.step(0.1 * again.scale_model_input(x, t), t, x).prev_sample
+    assert torch.equal(x, expected)
+
+
+def test_rewrapping_keeps_what_is_not_given():
+    first = wrap(DDIMScheduler(), spacing="respace", t_star=300)
+    second = GAGAScheduler.from_pretrained(first, handover="step")
+    assert type(second) is type(first)
+    assert second._gaga.options == type(second._gaga.options)(300, "respace", "auto", "step")
+    assert second.stats is STATS
+
+
+def test_conversion_to_another_class():
+    gaga = wrap(DPMSolverMultistepScheduler(beta_schedule="scaled_linear"))
+    plain = EulerDiscreteScheduler.from_config(gaga.config)
+    assert plain.config.beta_schedule == "scaled_linear"
+    assert not isinstance(plain, GAGAScheduler)
+
+
+# -- levels ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_t_star_is_the_first_timestep_at_or_beyond(name):
+    scheduler = getattr(diffusers_schedulers, name)(**OPTIONS.get(name, {}))
+    at = t_star(scheduler, -0.7)
+    assert timestep_log_snr(scheduler, at) <= -0.7 + 1e-9
+    if isinstance(at, int):
+        assert timestep_log_snr(scheduler, at - 1) > -0.7
+    else:
+        assert timestep_log_snr(scheduler, at) == pytest.approx(-0.7, abs=1e-6)
+    assert STATS.t_star(scheduler) == pytest.approx(t_star(scheduler, -1.0))
+
+
+def test_levels_of_known_schedulers():
+    """Against the formulas of the papers."""
+    abar = DDPMScheduler().alphas_cumprod[400].item()
+    assert timestep_log_snr(DDPMScheduler(), 400) == pytest.approx(math.log(abar / (1 - abar)))
+    assert timestep_log_snr(EulerDiscreteScheduler(), 400) == pytest.approx(
+        -2 * math.log(math.sqrt((1 - abar) / abar)), rel=1e-6
+    )
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    assert timestep_log_snr(flow, 400) == pytest.approx(2 * math.log(0.6 / 0.4))
+    karras = diffusers_schedulers.EDMEulerScheduler()
+    assert timestep_log_snr(karras, 0.25 * math.log(2.5)) == pytest.approx(-2 * math.log(2.5))
+
+
+def test_a_t_star_that_the_scheduler_does_not_have():
+    with pytest.raises(
+        TruncationError,
+        match=r"t_star=1200 is outside \[0, 999\] for DDPMScheduler\(num_train_timesteps=1000\). "
+        "Pass an entry of scheduler.timesteps.",
+    ):
+        wrap(DDPMScheduler(), t_star=1200)
+    with pytest.raises(TruncationError, match="never reached by DDPMScheduler"):
+        t_star(DDPMScheduler(), -50.0)
+    assert t_star(DDPMScheduler(), 50.0) == 0
+
+
+def test_the_first_entry_is_the_last_one_at_or_beyond():
+    for spacing in ("suffix", "respace"):
+        gaga = wrap(DDPMScheduler(timestep_spacing="trailing"), t_star=400, spacing=spacing)
+        gaga.set_timesteps(20, device="cpu")
+        assert gaga.timesteps[0] >= 400
+        assert gaga.timesteps[1] < 400
+    full = DDPMScheduler(timestep_spacing="trailing")
+    full.set_timesteps(20)
+    cut = wrap(DDPMScheduler(timestep_spacing="trailing"), t_star=400)
+    cut.set_timesteps(20, device="cpu")
+    assert torch.equal(full.timesteps[-len(cut.timesteps) :], cut.timesteps)
+
+
+def test_a_grid_that_begins_closer_to_the_data_than_t_star():
+    """Leading spacing with 600 of 1000 steps begins at 599."""
+    gaga = wrap(DDIMScheduler(), t_star=700)
+    with pytest.warns(GAGAWarning, match="begins at timestep 599, closer to the data than t"):
+        gaga.set_timesteps(600, device="cpu")
+    assert len(gaga.timesteps) == 600
+
+
+def test_respacing_needs_few_trials():
+    gaga = wrap(HeunDiscreteScheduler(), spacing="respace", t_star=100)
+    trials = 0
+    make = HeunDiscreteScheduler.set_timesteps
+
+    def counted(self, *args, **kwargs):
+        nonlocal trials
+        trials += 1
+        make(self, *args, **kwargs)
+
+    gaga._gaga_set_timesteps(counted, (20,), {})
+    assert trials <= 8
+    trials = 0
+    gaga._gaga_set_timesteps(counted, (20,), {})
+    assert trials == 2  # the plain grid, and the one remembered
+    assert (len(gaga.timesteps) - 1) in (38, 39)
+
+
+def test_respacing_restores_the_configuration():
+    base = diffusers_schedulers.DPMSolverSinglestepScheduler(
+        lower_order_final=False, final_sigmas_type="sigma_min"
+    )
+    gaga = wrap(base, spacing="respace", t_star=137)
+    gaga.set_timesteps(20, device="cpu")
+    assert gaga.config.lower_order_final is False
+
+
+def test_entries_that_cannot_be_resampled():
+    gaga = wrap(DDPMScheduler(), spacing="respace", t_star=10)
+    with pytest.raises(TruncationError, match="not enough timesteps below t"):
+        gaga.set_timesteps(timesteps=list(range(990, 0, -10)))
+    gaga = wrap(LCMScheduler(), spacing="respace", t_star=500)
+    gaga.set_timesteps(4, original_inference_steps=20, device="cpu")
+    assert len(gaga.timesteps) == 4
+
+
+# -- handing over ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cls", [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
+)
+def test_every_handover_gives_the_same_sample(cls):
+    z = noise()
+    expected, seen = run(wrap(cls(), handover="init"), z)
+    for handover, multiply, extra in (("step", True, 1), ("scale", True, 0), ("auto", True, 0)):
+        result, also = run(wrap(cls(), handover=handover), z, multiply)
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+        assert len(also) == len(seen) + extra
+    for handover in ("step", "scale", "auto"):
+        result, _ = run(wrap(cls(), handover=handover), z, multiply=False)
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_start_is_the_reference_at_the_level_of_the_first_entry():
+    gaga = wrap(EulerDiscreteScheduler(), handover="init")
+    gaga.set_timesteps(20, device="cpu")
+    z = noise()
+    sigma = float(gaga.sigmas[0])
+    assert torch.equal(z * gaga.init_noise_sigma, STATS.reference().at(1.0, sigma).transport(z))
+    gaga = wrap(DDIMScheduler(), handover="init")
+    gaga.set_timesteps(20, device="cpu")
+    abar = float(gaga.alphas_cumprod[gaga.timesteps[0]])
+    expected = STATS.reference().at(math.sqrt(abar), math.sqrt(1 - abar)).transport(z)
+    torch.testing.assert_close(z * gaga.init_noise_sigma, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        lambda z, s: z * s,
+        lambda z, s: s * z,
+        lambda z, s: torch.mul(z, s),
+        lambda z, s: z.mul(s),
+        lambda z, s: z.clone().mul_(s),
+        lambda z, s: z * s.to("cpu"),
+    ],
+)
+def test_all_ways_to_multiply(multiply):
+    gaga = wrap(DDIMScheduler(), handover="init")
+    gaga.set_timesteps(20, device="cpu")
+    z = noise()
+    expected = z * gaga.init_noise_sigma
+    assert torch.equal(multiply(z, gaga.init_noise_sigma), expected)
+    with pytest.raises(HandoverError, match="can only be multiplied"):
+        _ = torch.add(z, gaga.init_noise_sigma)
+    assert float(gaga.init_noise_sigma) == 1.0
+
+
+def test_in_place_multiplication():
+    gaga = wrap(DDIMScheduler(), handover="init")
+    gaga.set_timesteps(20, device="cpu")
+    z = noise()
+    expected = z * gaga.init_noise_sigma
+    z *= gaga.init_noise_sigma
+    assert torch.equal(z, expected)
+
+
+def test_bare_loops_get_one_more_timestep():
+    """Without a device, `auto` expects a loop that has no place for the start."""
+    gaga, z = wrap(DDIMScheduler()), noise()
+    expected, seen = run(wrap(DDIMScheduler(), handover="init"), z)
+    result, also = run(gaga, z, multiply=False, scale=False, device=None)
+    torch.testing.assert_close(result, expected)
+    assert len(also) == len(seen) + 1
+    # one that multiplies all the same is mapped once
+    result, _ = run(gaga, z, multiply=True, scale=False, device=None)
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("handover", ["auto", "init", "scale", "hook"])
+def test_an_unmapped_start_is_an_error(handover):
+    with pytest.raises(HandoverError, match=r"without handing over its noise .*handover='step'"):
+        run(wrap(DDIMScheduler(), handover=handover), noise(), multiply=False, scale=False)
+
+
+def test_init_is_not_scale():
+    with pytest.raises(HandoverError, match="multiply the noise by scheduler.init_noise_sigma"):
+        run(wrap(DDIMScheduler(), handover="init"), noise(), multiply=False)
+
+
+def test_noise_that_is_not_unit_noise():
+    for handover in ("init", "step", "scale"):
+        with pytest.raises(HandoverError, match="root mean square of 14"):
+            run(wrap(EulerDiscreteScheduler(), handover=handover), 14.6 * noise())
+
+
+def test_mapping_twice_is_an_error():
+    gaga = wrap(EulerDiscreteScheduler(), handover="init", t_star=800)
+    gaga.set_timesteps(20, device="cpu")
+    with pytest.raises(HandoverError, match="do not map it twice"):
+        _ = noise() * gaga.init_noise_sigma * gaga.init_noise_sigma
+
+
+def test_several_runs_and_several_noises():
+    """Each after its own set_timesteps; DDIM also runs again on the same grid."""
+    gaga = wrap(DDIMScheduler())
+    first, _ = run(gaga, noise(seed=1))
+    second, _ = run(gaga, noise(seed=2))
+    again, _ = run(gaga, noise(seed=1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    x = noise(seed=2) * gaga.init_noise_sigma
+    for t in gaga.timesteps:
+        x = gaga.step(0.1 * x, t, x).prev_sample
+    assert torch.equal(x, second)
+
+
+def test_init_noise_sigma_at_the_wrong_time():
+    gaga = wrap(DDIMScheduler())
+    with pytest.raises(HandoverError, match="before set_timesteps"):
+        _ = noise() * gaga.init_noise_sigma
+    gaga.set_timesteps(20, device="cpu")
+    x = noise() * gaga.init_noise_sigma
+    gaga.step(x, gaga.timesteps[0], x)
+    with pytest.raises(HandoverError, match="in the middle of a run"):
+        _ = noise() * gaga.init_noise_sigma
+    with pytest.raises(HandoverError, match="call scheduler.set_timesteps first"):
+        wrap(DDIMScheduler()).step(x, 5, x)
+
+
+def test_the_sample_of_the_first_step_has_to_be_known():
+    """After `scale`, the loop passes its noise, or what scale_model_input gave; nothing else."""
+    gaga, z = wrap(EulerDiscreteScheduler(), handover="scale"), noise()
+    gaga.set_timesteps(20, device="cpu")
+    t = gaga.timesteps[0]
+    double = gaga.scale_model_input(torch.cat([z, z]), t)  # guidance
+    expected = gaga._gaga_start.transport(z)
+    sigma = gaga.sigmas[0]
+    torch.testing.assert_close(double[:4], expected / (sigma**2 + 1).sqrt())
+    with pytest.raises(HandoverError, match="neither the noise that the network saw nor"):
+        gaga.step(z, t, z + 1)
+    torch.testing.assert_close(
+        gaga.step(torch.zeros_like(z), t, z).prev_sample, expected, rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("cls", [DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler])
+def test_starts_from_noised_data_are_left_alone(cls):
+    data, z = torch.ones(4, *SHAPE), noise()
+    for handover in ("auto", "init", "step"):
+        gaga = wrap(cls(), handover=handover)
+        gaga.set_timesteps(20, device="cpu")
+        timesteps = gaga.timesteps
+        x = gaga.add_noise(data, z, timesteps[:1])
+        start = gaga._gaga_start
+        expected = start.reference.a * data + start.reference.b * z
+        torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+        for t in timesteps:
+            before = x
+            x = gaga.step(gaga.scale_model_input(x, t) * 0, t, x).prev_sample
+            if t == start.lead:
+                assert torch.equal(before, x)
+
+
+@pytest.mark.parametrize("handover", ["auto", "step"])
+@pytest.mark.parametrize("cls", [DPMSolverMultistepScheduler, HeunDiscreteScheduler])
+def test_image_to_image_starts_inside_of_the_grid(cls, handover):
+    base = wrap(cls(), spacing="respace", handover=handover)
+    base.set_timesteps(20, device="cpu")
+    timesteps = base.timesteps[4 * base.order :]
+    with pytest.warns(GAGAWarning, match="a strength counts from t"):
+        base.set_begin_index(4 * base.order)
+    x = base.add_noise(torch.ones(4, *SHAPE), noise(), timesteps[:1])
+    for t in timesteps:
+        x = base.step(0.1 * base.scale_model_input(x, t), t, x).prev_sample
+    assert torch.isfinite(x).all()
+
+
+def test_image_to_image_beyond_the_end_of_the_grid():
+    gaga = wrap(DDIMScheduler(), t_star=100)
+    gaga.set_timesteps(20, device="cpu")
+    with pytest.raises(HandoverError, match="beyond the end of the truncated grid"):
+        gaga.add_noise(torch.ones(4, *SHAPE), noise(), gaga.timesteps[10:11])
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        DEISMultistepScheduler,
+        UniPCMultistepScheduler,
+        EulerDiscreteScheduler,
+        HeunDiscreteScheduler,
+    ],
+)
+def test_add_noise_before_and_after_set_timesteps(cls):
+    """Also off the grid, where the solvers in sigma would take some other level."""
+    gaga = wrap(cls(beta_start=1e-4, beta_end=0.02))
+    data, z = torch.full((3, *SHAPE), 2.0), noise(3)
+    timesteps = torch.tensor([950, 437, 3])
+    abar = gaga.alphas_cumprod[timesteps].reshape(3, 1, 1, 1)
+    a, b = abar.sqrt(), (1 - abar).sqrt()
+    if cls in (EulerDiscreteScheduler, HeunDiscreteScheduler):
+        a, b = torch.ones_like(a), b / a
+    expected = a * data + b * z
+    torch.testing.assert_close(gaga.add_noise(data, z, timesteps), expected, rtol=1e-4, atol=1e-4)
+    gaga.set_timesteps(20, device="cpu")
+    torch.testing.assert_close(gaga.add_noise(data, z, timesteps), expected, rtol=1e-4, atol=1e-4)
+    on_grid = gaga.timesteps[3:4].expand(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fresh = cls(beta_start=1e-4, beta_end=0.02)
+        fresh.set_timesteps(20)
+        torch.testing.assert_close(
+            gaga.add_noise(data, z, on_grid),
+            fresh.add_noise(data, z, on_grid),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_scale_noise_of_flows():
+    gaga = wrap(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    data, z = torch.full((2, *SHAPE), 2.0), noise(2)
+    for _ in range(2):
+        result = gaga.scale_noise(data, torch.tensor([300.0, 610.0]), z)
+        s = torch.tensor([0.3, 0.61]).reshape(2, 1, 1, 1)
+        torch.testing.assert_close(result, (1 - s) * data + s * z)
+        gaga.set_timesteps(20, device="cpu")
+
+
+def test_stats_of_other_channels():
+    for handover in ("init", "step", "scale"):
+        gaga = wrap(DDIMScheduler(), handover=handover)
+        with pytest.raises(
+            StatsMismatchError, match=r"events of shape \(3, 6, 6\), got \(4, 6, 6\)"
+        ):
+            run(gaga, torch.randn(2, 4, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"spacing": "even"}, "spacing='even' is unknown. Known: suffix, respace"),
+        (
+            {"handover": "magic"},
+            "handover='magic' is unknown. Known: auto, init, step, scale, hook",
+        ),
+        ({"reference": "cubist"}, "unknown reference 'cubist'. Known here: auto, unit, paper"),
+        ({"reference": "full"}, "needs moments of kind full"),
+    ],
+)
+def test_unknown_options(option, message):
+    with pytest.raises(GAGAError, match=message):
+        wrap(DDIMScheduler(), **option)
+
+
+def test_without_statistics():
+    with pytest.raises(ArtefactError, match="no fitted statistics for DDIMScheduler. Pass stats="):
+        GAGAScheduler.from_pretrained(DDIMScheduler())
+    generated = type(wrap(DDIMScheduler()))
+    with pytest.raises(ArtefactError, match=r"Pass DDIMScheduler.from_config\(config\) to GAGA"):
+        generated.from_config(DDIMScheduler().config)
+    with pytest.raises(ArtefactError, match="has no statistics"):
+        generated().set_timesteps(20)
+
+
+def test_molecules_get_their_padding_and_centre_of_mass_right():
+    generator = torch.Generator().manual_seed(0)
+    mask = mask_from_sizes(torch.randint(4, 9, (300,), generator=generator), 9)
+    x = project(torch.randn(300, 9, 8, generator=generator) * 1.4, mask)
+    moments = ExchangeableMoments(5)
+    moments.update(x, mask)
+    stats = GAGAStats(MoleculeLayout(), moments, 0.0)
+    gaga = GAGAScheduler.from_pretrained(DDPMScheduler(clip_sample=False), stats=stats)
+    gaga.set_timesteps(20, device="cpu")
+    start = x.sign() * 0 + project(torch.randn(300, 9, 8, generator=generator), mask)
+    start = start * gaga.init_noise_sigma
+    assert torch.equal((start != 0).any(-1), mask)
+    assert start[..., :3].sum(1).abs().max() < 1e-4
+
+
+def test_the_output_of_the_extra_timestep_is_of_the_bases_own_type():
+    gaga, z = wrap(LCMScheduler(), handover="step"), noise()
+    gaga.set_timesteps(4, device="cpu")
+    output = gaga.step(z, gaga.timesteps[0], z)
+    assert type(output).__name__ == "LCMSchedulerOutput"
+    gaga.set_timesteps(4, device="cpu")
+    sample, denoised = gaga.step(z, gaga.timesteps[0], z, return_dict=False)
+    assert torch.equal(sample, output.prev_sample)
+    assert denoised is None
+
+
+def test_a_slow_path_that_is_left_at_once():
+    """From the second step on nothing of ours is called."""
+    gaga = wrap(DDIMScheduler(), handover="init")
+    gaga.set_timesteps(20, device="cpu")
+    x = noise() * gaga.init_noise_sigma
+    timesteps = gaga.timesteps
+    x = gaga.step(x, timesteps[0], x).prev_sample
+    gaga._gaga_start = None
+    for t in timesteps[1:]:
+        x = gaga.step(x, t, x).prev_sample
