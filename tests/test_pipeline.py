@@ -1,15 +1,25 @@
 """The molecule pipeline under every scheduler: subspace, sizes, seeds, outputs, disk."""
 
+import diffusers
 import pytest
 import torch
 from rdkit import Chem
 
-from gaga_adapter.errors import ArtefactError, DataError, UnsupportedSchedulerError
+from gaga_adapter import GAGAScheduler, GAGAStats
+from gaga_adapter.errors import (
+    ArtefactError,
+    DataError,
+    StatsMismatchError,
+    TruncationError,
+    UnsupportedSchedulerError,
+)
+from gaga_adapter.layout import AtomLayout, MoleculeLayout
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.formats import read_molecules
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.molecules.schedulers import SCHEDULERS, scheduler_named
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.paths import named_path
 
 SIZES = [4, 9, 1, 6]
@@ -40,6 +50,54 @@ def test_every_scheduler_stays_on_the_subspace(pipe, name):
     assert x[~result.mask].abs().max() == 0
     assert x[..., :3].sum(1).abs().max() < 1e-4
     assert result.network_calls == len(pipe.scheduler.timesteps)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+        diffusers.DDIMScheduler(
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            prediction_type="v_prediction",
+            clip_sample=False,
+        ),
+        diffusers.EDMEulerScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_schedulers_that_begin_at_pure_noise(pipe, scheduler):
+    pipe.scheduler = scheduler
+    result = run(pipe, output_type="tensor")
+    assert torch.isfinite(result.molecules).all()
+    # the last prediction is a molecule: one-hot entries within those of the data, 0 to 1/4
+    assert -0.05 < result.molecules[..., 3:].min()
+    assert result.molecules[..., 3:].max() < 0.3
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        MoleculeLayout(charge_scale=10),
+        MoleculeLayout(onehot_scale=1),
+        MoleculeLayout(elements=("H", "C", "N", "O", "S")),
+        AtomLayout(4),
+    ],
+)
+def test_statistics_of_other_channels_than_the_model(pipe, layout):
+    x = torch.randn(50, 4, layout.n_channels, generator=torch.Generator().manual_seed(0))
+    moments = ExchangeableMoments(layout.n_features)
+    moments.update(x)
+    stats = GAGAStats(layout, moments, 0.0)
+    pipe.scheduler = GAGAScheduler.from_pretrained(edm_scheduler(), stats=stats)
+    with pytest.raises(StatsMismatchError, match=r"stats describe .*, the model has 3\+5 channels"):
+        run(pipe, n_atoms=[4])
+
+
+def test_more_steps_than_the_scheduler_has(pipe):
+    pipe.scheduler = edm_scheduler()
+    with pytest.raises(TruncationError, match="DDPMScheduler refuses 1002 steps: "):
+        run(pipe, num_inference_steps=1002)
 
 
 def test_same_seed_same_molecules_and_batching_keeps_the_order(pipe):

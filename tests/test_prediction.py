@@ -27,6 +27,16 @@ CASES = [
     ("EulerAncestralDiscreteScheduler", {}),
     ("HeunDiscreteScheduler", {}),
     ("LMSDiscreteScheduler", {}),
+    ("EulerDiscreteScheduler", {"prediction_type": "v_prediction", "timestep_type": "continuous"}),
+    (
+        "DDIMScheduler",
+        {
+            "clip_sample": False,
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        },
+    ),
     ("PNDMScheduler", {"skip_prk_steps": True}),
     ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
     ("FlowMatchHeunDiscreteScheduler", {}),
@@ -77,6 +87,32 @@ def test_fractional_timesteps_follow_diffusers_own_conversion():
     for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
         a, b = view.level(timestep)
         assert b / a == pytest.approx(float(sigma), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.EDMEulerScheduler(),
+        diffusers.CosineDPMSolverMultistepScheduler(),
+        diffusers.EulerDiscreteScheduler(
+            **TABLE, prediction_type="v_prediction", timestep_type="continuous"
+        ),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_timesteps_that_are_formulas_of_sigma(scheduler):
+    scheduler.set_timesteps(7)
+    view = NetworkView.of(scheduler)
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        a, b = view.level(timestep)
+        # float32 timesteps: near its end the arctangent resolves sigma = 500 to 5e-5
+        assert b / a == pytest.approx(float(sigma), rel=2e-4)
+
+
+def test_pure_noise_has_a_level():
+    scheduler = diffusers.DDIMScheduler(**TABLE, rescale_betas_zero_snr=True)
+    assert NetworkView.of(scheduler).level(999) == (0.0, 1.0)
+    assert NetworkView.of(diffusers.FlowMatchEulerDiscreteScheduler()).level(1000) == (0.0, 1.0)
 
 
 def test_a_scheduler_of_its_own_kind_is_refused_by_name():

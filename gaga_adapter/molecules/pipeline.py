@@ -24,18 +24,27 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, DataError
+from gaga_adapter.errors import (
+    ArtefactError,
+    DataError,
+    GAGAError,
+    StatsMismatchError,
+    TruncationError,
+)
+from gaga_adapter.layout import AtomLayout
 from gaga_adapter.molecules.chemistry import to_rdkit
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.paths import named_path
 from gaga_adapter.prediction import NetworkView
+from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import project
 
 EMBEDDED = "embedded"
 ASSETS = Path(__file__).parent / "assets"
 _OUTPUT_TYPES = ("molecules", "tensor", "rdkit", "sdf")
+_MAX_SIGMA = 1e3  # what the network is told of pure noise, where b / a has no end
 
 
 @dataclass
@@ -159,7 +168,10 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Raises:
             DataError: an unknown output type, no molecule asked for, or a molecule without atoms.
+            StatsMismatchError: the scheduler's statistics describe other channels than the model.
+            TruncationError: the scheduler refuses this number of steps.
         """
+        self._check_statistics()
         if output_type not in _OUTPUT_TYPES:
             raise DataError(
                 f"output_type={output_type!r} is unknown. Known: {', '.join(_OUTPUT_TYPES)}."
@@ -201,6 +213,17 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             molecules = sdf_text(molecules)
         return MoleculePipelineOutput(molecules=molecules, mask=mask, network_calls=calls)
 
+    def _check_statistics(self) -> None:
+        stats, layout = getattr(self.scheduler, "stats", None), self.denoiser.layout
+        if not isinstance(stats, GAGAStats) or stats.layout == layout:
+            return
+        if isinstance(stats.layout, AtomLayout) and stats.layout.n_channels == layout.n_channels:
+            return  # features without names cannot be compared
+        raise StatsMismatchError(
+            f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. "
+            "Refit with `gaga fit`, in the model's elements and scales."
+        )
+
     def _denoise(
         self,
         noise: Tensor,
@@ -213,7 +236,14 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         mask = mask.to(device)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": generator} if takes_generator else {}
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        try:
+            scheduler.set_timesteps(num_inference_steps, device=device)
+        except GAGAError:
+            raise
+        except ValueError as error:
+            raise TruncationError(
+                f"{type(scheduler).__name__} refuses {num_inference_steps} steps: {error}"
+            ) from error
         view = NetworkView.of(scheduler)
         sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
         for timestep in scheduler.timesteps:
@@ -221,6 +251,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             if hasattr(scheduler, "scale_model_input"):
                 seen = scheduler.scale_model_input(sample, timestep)
             a, b = view.level(timestep)
+            a = max(a, b / _MAX_SIGMA)
             denoised = self.denoiser((seen / a).to(self.denoiser.dtype), b / a, mask).sample
             output = view.output(denoised.to(seen.dtype), seen, timestep)
             sample = scheduler.step(output, timestep, sample, **extra).prev_sample
