@@ -7,10 +7,11 @@ something else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gaga_adapter.errors import ArtefactError
+from gaga_adapter.errors import ArtefactError, DataError
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,26 @@ class MoleculeLayout:
         position_scale: positions in angstrom are divided by it.
         onehot_scale: the one-hot element is divided by it.
         charge_scale: the atomic number is divided by it; `None` for no such channel.
+
+    Raises:
+        DataError: no elements, one of them twice, or a scale that is not positive and finite.
     """
 
     elements: tuple[str, ...] = ("H", "C", "N", "O", "F")
     position_scale: float = 1.0
     onehot_scale: float = 4.0
     charge_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.elements or len(set(self.elements)) < len(self.elements):
+            raise DataError(
+                f"elements are {self.elements}. Name one or more, each of them once, such as "
+                "H,C,N,O,F."
+            )
+        for name in ("position_scale", "onehot_scale", "charge_scale"):
+            scale = getattr(self, name)
+            if scale is not None and not 0 < scale < math.inf:
+                raise DataError(f"{name}={scale} must be positive and finite.")
 
     @property
     def n_features(self) -> int:
@@ -111,14 +126,14 @@ def layout_from_dict(data: dict[str, Any]) -> Layout:
     """Layout from its JSON form.
 
     Raises:
-        ArtefactError: the kind is unknown or a field is missing.
+        ArtefactError: the kind is unknown, or a field is missing or makes no sense.
     """
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
     try:
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
         kind: Any = _KINDS[data["kind"]]
         layout: Layout = kind(**fields)
         return layout
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(
             f"cannot read the channel layout {data!r}. Known kinds: {', '.join(_KINDS)}."
         ) from error

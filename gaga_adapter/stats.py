@@ -27,7 +27,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from gaga_adapter.atomic import replacing
-from gaga_adapter.errors import ArtefactError, GAGAError, TruncationError
+from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.paths import GaussianPath, TabulatedPath
@@ -55,6 +55,10 @@ class GAGAStats:
             Gaussian.
         selection: the curve and the rule that chose `log_snr_star`, if it was chosen on a curve.
         provenance: where the data came from, how many, library versions.
+
+    Raises:
+        TruncationError: `log_snr_star` is no plausible log-SNR.
+        StatsMismatchError: the moments have other channels than the layout.
     """
 
     layout: Layout
@@ -68,6 +72,18 @@ class GAGAStats:
             raise TruncationError(
                 f"log_snr_star={self.log_snr_star} is not a plausible log-SNR. "
                 "Choose one inside of [-60, 60], such as 0.0 where signal and noise are equal."
+            )
+        moments, layout = self.moments, self.layout
+        if isinstance(layout, DenseLayout):
+            fits = isinstance(moments, DenseMoments) and moments.shape == layout.shape
+        else:
+            fits = (
+                isinstance(moments, ExchangeableMoments) and moments.n_features == layout.n_features
+            )
+        if not fits:
+            raise StatsMismatchError(
+                f"the layout has {layout.describe()}, the moments are {moments.metadata()}. "
+                "Pass the moments of data in this layout."
             )
 
     def reference(self, kind: str = "auto") -> ReferenceGaussian:
@@ -127,7 +143,8 @@ class GAGAStats:
         """Read an artefact from a folder, a hub repository, or by the name of an embedded one.
 
         Args:
-            name_or_path: a folder, a hub id such as `user/qm9-gaga`, or `qm9`.
+            name_or_path: a folder, a hub id such as `user/qm9-gaga`, or `qm9` (if no folder of
+                that name holds an artefact).
             revision: branch, tag or commit of the hub repository.
             token: hub token.
             cache_dir: where downloads are kept.
@@ -137,7 +154,7 @@ class GAGAStats:
             ArtefactError: there is none, it is corrupt, or of a newer schema.
         """
         folder = Path(name_or_path)
-        if not folder.is_dir() and str(name_or_path) in EMBEDDED:
+        if str(name_or_path) in EMBEDDED and not (folder / CONFIG_NAME).is_file():
             folder = EMBEDDED[str(name_or_path)]
         elif not folder.exists() and _looks_like_hub_id(str(name_or_path)):
             folder = _download(str(name_or_path), revision, token, cache_dir, local_files_only)
@@ -225,7 +242,7 @@ class GAGAStats:
                 moments=kind.from_state_dict(dict(tensors), config["moments"]),
                 log_snr_star=float(config["log_snr_star"]),
                 selection=None if selection is None else Selection.from_dict(selection),
-                provenance=config["provenance"],
+                provenance=dict(config["provenance"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             fault = str(error) if isinstance(error, GAGAError) else repr(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,41 @@ def test_faulty_sets_are_refused_by_cause():
         MoleculeSet.from_list([WATER, ([[0, 0, 0]], [300])])
     with pytest.raises(DataError, match=r"molecule 0 has positions \(1, 2\)"):
         MoleculeSet.from_list([([[0, 0]], [1])])
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("numbers", -1, "molecule 1 has an atomic number that is not one of 0 to 118"),
+        ("numbers", 119, "molecule 1 has an atomic number that is not one of 0 to 118"),
+        ("numbers", 6.5, "molecule 1 has an atomic number that is not one of 0 to 118"),
+        ("positions", 1e39, "molecule 1 has NaN or infinite coordinates"),
+        ("positions", "x", "Allowed: numbers"),
+    ],
+)
+def test_numbers_that_the_arrays_cannot_hold_are_refused(where, value, message):
+    positions, numbers = _arrays()
+    kind = str if value == "x" else np.float64
+    arrays = {"positions": positions.astype(kind), "numbers": numbers.astype(np.float64)}
+    arrays[where][1, 0] = value
+    with pytest.raises(DataError, match=message):
+        MoleculeSet(arrays["positions"], arrays["numbers"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"elements": ()},
+        {"elements": ("H", "C", "H")},
+        {"position_scale": 0.0},
+        {"onehot_scale": math.nan},
+        {"charge_scale": -1.0},
+    ],
+    ids=str,
+)
+def test_layouts_that_make_no_sense(arguments):
+    with pytest.raises(DataError, match=f"{next(iter(arguments))}"):
+        MoleculeLayout(**arguments)
 
 
 def test_encoding_is_what_the_layout_says():

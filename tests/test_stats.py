@@ -8,7 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gaga_adapter import GAGAStats, named_path
-from gaga_adapter.errors import ArtefactError, TruncationError, WriteError
+from gaga_adapter.errors import (
+    ArtefactError,
+    StatsMismatchError,
+    TruncationError,
+    WriteError,
+)
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME
@@ -193,3 +198,39 @@ def test_embedded_qm9():
     assert stats.moments.count == 130_831
     assert stats.layout == MoleculeLayout()
     assert stats.selection is not None
+
+
+def test_a_folder_named_like_an_embedded_artefact_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qm9").mkdir()
+    assert GAGAStats.from_pretrained("qm9").moments.count == 130_831
+    molecule_stats().save_pretrained("qm9")
+    assert GAGAStats.from_pretrained("qm9").moments.count == 600
+
+
+def test_moments_of_other_channels_than_the_layout():
+    moments = molecule_stats().moments
+    for layout in (MoleculeLayout(("H", "C")), DenseLayout((5, 2))):
+        with pytest.raises(StatsMismatchError, match="the moments are"):
+            GAGAStats(layout, moments, 0.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layout": [1]},
+        {"layout": {"kind": "molecule", "elements": ["H", "C"]}},
+        {"layout": {"kind": "molecule", "onehot_scale": 0.0}},
+        {"provenance": None},
+        {"log_snr_star": None},
+        {"moments": []},
+        {"selection": []},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_makes_no_sense_is_corrupt(change, tmp_path):
+    molecule_stats().save_pretrained(tmp_path)
+    file = tmp_path / CONFIG_NAME
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ArtefactError, match="is corrupt"):
+        GAGAStats.from_pretrained(tmp_path)

@@ -40,20 +40,27 @@ class MoleculeSet:
                 f"{self.name}: positions {positions.shape} do not fit atomic numbers "
                 f"{numbers.shape}. Allowed: (M, N, 3) and (M, N)."
             )
+        if positions.dtype.kind not in "fiu" or numbers.dtype.kind not in "fiu":
+            raise DataError(
+                f"{self.name}: positions of type {positions.dtype} and atomic numbers of type "
+                f"{numbers.dtype}. Allowed: numbers."
+            )
         if len(numbers) == 0:
             raise DataError(f"{self.name}: no molecules. Pass at least one.")
         if self.smiles is not None and len(self.smiles) != len(numbers):
             raise DataError(f"{self.name}: {len(self.smiles)} SMILES for {len(numbers)} molecules.")
+        is_number = np.isin(numbers, np.arange(len(SYMBOLS)))
+        self._refuse(~is_number.all(axis=1), "has an atomic number that is not one of 0 to 118")
         real = numbers > 0
         self._refuse(~real.any(axis=1), "has no atoms")
         self._refuse(
             (real[:, 1:] & ~real[:, :-1]).any(axis=1),
             "has a gap in its atomic numbers: padding must come after the last atom",
         )
-        self._refuse((numbers >= len(SYMBOLS)).any(axis=1), "has an atomic number above 118")
+        positions = _float32(positions)
         self._refuse(~np.isfinite(positions).all(axis=(1, 2)), "has NaN or infinite coordinates")
         self._refuse((positions[~real] != 0).any(axis=-1), "has coordinates in its padding", ~real)
-        object.__setattr__(self, "positions", np.asarray(positions, np.float32))
+        object.__setattr__(self, "positions", positions)
         object.__setattr__(self, "atomic_numbers", np.asarray(numbers, np.uint8))
 
     def _refuse(self, bad: ArrayLike, cause: str, where: NDArray[np.bool_] | None = None) -> None:
@@ -80,7 +87,7 @@ class MoleculeSet:
         Raises:
             DataError: a molecule is empty, misshapen or not finite, or there is none.
         """
-        pairs = [(np.asarray(x, np.float32), np.asarray(z)) for x, z in molecules]
+        pairs = [(_float32(x), np.asarray(z)) for x, z in molecules]
         for index, (x, z) in enumerate(pairs):
             if z.ndim != 1 or x.shape != (len(z), 3):
                 raise DataError(
@@ -163,3 +170,9 @@ class MoleculeSet:
             order = torch.randperm(len(self), generator=generator).numpy()
         for start in range(0, len(self), batch_size):
             yield self.subset(order[start : start + batch_size])
+
+
+def _float32(values: ArrayLike) -> NDArray[np.float32]:
+    """The values in float32; one beyond its range becomes infinite, and is refused as such."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float32)
