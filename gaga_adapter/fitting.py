@@ -6,7 +6,7 @@ its curve on that sample, and the selection reads the characteristic log-SNR off
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import DEFAULT_TOLERANCE, select
 from gaga_adapter.stats import GAGAStats, library_versions
 
-Batch = Tensor | tuple[Tensor, Tensor]
+Batch = Tensor | Sequence[Tensor]
 #: Where the curve is drawn by default: from far above any useful t* down to nearly pure noise, and
 #: densest where t* usually lies.
 DEFAULT_LOG_SNR = (
@@ -47,7 +47,7 @@ def fit(
 
     Args:
         data: batches. Molecules: pairs of x (B, N, 3+F) and mask (B, N) bool; dense data: x (B, C,
-            ...).
+            ...), alone or as the only entry of a tuple or list.
         layout: what the channels are.
         criterion: name of a criterion of Gaussianity.
         reference: which closed-form start is judged; `auto` is `shape` for molecules.
@@ -64,10 +64,14 @@ def fit(
         the artefact; `save_pretrained` writes it.
 
     Raises:
-        DataError: no data, values that are not finite, or too few for the criterion.
+        DataError: no data, batches of another form, values that are not finite, or too few for the
+            criterion.
         StatsMismatchError: batches with other channels than the layout.
         TruncationError: the criterion never comes within the tolerance.
     """
+    judge = criterion_named(criterion)
+    if n_criterion < 1:
+        raise DataError(f"n_criterion={n_criterion}: the criterion needs items to see. Pass more.")
     report = progress or (lambda what, done, total: None)
     generator = torch.Generator().manual_seed(seed)
     moments: DenseMoments | ExchangeableMoments
@@ -77,11 +81,14 @@ def fit(
         moments = ExchangeableMoments(layout.n_features, max_order=max_order)
     sample = _UniformSample(n_criterion, generator)
     for batch in data:
-        x, mask = batch if isinstance(batch, tuple) else (batch, None)
+        x, *rest = (batch,) if isinstance(batch, Tensor) else batch
+        mask = rest[0] if rest else None
         if isinstance(moments, ExchangeableMoments):
-            if mask is None:
-                raise DataError("molecules need pairs (x, mask); got a tensor alone.")
+            if mask is None or len(rest) > 1:
+                raise DataError(f"molecules need pairs (x, mask); got {1 + len(rest)} tensors.")
             moments.update(x, mask)
+        elif rest:
+            raise DataError(f"dense data are x alone; got batches of {1 + len(rest)} entries.")
         else:
             moments.update(x)
         sample.update(x, mask)
@@ -89,7 +96,7 @@ def fit(
     if moments.count == 0:
         raise DataError("no data: the stream was empty. Pass at least one batch.")
     x, mask = sample.tensors()
-    curve = criterion_named(criterion).curve(
+    curve = judge.curve(
         x,
         mask,
         make_reference(moments, reference),
@@ -147,6 +154,11 @@ def _stack(old: Tensor | None, new: Tensor) -> Tensor:
     """Both along the batch; molecules (B, N, ...) of different width are padded with zeros."""
     if old is None:
         return new
+    if old.shape[2:] != new.shape[2:]:
+        raise DataError(
+            f"batches of shapes {tuple(old.shape[1:])} and {tuple(new.shape[1:])}: the criterion "
+            "needs one. Fit one resolution at a time."
+        )
     if old.shape[1:] != new.shape[1:]:
         width = max(old.shape[1], new.shape[1])
         old, new = (

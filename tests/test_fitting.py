@@ -85,7 +85,7 @@ def test_the_kept_sample_is_uniform_and_bounded():
     ("data", "error", "message"),
     [
         ([], DataError, "stream was empty"),
-        ([torch.zeros(3, 4, 5)], DataError, r"need pairs \(x, mask\)"),
+        ([torch.zeros(3, 4, 5)], DataError, r"need pairs \(x, mask\); got 1 tensors"),
         (
             [(torch.zeros(3, 4, 9), torch.ones(3, 4, dtype=torch.bool))],
             StatsMismatchError,
@@ -101,6 +101,38 @@ def test_the_kept_sample_is_uniform_and_bounded():
 def test_bad_data(data, error, message):
     with pytest.raises(error, match=message):
         run(data)
+
+
+def test_dense_batches_of_another_form():
+    x = torch.randn(1200, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    layout, arguments = DenseLayout((2, 3, 3)), {"tolerance": 5, "log_snr": (0.0, -2.0)}
+    alone = run([x], layout, **arguments)
+    boxed = run([[x]], layout, **arguments)  # what torch's DataLoader makes of a TensorDataset
+    assert boxed.log_snr_star == alone.log_snr_star
+    with pytest.raises(DataError, match="dense data are x alone; got batches of 2 entries"):
+        run([(x, torch.zeros(1200))], layout)
+    with pytest.raises(DataError, match=r"shapes \(2, 3, 3\) and \(2, 6, 6\)"):
+        run([x, torch.zeros(4, 2, 6, 6)], layout)
+
+
+def test_settings_that_make_no_sense_are_refused_before_the_data_are_read():
+    def unread():
+        raise AssertionError("read")
+        yield
+
+    with pytest.raises(GAGAError, match="unknown criterion 'guess'"):
+        run(unread(), criterion="guess")
+    with pytest.raises(DataError, match="n_criterion=-10"):
+        run(unread(), n_criterion=-10)
+
+
+def test_single_atoms_have_no_positions_to_judge():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(1200, 1, 5)
+    x[torch.arange(1200), 0, torch.randint(3, 5, (1200,), generator=generator)] = 0.25
+    stats = run([(x, torch.ones(1200, 1, dtype=torch.bool))], log_snr=(0.0, -2.0), tolerance=5)
+    assert stats.selection.curve.reference == "shape"
+    assert torch.isfinite(torch.tensor(stats.selection.curve.value)).all()
 
 
 def test_one_molecule_is_too_few():

@@ -296,8 +296,9 @@ def _noised_and_drawn(
 
 
 def _root_mean_square(parts: list[Tensor]) -> float:
+    """Unit of length; 1 where there is none, as for the positions of single atoms."""
     square = torch.cat(parts).double().square()
-    return math.sqrt(float(square.mean())) if square.numel() else 1.0
+    return math.sqrt(float(square.mean())) or 1.0 if square.numel() else 1.0
 
 
 def _check(x: Tensor, mask: Tensor | None, log_snr: Tensor) -> None:
