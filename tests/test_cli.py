@@ -108,6 +108,9 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
             "sahpe",
         ),
         (["sample", "--out", "a.sdf", "--stats", "qm9", "--spacing", "cut"], "cut"),
+        (["fit", "qm9", "--out", "x", "--elements", "H,C,H"], "elements are"),
+        (["fit", "qm9", "--out", "x", "--onehot-scale", "0"], "onehot_scale=0.0"),
+        (["demo", "--out", "/proc/demo"], "cannot make the folder /proc/demo"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
@@ -134,6 +137,7 @@ def test_bad_molecules(gaga, tmp_path):
     code, _, err = gaga("fit", bad, "--out", tmp_path / "stats")
     assert code == 2
     assert "Si" in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "stats").exists()
 
 
@@ -168,3 +172,11 @@ def test_the_installed_command_and_the_module():
         done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
         for name in ("fit", "show", "sample", "evaluate", "demo"):
             assert name in done.stdout
+
+
+def test_a_foreign_element_is_named_by_its_place_in_the_file(gaga, tmp_path):
+    file = tmp_path / "many.xyz"
+    file.write_text("1\n\nC 0 0 0\n" * 2100 + "1\n\nSi 0 0 0\n")
+    code, _, err = gaga("fit", file, "--out", tmp_path / "stats")
+    assert code == 2
+    assert "molecule 2100 has the element Si" in err

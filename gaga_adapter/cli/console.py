@@ -24,7 +24,10 @@ err = Console(stderr=True, highlight=False)
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A callback (what, done, total) that draws one bar per `what`, with rate and time left."""
+    """A callback (what, done, total) that draws one bar per `what`, with rate and time left.
+
+    Nothing is drawn where stderr is a file or a pipe.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -33,7 +36,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bars:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         tasks = {}
         began = {}
 

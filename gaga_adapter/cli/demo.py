@@ -12,7 +12,9 @@ import torch
 import typer
 from rich.table import Table
 
+from gaga_adapter.atomic import replacing
 from gaga_adapter.cli.console import err, figure, out, percent, quiet_loading
+from gaga_adapter.errors import WriteError
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.estimate import Estimate
@@ -36,6 +38,14 @@ def run(
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
 
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"cannot make the folder {folder}: {error.strerror}. Choose another place."
+        ) from error
+    err.print("reading QM9 for its own figures")
+    data = load_qm9("test")  # first, so that a missing package is not found out at the end
     quiet_loading()
     pipeline = MoleculePipeline.load("embedded")
     base, stats = pipeline.scheduler, GAGAStats.from_pretrained("qm9")
@@ -45,7 +55,6 @@ def run(
         rows[f"GAGA {kind}"] = GAGAScheduler.from_pretrained(
             base, stats=stats, t_star=start, reference=kind
         )
-    folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"n": n, "steps": steps, "t_star": start, "seed": seed, "rows": {}}
     pictures, metrics = [], dict[str, MoleculeMetrics]()
     for name, scheduler in rows.items():
@@ -67,11 +76,11 @@ def run(
         if slug != "paper":
             title = f"{name}: {result.network_calls} network calls, {seconds:.0f} s"
             pictures.append((title, result.molecules.subset(range(min(n, 8)))))
-    err.print("reading QM9 for its own figures")
-    metrics["QM9"] = evaluate(load_qm9("test"))
+    metrics["QM9"] = evaluate(data)
     record["rows"]["QM9"] = {"metrics": metrics["QM9"].to_dict()}
     draw_grid(pictures, folder / "molecules.png")
-    (folder / "demo.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / "demo.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     columns = list(metrics)
     table = Table(title=f"{n} molecules a column, start at t = {start:g} of 1000")

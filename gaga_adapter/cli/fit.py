@@ -51,7 +51,7 @@ def run(
     layout = MoleculeLayout(
         tuple(e.strip() for e in elements.split(",")), position_scale, onehot_scale, charge_scale
     )
-    molecules = read_molecules(data)
+    molecules = read_molecules(data, layout.elements)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for part in molecules.batches(2048):
