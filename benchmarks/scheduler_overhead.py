@@ -2,9 +2,10 @@
 
     python benchmarks/scheduler_overhead.py
 
-The batch is one of 64 molecules, (64, 29, 9). Both take the same steps below t*: the bare scheduler is
-driven through the same last part of its own grid. Only `step` and `scale_model_input` are timed; making
-the grid and mapping the start happen once per run and are listed apart.
+The batch is one of 64 molecules, (64, 29, 9). Both take the same steps below t*: the bare
+scheduler is driven through the same last part of its own grid. Only `step` and
+`scale_model_input` are timed; making the grid and mapping the start happen once per run and are
+listed apart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The truncated scheduler as an object: its class, its grid, its hand-overs, and what it refuses."""
+"""The truncated scheduler as an object: class, grid, hand-overs, and what it refuses."""
 
 import copy
 import inspect
@@ -156,7 +156,7 @@ def test_a_users_subclass_is_found_through_its_bases():
     assert isinstance(gaga, MyDDIMScheduler)
     assert gaga_adapter.scheduler.GAGAMyDDIMScheduler is type(gaga)
     with pytest.raises(
-        UnsupportedSchedulerError, match="MyScheduler: it is none of the classes known"
+        UnsupportedSchedulerError, match="MyScheduler: it is none of the classes known, nor"
     ):
         wrap(MyScheduler())
     with pytest.raises(AttributeError, match="has no attribute 'GAGANothing'"):
@@ -274,7 +274,7 @@ def test_respacing_needs_few_trials():
         make(self, *args, **kwargs)
 
     gaga._gaga_set_timesteps(counted, (20,), {})
-    assert trials <= 8
+    assert trials <= 16
     trials = 0
     gaga._gaga_set_timesteps(counted, (20,), {})
     assert trials == 2  # the plain grid, and the one remembered
@@ -380,7 +380,7 @@ def test_an_unmapped_start_is_an_error(handover):
 
 
 def test_init_is_not_scale():
-    with pytest.raises(HandoverError, match="multiply the noise by scheduler.init_noise_sigma"):
+    with pytest.raises(HandoverError, match=r"multiply the noise by scheduler\.init_noise_sigma"):
         run(wrap(DDIMScheduler(), handover="init"), noise(), multiply=False)
 
 
@@ -391,10 +391,13 @@ def test_noise_that_is_not_unit_noise():
 
 
 def test_mapping_twice_is_an_error():
-    gaga = wrap(EulerDiscreteScheduler(), handover="init", t_star=800)
-    gaga.set_timesteps(20, device="cpu")
-    with pytest.raises(HandoverError, match="do not map it twice"):
-        _ = noise() * gaga.init_noise_sigma * gaga.init_noise_sigma
+    for cls in (DDIMScheduler, EulerDiscreteScheduler):
+        gaga = wrap(cls(), handover="init", t_star=800)
+        gaga.set_timesteps(20, device="cpu")
+        with pytest.raises(HandoverError, match="has been mapped already"):
+            _ = noise() * gaga.init_noise_sigma * gaga.init_noise_sigma
+    # several noises for one run are several starts
+    _ = noise(seed=2) * gaga.init_noise_sigma
 
 
 def test_several_runs_and_several_noises():
@@ -420,7 +423,7 @@ def test_init_noise_sigma_at_the_wrong_time():
     gaga.step(x, gaga.timesteps[0], x)
     with pytest.raises(HandoverError, match="in the middle of a run"):
         _ = noise() * gaga.init_noise_sigma
-    with pytest.raises(HandoverError, match="call scheduler.set_timesteps first"):
+    with pytest.raises(HandoverError, match=r"call scheduler\.set_timesteps first"):
         wrap(DDIMScheduler()).step(x, 5, x)
 
 
@@ -553,7 +556,9 @@ def test_unknown_options(option, message):
 
 
 def test_without_statistics():
-    with pytest.raises(ArtefactError, match="no fitted statistics for DDIMScheduler. Pass stats="):
+    with pytest.raises(
+        ArtefactError, match=r"no fitted statistics for DDIMScheduler\. Pass stats="
+    ):
         GAGAScheduler.from_pretrained(DDIMScheduler())
     generated = type(wrap(DDIMScheduler()))
     with pytest.raises(ArtefactError, match=r"Pass DDIMScheduler.from_config\(config\) to GAGA"):

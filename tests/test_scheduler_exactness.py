@@ -1,14 +1,15 @@
-"""Exactness: for Gaussian data and the analytic network, a truncated run is as good as the full one.
+"""Exactness: for Gaussian data and the analytic network, a truncated run is as good as a full one.
 
 The data are N(mu, diag(sd²)) with unequal means and variances, so the fitted Gaussian is the exact
 marginal at every level, and whatever error is left is the solver's own. The "network" is the
-closed-form posterior mean in the parametrisation that the scheduler asks for; it is told the timestep
-that the loop is at and nothing else, so a wrong timestep shows as a wrong law.
+closed-form posterior mean in the parametrisation that the scheduler asks for; it is told the
+timestep that the loop is at and nothing else, so a wrong timestep shows as a wrong law.
 
 All of it is linear in the starting noise and in the noise that the solver draws. So the law of the
-result is computed, not sampled: row 0 of the batch gets no noise and ends at the mean; every other row
-gets one unit of one noise variable, and the squares of what they change add up to the variance. Only
-the Brownian-tree solvers of torchsde are sampled (6,000 draws; a false alarm in 1e6 runs).
+result is computed, not sampled: row 0 of the batch gets no noise and ends at the mean; every
+other row gets one unit of one noise variable, and the squares of what they change add up to the
+variance. Only the Brownian-tree solvers of torchsde are sampled (6,000 draws; a false alarm in
+1e6 runs).
 """
 
 import importlib
@@ -49,7 +50,7 @@ def gaussian_stats(log_snr_star=0.0):
 
 
 def table_ratio(scheduler, t):
-    """b / a at a possibly fractional index of the table, as the scheduler's sigmas interpolate it."""
+    """b / a at an index of the table, between two as the scheduler's sigmas interpolate it."""
     abar = scheduler.alphas_cumprod.double()
     ratio = ((1 - abar) / abar).sqrt()
     linear = np.interp(t, np.arange(len(ratio)), ratio)
@@ -203,7 +204,7 @@ def proteina(scheduler, x, see):
 
 
 class Draws:
-    """Stands in for `randn_tensor`: the k-th draw is one unit in row k + 2, and nothing elsewhere."""
+    """Stands in for `randn_tensor`: the k-th draw is one unit in row k + 2, and only there."""
 
     def __init__(self):
         self.count = 0
@@ -253,7 +254,7 @@ class Case:
         return self.name in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
 
     def law(self, scheduler, monkeypatch, n=None):
-        """Mean and standard deviation (3,) at the end of a run of n steps, and the network calls."""
+        """Mean and standard deviation (3,) at the end of n steps, and the network calls."""
         calls = 0
         draws = Draws()
         module = importlib.import_module(getattr(diffusers_schedulers, self.name).__module__)
@@ -495,8 +496,8 @@ def bare_error(case, monkeypatch, n=None, one_step=False):
 def bound(case, monkeypatch, calls):
     """Error that a truncated run may have: that of the bare scheduler in a full run of its n steps.
 
-    A multistep solver starts without history wherever it starts. Its first step is then one of first
-    order, and shows where few steps follow.
+    A multistep solver starts without history wherever it starts. Its first step is then one of
+    first order, and shows where few steps follow.
     """
     allowed = bare_error(case, monkeypatch) + 0.003
     if case.is_sampled():  # two standard deviations from 6,000 draws each
@@ -608,7 +609,7 @@ EXPLICIT = [
     (case("DPMSolverMultistep", multistep=ORDER_1), "timesteps", list(range(975, -1, -50))),
     (case("HeunDiscrete"), "timesteps", list(range(975, -1, -50))),
     (case("EulerDiscrete"), "timesteps", list(range(975, -1, -50))),
-    (case("EulerDiscrete", **EXPONENTIAL), "sigmas", np.geomspace(150, 0.01, 20).tolist() + [0.0]),
+    (case("EulerDiscrete", **EXPONENTIAL), "sigmas", [*np.geomspace(150, 0.01, 20).tolist(), 0.0]),
 ]
 
 
@@ -639,7 +640,7 @@ def test_a_named_flow_grid_is_respaced_from_t_star_exactly():
 
 
 def test_multistep_solvers_in_short_cuts_end_as_in_the_full_run(monkeypatch):
-    """DEIS lowers its last orders in runs of less than 15 steps; 8 steps cut out of 20 are not one."""
+    """DEIS lowers its last orders in runs of less than 15 steps; 8 cut out of 20 are none."""
     deis = case("DEISMultistep")
     cut = error(deis.law(truncate(deis.make(), 0.4), monkeypatch))
     assert cut < 1.05 * bare_error(deis, monkeypatch)

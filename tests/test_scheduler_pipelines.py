@@ -1,4 +1,4 @@
-"""Pipelines of diffusers, unmodified, with small random networks: what the networks see, and how often."""
+"""Unmodified pipelines of diffusers with small random networks: what these see, how often."""
 
 import warnings
 

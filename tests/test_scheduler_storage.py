@@ -19,7 +19,7 @@ from diffusers import (
 )
 
 from gaga_adapter import GAGAScheduler, GAGAStats
-from gaga_adapter.errors import ArtefactError
+from gaga_adapter.errors import ArtefactError, WriteError
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments
 
@@ -104,7 +104,9 @@ def test_a_plain_folder_and_its_subfolder(stats, tmp_path):
     assert gaga._gaga.options == type(gaga._gaga.options)()
     with pytest.raises(ArtefactError, match="no fitted statistics for DDIMScheduler"):
         GAGAScheduler.from_pretrained(tmp_path / "scheduler")
-    with pytest.raises(ArtefactError, match="no scheduler_config.json in .*subfolder='scheduler'"):
+    with pytest.raises(
+        ArtefactError, match=r"no scheduler_config\.json in .*subfolder='scheduler'"
+    ):
         GAGAScheduler.from_pretrained(tmp_path, stats=stats)
 
 
@@ -173,7 +175,7 @@ def test_a_full_disk_leaves_the_old_scheduler(stats, tmp_path, monkeypatch):
         real(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(ArtefactError, match="No space left on device"):
+    with pytest.raises(WriteError, match="No space left on device"):
         new.save_pretrained(tmp_path)
     monkeypatch.undo()
     assert GAGAScheduler.from_pretrained(tmp_path)._gaga.options.spacing == "suffix"

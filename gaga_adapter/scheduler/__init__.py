@@ -2,9 +2,10 @@
 
     scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="my-stats")
 
-`conventions` knows where noise levels live, `families` is the table of the classes, `levels` maps timesteps and
-log-SNR, `grid` cuts, `handover` brings the Gaussian into the loop, `core` puts it together. The generated classes,
-such as `GAGADDIMScheduler`, are attributes of this package: pickle and diffusers find them by name.
+`conventions` knows where noise levels live, `families` is the table of the classes, `levels` maps
+timesteps and log-SNR, `grid` cuts, `handover` brings the Gaussian into the loop, `core` puts it
+together. The generated classes, such as `GAGADDIMScheduler`, are attributes of this package:
+pickle and diffusers find them by name.
 """
 
 from __future__ import annotations

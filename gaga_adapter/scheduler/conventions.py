@@ -1,14 +1,16 @@
 r"""Where the noise level lives in a diffusers scheduler, and how its samples are scaled.
 
-Everything about a level follows from the ratio `r = b / a` of noise to signal, `log_snr = -2 log r`. A
-convention says two things:
+Everything about a level follows from the ratio `r = b / a` of noise to signal,
+`log_snr = -2 log r`. A convention says two things:
 
-- how samples are scaled, `r -> (a, b)`: variance preserving `a = 1 / sqrt(1 + r²)`, variance exploding `a = 1`,
-  flow `a = 1 / (1 + r)`; always `b = r a`;
-- where `r` is kept: in a table indexed by the timestep, in `scheduler.sigmas`, or as a formula of the timestep.
+- how samples are scaled, `r -> (a, b)`: variance preserving `a = 1 / sqrt(1 + r²)`, variance
+  exploding `a = 1`, flow `a = 1 / (1 + r)`; always `b = r a`;
+- where `r` is kept: in a table indexed by the timestep, in `scheduler.sigmas`, or as a formula of
+  the timestep.
 
-`grid` reads the ratios of the sampling grid that `set_timesteps` made; `ratio_at` and `timestep_at` are the two
-directions between a timestep and its ratio, for any timestep of the training path.
+`grid` reads the ratios of the sampling grid that `set_timesteps` made; `ratio_at` and
+`timestep_at` are the two directions between a timestep and its ratio, for any timestep of the
+training path.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Convention:
         signal: `a` as a function of the ratio `r = b / a`.
         grid: ratios (n,), float64, of the entries of `scheduler.timesteps`.
         ratio_at: timestep, in the scheduler's own units, to ratio.
-        timestep_at: ratio to the first training timestep at or beyond it, in the scheduler's own units.
+        timestep_at: ratio to the first training timestep at or beyond it, in the scheduler's own
+            units.
         ends: timesteps of the cleanest and of the noisiest level of the training path.
         noise_is_bare: the pipelines of this kind take noise as it is, without `init_noise_sigma`.
     """
@@ -129,7 +132,7 @@ def _sigmas(scheduler: Scheduler) -> Tensor:
 
 
 def _flow_share(scheduler: Scheduler) -> Tensor:
-    """The share of noise s (n,) in `(1 - s) x_0 + s eps`; some configurations keep 1 - s instead."""
+    """Shares of noise s (n,) in `(1 - s) x_0 + s eps`; some configurations keep 1 - s."""
     share = _sigmas(scheduler)
     return 1 - share if scheduler.config.get("invert_sigmas") else share
 

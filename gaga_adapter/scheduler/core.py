@@ -1,12 +1,13 @@
 """`GAGAScheduler`: any diffusers scheduler, cut at t* and started from the fitted Gaussian.
 
-Every supported class has a generated subclass, `class GAGADDIMScheduler(GAGAScheduler, DDIMScheduler)`,
-that lets its base make a grid, cuts it in place (`grid.py`) and hands the Gaussian to the loop
-(`handover.py`). It *is* its base in every other respect: attributes, signatures, configuration.
-Since only the grid is cut, and no table, there is no inner scheduler and nothing to delegate; once a
-run is under way, a step costs one look at a counter.
+Every supported class has a generated subclass, `class GAGADDIMScheduler(GAGAScheduler,
+DDIMScheduler)`, that lets its base make a grid, cuts it in place (`grid.py`) and hands the
+Gaussian to the loop (`handover.py`). It *is* its base in every other respect: attributes,
+signatures, configuration. Since only the grid is cut, and no table, there is no inner scheduler
+and nothing to delegate; once a run is under way, a step costs one look at a counter.
 
-Generated classes are attributes of this package (PEP 562), where pickle and diffusers look for them.
+Generated classes are attributes of this package (PEP 562), where pickle and diffusers look for
+them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from gaga_adapter.scheduler.handover import (
     NetworkHook,
     NoiseMap,
     Start,
+    is_same,
 )
 from gaga_adapter.scheduler.levels import timestep_log_snr
 from gaga_adapter.scheduler.storage import (
@@ -164,10 +166,10 @@ class GAGAScheduler:
             )
         given = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
         named: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        return cls._truncated(base, stats, replace(options or Options(), **named))
+        return cls._gaga_truncated(base, stats, replace(options or Options(), **named))
 
     @classmethod
-    def _truncated(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
+    def _gaga_truncated(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
         """A truncated copy of a scheduler."""
         supported_family(base)
         result = empty(base._gaga_base if isinstance(base, GAGAScheduler) else type(base))
@@ -203,9 +205,9 @@ class GAGAScheduler:
         """Write configuration, options and statistics into one folder, and push it if asked to.
 
         Raises:
-            ArtefactError: the folder cannot be written.
+            WriteError: the folder cannot be written; what was there before is intact.
         """
-        truncation = self._truncation()
+        truncation = self._gaga_truncation()
         truncation.stats.save_pretrained(save_directory)
         truncation.options.save(Path(save_directory))
         base: Any = super()
@@ -218,14 +220,14 @@ class GAGAScheduler:
     @property
     def stats(self) -> GAGAStats:
         """The fitted statistics."""
-        return self._truncation().stats
+        return self._gaga_truncation().stats
 
     @property
     def log_snr_star(self) -> float:
         """A run starts at the last entry of the grid at or below this log-SNR."""
-        return self._truncation().log_snr_star
+        return self._gaga_truncation().log_snr_star
 
-    def _truncation(self) -> Truncation:
+    def _gaga_truncation(self) -> Truncation:
         if self._gaga is None:
             raise ArtefactError(
                 f"this {type(self).__name__} has no statistics. Make it with "
@@ -264,15 +266,15 @@ class GAGAScheduler:
 
     # -- a run -----------------------------------------------------------------------------------
 
-    def _mode(self) -> Handover:
+    def _gaga_mode(self) -> Handover:
         watched = self._gaga_hook is not None
-        return HANDOVERS["hook" if watched else self._truncation().options.handover]
+        return HANDOVERS["hook" if watched else self._gaga_truncation().options.handover]
 
     @property
     def init_noise_sigma(self) -> Any:  # noqa: ANN401 - a number, or what maps
-        """The base's own while the run is the base's own, else what maps unit noise to the start."""
+        """The base's own while the run is the base's own, else what maps noise to the start."""
         if self._gaga_intercepts:
-            return NoiseMap(self._gaga_map_noise) if self._mode().takes_init else 1.0
+            return NoiseMap(self._gaga_map_noise) if self._gaga_mode().takes_init else 1.0
         own = self.__dict__.get("init_noise_sigma")
         return getattr(super(), "init_noise_sigma", 1.0) if own is None else own
 
@@ -288,9 +290,13 @@ class GAGAScheduler:
                 f"init_noise_sigma was used {when}. "
                 "Call scheduler.set_timesteps, then scale the noise, for every run."
             )
-        mapped = start.transport(noise)
+        if start.shown is not None and is_same(noise, start.shown):
+            raise HandoverError(
+                "this start has been mapped already: scale the noise by init_noise_sigma once."
+            )
+        start.shown = start.transport(noise)
         start.is_mapped = True
-        return mapped
+        return start.shown
 
     def _gaga_set_timesteps(
         self,
@@ -299,7 +305,7 @@ class GAGAScheduler:
         kwargs: dict[str, Any],
     ) -> None:
         """The base's grid, cut; and the start of the run to come."""
-        truncation = self._truncation()
+        truncation = self._gaga_truncation()
         scheduler: Scheduler = self
         call = self._gaga_signatures["set_timesteps"].bind(self, *args, **kwargs)
         family = supported_family(self)
@@ -323,7 +329,7 @@ class GAGAScheduler:
                 stacklevel=3,
             )
         bare = maker.convention.noise_is_bare or call.arguments.get("device") is None
-        lead = _lead(timesteps, cut.before) if self._mode().leads(bare) else None
+        lead = _lead(timesteps, cut.before) if self._gaga_mode().leads(bare) else None
         self._gaga_start = Start(
             reference=truncation.reference.at(cut.level.a, cut.level.b),
             noise_scale=family.noise_scale(self),
@@ -357,8 +363,8 @@ class GAGAScheduler:
         self._gaga_enter(start, timestep)
         if timestep not in (None, start.first) or start.is_settled:
             return scale(self, *args, **kwargs)
-        if not self._mode().takes_scale:
-            raise self._unmapped()
+        if not self._gaga_mode().takes_scale:
+            raise self._gaga_unmapped()
         call.arguments["sample"] = start.map_for_network(sample)
         start.shown = scale(*call.args, **call.kwargs)
         return start.shown
@@ -380,14 +386,14 @@ class GAGAScheduler:
             if not start.is_settled:
                 sample = start.transport(sample, start.noise_scale)
             start.is_mapped, start.awaits_lead = True, False
-            self._drop_lead()
+            self._gaga_drop_lead()
             return _step_output(call, sample)
         n_entries = self._gaga_enter(start, timestep)
         if not start.is_settled:
             if timestep != start.first:
                 self._gaga_starts_inside(start, timestep)
             elif start.noise is None:
-                raise self._unmapped()
+                raise self._gaga_unmapped()
             else:
                 call.arguments["sample"] = start.sample_for_step(sample)
         start.reset()
@@ -395,13 +401,13 @@ class GAGAScheduler:
         return step(*call.args, **call.kwargs)
 
     def _gaga_enter(self, start: Start, timestep: float | None) -> int:
-        """The loop is at an entry of the base's grid; the first is named by its place, not its value.
+        """The loop is at an entry of the base's grid; the first gets its place, not its value.
 
         Returns:
             entries of the grid that the loop has.
         """
         scheduler: Scheduler = self
-        self._drop_lead()
+        self._gaga_drop_lead()
         start.awaits_lead = False
         n_entries = len(scheduler.timesteps)
         place = 0
@@ -417,7 +423,7 @@ class GAGAScheduler:
         start.is_placed = True
         return n_entries
 
-    def _drop_lead(self) -> None:
+    def _gaga_drop_lead(self) -> None:
         """Take the extra timestep off the grid, before the base reads it."""
         scheduler: Scheduler = self
         start = self._gaga_start
@@ -425,8 +431,8 @@ class GAGAScheduler:
             scheduler.timesteps = scheduler.timesteps[1:]
             start.is_extended = False
 
-    def _unmapped(self) -> HandoverError:
-        mode = self._mode()
+    def _gaga_unmapped(self) -> HandoverError:
+        mode = self._gaga_mode()
         return HandoverError(
             "the loop came to its first step without handing over its noise "
             f"(handover={mode.name!r}): {mode.advice}; or use handover='step', "
@@ -440,9 +446,9 @@ class GAGAScheduler:
         start = self._gaga_start
         if start is not None and not self._gaga_left and begin_index > 0:
             begin_index -= start.is_extended
-            self._drop_lead()
+            self._gaga_drop_lead()
             start.is_data, start.awaits_lead = True, False
-            self._warn_inside(start)
+            self._gaga_warn_inside(start)
         begin(self, begin_index)
 
     def _gaga_starts_inside(self, start: Start, timestep: float | None) -> None:
@@ -454,14 +460,14 @@ class GAGAScheduler:
                 "scheduler.timesteps. Pass its entries as they are."
             )
         if not start.has_run:
-            self._warn_inside(start)
+            self._gaga_warn_inside(start)
 
-    def _warn_inside(self, start: Start) -> None:
+    def _gaga_warn_inside(self, start: Start) -> None:
         if start.is_truncated:
             warnings.warn(
-                "this loop starts inside of a truncated grid, from noised data: its sample stays as "
-                "it is, and a strength counts from t*, not from pure noise. For the whole path use "
-                f"{self._gaga_base.__name__}.from_config(scheduler.config).",
+                "this loop starts inside of a truncated grid, from noised data: its sample stays "
+                "as it is, and a strength counts from t*, not from pure noise. For the whole path "
+                f"use {self._gaga_base.__name__}.from_config(scheduler.config).",
                 GAGAWarning,
                 stacklevel=4,
             )
@@ -490,7 +496,7 @@ class GAGAScheduler:
             )
         if start is not None and not self._gaga_left:
             start.is_data = True
-            self._drop_lead()
+            self._gaga_drop_lead()
             if start.lead is not None and start.awaits_lead:
                 first = torch.full_like(timesteps, start.first)
                 timesteps = torch.where(timesteps.eq(start.lead), first, timesteps)

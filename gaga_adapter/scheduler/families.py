@@ -1,8 +1,9 @@
-"""The table of schedulers: how each class keeps its grid, and which classes have no place for a Gaussian start.
+"""The table of schedulers: how each class keeps its grid, or why it has no Gaussian start.
 
-A truncation cuts the entries beyond t* off the front of everything that is indexed by the step; what remains
-is, to the scheduler, a shorter run. A row of this table says what has to be cut together and what has to be
-brought in line afterwards. Whatever is particular to a class stands here and nowhere else.
+A truncation cuts the entries beyond t* off the front of everything that is indexed by the step;
+what remains is, to the scheduler, a shorter run. A row of this table says what has to be cut
+together and what has to be brought in line afterwards. Whatever is particular to a class stands
+here and nowhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gaga_adapter.scheduler.conventions import Convention, Scheduler
 
 
 def _whole_steps(scheduler: Scheduler) -> Tensor:
-    """Positions in `scheduler.timesteps` (m,) where a step begins; two-stage solvers list each step twice."""
+    """Positions (m,) in `timesteps` at which a step begins: two-stage solvers list them twice."""
     return torch.arange(0, len(scheduler.timesteps), getattr(scheduler, "order", 1))
 
 
@@ -45,10 +46,12 @@ class Family:
         settle: makes a finer grid, about to be cut, one that the solver steps through exactly.
         tail: last entries of `timesteps` that get no network call.
         least_steps: shortest run that the solver supports.
-        short_run: a run of fewer steps ends at lower orders. A long grid cut to that length is given
-            back to the solver, with its place in it, when the loop begins.
-        explicit: arguments of `set_timesteps` that name the grid; `True` if data are one entry further.
-        noises_by_grid: `add_noise` looks a timestep up in the current grid, not in a table or formula.
+        short_run: a run of fewer steps ends at lower orders. A long grid cut to that length is
+            given back to the solver, with its place in it, when the loop begins.
+        explicit: arguments of `set_timesteps` that name the grid; `True` if data are one entry
+            further.
+        noises_by_grid: `add_noise` looks a timestep up in the current grid, not in a table or
+            formula.
         noise_scale: standard deviation that its pipelines give to the unit noise by themselves.
         refuse: why this instance cannot be truncated, by its configuration.
     """
@@ -89,17 +92,17 @@ def _single_step_orders(scheduler: Scheduler, n_steps: int) -> None:
 
 
 def _even_grid(scheduler: Scheduler) -> Tensor:
-    """The grid, descending, of a solver that steps down by `T // num_inference_steps` and reads no grid.
+    """The grid, descending, of a solver that steps down by `T // num_inference_steps`.
 
-    Its own `linspace` and `trailing` grids have that stride only if the division is exact; else every
-    step lands beside the next entry, and the more so the finer the grid.
+    Its own `linspace` and `trailing` grids have that stride only if the division is exact; else
+    every step lands beside the next entry, and the more so the finer the grid.
     """
     config = scheduler.config
     total, count = config.num_train_timesteps, scheduler.num_inference_steps
-    stride = total // count
+    stride: int = total // count
     ends = {"leading": config.get("steps_offset", 0), "trailing": stride - 1}
     last: int = ends.get(config.timestep_spacing, 0)
-    return torch.arange(count - 1, -1, -1) * stride + last
+    return last + stride * torch.arange(count - 1, -1, -1)
 
 
 def _even_timesteps(scheduler: Scheduler) -> None:
@@ -143,7 +146,7 @@ def _pndm_least(scheduler: Scheduler) -> int:
 
 
 def _first_visits(scheduler: Scheduler) -> Tensor:
-    """RePaint jumps back up; a step of its grid begins where the walk first gets down to a level."""
+    """RePaint jumps back up: a step begins where the walk first gets down to a level."""
     timesteps = scheduler.timesteps.cpu()
     lowest = torch.cummin(timesteps, dim=0).values
     fresh = torch.ones(len(timesteps), dtype=torch.bool)
@@ -155,7 +158,7 @@ def _helios_stages(scheduler: Scheduler) -> str | None:
     stages = scheduler.config.stages
     if stages == 1:
         return None
-    return f"with stages={stages} every stage starts from noise of its own; only stages=1 has one start"
+    return f"with stages={stages} every stage starts from noise of its own; use stages=1"
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -259,7 +262,7 @@ REFUSED: dict[str, str] = {
     "PiflowScheduler": "its network is distilled for one fixed grid from pure noise",
     "KarrasVeScheduler": "its loop is over a schedule of its own, outside of step()",
     "ScoreSdeVeScheduler": "its loop draws the start before the grid and has no step()",
-    "ScoreSdeVpScheduler": "its step size is one over the length of the list, so a cut list changes it",
+    "ScoreSdeVpScheduler": "its step size is one over the length of the list that would be cut",
 }
 
 #: Exported beside the schedulers, but no schedulers.
@@ -281,7 +284,8 @@ def family_of(scheduler_class: type[Any]) -> Family:
         if base.__name__ in FAMILIES:
             return FAMILIES[base.__name__]
     raise UnsupportedSchedulerError(
-        f"cannot truncate {scheduler_class.__name__}: it is none of the classes known and derives from none. "
+        f"cannot truncate {scheduler_class.__name__}: it is none of the classes known, nor derived "
+        f"from one. "
         f"Supported: {', '.join(FAMILIES)}."
     )
 

@@ -1,18 +1,20 @@
 r"""Truncation of a sampling grid at t*: one mechanism for every scheduler.
 
-The scheduler makes its own grid; then all that it indexes by the step loses its first entries, so that the first
-entry left is the last one at or beyond t* (`snr <= snr_star`). To the scheduler this is a shorter run.
+The scheduler makes its own grid; then all that it indexes by the step loses its first entries, so
+that the first entry left is the last one at or beyond t* (`snr <= snr_star`). To the scheduler
+this is a shorter run.
 
 - `suffix`: the grid for n steps, cut. Fewer network calls, the same steps below t*.
 - `respace`: a grid so fine that n of its steps lie from t* on, cut to these. The same
-  network calls, finer steps. The scheduler may not allow a grid so fine (at most one step per training
-  timestep); the start is then further out. A grid that the caller names entry by entry is resampled instead,
-  piecewise linearly in the entry's index, from t* to its end.
+  network calls, finer steps. The scheduler may not allow a grid so fine (at most one step per
+  training timestep); the start is then further out. A grid that the caller names entry by entry
+  is resampled instead, piecewise linearly in the entry's index, from t* to its end.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +121,7 @@ class GridMaker:
         self.scheduler._internal_dict = config
         return self._cut(n_steps, is_whole=finest[key] == n_steps)
 
-    # -- reading the grid ---------------------------------------------------------------------------
+    # -- reading the grid -----------------------------------------------------------------------
 
     def _ratios(self) -> Tensor:
         """Noise-to-signal ratios (n,) at which a step with a network call begins."""
@@ -160,7 +162,7 @@ class GridMaker:
             whole=whole if keep_whole and is_shortened else None,
         )
 
-    # -- finer grids --------------------------------------------------------------------------------
+    # -- finer grids ----------------------------------------------------------------------------
 
     def _refine(self, n_steps: int) -> None:
         """The scheduler's own grid for another number of steps."""
@@ -182,23 +184,23 @@ class GridMaker:
         return self._n_steps_beyond() if is_sound and bool((kept.diff() < 0).all()) else None
 
     def _finest(self, n_steps: int) -> int:
-        """Steps of a grid of which exactly `n_steps` lie from t* on, or of the finest with fewer.
+        """Steps of the finest grid of which at most `n_steps` lie from t* on.
 
-        Their number grows in proportion to the grid's, up to rounding, which makes a few trials enough.
+        Their number grows in proportion to the grid's, up to rounding, so a few trials are enough.
         """
         low, high = n_steps, FINEST
         guess = n_steps * n_steps // self._n_steps_beyond()
         while high - low > 1:
             guess = min(max(guess, low + 1), high - 1)
             found = self._steps_in_finer(guess, n_steps)
-            if found is None:
+            if found is not None and found <= n_steps:
+                low = guess
+            else:
                 high = guess
-                guess = (low + high) // 2
-                continue
-            low, high = (guess, high) if found <= n_steps else (low, guess)
-            if found == n_steps:
-                break
-            guess = int(guess * (n_steps + 0.5) / found)
+            # aim at the first grid that has one step too many
+            guess = (low + high) // 2
+            if high == FINEST and found is not None:
+                guess = math.ceil(low * (n_steps + 1) / found)
         return low
 
     def _resample(self, named: dict[str, Any], n_steps: int) -> None:
@@ -206,7 +208,8 @@ class GridMaker:
         unknown = set(named) - set(self.family.explicit)
         if unknown:
             raise TruncationError(
-                f"cannot respace the {', '.join(unknown)} given to {type(self.scheduler).__name__}. "
+                f"cannot respace the {', '.join(unknown)} given to "
+                f"{type(self.scheduler).__name__}. "
                 'Give num_inference_steps instead, or use spacing="suffix".'
             )
         low, high = 0.0, float(n_steps - 1)

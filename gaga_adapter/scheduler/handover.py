@@ -1,21 +1,25 @@
 r"""How the Gaussian gets into a loop that draws its own unit noise.
 
-A sampling loop draws unit noise `z` and knows nothing of a reference. Somewhere between `set_timesteps` and the
-first `step` the scheduler has to turn `z` into `reference.transport(z)`. There are four places:
+A sampling loop draws unit noise `z` and knows nothing of a reference. Somewhere between
+`set_timesteps` and the first `step` the scheduler has to turn `z` into `reference.transport(z)`.
+There are four places:
 
-- `init`: the loop multiplies `z` by `scheduler.init_noise_sigma`. That is an object which, when multiplied, maps.
-  No extra network call; image-to-image loops do not multiply, and are left alone.
-- `step`: one timestep more at the front; its `step` maps and nothing else. Works in every loop, costs one network
-  call.
-- `scale`: the first `scale_model_input` maps, for the network, and the first `step` maps again. No extra call.
-- `hook`: the network itself is watched (`scheduler.attach(pipe)`); its first input is mapped, and the first `step`
-  maps again. No extra call.
+- `init`: the loop multiplies `z` by `scheduler.init_noise_sigma`. That is an object which, when
+  multiplied, maps. No extra network call; image-to-image loops do not multiply, and are left
+  alone.
+- `step`: one timestep more at the front; its `step` maps and nothing else. Works in every loop,
+  costs one network call.
+- `scale`: the first `scale_model_input` maps, for the network, and the first `step` maps again.
+  No extra call.
+- `hook`: the network itself is watched (`scheduler.attach(pipe)`); its first input is mapped, and
+  the first `step` maps again. No extra call.
 
-`auto` listens at all of them, and adds the extra timestep only where the loop may have no other place: where the
-scheduler is of the flow kind, whose pipelines never scale their noise, and where `set_timesteps` was called
-without a device, as bare loops and the pipelines of DDPM and DDIM do. A start that has been mapped once is never
-mapped again; one that nobody mapped is an error at the first step. A start made of noised data (`add_noise`,
-`scale_noise`, a start inside of the grid) is not noise and stays as it is.
+`auto` listens at all of them, and adds the extra timestep only where the loop may have no other
+place: where the scheduler is of the flow kind, whose pipelines never scale their noise, and where
+`set_timesteps` was called without a device, as bare loops and the pipelines of DDPM and DDIM do.
+A start that has been mapped once is never mapped again; one that nobody mapped is an error at the
+first step. A start made of noised data (`add_noise`, `scale_noise`, a start inside of the grid)
+is not noise and stays as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from torch import Tensor
 from gaga_adapter.errors import GAGAError
 from gaga_adapter.reference import ReferenceGaussian
 
-#: Unit noise has a root mean square of one; beyond this factor it has been scaled by the loop itself.
+#: Unit noise has a root mean square of one; beyond this factor it has been scaled by the loop
+#: itself.
 SCALED = 2.0
 #: Fewest numbers on which that can be told.
 ENOUGH = 100
@@ -133,7 +138,7 @@ class Start:
         is_data: the loop starts from noised data.
         has_run: a run has begun from here.
         noise: unit noise that the network saw mapped; the sample itself is still to be mapped.
-        shown: what the network saw instead.
+        shown: what came of the mapping, for the network or by `init_noise_sigma`.
     """
 
     reference: ReferenceGaussian
@@ -158,7 +163,7 @@ class Start:
         return self.is_mapped or self.is_data
 
     def is_lead(self, timestep: float | None) -> bool:
-        """Whether the loop is at the extra timestep; unnamed, it is as long as that stands first."""
+        """Whether this is the extra timestep; an unnamed one is, while that stands first."""
         here = self.is_extended if timestep is None else timestep == self.lead
         return self.awaits_lead and here
 
@@ -182,8 +187,8 @@ class Start:
         rms = float(entries.square().sum().div(max(count, 1)).sqrt())
         if count >= ENOUGH and not 1 / SCALED < rms < SCALED:
             raise HandoverError(
-                f"the start has a root mean square of {rms:.3g}; the Gaussian start is made of unit noise. "
-                "Do not scale the noise but by scheduler.init_noise_sigma, and do not map it twice."
+                f"the start has a root mean square of {rms:.3g}; the Gaussian start is made of "
+                "unit noise. Scale it by scheduler.init_noise_sigma once, and by nothing else."
             )
         return self.reference.transport(noise)
 
@@ -198,9 +203,9 @@ class Start:
         Raises:
             HandoverError: it passes something else.
         """
-        if self.shown is not None and _is_same(sample, self.shown):
+        if self.shown is not None and is_same(sample, self.shown):
             return sample
-        if self.noise is not None and _is_same(sample, self.noise):
+        if self.noise is not None and is_same(sample, self.noise):
             return self.transport(sample, self.noise_scale)
         raise HandoverError(
             "the sample of the first step is neither the noise that the network saw nor its mapped "
@@ -208,7 +213,7 @@ class Start:
         )
 
 
-def _is_same(sample: Tensor, seen: Tensor) -> bool:
+def is_same(sample: Tensor, seen: Tensor) -> bool:
     """Equal, up to the precision of the network's input and to copies of the batch for guidance."""
     if sample is seen:
         return True
@@ -258,8 +263,8 @@ class NoiseMap:
             in_place = function.__name__ in ("mul_", "__imul__", "multiply_")
             return noise.copy_(result) if in_place else result
         raise HandoverError(
-            f"init_noise_sigma was used in {function.__name__}. While the start is to be mapped it can only be "
-            'multiplied by the noise; use handover="step" for this loop.'
+            f"init_noise_sigma was used in {function.__name__}. While the start is to be mapped it "
+            'can only be multiplied by the noise; use handover="step" for this loop.'
         )
 
 

@@ -1,7 +1,8 @@
-"""Between the timesteps of a diffusers scheduler and the log-SNR, over the whole path it was trained on.
+"""From the timesteps of a diffusers scheduler to the log-SNR and back, over its training path.
 
-One fitted `log_snr_star` serves every scheduler: each maps it to its own first timestep at or beyond it, in
-its own units (an index of a table, a share of noise times 1000, `log(sigma) / 4`, an angle).
+One fitted `log_snr_star` serves every scheduler: each maps it to its own first timestep at or
+beyond it, in its own units (an index of a table, a share of noise times 1000, `log(sigma) / 4`,
+an angle).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def t_star(scheduler: Scheduler, log_snr_star: float) -> float:
     most = timestep_log_snr(scheduler, noisy)
     if log_snr_star < most - 1e-9:
         raise TruncationError(
-            f"log-SNR {log_snr_star:.6g} is never reached by {type(scheduler).__name__}: it ends at "
-            f"{most:.6g}, timestep {noisy:g}. Sample from its end, or choose a higher log-SNR."
+            f"log-SNR {log_snr_star:.6g} is never reached by {type(scheduler).__name__}: it ends "
+            f"at {most:.6g}, timestep {noisy:g}. Sample from its end, or choose a higher log-SNR."
         )
     if log_snr_star >= timestep_log_snr(scheduler, clean):
         return clean
@@ -50,8 +51,8 @@ def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
         count = scheduler.config.get("num_train_timesteps")
         told = f"(num_train_timesteps={count})" if count else ""
         raise TruncationError(
-            f"t_star={timestep:g} is outside [{low:g}, {high:g}] for {type(scheduler).__name__}{told}. "
-            "Pass an entry of scheduler.timesteps."
+            f"t_star={timestep:g} is outside [{low:g}, {high:g}] for "
+            f"{type(scheduler).__name__}{told}. Pass an entry of scheduler.timesteps."
         )
     ratio = convention.ratio_at(scheduler, timestep)
     if ratio == 0:

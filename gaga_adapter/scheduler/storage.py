@@ -1,18 +1,18 @@
 """What a truncated scheduler leaves on disk, and how schedulers are found there.
 
 A folder holds the scheduler's own `scheduler_config.json`, unchanged but for the class name, the
-fitted statistics (`gaga_config.json`, `gaga_stats.safetensors`), and the options of the truncation in
-`gaga_scheduler.json`. A plain diffusers scheduler can still be loaded from it.
+fitted statistics (`gaga_config.json`, `gaga_stats.safetensors`), and the options of the
+truncation in `gaga_scheduler.json`. A plain diffusers scheduler can still be loaded from it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.scheduler.conventions import Scheduler
 from gaga_adapter.scheduler.handover import HANDOVERS
@@ -48,23 +48,14 @@ class Options:
                 raise TruncationError(f"{what}={value!r} is unknown. Known: {', '.join(allowed)}.")
 
     def save(self, folder: Path) -> None:
-        """Write the options into a folder, under another name first.
+        """Write the options into a folder.
 
         Raises:
-            ArtefactError: the folder cannot be written.
+            WriteError: it cannot be written; what was there before is intact.
         """
-        file = folder / OPTIONS_NAME
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
         text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
-        try:
+        with replacing(folder / OPTIONS_NAME) as draft:
             draft.write_text(text, encoding="utf-8")
-            os.replace(draft, file)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise ArtefactError(
-                f"cannot write {file}: {error.strerror or error}. "
-                "Free some space or choose another folder."
-            ) from error
 
     @classmethod
     def load(cls, folder: Path) -> Options | None:
@@ -110,8 +101,8 @@ def scheduler_folder(
     folder = folder / subfolder if subfolder else folder
     if not (folder / CONFIG_NAME).is_file():
         raise ArtefactError(
-            f"no {CONFIG_NAME} in {folder}. Pass the folder of a scheduler, or subfolder='scheduler' "
-            "with that of a pipeline."
+            f"no {CONFIG_NAME} in {folder}. Pass the folder of a scheduler, or "
+            "subfolder='scheduler' with that of a pipeline."
         )
     return folder
 
