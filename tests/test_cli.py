@@ -108,6 +108,7 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
             "sahpe",
         ),
         (["sample", "--out", "a.sdf", "--stats", "qm9", "--spacing", "cut"], "cut"),
+        (["sample", "--out", "a.sdf", "--spacing", "respace"], "--spacing given without --stats"),
         (["fit", "qm9", "--out", "x", "--elements", "H,C,H"], "elements are"),
         (["fit", "qm9", "--out", "x", "--onehot-scale", "0"], "onehot_scale=0.0"),
         (["demo", "--out", "/proc/demo"], "cannot make the folder /proc/demo"),

@@ -400,3 +400,24 @@ def test_cumulants_not_kept_are_refused():
     moments = moments_of(*toy_molecules())
     with pytest.raises(StatsMismatchError, match="Fit again with max_order=4"):
         moments.feature_cumulants(4)
+
+
+def test_sizes_seen_once_still_have_a_spread():
+    """One molecule of every size has no covariance of its own; together they have."""
+    generator = torch.Generator().manual_seed(0)
+    moments = ExchangeableMoments(1)
+    spread = []
+    for n in range(20, 420):
+        mean = 0.3 + 2.0 * torch.randn(1, generator=generator) / n**0.5  # B = 4
+        x = torch.randn(1, n, 4, generator=generator)
+        x[..., 3] = mean
+        moments.update(x, torch.ones(1, n, dtype=torch.bool))
+        spread.append(float(mean))
+    pooled = moments.at_size(220, min_count=200)
+    window = torch.tensor(spread)[220 - 20 - pooled.radius : 220 - 20 + pooled.radius + 1]
+    assert pooled.count == len(window)
+    expected = 220 * float(window.double().var(correction=0))
+    np.testing.assert_allclose(float(pooled.between), expected, rtol=1e-4)
+    # 201 draws: the variance is within 6 standard errors of 4, a false alarm in 1e8
+    assert abs(float(pooled.between) - 4) < 4 * 6 * (2 / 200) ** 0.5
+    assert pooled.v_x_std > 0

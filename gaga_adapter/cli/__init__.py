@@ -33,9 +33,6 @@ def main() -> None:
     except GAGAError as error:
         print(f"gaga: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("gaga: interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def _show_warning(

@@ -10,6 +10,7 @@ import torch
 import typer
 
 from gaga_adapter.cli.console import err, quiet_loading
+from gaga_adapter.errors import TruncationError
 
 
 def run(
@@ -25,11 +26,13 @@ def run(
         float | None, typer.Option(help="Start here instead, in timesteps of the scheduler.")
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="auto, shape, size, channel, paper or unit.")
-    ] = "auto",
+        str | None,
+        typer.Option(help="auto (the default), shape, size, channel, paper or unit."),
+    ] = None,
     spacing: Annotated[
-        str, typer.Option(help="suffix: fewer calls; respace: all steps inside [0, t*].")
-    ] = "suffix",
+        str | None,
+        typer.Option(help="suffix (the default): fewer calls; respace: all steps in [0, t*]."),
+    ] = None,
     scheduler: Annotated[
         str, typer.Option(help="ddpm, ddim, dpm++, unipc, euler, euler-a, heun, pndm or lms.")
     ] = "ddpm",
@@ -41,17 +44,25 @@ def run(
 ) -> None:
     """Sample molecules into an SDF file."""
     from gaga_adapter.molecules.formats import write_sdf
-    from gaga_adapter.molecules.pipeline import MoleculePipeline
+    from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline
     from gaga_adapter.molecules.schedulers import scheduler_named
     from gaga_adapter.scheduler import GAGAScheduler
 
     quiet_loading()
     pipeline = MoleculePipeline.load(model)
     pipeline.scheduler = scheduler_named(scheduler, pipeline.scheduler)
-    if stats is not None or t_star is not None:
+    if stats is None and t_star is not None and model == EMBEDDED:
+        stats = "qm9"
+    named = {"--t-star": t_star, "--reference": reference, "--spacing": spacing}
+    if stats is None and any(value is not None for value in named.values()):
+        asked = ", ".join(name for name, value in named.items() if value is not None)
+        raise TruncationError(
+            f"{asked} given without --stats. Pass what `gaga fit` wrote for the model's data."
+        )
+    if stats is not None:
         pipeline.scheduler = GAGAScheduler.from_pretrained(
             pipeline.scheduler,
-            stats=stats or "qm9",
+            stats=stats,
             t_star=t_star,
             spacing=spacing,
             reference=reference,

@@ -25,6 +25,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -79,25 +80,27 @@ class _Layer(nn.Module):
         products = v @ v.transpose(-1, -2)  # (B, K, N, N)
         square = products.diagonal(dim1=-1, dim2=-2)
         distance = square[..., None] + square[..., None, :] - 2 * products
-        distance = (distance.clamp_min(0) + 1e-4).sqrt().permute(0, 2, 3, 1)
+        distance = rearrange((distance.clamp_min(0) + 1e-4).sqrt(), "b k i j -> b i j k")
         left, right = self.atom_to_pair(x).chunk(2, -1)
         u = e + left[:, :, None] + right[:, None] + self.products_to_pair(distance)
         u = functional.silu(self.pair_hidden(functional.silu(u)))
         e = e + self.pair_update(u)
 
-        gates = self.pair_to_gates(u).permute(0, 3, 1, 2)
+        gates = rearrange(self.pair_to_gates(u), "b i j g -> b g i j")
         attention = (gates[:, : self.n_heads] + pair_mask[:, None]).softmax(-1)
-        values = self.value(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        seen = (attention @ values).transpose(1, 2).flatten(-2)
+        values = rearrange(self.value(x), "b n (h d) -> b h n d", h=self.n_heads)
+        seen = rearrange(attention @ values, "b h n d -> b n (h d)")
         is_pair = (pair_mask > -1).to(u.dtype)
         message = torch.einsum("bijp,bij->bip", u, is_pair) / n_atoms
-        invariants = (square.transpose(1, 2) + 1e-4).sqrt()
+        invariants = (rearrange(square, "b k n -> b n k") + 1e-4).sqrt()
         h = h + self.gather(torch.cat([seen, message, invariants], -1))
 
-        pull = gates[:, self.n_heads :] * is_pair[:, None] / (1 + distance.permute(0, 3, 1, 2))
+        reach = 1 + rearrange(distance, "b i j k -> b k i j")
+        pull = gates[:, self.n_heads :] * is_pair[:, None] / reach
         pull = pull / n_atoms[:, None].sqrt()
         moved = pull @ v - pull.sum(-1, keepdim=True) * v
-        v = v + self.mix_vectors(moved.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        moved = self.mix_vectors(rearrange(moved, "b k n xyz -> b n xyz k"))
+        v = v + rearrange(moved, "b n xyz k -> b k n xyz")
 
         x = self.feed_norm(h) * (1 + scale_2) + shift_2
         return h + self.feed_out(functional.silu(self.feed_in(x))), e, v
@@ -234,7 +237,7 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
             numbers = torch.tensor(atomic_numbers(layout.elements)).to(probability)
             features.append(probability @ numbers[:, None] / layout.charge_scale)
 
-        update = self.to_position(v.permute(0, 2, 3, 1)).squeeze(-1)
+        update = self.to_position(rearrange(v, "b k n xyz -> b n xyz k")).squeeze(-1)
         c_skip = std**2 / (sigma.square() + std**2)
         c_out = sigma * std * c_in
         clean = remove_mean(c_skip * position + c_out * update, mask)

@@ -10,8 +10,6 @@ projection of that noise.
     molecules = pipe(16, num_inference_steps=100).molecules
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,7 +104,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_to_config(size_counts=size_counts)
 
     @classmethod
-    def load(cls, name_or_path: str | Path = EMBEDDED) -> MoleculePipeline:
+    def load(cls, name_or_path: str | Path = EMBEDDED) -> "MoleculePipeline":
         """A pipeline in float32 from a folder or the hub; `embedded` is the QM9 model shipped here.
 
         Raises:

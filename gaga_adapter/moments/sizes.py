@@ -93,11 +93,17 @@ def moments_at_size(moments: ExchangeableMoments, n_atoms: int, min_count: int) 
     sizes, counts = moments.sizes[window], moments.counts[window]
     weight = counts / counts.sum()
     carry = (n_atoms / sizes.double()) ** log_slope(moments)
-    v_x = (weight * moments.v_x[window] * carry).sum()
-    variance = (weight * (moments.v_x_std[window] * carry) ** 2).sum()
+    carried = moments.v_x[window] * carry
+    v_x = (weight * carried).sum()
+    variance = (weight * ((moments.v_x_std[window] * carry) ** 2 + (carried - v_x) ** 2)).sum()
 
     def pooled(values: Tensor) -> Tensor:
         return torch.einsum("s,s...->...", weight, values[window])
+
+    # Pooled spread is that inside of the sizes and that of their means, as for any mixture.
+    mean = pooled(moments.feature_mean)
+    apart = moments.feature_mean[window] - mean
+    between = pooled(moments.between) + n_atoms * torch.einsum("s,sf,sg->fg", weight, apart, apart)
 
     samples = [moments.sampled(int(n)) for n in sizes]
     lengths = torch.tensor([len(gyration) for gyration, _, _ in samples])
@@ -108,9 +114,9 @@ def moments_at_size(moments: ExchangeableMoments, n_atoms: int, min_count: int) 
         radius=radius,
         v_x=float(v_x),
         v_x_std=math.sqrt(float(variance)),
-        feature_mean=pooled(moments.feature_mean),
+        feature_mean=mean,
         within=pooled(moments.within),
-        between=pooled(moments.between),
+        between=between,
         gyration=torch.cat([g * s for (g, _, _), s in zip(samples, growth, strict=True)]),
         sample_mean=torch.cat([mean for _, mean, _ in samples]),
         sample_within=torch.cat([within for _, _, within in samples]),
