@@ -281,6 +281,20 @@ def test_respacing_needs_few_trials():
     assert (len(gaga.timesteps) - 1) in (38, 39)
 
 
+def test_respacing_notices_that_the_scheduler_was_changed():
+    """Such as by the shift of a flow, which is no argument of set_timesteps."""
+    gaga = wrap(FlowMatchEulerDiscreteScheduler(), spacing="respace", t_star=400)
+    gaga.set_timesteps(20, device="cpu")
+    gaga.set_shift(5.0)
+    gaga.set_timesteps(20, device="cpu")
+    entries = gaga.timesteps[-20:]
+    assert entries[1] < 400 <= entries[0]
+    fresh = wrap(FlowMatchEulerDiscreteScheduler(shift=5.0), spacing="respace", t_star=400)
+    fresh.sigma_max, fresh.sigma_min = gaga.sigma_max, gaga.sigma_min
+    fresh.set_timesteps(20, device="cpu")
+    torch.testing.assert_close(entries, fresh.timesteps[-20:])
+
+
 def test_respacing_restores_the_configuration():
     base = diffusers_schedulers.DPMSolverSinglestepScheduler(
         lower_order_final=False, final_sigmas_type="sigma_min"

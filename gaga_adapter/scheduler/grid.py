@@ -56,6 +56,19 @@ class Cut:
     whole: Mapping[str, Any] | None
 
 
+@dataclass(frozen=True)
+class Finest:
+    """The finest grid that was found for a number of steps.
+
+    Attributes:
+        n_fine: steps of the whole grid.
+        n_beyond: of these, steps from t* on.
+    """
+
+    n_fine: int
+    n_beyond: int
+
+
 class GridMaker:
     """Calls the scheduler's own `set_timesteps`, and cuts what it made.
 
@@ -90,7 +103,7 @@ class GridMaker:
         n_steps = self._n_steps_beyond()
         return self._cut(n_steps, is_whole=n_steps == len(self._ratios()), keep_whole=True)
 
-    def respace(self, finest: dict[Any, Any]) -> Cut:
+    def respace(self, finest: dict[Any, Finest]) -> Cut:
         """As many steps as the call's own grid has, all from t* on.
 
         Args:
@@ -106,20 +119,26 @@ class GridMaker:
         }
         self._make(*self._call.args, **self._call.kwargs)
         n_steps = len(self._ratios())
-        if (
-            self._n_steps_beyond() == n_steps
-        ):  # nothing lies beyond t*, or t* is where the grid begins
+        if self._n_steps_beyond() == n_steps:  # the grid begins at t*, or does not get there
             return self._cut(n_steps, is_whole=True)
         if named:
             self._resample(named, n_steps)
             return self._cut(n_steps, is_whole=False)
-        key = (n_steps, self._log_snr_star, *map(repr, self._call.arguments.values()))
+        _, *given = self._call.arguments.items()  # without the scheduler itself
+        key = (n_steps, self._log_snr_star, repr(given))
         config = self.scheduler._internal_dict  # other numbers of steps may change it
-        if key not in finest:
+        if not self._is_as_remembered(finest.get(key)):
             finest[key] = self._finest(n_steps)
-        self._refine(finest[key])
+            self._refine(finest[key].n_fine)
         self.scheduler._internal_dict = config
-        return self._cut(n_steps, is_whole=finest[key] == n_steps)
+        return self._cut(n_steps, is_whole=finest[key].n_fine == n_steps)
+
+    def _is_as_remembered(self, found: Finest | None) -> bool:
+        """Make a remembered grid; it is another one if the scheduler has been changed since."""
+        if found is None:
+            return False
+        self._refine(found.n_fine)
+        return self._n_steps_beyond() == found.n_beyond
 
     # -- reading the grid -----------------------------------------------------------------------
 
@@ -183,25 +202,25 @@ class GridMaker:
         is_sound = len(kept) == n_steps and bool(torch.isfinite(kept[1:]).all())
         return self._n_steps_beyond() if is_sound and bool((kept.diff() < 0).all()) else None
 
-    def _finest(self, n_steps: int) -> int:
-        """Steps of the finest grid of which at most `n_steps` lie from t* on.
+    def _finest(self, n_steps: int) -> Finest:
+        """The finest grid of which at most `n_steps` lie from t* on.
 
         Their number grows in proportion to the grid's, up to rounding, so a few trials are enough.
         """
-        low, high = n_steps, FINEST
-        guess = n_steps * n_steps // self._n_steps_beyond()
-        while high - low > 1:
-            guess = min(max(guess, low + 1), high - 1)
+        best = Finest(n_steps, self._n_steps_beyond())
+        high = FINEST
+        guess = n_steps * n_steps // best.n_beyond
+        while high - best.n_fine > 1:
+            guess = min(max(guess, best.n_fine + 1), high - 1)
             found = self._steps_in_finer(guess, n_steps)
             if found is not None and found <= n_steps:
-                low = guess
+                best = Finest(guess, found)
             else:
                 high = guess
-            # aim at the first grid that has one step too many
-            guess = (low + high) // 2
-            if high == FINEST and found is not None:
-                guess = math.ceil(low * (n_steps + 1) / found)
-        return low
+            guess = (best.n_fine + high) // 2
+            if high == FINEST:  # aim at the first grid that has one step too many
+                guess = math.ceil(best.n_fine * (n_steps + 1) / best.n_beyond)
+        return best
 
     def _resample(self, named: dict[str, Any], n_steps: int) -> None:
         """Replace the grid named by the caller with one of as many entries from t* on."""
