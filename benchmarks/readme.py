@@ -28,17 +28,15 @@ def cell(estimate: dict[str, float] | None, scale: float = 1.0, digits: int = 1)
 def quality_table(found: dict[str, Any]) -> str:
     """Rows of `quality.json`."""
     rows = found["rows"]
-    full = rows["full"]
     lines = [
-        "| start | network calls | time | atoms stable % | molecules stable % | valid % "
+        "| start | network calls | atoms stable % | molecules stable % | valid % "
         "| v_x | spread of v_x | anisotropy |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in sorted(rows.items(), key=lambda item: "seconds" in item[1]):
         metrics, shape = row["metrics"], row["metrics"]["shape"]
         label = f"**{name}**" if name.startswith("shape") else name
         calls = str(row.get("network_calls", "–"))
-        seconds = f"{row['seconds'] / full['seconds']:.2f}x" if "seconds" in row else "–"
         cells = [
             cell(metrics["atom_stability"], 100),
             cell(metrics["molecule_stability"], 100),
@@ -47,7 +45,7 @@ def quality_table(found: dict[str, Any]) -> str:
             cell(shape["v_x_spread"], digits=3),
             cell(shape["anisotropy"], digits=3),
         ]
-        lines.append(f"| {label} | {calls} | {seconds} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label} | {calls} | " + " | ".join(cells) + " |")
     lines.append("")
     lines.append(
         f"{found['setting']['n']} molecules a row from the same seeds, DDPM, "

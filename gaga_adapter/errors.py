@@ -26,6 +26,10 @@ class UnsupportedSchedulerError(GAGAError, TypeError):
     """A scheduler whose sampling loop has no place for a Gaussian start."""
 
 
+class HandoverError(GAGAError, RuntimeError):
+    """The sampling loop left no place for the Gaussian start, or offers it twice."""
+
+
 class UnsupportedModelError(GAGAError, TypeError):
     """A model that no adapter knows how to patch."""
 

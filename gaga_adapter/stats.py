@@ -28,6 +28,7 @@ from torch import Tensor
 
 from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
+from gaga_adapter.hub import download
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.paths import GaussianPath, TabulatedPath
@@ -157,7 +158,15 @@ class GAGAStats:
         if str(name_or_path) in EMBEDDED and not (folder / CONFIG_NAME).is_file():
             folder = EMBEDDED[str(name_or_path)]
         elif not folder.exists() and _looks_like_hub_id(str(name_or_path)):
-            folder = _download(str(name_or_path), revision, token, cache_dir, local_files_only)
+            folder = download(
+                str(name_or_path),
+                [CONFIG_NAME, TENSORS_NAME],
+                f"Pass a folder written by `gaga fit`, a hub id, or one of: {', '.join(EMBEDDED)}.",
+                revision,
+                token,
+                cache_dir,
+                local_files_only,
+            )
         config_file, tensors_file = folder / CONFIG_NAME, folder / TENSORS_NAME
         missing = [f.name for f in (config_file, tensors_file) if not f.is_file()]
         if missing:
@@ -287,32 +296,3 @@ def _looks_like_hub_id(name: str) -> bool:
     """`user/name` with nothing that only a path has."""
     owner, slash, rest = name.partition("/")
     return bool(owner and slash and rest) and "/" not in rest and not owner.startswith((".", "~"))
-
-
-def _download(
-    repo_id: str,
-    revision: str | None,
-    token: str | None,
-    cache_dir: str | Path | None,
-    local_files_only: bool,
-) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=[CONFIG_NAME, TENSORS_NAME],
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ArtefactError(
-            f"{repo_id} is neither a folder here nor readable on the hub ({reason}). Pass a folder "
-            f"written by `gaga fit`, a hub id, or one of: {', '.join(EMBEDDED)}."
-        ) from error

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gaga_adapter"
 # From the bottom up. A module may import from lower rows, and from its own room.
 LAYERS = [
     ["errors"],
-    ["layout", "atomic"],
+    ["layout", "atomic", "hub"],
     ["paths", "subspace", "covariance", "hashing", "prediction"],
     ["moments"],
     ["reference"],

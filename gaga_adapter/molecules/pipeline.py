@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from diffusers import DDPMScheduler
@@ -97,7 +97,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         self,
         denoiser: MoleculeDenoiser,
         scheduler: Any,  # noqa: ANN401 - any diffusers scheduler
-        size_counts: list[int] | None = None,
+        size_counts: Optional[list[int]] = None,  # noqa: UP045 - older diffusers read only this
     ) -> None:
         super().__init__()
         self.register_modules(denoiser=denoiser, scheduler=scheduler)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gaga_adapter.errors import HandoverError
 from gaga_adapter.scheduler.core import GAGAScheduler, class_named
-from gaga_adapter.scheduler.handover import HandoverError
 
 __all__ = ["GAGAScheduler", "HandoverError"]
 

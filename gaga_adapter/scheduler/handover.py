@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import GAGAError
+from gaga_adapter.errors import HandoverError
 from gaga_adapter.reference import ReferenceGaussian
 
 #: Unit noise has a root mean square of one; beyond this factor it has been scaled by the loop
@@ -39,10 +39,6 @@ from gaga_adapter.reference import ReferenceGaussian
 SCALED = 2.0
 #: Fewest numbers on which that can be told.
 ENOUGH = 100
-
-
-class HandoverError(GAGAError, RuntimeError):
-    """The loop left no place for the Gaussian start, or offers it twice."""
 
 
 class Handover:

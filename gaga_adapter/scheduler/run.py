@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, GAGAWarning
+from gaga_adapter.errors import ArtefactError, GAGAWarning, HandoverError
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.scheduler.conventions import Scheduler
 from gaga_adapter.scheduler.families import supported_family
@@ -27,7 +27,6 @@ from gaga_adapter.scheduler.grid import Finest, GridMaker
 from gaga_adapter.scheduler.handover import (
     HANDOVERS,
     Handover,
-    HandoverError,
     NetworkHook,
     NoiseMap,
     Start,

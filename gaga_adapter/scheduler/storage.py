@@ -14,6 +14,7 @@ from typing import Any
 
 from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.hub import download
 from gaga_adapter.scheduler.conventions import Scheduler
 from gaga_adapter.scheduler.handover import HANDOVERS
 
@@ -97,7 +98,16 @@ def scheduler_folder(
     """
     folder = Path(name)
     if not folder.is_dir():
-        folder = _download(name, subfolder, revision, token, cache_dir, local_files_only)
+        within = f"{subfolder}/" if subfolder else ""
+        folder = download(
+            name,
+            [f"{within}{CONFIG_NAME}", f"{within}gaga_*"],
+            "Pass a scheduler, a folder with its configuration, or a hub id.",
+            revision,
+            token,
+            cache_dir,
+            local_files_only,
+        )
     folder = folder / subfolder if subfolder else folder
     if not (folder / CONFIG_NAME).is_file():
         raise ArtefactError(
@@ -105,37 +115,6 @@ def scheduler_folder(
             "subfolder='scheduler' with that of a pipeline."
         )
     return folder
-
-
-def _download(
-    name: str,
-    subfolder: str | None,
-    revision: str | None,
-    token: str | None,
-    cache_dir: str | None,
-    local_files_only: bool,
-) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    within = f"{subfolder}/" if subfolder else ""
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=[f"{within}{CONFIG_NAME}", f"{within}gaga_*"],
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ArtefactError(
-            f"{name} is neither a folder here nor readable on the hub ({reason}). "
-            "Pass a scheduler, a folder with its configuration, or a hub id."
-        ) from error
 
 
 def load_plain(folder: Path) -> Scheduler:
