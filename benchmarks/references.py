@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gaga_adapter.criteria.two_sample import TwoSample
 from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
+from gaga_adapter.criteria.two_sample import TwoSample
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.qm9 import load_qm9
