@@ -66,9 +66,9 @@ def percent(estimate: Estimate | None) -> str:
     return f"{100 * estimate.value:.1f}{error}"
 
 
-def figure(estimate: Estimate | None) -> str:
-    """A figure with its standard error, three decimals."""
+def figure(estimate: Estimate | None, digits: int = 3) -> str:
+    """A figure with its standard error."""
     if estimate is None:
         return "-"
-    error = "" if estimate.std_error is None else f" ± {estimate.std_error:.3f}"
-    return f"{estimate.value:.3f}{error}"
+    error = "" if estimate.std_error is None else f" ± {estimate.std_error:.{digits}f}"
+    return f"{estimate.value:.{digits}f}{error}"

@@ -95,7 +95,7 @@ def run(
     table.add_section()
     shares: dict[str, Callable[[MoleculeMetrics], Estimate | None]] = {
         "atoms stable %": lambda m: m.atom_stability,
-        "molecules stable %": lambda m: m.molecule_stability,
+        "mols stable %": lambda m: m.molecule_stability,
         "valid %": lambda m: m.validity,
         "connected %": lambda m: m.shape.connected,
     }
@@ -108,10 +108,12 @@ def run(
         table.add_row(heading, *(percent(share(metrics[name])) for name in columns))
     table.add_section()
     for heading, form in forms.items():
-        table.add_row(heading, *(figure(form(metrics[name])) for name in columns))
+        table.add_row(heading, *(figure(form(metrics[name]), digits=2) for name in columns))
     for element in "HCNOF":
         found = (metrics[name].shape.element_shares.get(element) for name in columns)
         table.add_row(f"{element} atoms %", *(percent(share) for share in found))
     out.print(table)
-    out.print("wrote molecules_full.sdf, molecules_shape.sdf, molecules_paper.sdf, demo.json and")
-    out.print(f"molecules.png (the first 8 of full and GAGA shape) to {folder}", soft_wrap=True)
+    out.print(
+        f"to {folder}: molecules_full.sdf, molecules_shape.sdf, molecules_paper.sdf, demo.json"
+    )
+    out.print("and molecules.png, the first 8 of full and of GAGA shape")
