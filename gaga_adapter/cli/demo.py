@@ -113,7 +113,4 @@ def run(
         found = (metrics[name].shape.element_shares.get(element) for name in columns)
         table.add_row(f"{element} atoms %", *(percent(share) for share in found))
     out.print(table)
-    out.print(
-        f"to {folder}: molecules_full.sdf, molecules_shape.sdf, molecules_paper.sdf, demo.json"
-    )
-    out.print("and molecules.png, the first 8 of full and of GAGA shape")
+    out.print(f"wrote SDF files, demo.json and molecules.png to {folder}", soft_wrap=True)
