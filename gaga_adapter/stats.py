@@ -30,7 +30,7 @@ from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.hub import download
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.moments import DenseMoments, ExchangeableMoments, moments_from_state_dict
 from gaga_adapter.paths import GaussianPath, TabulatedPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.selection import Selection
@@ -244,16 +244,15 @@ class GAGAStats:
     ) -> GAGAStats:
         try:
             layout = layout_from_dict(config["layout"])
-            kind = DenseMoments if isinstance(layout, DenseLayout) else ExchangeableMoments
             selection = config["selection"]
             return cls(
                 layout=layout,
-                moments=kind.from_state_dict(dict(tensors), config["moments"]),
+                moments=moments_from_state_dict(dict(tensors), config["moments"]),
                 log_snr_star=float(config["log_snr_star"]),
                 selection=None if selection is None else Selection.from_dict(selection),
                 provenance=dict(config["provenance"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             fault = str(error) if isinstance(error, GAGAError) else repr(error)
             raise ArtefactError(
                 f"the artefact in {folder} is corrupt ({fault}). Write it again with `gaga fit`."

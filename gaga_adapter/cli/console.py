@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from gaga_adapter.molecules.estimate import Estimate
+if TYPE_CHECKING:
+    from gaga_adapter.molecules.estimate import Estimate
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
