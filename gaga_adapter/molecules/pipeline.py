@@ -11,7 +11,7 @@ projection of that noise.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -191,17 +191,17 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         clean = torch.zeros_like(noise)
         parts = torch.split(order, batch_size)
         with self.progress_bar(total=len(parts) * num_inference_steps) as bar:
+
+            def stepped(n_steps: int) -> None:
+                bar.total = len(parts) * n_steps  # only the scheduler knows its number of calls
+                bar.update()
+
             for rows in parts:
                 width = int(sizes[rows].max())
-                steps = self._denoise(
-                    noise[rows, :width], mask[rows, :width], num_inference_steps, generator
+                sample, calls = self._denoise(
+                    noise[rows, :width], mask[rows, :width], num_inference_steps, generator, stepped
                 )
-                calls = 0
-                for sample in steps:
-                    clean[rows, :width] = sample.to(clean)
-                    calls += 1
-                    bar.update()
-            bar.total = bar.n
+                clean[rows, :width] = sample.to(clean)
         molecules: Any = clean
         if output_type != "tensor":
             molecules = decode(clean, mask, self.denoiser.layout)
@@ -228,8 +228,12 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         mask: Tensor,
         num_inference_steps: int,
         generator: torch.Generator | None,
-    ) -> Iterator[Tensor]:
-        """One batch from unit noise (B, N, 3+F): the sample after every network call."""
+        stepped: Callable[[int], None],
+    ) -> tuple[Tensor, int]:
+        """One batch from unit noise (B, N, 3+F) to clean samples, and its network calls.
+
+        `stepped` is called after each of them with the number of calls in all.
+        """
         scheduler, device = self.scheduler, self._execution_device
         mask = mask.to(device)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
@@ -244,7 +248,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             ) from error
         view = NetworkView.of(scheduler)
         sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
-        for timestep in scheduler.timesteps:
+        timesteps = scheduler.timesteps
+        for timestep in timesteps:
             seen = sample
             if hasattr(scheduler, "scale_model_input"):
                 seen = scheduler.scale_model_input(sample, timestep)
@@ -254,4 +259,5 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             output = view.output(denoised.to(seen.dtype), seen, timestep)
             sample = scheduler.step(output, timestep, sample, **extra).prev_sample
             sample = project(sample, mask)
-            yield sample
+            stepped(len(timesteps))
+        return sample, len(timesteps)
