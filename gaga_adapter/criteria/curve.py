@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
+from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.errors import ArtefactError, DataError
 
-#: Units that `selection` has a rule for. Nats: the less the more Gaussian.
-UNITS = ("nats",)
+#: Units that `selection` has a rule for. Nats: the less the more Gaussian. p-value, of the
+#: hypothesis that the noised data are the reference: the larger the more Gaussian.
+UNITS = ("nats", "p-value")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class CriterionCurve:
         std_error: (L,), non-negative where there is a value.
         n_samples: data items that the criterion saw.
         extra: further columns (L,) by name, such as an AUC.
+        contributions: what each part of the data adds, where the criterion knows; not saved.
 
     Raises:
         DataError: no points, unequal lengths, levels that do not fall, or an unknown unit.
@@ -41,6 +46,7 @@ class CriterionCurve:
     std_error: tuple[float, ...]
     n_samples: int
     extra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    contributions: Contributions | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -63,6 +69,38 @@ class CriterionCurve:
                 raise DataError(f"{name} holds an infinite number. NaN says 'not computable'.")
         if any(error < 0 for error in self.std_error):
             raise DataError("std_error holds a negative number.")
+        if self.unit == "p-value" and any(not (0 <= p <= 1) for p in self.value if p == p):
+            raise DataError(f"p-values lie in [0, 1], got {self.value}.")
+        parts = self.contributions
+        if parts is not None and parts.values.shape[1] != len(self.log_snr):
+            raise DataError(
+                f"contributions have {parts.values.shape[1]} levels, the curve {len(self.log_snr)}."
+            )
+
+    def of_rows(self, index: Tensor) -> CriterionCurve:
+        """The curve of a part of the data, or of a resample.
+
+        Args:
+            index: rows of `contributions`, by index (m,) or bool (M,).
+
+        Raises:
+            DataError: the curve has no contributions, or the part is empty.
+        """
+        if self.contributions is None:
+            raise DataError(
+                f"this {self.criterion} curve carries no contributions (they are not saved with "
+                "it). Draw it again from the data."
+            )
+        parts = self.contributions.rows(index)
+        value, error = parts.value_and_error(self.unit)
+        return replace(
+            self,
+            value=tuple(value.tolist()),
+            std_error=tuple(error.tolist()),
+            n_samples=parts.n_items,
+            extra={},
+            contributions=parts,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, the inverse of `from_dict`; NaN is written as null."""

@@ -19,10 +19,9 @@ average below it by what the slope's noise costs (about 3 / n nats).
 `log n + 1` nats (9.3 at n = 4,000). Above `log n - 1` the column `saturated` is 1: that much *or
 more*.
 
-The standard error is that of the two averages given the classifiers, `var_p(T)/n + var_q(exp T)/n`;
-the AUC is averaged over the half folds, with the error of DeLong et al. 1988. What the choice of
-the training samples adds is not in them; where there is nothing to see the AUC scatters by 1.5
-times as much.
+The standard error is that of the average given the classifiers; the AUC is averaged over the half
+folds, with the error of DeLong et al. 1988. What the choice of the training samples adds is not in
+them; where there is nothing to see the AUC scatters by 1.5 times as much.
 """
 
 from __future__ import annotations
@@ -38,12 +37,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.features import dense_features, molecule_features
+from gaga_adapter.criteria.levels import check_data, coefficients, drawn, falling, noised
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.reference.base import draw_noise
-from gaga_adapter.subspace import mask_from_sizes, project
+from gaga_adapter.subspace import mask_from_sizes
 
 _Array = NDArray[np.float64]
 _FEW = 1000  # below this many items the bound is loose
@@ -59,6 +59,7 @@ class Separation:
         auc: held-out area under the ROC curve; 0.5 is chance.
         auc_std_error: its standard error.
         saturated: the bound is within one nat of `log n`, the most that n points can show.
+        contributions: `T(p_i) - exp T(q_i) + 1` (n,), whose average is `kl`.
     """
 
     kl: float
@@ -66,6 +67,7 @@ class Separation:
     auc: float
     auc_std_error: float
     saturated: bool
+    contributions: _Array
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class TwoSample:
         Raises:
             DataError: too few items, a number that is not finite, or shapes that make no sense.
         """
-        _check(x, mask, log_snr)
+        check_data(x, mask)
+        levels = falling(log_snr)
         if len(x) < self._fewest:
             raise DataError(
                 f"found {len(x)} data items, need at least {self._fewest} to tell them from "
@@ -145,13 +148,11 @@ class TwoSample:
                 GAGAWarning,
                 stacklevel=2,
             )
-        levels = sorted((float(level) for level in log_snr), reverse=True)
         found = []
         for done, level in enumerate(levels, 1):
-            a, b = torch.tensor([level, -level], dtype=torch.float64).sigmoid().sqrt().tolist()
-            data, drawn = _noised_and_drawn(x, mask, reference.at(a, b), generator)
+            data, draws = _features(x, mask, reference.at(*coefficients(level)), generator)
             seed = int(torch.randint(2**31, (), generator=generator, device=home))
-            found.append(self.separate(data, drawn, seed))
+            found.append(self.separate(data, draws, seed))
             if progress is not None:
                 progress(done, len(levels))
         return CriterionCurve(
@@ -167,6 +168,9 @@ class TwoSample:
                 "auc_std_error": tuple(one.auc_std_error for one in found),
                 "saturated": tuple(float(one.saturated) for one in found),
             },
+            contributions=Contributions.of_items(
+                torch.from_numpy(np.stack([one.contributions for one in found], 1)), mask
+            ),
         )
 
     def separate(self, data: Tensor, drawn: Tensor, seed: int) -> Separation:
@@ -191,13 +195,15 @@ class TwoSample:
             for test, other in ((~rest & half, ~rest & ~half), (~rest & ~half, ~rest & half)):
                 log_odds[test] = _slope(score[other], is_data[other]) * score[test]
                 areas.append(auc(score[test & is_data], score[test & ~is_data]))
-        kl, kl_std_error = kl_lower_bound(log_odds[is_data], log_odds[~is_data])
+        terms = bound_terms(log_odds[is_data], log_odds[~is_data])
+        kl = float(terms.mean())
         return Separation(
             kl=kl,
-            kl_std_error=kl_std_error,
+            kl_std_error=float(terms.std(ddof=1)) / math.sqrt(n),
             auc=math.fsum(area for area, _ in areas) / len(areas),
             auc_std_error=math.hypot(*(error for _, error in areas)) / len(areas),
             saturated=kl > math.log(n) - 1,
+            contributions=terms,
         )
 
     def _scores(
@@ -240,18 +246,17 @@ def _slope(score: _Array, is_data: NDArray[np.bool_]) -> float:
     return max(float(model.coef_[0, 0]), 0.0)
 
 
-def kl_lower_bound(log_odds_p: _Array, log_odds_q: _Array) -> tuple[float, float]:
-    """Nguyen-Wainwright-Jordan bound of KL(p || q) in nats, and its standard error.
+def bound_terms(log_odds_p: _Array, log_odds_q: _Array) -> _Array:
+    """Terms `T(p_i) - exp T(q_i) + 1` (n,) of the Nguyen-Wainwright-Jordan bound of KL(p || q).
 
     Args:
         log_odds_p: T at draws from p (n,), from a T that has not seen them.
         log_odds_q: T at draws from q (n,).
     """
     n = len(log_odds_p)
-    p = log_odds_p.clip(-math.log(n), math.log(n))
-    q = np.exp(log_odds_q.clip(-math.log(n), math.log(n)))
-    error = math.sqrt(p.var(ddof=1) / n + q.var(ddof=1) / len(q))
-    return float(p.mean() - q.mean() + 1), error
+    p, q = (odds.clip(-math.log(n), math.log(n)) for odds in (log_odds_p, log_odds_q))
+    terms: _Array = p - np.exp(q) + 1
+    return terms
 
 
 def auc(scores_p: _Array, scores_q: _Array) -> tuple[float, float]:
@@ -275,20 +280,16 @@ def _share_below(values: _Array, others: _Array) -> _Array:
     return share
 
 
-def _noised_and_drawn(
+def _features(
     x: Tensor, mask: Tensor | None, reference: ReferenceGaussian, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Features (M, D) of noised data, and of as many draws of the reference at its level."""
-    noised = reference.a * x + reference.b * draw_noise(x.shape, generator, x.device, x.dtype)
+    one, other = noised(x, mask, reference, generator), drawn(x, mask, reference, generator)
     if mask is None:
-        drawn = reference.sample(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        return dense_features(noised), dense_features(drawn)
-    noised = project(noised, mask)
-    sizes = mask.sum(1)
-    drawn = reference.sample(sizes, generator=generator, device=x.device, dtype=x.dtype)
-    drawn_mask = mask_from_sizes(sizes)
+        return dense_features(one), dense_features(other)
+    other_mask = mask_from_sizes(mask.sum(1))
     # Units from both samples alike, so that they say nothing of which is which.
-    both = (noised, mask), (drawn, drawn_mask)
+    both = (one, mask), (other, other_mask)
     length = _root_mean_square([y[..., :3][real] for y, real in both])
     amplitude = _root_mean_square([y[..., 3:][real] for y, real in both])
     one, other = (molecule_features(y, real, length, amplitude) for y, real in both)
@@ -299,27 +300,3 @@ def _root_mean_square(parts: list[Tensor]) -> float:
     """Unit of length; 1 where there is none, as for the positions of single atoms."""
     square = torch.cat(parts).double().square()
     return math.sqrt(float(square.mean())) or 1.0 if square.numel() else 1.0
-
-
-def _check(x: Tensor, mask: Tensor | None, log_snr: Tensor) -> None:
-    if log_snr.dim() != 1 or not len(log_snr) or not bool(torch.isfinite(log_snr).all()):
-        raise DataError(f"log_snr must be a list of finite levels, got {log_snr.tolist()}.")
-    if len(torch.unique(log_snr)) < len(log_snr):
-        raise DataError(f"log_snr holds a level twice: {log_snr.tolist()}.")
-    if mask is None:
-        if x.dim() < 2 or not x.is_floating_point():
-            raise DataError(f"dense data are floats (M, C, ...), got {x.dtype} {tuple(x.shape)}.")
-        finite = torch.isfinite(x).flatten(1).all(1)
-    else:
-        if x.dim() != 3 or x.shape[-1] < 3 or not x.is_floating_point():
-            raise DataError(f"molecules are floats (M, N, 3+F), got {x.dtype} {tuple(x.shape)}.")
-        if mask.shape != x.shape[:2] or mask.dtype != torch.bool or not bool(mask.any(1).all()):
-            raise DataError(
-                f"the mask must be bool {tuple(x.shape[:2])} with an atom in every row, "
-                f"got {mask.dtype} {tuple(mask.shape)}."
-            )
-        finite = (torch.isfinite(x).all(-1) | ~mask).all(1)
-    if not bool(finite.all()):
-        raise DataError(
-            f"item {int((~finite).nonzero()[0])} of the data has a number that is not finite."
-        )

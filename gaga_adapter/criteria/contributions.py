@@ -1,0 +1,92 @@
+r"""What each part of a data set adds to a curve: the material of subsets and of the bootstrap.
+
+A criterion's value at a level is a function of the average of one number per data item,
+
+    nats      value = mean_i c_i
+    p-value   value = P(Z > sqrt(M) mean_i c_i),  Z ~ N(0, 1),
+
+where under the null hypothesis the c_i of the second have mean 0 and variance 1. A criterion whose
+value is no average over items gives jackknife pseudo-values of batches of items instead (Efron and
+Stein 1981): `c_g = G value - (G-1) value_{-g}`, one row per batch, with the items it stands for as
+its weight.
+
+From the rows follow the value on any part of the data, such as the molecules of one size, and that
+on a bootstrap resample. What a criterion learnt from all items together (a classifier, a null
+distribution) is held fixed in both.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gaga_adapter.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """Rows whose average is the value of a curve.
+
+    Attributes:
+        values: (M, L), float64; NaN where not computable.
+        weight: items that each row stands for (M,), float64, positive.
+        size: molecules: number of atoms of each row (M,), int64; `None` for dense data.
+
+    Raises:
+        DataError: the shapes do not agree.
+    """
+
+    values: Tensor
+    weight: Tensor
+    size: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.values)
+        if self.values.dim() != 2 or not rows or self.weight.shape != (rows,):
+            raise DataError(
+                f"contributions are (M, L) with weights (M,), got {tuple(self.values.shape)} and "
+                f"{tuple(self.weight.shape)}."
+            )
+        if self.size is not None and self.size.shape != (rows,):
+            raise DataError(f"sizes are ({rows},), got {tuple(self.size.shape)}.")
+
+    @classmethod
+    def of_items(cls, values: Tensor, mask: Tensor | None) -> Contributions:
+        """One row per data item.
+
+        Args:
+            values: (M, L).
+            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+        """
+        size = None if mask is None else mask.sum(1).cpu()
+        values = values.detach().to("cpu", torch.float64)
+        return cls(values, torch.ones(len(values), dtype=torch.float64), size)
+
+    @property
+    def n_items(self) -> int:
+        """Data items behind all rows."""
+        return round(float(self.weight.sum()))
+
+    def rows(self, index: Tensor) -> Contributions:
+        """Some of the rows, by index (m,) or bool (M,); an index may come repeatedly."""
+        size = None if self.size is None else self.size[index]
+        return Contributions(self.values[index], self.weight[index], size)
+
+    def value_and_error(self, unit: str) -> tuple[Tensor, Tensor]:
+        """Value and standard error per level, (L,) each; a p-value has no standard error.
+
+        Args:
+            unit: of the curve, `nats` or `p-value`.
+        """
+        share = (self.weight / self.weight.sum())[:, None]
+        mean = (share * self.values).sum(0)
+        if unit == "p-value":
+            z = mean * math.sqrt(self.n_items)
+            return torch.special.erfc(z / math.sqrt(2)) / 2, torch.zeros_like(mean)
+        # Rows of equal weight give the usual s² / M; the factor is M / (M - 1) then.
+        spread = (share**2 * (self.values - mean) ** 2).sum(0)
+        correction = 1 / (1 - float((share**2).sum())) if len(share) > 1 else math.nan
+        return mean, (spread * correction).sqrt()

@@ -1,0 +1,84 @@
+"""What every criterion needs: checked data, the levels of its curve, noised data and draws."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from gaga_adapter.errors import DataError
+from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference.base import draw_noise
+from gaga_adapter.subspace import project
+
+
+def falling(log_snr: Tensor) -> list[float]:
+    """Levels from data to noise.
+
+    Args:
+        log_snr: levels (L,), in any order.
+
+    Raises:
+        DataError: no levels, one that is not finite, or one twice.
+    """
+    if log_snr.dim() != 1 or not len(log_snr) or not bool(torch.isfinite(log_snr).all()):
+        raise DataError(f"log_snr must be a list of finite levels, got {log_snr.tolist()}.")
+    if len(torch.unique(log_snr)) < len(log_snr):
+        raise DataError(f"log_snr holds a level twice: {log_snr.tolist()}.")
+    return sorted(log_snr.tolist(), reverse=True)
+
+
+def coefficients(log_snr: float) -> tuple[float, float]:
+    """Variance preserving (a, b): `a² = sigmoid(log_snr)`, `b² = sigmoid(-log_snr)`."""
+    a2, b2 = torch.tensor([log_snr, -log_snr], dtype=torch.float64).sigmoid().tolist()
+    return math.sqrt(a2), math.sqrt(b2)
+
+
+def noised(
+    x: Tensor, mask: Tensor | None, reference: ReferenceGaussian, generator: Generator | None
+) -> Tensor:
+    """Clean data (M, ...) at the level of the reference: `a x_0 + b P eps`, same shape."""
+    y = reference.a * x + reference.b * draw_noise(x.shape, generator, x.device, x.dtype)
+    return y if mask is None else project(y, mask)
+
+
+def drawn(
+    x: Tensor, mask: Tensor | None, reference: ReferenceGaussian, generator: Generator | None
+) -> Tensor:
+    """Draws of the reference, one per item of `x` and of its size.
+
+    Returns:
+        (M, ...) as `x`; molecules (M, max N, 3 + F), with their atoms first.
+    """
+    size = x.shape if mask is None else mask.sum(1)
+    return reference.sample(size, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def check_data(x: Tensor, mask: Tensor | None) -> None:
+    """Refuse what is no data set.
+
+    Args:
+        x: molecules (M, N, 3 + F), or dense (M, C, ...).
+        mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+
+    Raises:
+        DataError: other shapes or types, a molecule without atoms, or a number that is not finite.
+    """
+    if mask is None:
+        if x.dim() < 2 or not x.is_floating_point():
+            raise DataError(f"dense data are floats (M, C, ...), got {x.dtype} {tuple(x.shape)}.")
+        finite = torch.isfinite(x).flatten(1).all(1)
+    else:
+        if x.dim() != 3 or x.shape[-1] < 3 or not x.is_floating_point():
+            raise DataError(f"molecules are floats (M, N, 3+F), got {x.dtype} {tuple(x.shape)}.")
+        if mask.shape != x.shape[:2] or mask.dtype != torch.bool or not bool(mask.any(1).all()):
+            raise DataError(
+                f"the mask must be bool {tuple(x.shape[:2])} with an atom in every row, "
+                f"got {mask.dtype} {tuple(mask.shape)}."
+            )
+        finite = (torch.isfinite(x).all(-1) | ~mask).all(1)
+    if not bool(finite.all()):
+        raise DataError(
+            f"item {int((~finite).nonzero()[0])} of the data has a number that is not finite."
+        )
