@@ -2,14 +2,26 @@ r"""Selection: from the curve of a criterion to the characteristic log-SNR.
 
 The data count as Gaussian at a level if
 
-    value + 2 std_error <= tolerance,
+    value + 2 std_error <= tolerance        of a curve in nats,
+    p-value >= tolerance                    of a curve of p-values,
 
 and `log_snr_star` is the largest log-SNR at which they do there *and at every noisier level*: one
 lucky point does not count, and neither does a value that could not be computed. Between the last
 level that fails and the first that holds, the upper limit `value + 2 std_error` is taken as linear
 in log-SNR. Divergences curve upwards towards the data (at low SNR they fall like a power of it), so
-the line lies above them and the choice is on the side of noise. Beyond its ends nothing is assumed
-of the curve.
+the line lies above them and the choice is on the side of noise; nothing is known of the form of
+p-values, and the first level that holds is taken. Beyond its ends nothing is assumed of the curve.
+
+A p-value says whether the data *can be told* from the reference, not how far they are from it: the
+more data, the noisier its t*. Nats say what t* costs, and converge. Choose in nats.
+
+**Interval.** Rows of the curve's contributions are drawn again with replacement, and `log_snr_star`
+is chosen anew on each resample (Efron 1979, percentiles). What the criterion learnt from all data
+together is held fixed, so the interval is that of the choice given the criterion.
+
+**Per size.** The divergence from a reference that knows the size is the average of those of the
+sizes. Larger molecules have more to tell, so their t* is noisier; a batch of one size can start at
+its own.
 
 **The default tolerance**, 0.5 nats per molecule. By data processing the samples are no further from
 those of the full path than the start from the marginal there. On QM9 with the `shape` reference,
@@ -23,16 +35,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from gaga_adapter.criteria import CriterionCurve
-from gaga_adapter.errors import ArtefactError, TruncationError
+import torch
+from torch import Generator
+
+from gaga_adapter.criteria.curve import CriterionCurve
+from gaga_adapter.errors import ArtefactError, DataError, TruncationError
 
 #: Nats per data item that may separate the start from the data's own marginal.
 DEFAULT_TOLERANCE = 0.5
+#: Tolerance by unit of the curve; that of p-values is the rate of false alarms per level.
+DEFAULT_TOLERANCES = {"nats": DEFAULT_TOLERANCE, "p-value": 0.05}
 #: Standard errors that are added to a value before it is compared.
 MARGIN = 2.0
+_TAILS = torch.tensor([0.05, 0.95], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -44,12 +62,16 @@ class Selection:
         tolerance: in the unit of the curve.
         curve: what it was chosen on.
         reason: one sentence.
+        interval: 90 % bootstrap interval of `log_snr_star` (noise side, data side), if asked for.
+        by_size: `log_snr_star` of molecules of one size, if asked for.
     """
 
     log_snr_star: float
     tolerance: float
     curve: CriterionCurve
     reason: str
+    interval: tuple[float, float] | None = None
+    by_size: Mapping[int, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, the inverse of `from_dict`."""
@@ -57,6 +79,8 @@ class Selection:
             "log_snr_star": self.log_snr_star,
             "tolerance": self.tolerance,
             "reason": self.reason,
+            "interval": None if self.interval is None else list(self.interval),
+            "by_size": {str(size): star for size, star in self.by_size.items()},
             "curve": self.curve.to_dict(),
         }
 
@@ -68,67 +92,176 @@ class Selection:
             ArtefactError: a field is missing or makes no sense.
         """
         try:
+            interval = data.get("interval")
+            by_size = data.get("by_size") or {}
             return cls(
                 log_snr_star=float(data["log_snr_star"]),
                 tolerance=float(data["tolerance"]),
                 curve=CriterionCurve.from_dict(data["curve"]),
                 reason=str(data["reason"]),
+                interval=None if interval is None else (float(interval[0]), float(interval[1])),
+                by_size={int(size): float(star) for size, star in by_size.items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ArtefactError(
                 f"cannot read the selection of log_snr_star ({error!r})."
             ) from error
 
 
-def select(curve: CriterionCurve, tolerance: float = DEFAULT_TOLERANCE) -> Selection:
+def check_tolerance(tolerance: float | None, unit: str) -> float:
+    """The tolerance, or the default of the unit.
+
+    Raises:
+        TruncationError: not positive and finite, or for p-values not below 1.
+    """
+    if tolerance is None:
+        return DEFAULT_TOLERANCES[unit]
+    limit = 1.0 if unit == "p-value" else math.inf
+    if not 0 < tolerance < limit:
+        raise TruncationError(
+            f"tolerance={tolerance} {unit}: it must be positive and "
+            f"{'below 1' if unit == 'p-value' else 'finite'}, such as {DEFAULT_TOLERANCES[unit]}."
+        )
+    return tolerance
+
+
+def select(
+    curve: CriterionCurve, tolerance: float | None = None, consecutive: int | None = None
+) -> Selection:
     """The largest log-SNR from which on the criterion holds towards noise.
 
     Args:
         curve: of a criterion.
-        tolerance: largest value that counts as Gaussian, in the unit of the curve; positive.
+        tolerance: largest value that counts as Gaussian, in nats, or the smallest that does, of
+            p-values; the unit's default when `None`.
+        consecutive: levels in a row that are enough, counted from the data; all of them up to pure
+            noise when `None`. The published rule is 2.
 
     Raises:
         TruncationError: the criterion does not hold even at the noisiest level.
     """
-    if not 0 < tolerance < math.inf:
+    tolerance = check_tolerance(tolerance, curve.unit)
+    if consecutive is not None and not 1 <= consecutive <= len(curve.log_snr):
         raise TruncationError(
-            f"tolerance={tolerance} {curve.unit}: it must be positive and finite, "
-            f"such as {DEFAULT_TOLERANCE}."
+            f"consecutive={consecutive}: the curve has {len(curve.log_snr)} levels. Ask for 1 to "
+            f"{len(curve.log_snr)}, or None for all up to noise."
         )
     upper = [
         value + MARGIN * error for value, error in zip(curve.value, curve.std_error, strict=True)
     ]
-    # From noise to data, as long as it holds. A comparison with NaN is false.
-    first = len(upper)
-    while first > 0 and upper[first - 1] <= tolerance:
-        first -= 1
-    if first == len(upper):
+    # A comparison with NaN is false, and false does not hold.
+    nats = curve.unit == "nats"
+    holds = [value <= tolerance if nats else value >= tolerance for value in upper]
+    first = _first_run(holds, consecutive)
+    if first is None:
         raise TruncationError(_never(curve, tolerance))
-    name, unit = curve.criterion, curve.unit
-    held = f"{name} + {MARGIN:g} s.e. <= {tolerance:g} {unit}"
+    limit = (
+        f"{curve.criterion} + {MARGIN:g} s.e. <= {tolerance:g} nats"
+        if nats
+        else f"p-value of {curve.criterion} >= {tolerance:g}"
+    )
     if first == 0:
         return Selection(
             curve.log_snr[0],
             tolerance,
             curve,
-            f"{held} on the whole curve; its first level was taken, levels nearer to the data "
+            f"{limit} on the whole curve; its first level was taken, levels nearer to the data "
             "may hold too",
         )
     star, low, high = curve.log_snr[first], upper[first], upper[first - 1]
-    if not math.isnan(high):
+    if nats and not math.isnan(high):
         star += (tolerance - low) / (high - low) * (curve.log_snr[first - 1] - star)
-    failed = (
-        f"{high:.3g} {unit} at log-SNR {curve.log_snr[first - 1]:.3g}"
-        if not math.isnan(high)
-        else f"not computable at log-SNR {curve.log_snr[first - 1]:.3g}"
-    )
+    value = "not computable" if math.isnan(high) else f"{high:.3g} {curve.unit}"
     return Selection(
         star,
         tolerance,
         curve,
-        f"{held} from log-SNR {star:.3g} on towards noise ({failed}; {curve.n_samples} samples "
-        f"against the {curve.reference} reference)",
+        f"{limit} from log-SNR {star:.3g} on towards noise ({value} at log-SNR "
+        f"{curve.log_snr[first - 1]:.3g}; {curve.n_samples} samples against the "
+        f"{curve.reference} reference)",
     )
+
+
+def _first_run(holds: list[bool], length: int | None) -> int | None:
+    """Where `length` levels in a row hold first, or from where on all do; None if nowhere."""
+    if length is not None:
+        runs = (k for k in range(len(holds) - length + 1) if all(holds[k : k + length]))
+        return next(runs, None)
+    first = len(holds)
+    while first > 0 and holds[first - 1]:
+        first -= 1
+    return None if first == len(holds) else first
+
+
+def bootstrap(
+    curve: CriterionCurve,
+    tolerance: float | None = None,
+    n_replicates: int = 400,
+    generator: Generator | None = None,
+) -> tuple[float, float]:
+    """90 % percentile interval of `log_snr_star` (noise side, data side).
+
+    A resample on which the criterion never holds counts as the noisiest level of the curve.
+
+    Args:
+        curve: with contributions.
+        tolerance: see `select`.
+        n_replicates: resamples, at least 20.
+        generator: source of all randomness.
+
+    Raises:
+        TruncationError: fewer than 20 resamples, or a tolerance that is none.
+        DataError: the curve carries no contributions.
+    """
+    tolerance = check_tolerance(tolerance, curve.unit)
+    if n_replicates < 20:
+        raise TruncationError(f"n_replicates={n_replicates}: an interval of 90 % needs 20 or more.")
+    parts = curve.require_contributions()
+    stars = []
+    for _ in range(n_replicates):
+        try:
+            again = select(curve.of_rows(parts.resample(generator)), tolerance)
+            stars.append(again.log_snr_star)
+        except TruncationError:
+            stars.append(curve.log_snr[-1])
+    low, high = torch.tensor(stars, dtype=torch.float64).quantile(_TAILS).tolist()
+    return low, high
+
+
+def select_by_size(
+    curve: CriterionCurve, tolerance: float | None = None, min_items: int = 400
+) -> dict[int, float]:
+    """`log_snr_star` of molecules of each size that occurs.
+
+    Each size is judged with its neighbours: the smallest window of sizes `[N - r, N + r]` that
+    holds `min_items` molecules.
+
+    Args:
+        curve: of molecules, with contributions.
+        tolerance: see `select`.
+        min_items: molecules wanted per window.
+
+    Raises:
+        DataError: the curve carries no contributions, or those of dense data.
+        TruncationError: the criterion never holds for one of the sizes.
+    """
+    parts = curve.require_contributions()
+    if parts.size is None:
+        raise DataError("a t* per size needs molecules; this curve is of dense data.")
+    found = {}
+    for size in torch.unique(parts.size).tolist():
+        distance = (parts.size - size).abs()
+        radii, order = distance.sort(stable=True)
+        reached = parts.weight[order].cumsum(0) >= min_items
+        radius = int(radii[reached][0] if bool(reached.any()) else radii[-1])
+        try:
+            found[size] = select(curve.of_rows(distance <= radius), tolerance).log_snr_star
+        except TruncationError as error:
+            raise TruncationError(
+                f"molecules of {size} atoms (with those of {radius} more or fewer): {error} "
+                f"Or widen the windows: min_items={2 * min_items}."
+            ) from error
+    return found
 
 
 def _never(curve: CriterionCurve, tolerance: float) -> str:
@@ -139,10 +272,16 @@ def _never(curve: CriterionCurve, tolerance: float) -> str:
     ]
     if not known:
         return f"{curve.criterion} could not be computed at any level; there is nothing to choose."
-    value, error, level = min(known)
+    if curve.unit == "p-value":
+        value, error, level = max(known)
+        best = f"The largest p-value is {value:.3g} at log-SNR {level:.3g}."
+        advice = "choose a richer reference, or choose in nats: p-values fall with the sample size."
+    else:
+        value, error, level = min(known)
+        best = f"The smallest value is {value:.3g} ± {error:.2g} nats at log-SNR {level:.3g}."
+        advice = "choose a richer reference, or raise the tolerance."
     return (
         f"{curve.criterion} against the {curve.reference} reference does not stay within "
         f"{tolerance:g} {curve.unit} up to the noisiest level (log-SNR {curve.log_snr[-1]:.3g}). "
-        f"The smallest value is {value:.3g} ± {error:.2g} {curve.unit} at log-SNR {level:.3g}. "
-        "Extend the curve towards noise, choose a richer reference, or raise the tolerance."
+        f"{best} Extend the curve towards noise, {advice}"
     )

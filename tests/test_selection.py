@@ -5,10 +5,20 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gaga_adapter.criteria import CriterionCurve
+from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.errors import ArtefactError, DataError, GAGAError, TruncationError
-from gaga_adapter.selection import DEFAULT_TOLERANCE, MARGIN, Selection, select
+from gaga_adapter.selection import (
+    DEFAULT_TOLERANCE,
+    DEFAULT_TOLERANCES,
+    MARGIN,
+    Selection,
+    bootstrap,
+    select,
+    select_by_size,
+)
 
 NAN = math.nan
 
@@ -103,6 +113,114 @@ def test_the_default_puts_the_design_curve_near_t_500():
     assert 1000 * float(path.time_at_log_snr(chosen.log_snr_star)) == pytest.approx(500, abs=1)
 
 
+# ------------------------------------------------------------------------------------- p-values
+
+
+def test_p_values_hold_from_the_tolerance_up_and_are_not_interpolated():
+    made = curve([0.0, 0.01, 0.05, 0.6], unit="p-value")
+    assert select(made).log_snr_star == -2.0
+    assert select(made).tolerance == DEFAULT_TOLERANCES["p-value"] == 0.05
+    assert select(made, 0.3).log_snr_star == -3.0
+    assert select(made, 0.001).log_snr_star == -1.0
+
+
+def test_a_p_value_that_was_not_computed_never_holds():
+    assert select(curve([0.9, NAN, 0.9], unit="p-value")).log_snr_star == -2.0
+    with pytest.raises(TruncationError, match="could not be computed at any level"):
+        select(curve([NAN, NAN], unit="p-value"))
+
+
+def test_p_values_that_never_hold_name_the_largest():
+    with pytest.raises(TruncationError, match=r"largest p-value is 0.04 at log-SNR -1.*in nats"):
+        select(curve([0.01, 0.04], unit="p-value"))
+
+
+def test_tolerances_of_p_values_lie_below_one():
+    with pytest.raises(TruncationError, match=r"tolerance=1.5 p-value: .* below 1, such as 0.05"):
+        select(curve([0.5], unit="p-value"), 1.5)
+
+
+# ---------------------------------------------------------------------------- so many in a row
+
+
+def test_the_published_rule_takes_two_in_a_row_from_the_data():
+    made = curve([2.0, 0.1, 2.0, 0.1, 0.1, 2.0, 0.1])
+    assert select(made, 0.5).log_snr_star == pytest.approx(-6 + 0.4 / 1.9)
+    assert select(made, 0.5, consecutive=1).log_snr_star == pytest.approx(-1 + 0.4 / 1.9)
+    assert select(made, 0.5, consecutive=2).log_snr_star == pytest.approx(-3 + 0.4 / 1.9)
+    with pytest.raises(TruncationError, match="does not stay"):
+        select(made, 0.5, consecutive=3)
+    with pytest.raises(TruncationError, match="consecutive=8: the curve has 7 levels"):
+        select(made, 0.5, consecutive=8)
+
+
+# ------------------------------------------------------------------------ intervals, and sizes
+
+
+def noisy_line(n, seed=0, size=None, unit="nats"):
+    """Rows around 1.6, 1.2, ..., 0 with standard deviation 2: the choice is near log-SNR -3."""
+    levels = torch.arange(5, dtype=torch.float64)
+    noise = torch.randn(n, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    parts = Contributions(1.6 - 0.4 * levels + 2 * noise, torch.ones(n).double(), size)
+    value, error = parts.value_and_error(unit)
+    return curve(value.tolist(), error.tolist(), contributions=parts, unit=unit)
+
+
+def test_the_interval_holds_as_much_as_it_says():
+    """120 data sets: the true crossing of value + 2 s.e. lies inside of 90 %, give or take 4.9."""
+    truth = -(1.6 - 0.5 + MARGIN * 2 / math.sqrt(400)) / 0.4
+    inside = 0
+    for seed in range(120):
+        low, high = bootstrap(noisy_line(400, seed), 0.5, 100, torch.Generator().manual_seed(seed))
+        inside += low <= truth <= high
+    assert abs(inside / 120 - 0.9) < 4.9 * math.sqrt(0.9 * 0.1 / 120)
+
+
+def test_the_interval_is_a_function_of_the_generator_and_shrinks_with_the_data():
+    few, many = (
+        bootstrap(noisy_line(n), 0.5, 200, torch.Generator().manual_seed(1)) for n in (200, 20_000)
+    )
+    assert few == bootstrap(noisy_line(200), 0.5, 200, torch.Generator().manual_seed(1))
+    assert few[0] < select(noisy_line(200), 0.5).log_snr_star < few[1]
+    assert 0 < many[1] - many[0] < (few[1] - few[0]) / 3
+
+
+def test_resamples_that_never_hold_count_as_the_noisiest_level():
+    low, high = bootstrap(noisy_line(30), 0.5, 100, torch.Generator().manual_seed(0))
+    assert low == -4.0 < high
+
+
+def test_every_size_has_its_own_choice():
+    size = torch.arange(4, 8).repeat_interleave(500)
+    parts = noisy_line(2000, size=size).contributions
+    shifted = Contributions(
+        parts.values + 0.2 * (size[:, None] - 4), parts.weight, size
+    )  # half a level later per atom
+    value, error = shifted.value_and_error("nats")
+    made = curve([*value.tolist()], error.tolist(), contributions=shifted)
+    with pytest.raises(TruncationError, match=r"molecules of 6 atoms .*min_items=800"):
+        select_by_size(made, 0.5)
+    found = select_by_size(replace(made, contributions=shifted.rows(size < 6)), 0.5)
+    assert list(found) == [4, 5]
+    for n_atoms, star in found.items():
+        alone = select(made.of_rows(size == n_atoms), 0.5)
+        assert star == alone.log_snr_star
+        assert alone.curve.n_samples == 500
+    assert found[5] < found[4] - 0.2
+    # windows that hold both sizes give both the same
+    pooled = replace(made, contributions=shifted.rows(size < 6))
+    assert len(set(select_by_size(pooled, 0.9, min_items=700).values())) == 1
+
+
+def test_curves_from_files_and_of_dense_data_have_no_such_parts():
+    with pytest.raises(DataError, match="carries no contributions"):
+        bootstrap(curve([1.0, 0.0]))
+    with pytest.raises(DataError, match="needs molecules"):
+        select_by_size(noisy_line(100))
+    with pytest.raises(TruncationError, match="n_replicates=5"):
+        bootstrap(noisy_line(100), n_replicates=5)
+
+
 # ------------------------------------------------------------------------------------- the forms
 
 
@@ -112,6 +230,17 @@ def test_selection_round_trips_through_json_exactly():
     made = select(curve([2.0, third, 1e-17], [third, 1e-300, 0.0], extra=extra))
     text = json.dumps(made.to_dict(), allow_nan=False)
     assert Selection.from_dict(json.loads(text)) == made
+    more = replace(made, interval=(-1.5, third), by_size={9: -1.0, 29: -third})
+    text = json.dumps(more.to_dict(), allow_nan=False)
+    assert Selection.from_dict(json.loads(text)) == more
+
+
+def test_an_artefact_of_an_older_version_reads_without_interval_and_sizes():
+    data = select(curve([1.0, 0.0])).to_dict()
+    del data["interval"], data["by_size"]
+    again = Selection.from_dict(data)
+    assert again.interval is None
+    assert again.by_size == {}
 
 
 def test_curve_with_unknown_values_round_trips_through_strict_json():
@@ -147,7 +276,9 @@ def test_selections_that_are_no_selections():
         ({"log_snr": (NAN, 0.0)}, "must be finite"),
         ({"value": (math.inf, 0.0)}, "value holds an infinite number"),
         ({"std_error": (0.1, -0.1)}, "negative"),
-        ({"unit": "bits"}, "unknown unit 'bits'. Known: nats"),
+        ({"unit": "bits"}, "unknown unit 'bits'. Known: nats, p-value"),
+        ({"unit": "p-value", "value": (1.5, 0.0)}, "p-values lie in"),
+        ({"contributions": Contributions.of_items(torch.zeros(4, 3), None)}, "3 levels, the curve"),
         ({"log_snr": (), "value": (), "std_error": ()}, "at least 1"),
     ],
 )

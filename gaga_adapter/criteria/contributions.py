@@ -75,6 +75,30 @@ class Contributions:
         size = None if self.size is None else self.size[index]
         return Contributions(self.values[index], self.weight[index], size)
 
+    @property
+    def strata(self) -> Tensor:
+        """Stratum of each row (M,), int64: its size; a size of one row joins the nearest with more.
+
+        References are conditional on the size, so sizes are taken as given: errors and resamples
+        vary what happens inside of each.
+        """
+        if self.size is None:
+            return torch.zeros(len(self.values), dtype=torch.int64)
+        sizes, stratum, counts = torch.unique(self.size, return_inverse=True, return_counts=True)
+        several = (counts > 1).nonzero().flatten()
+        if not len(several):
+            return torch.zeros_like(stratum)
+        nearest: Tensor = (sizes[:, None] - sizes[several]).abs().argmin(1)
+        return nearest[stratum]
+
+    def resample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Rows (M,) of a bootstrap resample: drawn with replacement inside of each stratum."""
+        order = self.strata.argsort(stable=True)
+        counts = self.strata.bincount()
+        first, length = (v.repeat_interleave(counts) for v in (counts.cumsum(0) - counts, counts))
+        place = torch.rand(len(order), generator=generator, dtype=torch.float64) * length
+        return order[first + place.long().clamp(max=length - 1)]
+
     def value_and_error(self, unit: str) -> tuple[Tensor, Tensor]:
         """Value and standard error per level, (L,) each; a p-value has no standard error.
 
@@ -86,7 +110,14 @@ class Contributions:
         if unit == "p-value":
             z = mean * math.sqrt(self.n_items)
             return torch.special.erfc(z / math.sqrt(2)) / 2, torch.zeros_like(mean)
-        # Rows of equal weight give the usual s² / M; the factor is M / (M - 1) then.
-        spread = (share**2 * (self.values - mean) ** 2).sum(0)
-        correction = 1 / (1 - float((share**2).sum())) if len(share) > 1 else math.nan
-        return mean, (spread * correction).sqrt()
+        stratum = self.strata
+
+        def total(rows: Tensor) -> Tensor:
+            sums = torch.zeros(int(stratum.max()) + 1, rows.shape[1], dtype=torch.float64)
+            return sums.index_add_(0, stratum, rows)
+
+        whole = total(share)
+        deviation = self.values - (total(share * self.values) / whole)[stratum]
+        # Rows of equal weight give the usual s² / M of each stratum: the factor is M / (M - 1).
+        correction = 1 / (1 - total(share**2) / whole**2)
+        return mean, (total((share * deviation) ** 2) * correction).sum(0).sqrt()

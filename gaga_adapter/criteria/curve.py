@@ -77,6 +77,19 @@ class CriterionCurve:
                 f"contributions have {parts.values.shape[1]} levels, the curve {len(self.log_snr)}."
             )
 
+    def require_contributions(self) -> Contributions:
+        """What each part of the data adds.
+
+        Raises:
+            DataError: the criterion gave none, or the curve comes from a file.
+        """
+        if self.contributions is None:
+            raise DataError(
+                f"this {self.criterion} curve carries no contributions (they are not saved with "
+                "it). Draw it again from the data."
+            )
+        return self.contributions
+
     def of_rows(self, index: Tensor) -> CriterionCurve:
         """The curve of a part of the data, or of a resample.
 
@@ -86,12 +99,7 @@ class CriterionCurve:
         Raises:
             DataError: the curve has no contributions, or the part is empty.
         """
-        if self.contributions is None:
-            raise DataError(
-                f"this {self.criterion} curve carries no contributions (they are not saved with "
-                "it). Draw it again from the data."
-            )
-        parts = self.contributions.rows(index)
+        parts = self.require_contributions().rows(index)
         value, error = parts.value_and_error(self.unit)
         return replace(
             self,
