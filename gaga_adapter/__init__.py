@@ -16,7 +16,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaga_adapter.fitting import fit
+    from gaga_adapter.fitting import compare, fit
     from gaga_adapter.molecules.denoiser import MoleculeDenoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
     from gaga_adapter.paths import (
@@ -44,6 +44,7 @@ _HOME = {
     "TabulatedPath": "gaga_adapter.paths",
     "VEPath": "gaga_adapter.paths",
     "VPPath": "gaga_adapter.paths",
+    "compare": "gaga_adapter.fitting",
     "fit": "gaga_adapter.fitting",
     "named_path": "gaga_adapter.paths",
 }
@@ -60,6 +61,7 @@ __all__ = [
     "VEPath",
     "VPPath",
     "__version__",
+    "compare",
     "fit",
     "named_path",
 ]

@@ -1,26 +1,28 @@
-"""Fit: stream a data set once, get the artefact.
+"""Fit: stream a data set once, get the artefact; or only ask how Gaussian the data are.
 
-One pass updates the moments and keeps a uniform sample of bounded size; the criterion then draws
-its curve on that sample, and the selection reads the characteristic log-SNR off the curve.
+One pass updates the moments and keeps a uniform sample of bounded size (`collecting.py`); a
+criterion then draws its curve on that sample, and the selection reads the characteristic log-SNR
+off the curve. `compare` asks several criteria about the same sample and the same reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from gaga_adapter.collecting import Batch, Collected, Report, collect
+from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
-from gaga_adapter.errors import DataError
-from gaga_adapter.layout import DenseLayout, Layout
-from gaga_adapter.moments import DenseKind, DenseMoments, ExchangeableMoments
+from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.layout import Layout
+from gaga_adapter.moments import DenseKind
 from gaga_adapter.reference import make_reference
-from gaga_adapter.selection import DEFAULT_TOLERANCE, select
+from gaga_adapter.selection import Selection, bootstrap, check_tolerance, select, select_by_size
 from gaga_adapter.stats import GAGAStats, library_versions
 
-Batch = Tensor | Sequence[Tensor]
 #: Where the curve is drawn by default: from far above any useful t* down to nearly pure noise, and
 #: densest where t* usually lies.
 DEFAULT_LOG_SNR = (
@@ -29,19 +31,53 @@ DEFAULT_LOG_SNR = (
 )
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What one criterion says.
+
+    Attributes:
+        curve: its curve, or `None` if it could not judge these data.
+        selection: the choice on it, or `None` if there is none.
+        reason: one sentence.
+    """
+
+    curve: CriterionCurve | None
+    selection: Selection | None
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What several criteria say of the same data.
+
+    Attributes:
+        layout: what the channels are.
+        count: data items of which the reference knows the moments.
+        n_criterion: items that the criteria saw.
+        verdicts: by the name of the criterion.
+    """
+
+    layout: Layout
+    count: int
+    n_criterion: int
+    verdicts: Mapping[str, Verdict]
+
+
 def fit(
     data: Iterable[Batch],
     layout: Layout,
-    criterion: str = "two_sample",
+    criterion: str | Criterion = "two_sample",
     reference: str = "auto",
     covariance: DenseKind = "channel",
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | None = None,
     log_snr: Iterable[float] = DEFAULT_LOG_SNR,
     n_criterion: int = 4000,
     max_order: int = 2,
+    by_size: bool = False,
+    n_bootstrap: int = 400,
     seed: int = 0,
     provenance: dict[str, Any] | None = None,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Report | None = None,
 ) -> GAGAStats:
     """Fit the statistics of a data set and choose its characteristic log-SNR.
 
@@ -49,13 +85,16 @@ def fit(
         data: batches. Molecules: pairs of x (B, N, 3+F) and mask (B, N) bool; dense data: x (B, C,
             ...), alone or as the only entry of a tuple or list.
         layout: what the channels are.
-        criterion: name of a criterion of Gaussianity.
+        criterion: name of a criterion of Gaussianity, or one with settings of its own.
         reference: which closed-form start is judged; `auto` is `shape` for molecules.
         covariance: for dense data `channel`, `element`, `low_rank` or `full`.
-        tolerance: nats that may remain at t*, see `selection`.
+        tolerance: nats that may remain at t*, or the least p-value, see `selection`; the default
+            of the criterion's unit when `None`.
         log_snr: levels at which the curve is drawn.
         n_criterion: size of the sample that the criterion sees.
         max_order: order of the cumulants that are streamed, 2 to 4.
+        by_size: choose a t* for molecules of every size, too.
+        n_bootstrap: resamples for the interval of t*; 0 for none.
         seed: of the sample and the criterion.
         provenance: what to record about the data.
         progress: called with (what, done, total).
@@ -66,103 +105,117 @@ def fit(
     Raises:
         DataError: no data, batches of another form, values that are not finite, or too few for the
             criterion.
-        StatsMismatchError: batches with other channels than the layout.
+        StatsMismatchError: batches with other channels than the layout, or a reference that these
+            data do not have.
         TruncationError: the criterion never comes within the tolerance.
     """
-    judge = criterion_named(criterion)
-    if n_criterion < 1:
-        raise DataError(f"n_criterion={n_criterion}: the criterion needs items to see. Pass more.")
-    report = progress or (lambda what, done, total: None)
+    judge = criterion_named(criterion) if isinstance(criterion, str) else criterion
+    check_tolerance(tolerance, judge.unit)
     generator = torch.Generator().manual_seed(seed)
-    moments: DenseMoments | ExchangeableMoments
-    if isinstance(layout, DenseLayout):
-        moments = DenseMoments(layout.shape, kind=covariance, max_order=max_order)
-    else:
-        moments = ExchangeableMoments(layout.n_features, max_order=max_order)
-    sample = _UniformSample(n_criterion, generator)
-    for batch in data:
-        x, *rest = (batch,) if isinstance(batch, Tensor) else batch
-        mask = rest[0] if rest else None
-        if isinstance(moments, ExchangeableMoments):
-            if mask is None or len(rest) > 1:
-                raise DataError(f"molecules need pairs (x, mask); got {1 + len(rest)} tensors.")
-            moments.update(x, mask)
-        elif rest:
-            raise DataError(f"dense data are x alone; got batches of {1 + len(rest)} entries.")
-        else:
-            moments.update(x)
-        sample.update(x, mask)
-        report("moments", moments.count, None)
-    if moments.count == 0:
-        raise DataError("no data: the stream was empty. Pass at least one batch.")
-    x, mask = sample.tensors()
-    curve = judge.curve(
-        x,
-        mask,
-        make_reference(moments, reference),
-        torch.tensor(sorted(log_snr, reverse=True), dtype=torch.float64),
-        generator=generator,
-        progress=lambda done, total: report(criterion, done, total),
+    collected = collect(
+        data, layout, n_criterion, reference, covariance, max_order, generator, progress
     )
-    selection = select(curve, tolerance)
+    curve = _draw(judge, collected, reference, log_snr, generator, progress)
+    selection = _choose(curve, tolerance, n_bootstrap, generator)
+    if by_size:
+        selection = replace(selection, by_size=select_by_size(curve, tolerance))
     return GAGAStats(
         layout=layout,
-        moments=moments,
+        moments=collected.moments,
         log_snr_star=selection.log_snr_star,
         selection=selection,
         provenance={
             **(provenance or {}),
-            "count": moments.count,
+            "count": collected.moments.count,
             "seed": seed,
             "versions": library_versions(),
         },
     )
 
 
-class _UniformSample:
-    """A uniform sample without replacement: every item draws a key, the least keys are kept."""
+def compare(
+    data: Iterable[Batch],
+    layout: Layout,
+    criteria: Sequence[str | Criterion] = ("cumulant", "two_sample", "ks_mi"),
+    reference: str = "auto",
+    covariance: DenseKind = "channel",
+    tolerances: Mapping[str, float] | None = None,
+    log_snr: Iterable[float] = DEFAULT_LOG_SNR,
+    n_criterion: int = 4000,
+    n_bootstrap: int = 400,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Comparison:
+    """Ask several criteria how Gaussian the same data are.
 
-    def __init__(self, size: int, generator: torch.Generator) -> None:
-        self.size, self.generator = size, generator
-        self.keys = torch.empty(0, dtype=torch.float64)
-        self.x: Tensor | None = None
-        self.mask: Tensor | None = None
+    A criterion that cannot judge these data is listed with its reason; the others go on.
 
-    def update(self, x: Tensor, mask: Tensor | None) -> None:
-        """Offer one batch (B, ...)."""
-        keys = torch.rand(len(x), generator=self.generator, dtype=torch.float64)
-        self.x = _stack(self.x, x.detach().cpu())
-        self.mask = None if mask is None else _stack(self.mask, mask.detach().cpu())
-        self.keys = torch.cat([self.keys, keys])
-        if len(self.keys) > 2 * self.size:
-            self._shrink()
+    Args:
+        data: as in `fit`, like every argument that is not named here.
+        layout: what the channels are.
+        criteria: names, or criteria with settings of their own.
+        reference: which closed-form start is judged.
+        covariance: for dense data.
+        tolerances: by unit, `nats` or `p-value`; the defaults of `selection` for the others.
+        log_snr: levels at which the curves are drawn.
+        n_criterion: size of the sample that the criteria see.
+        n_bootstrap: resamples for the intervals; 0 for none.
+        seed: of the sample and the criteria: each starts from it, whatever ran before.
+        progress: called with (what, done, total).
 
-    def _shrink(self) -> None:
-        keep = self.keys.argsort(stable=True)[: self.size]
-        self.keys = self.keys[keep]
-        self.x = None if self.x is None else self.x[keep]
-        self.mask = None if self.mask is None else self.mask[keep]
+    Raises:
+        DataError: no data, batches of another form, or values that are not finite.
+        StatsMismatchError: batches with other channels than the layout, or a reference that these
+            data do not have.
+        TruncationError: a tolerance that is none.
+    """
+    judges = [criterion_named(c) if isinstance(c, str) else c for c in criteria]
+    chosen = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
+    generator = torch.Generator().manual_seed(seed)
+    collected = collect(
+        data, layout, n_criterion, reference, covariance, generator=generator, report=progress
+    )
+    levels = tuple(log_snr)
+    verdicts = {}
+    for judge in judges:
+        generator = torch.Generator().manual_seed(seed)
+        curve = selection = None
+        try:
+            curve = _draw(judge, collected, reference, levels, generator, progress)
+            selection = _choose(curve, chosen[judge.unit], n_bootstrap, generator)
+            reason = selection.reason
+        except (DataError, TruncationError) as error:
+            reason = str(error)
+        verdicts[judge.name] = Verdict(curve, selection, reason)
+    return Comparison(layout, collected.moments.count, len(collected.x), verdicts)
 
-    def tensors(self) -> tuple[Tensor, Tensor | None]:
-        """The sample: x (n, ...) and, for molecules, its mask."""
-        self._shrink()
-        assert self.x is not None
-        return self.x, self.mask
+
+def _draw(
+    judge: Criterion,
+    collected: Collected,
+    reference: str,
+    log_snr: Iterable[float],
+    generator: torch.Generator,
+    progress: Report | None,
+) -> CriterionCurve:
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(judge.name, done, total)
+
+    return judge.curve(
+        collected.x,
+        collected.mask,
+        make_reference(collected.moments, reference),
+        torch.tensor(sorted(log_snr, reverse=True), dtype=torch.float64),
+        generator=generator,
+        progress=report,
+    )
 
 
-def _stack(old: Tensor | None, new: Tensor) -> Tensor:
-    """Both along the batch; molecules (B, N, ...) of different width are padded with zeros."""
-    if old is None:
-        return new
-    if old.shape[2:] != new.shape[2:]:
-        raise DataError(
-            f"batches of shapes {tuple(old.shape[1:])} and {tuple(new.shape[1:])}: the criterion "
-            "needs one. Fit one resolution at a time."
-        )
-    if old.shape[1:] != new.shape[1:]:
-        width = max(old.shape[1], new.shape[1])
-        old, new = (
-            torch.cat([t, t.new_zeros(len(t), width - t.shape[1], *t.shape[2:])], 1)
-            for t in (old, new)
-        )
-    return torch.cat([old, new])
+def _choose(
+    curve: CriterionCurve, tolerance: float | None, n_bootstrap: int, generator: torch.Generator
+) -> Selection:
+    selection = select(curve, tolerance)
+    if not n_bootstrap or curve.contributions is None:
+        return selection
+    return replace(selection, interval=bootstrap(curve, tolerance, n_bootstrap, generator))

@@ -17,7 +17,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,29 @@ class GAGAStats:
             kind: `auto` is `shape` for molecules and the fitted covariance for dense data.
         """
         return make_reference(self.moments, kind)
+
+    def at_size(self, n_atoms: int) -> GAGAStats:
+        """The same statistics with the t* of molecules of one size.
+
+        A batch of molecules of one size can start at its own step; one of several sizes starts at
+        that of the size which is last to become Gaussian, usually the largest. A size that was not
+        seen takes the noisier one of its two neighbours.
+
+        Args:
+            n_atoms: number of atoms N.
+
+        Raises:
+            StatsMismatchError: no t* per size was chosen.
+        """
+        chosen = self.selection.by_size if self.selection is not None else {}
+        if not chosen:
+            raise StatsMismatchError(
+                "these statistics have one t* for all sizes. Fit with by_size=True "
+                "(`gaga fit --by-size`)."
+            )
+        below = max((size for size in chosen if size <= n_atoms), default=min(chosen))
+        above = min((size for size in chosen if size >= n_atoms), default=max(chosen))
+        return replace(self, log_snr_star=min(chosen[below], chosen[above]))
 
     def t_star(self, path_or_scheduler: GaussianPath | SchedulerMixin) -> float:
         """Where a path or a scheduler first is at or beyond `log_snr_star`.

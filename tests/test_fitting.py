@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from gaga_adapter import GAGAStats, fit
-from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError
-from gaga_adapter.fitting import _UniformSample
+from gaga_adapter import GAGAStats, compare, fit
+from gaga_adapter.collecting import _UniformSample
+from gaga_adapter.criteria.two_sample import TwoSample
+from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.layout import AtomLayout, DenseLayout
 from gaga_adapter.subspace import mask_from_sizes, project
 
@@ -124,6 +125,107 @@ def test_settings_that_make_no_sense_are_refused_before_the_data_are_read():
         run(unread(), criterion="guess")
     with pytest.raises(DataError, match="n_criterion=-10"):
         run(unread(), n_criterion=-10)
+    with pytest.raises(TruncationError, match="tolerance=-1"):
+        run(unread(), tolerance=-1)
+
+
+def test_a_reference_that_cannot_be_had_is_refused_on_the_first_batch():
+    def one_batch():
+        yield rods(50)
+        raise AssertionError("read on")
+
+    with pytest.raises(StatsMismatchError, match="unknown reference 'guess'"):
+        run(one_batch(), reference="guess")
+
+
+# ------------------------------------------------------------- intervals, sizes, other criteria
+
+
+def rods_of(sizes=(5, 9), n=800, seed=0):
+    """Rods of two lengths, the longer twice as far from Gaussian."""
+    x = torch.zeros(n * len(sizes), max(sizes), 5)
+    mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+    for k, size in enumerate(sizes):
+        place = torch.arange(float(size))[None, :, None] * 1.2
+        generator = torch.Generator().manual_seed(seed + k)
+        direction = torch.randn(n, 1, 3, generator=generator)
+        rows = slice(k * n, (k + 1) * n)
+        x[rows, :size, :3] = place * torch.nn.functional.normalize(direction, dim=-1)
+        x[rows, :size, 3] = torch.randint(2, (n, size), generator=generator) / 4
+        mask[rows, :size] = True
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(9))
+    return project(x, mask)[order], mask[order]
+
+
+def test_t_star_has_an_interval_and_one_for_every_size():
+    x, mask = rods_of()
+    levels = (2.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0)
+    stats = run([(x, mask)], reference="size", log_snr=levels, by_size=True, n_criterion=1600)
+    chosen = stats.selection
+    low, high = chosen.interval
+    assert low <= stats.log_snr_star <= high
+    assert 0 < high - low < 1
+    assert set(chosen.by_size) == {5, 9}
+    assert chosen.by_size[9] < stats.log_snr_star < chosen.by_size[5]
+    assert stats.at_size(9).log_snr_star == chosen.by_size[9]
+    assert stats.at_size(7).log_snr_star == chosen.by_size[9]  # unseen: the noisier neighbour
+    assert stats.at_size(50).log_snr_star == chosen.by_size[9]
+    plain = run([(x, mask)], reference="size", log_snr=levels, n_criterion=1600, n_bootstrap=0)
+    assert plain.log_snr_star == stats.log_snr_star
+    assert plain.selection.interval is None
+    with pytest.raises(StatsMismatchError, match="by_size=True"):
+        plain.at_size(9)
+
+
+def test_several_criteria_judge_the_same_sample():
+    class Never:
+        name, unit = "never", "nats"
+
+        def curve(self, x, mask, reference, log_snr, generator=None, progress=None):
+            seen.append((x, reference.kind))
+            raise DataError("these data have no such thing.")
+
+    seen = []
+    x, mask = rods(1200)
+    judge = TwoSample(max_iter=20)
+    found = compare(
+        [(x, mask)],
+        AtomLayout(2),
+        [Never(), judge],
+        reference="size",
+        log_snr=(0.0, -2.0, -4.0),
+        n_criterion=1100,
+        tolerances={"nats": 0.7},
+    )
+    assert (found.count, found.n_criterion) == (1200, 1100)
+    assert found.verdicts["never"].reason == "these data have no such thing."
+    assert found.verdicts["never"].curve is None
+    assert len(seen[0][0]) == 1100
+    assert seen[0][1] == "size"
+    verdict = found.verdicts["two_sample"]
+    assert verdict.selection.tolerance == 0.7
+    assert verdict.selection.interval[0] <= verdict.selection.log_snr_star
+    # alone or after others, a criterion says the same
+    alone = compare(
+        [(x, mask)],
+        AtomLayout(2),
+        [judge],
+        reference="size",
+        log_snr=(0.0, -2.0, -4.0),
+        n_criterion=1100,
+        tolerances={"nats": 0.7},
+    )
+    assert alone.verdicts["two_sample"].curve == verdict.curve
+
+
+def test_a_criterion_that_never_holds_keeps_its_curve():
+    found = compare(
+        [rods(1200)], AtomLayout(2), [TwoSample(max_iter=20)], "size", log_snr=(2.0, 1.0)
+    )
+    verdict = found.verdicts["two_sample"]
+    assert verdict.selection is None
+    assert verdict.curve.value[0] > 1
+    assert "does not stay within 0.5 nats" in verdict.reason
 
 
 def test_single_atoms_have_no_positions_to_judge():

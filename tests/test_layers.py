@@ -20,6 +20,7 @@ LAYERS = [
     ["criteria"],
     ["selection"],
     ["stats"],
+    ["collecting"],
     ["fitting", "scheduler"],
     ["molecules", "integrations"],  # side rooms: they import the core, only the cli imports them
     ["cli"],
