@@ -58,6 +58,14 @@ class GaussianPath(ABC):
             TruncationError: the path never has this log-SNR; the message names its range.
         """
 
+    def first_time(self, log_snr: float) -> float:
+        """Where the path first is at or beyond this log-SNR: the time, or that of a table's node.
+
+        Raises:
+            TruncationError: the path never gets that noisy.
+        """
+        return float(self.time_at_log_snr(log_snr))
+
     def snr(self, t: float | Tensor) -> Tensor:
         """`a_t² / b_t²`."""
         return self.log_snr(t).exp()
@@ -197,6 +205,16 @@ class TabulatedPath(GaussianPath):
         curve = (table[i] - target) / (table[i] - table[i + 1])
         straight = torch.isinf(table[i]) | torch.isinf(table[i + 1])
         return torch.lerp(nodes[i], nodes[i + 1], torch.where(straight, line, curve).clamp(0, 1))
+
+    def first_time(self, log_snr: float) -> float:
+        """The first node at or beyond this log-SNR, of an equidistant table; else the time.
+
+        Raises:
+            TruncationError: the path never gets that noisy.
+        """
+        if not self.n_steps:
+            return super().first_time(log_snr)
+        return self.index_at_log_snr(log_snr) / self.n_steps
 
     def index_at_log_snr(self, log_snr: float) -> int:
         """First node at or beyond this log-SNR: the least `i` with `log_snr_i <= log_snr`.

@@ -31,7 +31,7 @@ from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, Tr
 from gaga_adapter.hub import download
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments, moments_from_state_dict
-from gaga_adapter.paths import GaussianPath, TabulatedPath
+from gaga_adapter.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.selection import Selection
 
@@ -129,10 +129,8 @@ class GAGAStats:
         Raises:
             TruncationError: the path never gets that noisy.
         """
-        if isinstance(path_or_scheduler, TabulatedPath) and path_or_scheduler.n_steps:
-            return path_or_scheduler.index_at_log_snr(self.log_snr_star) / path_or_scheduler.n_steps
         if isinstance(path_or_scheduler, GaussianPath):
-            return float(path_or_scheduler.time_at_log_snr(self.log_snr_star))
+            return path_or_scheduler.first_time(self.log_snr_star)
         from gaga_adapter.scheduler.levels import t_star
 
         return float(t_star(path_or_scheduler, self.log_snr_star))

@@ -111,6 +111,14 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
         (["sample", "--out", "a.sdf", "--spacing", "respace"], "--spacing given without --stats"),
         (["fit", "qm9", "--out", "x", "--elements", "H,C,H"], "elements are"),
         (["fit", "qm9", "--out", "x", "--onehot-scale", "0"], "onehot_scale=0.0"),
+        (["fit", "qm9", "--out", "x", "--criterion", "gauss"], "unknown criterion 'gauss'"),
+        (["fit", "qm9", "--out", "x", "--criterion", "certificate"], "Pass --model FOLDER"),
+        (["fit", "qm9", "--out", "x", "--tolerance", "0"], "tolerance=0.0 nats"),
+        (["fit", "qm9", "--out", "x", "--plot", "curve.gif"], "cannot draw into curve.gif"),
+        (["fit", "images.npy", "--out", "x"], "no file images.npy"),
+        (["criteria", "a.npy", "b.npy"], "one .npy file at a time"),
+        (["criteria", "qm9", "--criteria", "cumulants"], "unknown criterion 'cumulants'"),
+        (["criteria", "qm9", "--alpha", "5"], "tolerance=5.0 p-value"),
         (["demo", "--out", "/proc/demo"], "cannot make the folder /proc/demo"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
@@ -124,6 +132,57 @@ def test_a_mistake_is_one_line_and_exit_code_2(gaga, arguments, message, tmp_pat
     assert err.count("\n") == 1
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_criteria_on_one_table_and_one_picture(gaga, sdf, tmp_path):
+    picture = tmp_path / "curves.png"
+    chosen = ["--criteria", "two_sample,cumulant", "--samples", 1200, "--tolerance", 3]
+    code, out, err = gaga("criteria", sdf, *chosen, "--plot", picture)
+    assert code == 0, err
+    for text in ("two_sample", "cumulant", "log-SNR*", "90 % interval", "edm/polynomial_2"):
+        assert text in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = gaga("criteria", sdf, *chosen, "--json")
+    found = json.loads(out)
+    assert (found["count"], found["n_criterion"]) == (1200, 1200)
+    verdict = found["criteria"]["two_sample"]
+    assert verdict["interval"][0] <= verdict["log_snr_star"] <= verdict["interval"][1]
+    assert 0 < verdict["t_star"]["ddpm/linear"] < 1000
+    assert len(verdict["curve"]["value"]) == 15
+
+
+def test_dense_arrays_fit_from_a_file(gaga, tmp_path):
+    """Gaussian events with a covariance of their own: Gaussian at every level."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(6, 6)) / 2
+    events = (rng.normal(size=(1500, 6)) @ mixing).astype(np.float32).reshape(1500, 2, 3)
+    np.save(tmp_path / "events.npy", events)
+    stats, picture = tmp_path / "stats", tmp_path / "curve.svg"
+    code, out, err = gaga(
+        *("fit", tmp_path / "events.npy", "--covariance", "full", "--samples", 1500),
+        *("--criterion", "cumulant", "--out", stats, "--plot", picture),
+    )
+    assert code == 0, err
+    assert "cumulant against the full reference" in out
+    fitted = GAGAStats.from_pretrained(stats)
+    assert fitted.layout.shape == (2, 3)
+    assert fitted.log_snr_star == 2.5
+    code, _, err = gaga("show", stats, "--plot", tmp_path / "again.svg")
+    assert code == 0, err
+    assert (tmp_path / "again.svg").exists()
+
+
+def test_arrays_that_are_no_stack_of_events(gaga, tmp_path):
+    file = tmp_path / "array.npy"
+    for array in (np.zeros((5, 2), dtype=np.uint8), np.zeros(5), np.zeros((0, 2))):
+        np.save(file, array)
+        code, _, err = gaga("criteria", file)
+        assert code == 2
+        assert "need floats (M, C, ...)" in err
+    file.write_bytes(b"no array")
+    code, _, err = gaga("fit", file, "--out", tmp_path / "stats")
+    assert code == 2
+    assert "Write it with numpy.save" in err
 
 
 def test_bad_molecules(gaga, tmp_path):
@@ -171,7 +230,7 @@ def test_demo_writes_table_structures_and_picture(gaga, tmp_path, molecules, mon
 def test_the_installed_command_and_the_module():
     for command in ([sys.executable, "-m", "gaga_adapter"],):
         done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-        for name in ("fit", "show", "sample", "evaluate", "demo"):
+        for name in ("fit", "criteria", "show", "sample", "evaluate", "demo"):
             assert name in done.stdout
 
 

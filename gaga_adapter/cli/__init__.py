@@ -8,7 +8,7 @@ from typing import TextIO
 
 import typer
 
-from gaga_adapter.cli import demo, evaluate, fit, sample, show
+from gaga_adapter.cli import criteria, demo, evaluate, fit, sample, show
 from gaga_adapter.errors import GAGAError, GAGAWarning
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("fit")(fit.run)
+app.command("criteria")(criteria.run)
 app.command("show")(show.run)
 app.command("sample")(sample.run)
 app.command("evaluate")(evaluate.run)

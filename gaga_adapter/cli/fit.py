@@ -2,75 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
 
 from gaga_adapter.cli.console import err, progress_bar
-from gaga_adapter.cli.show import print_stats
-from gaga_adapter.layout import MoleculeLayout
-from gaga_adapter.selection import DEFAULT_TOLERANCE
+from gaga_adapter.cli.data import (
+    ChargeScale,
+    Data,
+    Elements,
+    OnehotScale,
+    PositionScale,
+    open_data,
+)
+from gaga_adapter.cli.judges import Model, make_criterion
+from gaga_adapter.cli.show import Plot, print_stats, save_plot
 
 
 def run(
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            help="qm9, qm9:train, or files: .sdf, .xyz (multi-frame), .npz (EDM layout)."
-        ),
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the artefact.")],
-    elements: Annotated[
-        str, typer.Option(help="Elements of the one-hot channels, in the model's order.")
-    ] = "H,C,N,O,F",
-    position_scale: Annotated[float, typer.Option(help="Positions are divided by it.")] = 1.0,
-    onehot_scale: Annotated[float, typer.Option(help="One-hot entries are divided by it.")] = 4.0,
-    charge_scale: Annotated[
-        float | None,
-        typer.Option(help="Atomic numbers are divided by it; no such channel without."),
-    ] = None,
+    elements: Elements = "H,C,N,O,F",
+    position_scale: PositionScale = 1.0,
+    onehot_scale: OnehotScale = 4.0,
+    charge_scale: ChargeScale = None,
     reference: Annotated[
-        str, typer.Option(help="Start to judge: shape, size, channel, paper or unit.")
-    ] = "shape",
-    criterion: Annotated[str, typer.Option(help="Criterion of Gaussianity.")] = "two_sample",
+        str,
+        typer.Option(
+            help="Start to judge: shape, size, channel, paper, unit; element, low_rank, full. "
+            "auto is shape for molecules, the covariance for arrays."
+        ),
+    ] = "auto",
+    covariance: Annotated[
+        str, typer.Option(help="Of arrays: channel, element, low_rank or full.")
+    ] = "channel",
+    criterion: Annotated[
+        str, typer.Option(help="two_sample, cumulant, ks_mi or certificate.")
+    ] = "two_sample",
+    model: Model = None,
     tolerance: Annotated[
-        float, typer.Option(help="Nats per molecule that may remain at t*.")
-    ] = DEFAULT_TOLERANCE,
-    samples: Annotated[int, typer.Option(help="Molecules that the criterion sees.")] = 4000,
+        float | None,
+        typer.Option(
+            help="Nats per item that may remain at t*, 0.5 if not given; of ks_mi the least "
+            "p-value, 0.05.",
+            show_default=False,
+        ),
+    ] = None,
+    by_size: Annotated[
+        bool, typer.Option("--by-size", help="Choose a t* for each molecule size, too.")
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Items that the criterion sees.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    plot: Plot = None,
 ) -> None:
     """Fit the statistics of a data set and choose t*."""
     from gaga_adapter.fitting import fit
-    from gaga_adapter.molecules.encoding import encode
-    from gaga_adapter.molecules.formats import read_molecules
 
-    layout = MoleculeLayout(
-        tuple(e.strip() for e in elements.split(",")), position_scale, onehot_scale, charge_scale
-    )
-    molecules = read_molecules(data, layout.elements)
+    if plot is not None:
+        from gaga_adapter.report.curves import check_picture
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for part in molecules.batches(2048):
-            yield encode(part, layout)
-
+        check_picture(plot)
+    judge = make_criterion(criterion, model)
+    source = open_data(data, elements, position_scale, onehot_scale, charge_scale)
     with progress_bar() as progress:
         stats = fit(
-            batches(),
-            layout,
-            criterion=criterion,
+            source.batches(),
+            source.layout,
+            criterion=judge,
             reference=reference,
+            covariance=covariance,  # type: ignore[arg-type]  # a wrong one is refused by name
             tolerance=tolerance,
             n_criterion=samples,
+            by_size=by_size,
             seed=seed,
-            provenance={"data": molecules.name, "torch_threads": torch.get_num_threads()},
+            provenance={"data": source.name, "torch_threads": torch.get_num_threads()},
             progress=lambda what, done, total: progress(
-                what, done, len(molecules) if what == "moments" else total
+                what, done, len(source) if what == "moments" else total
             ),
         )
     stats.save_pretrained(out)
     print_stats(stats)
     err.print(f"wrote {out}", soft_wrap=True)
+    if plot is not None:
+        save_plot(stats, plot)
+        err.print(f"wrote {plot}", soft_wrap=True)

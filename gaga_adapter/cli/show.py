@@ -4,41 +4,76 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from gaga_adapter.cli.console import out
-from gaga_adapter.errors import TruncationError
+from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.paths import NAMED_PATHS, named_path
 from gaga_adapter.stats import GAGAStats
+
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw the curve into this .png, .svg or .pdf file.")
+]
 
 
 def run(
     stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")] = "qm9",
     as_json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
+    plot: Plot = None,
 ) -> None:
     """Show fitted statistics: moments, the Gaussianity curve, t* under the named schedules."""
     fitted = GAGAStats.from_pretrained(stats)
+    if plot is not None:
+        save_plot(fitted, plot)
     if as_json:
-        print(json.dumps(fitted.to_dict() | {"t_star": t_star_table(fitted)}, indent=2))
+        print(
+            json.dumps(fitted.to_dict() | {"t_star": t_star_table(fitted.log_snr_star)}, indent=2)
+        )
     else:
         print_stats(fitted)
 
 
-def t_star_table(stats: GAGAStats, n_steps: int = 1000) -> dict[str, float | None]:
+def t_star_table(log_snr_star: float, n_steps: int = 1000) -> dict[str, float | None]:
     """t* in steps of every named schedule; sigma* for the ones without steps; None if never."""
     table: dict[str, float | None] = {}
     for name in NAMED_PATHS:
         path = named_path(name, n_steps=n_steps)
         try:
-            t = stats.t_star(path)
+            t = path.first_time(log_snr_star)
         except TruncationError:
             table[name] = None
             continue
         table[name] = round(t * path.n_steps) if path.n_steps else float(path.b(t))
     return table
+
+
+def t_star_cell(name: str, value: float | None) -> str:
+    """An entry of `t_star_table` as text."""
+    if value is None:
+        return "never that noisy"
+    if name.startswith("karras"):
+        return f"sigma {value:.3f}"
+    return f"s = {value:.3f}" if name.startswith("flow") else f"t = {value:.0f}"
+
+
+def save_plot(stats: GAGAStats, file: Path) -> None:
+    """Draw the curve that t* was chosen on.
+
+    Raises:
+        ArtefactError: t* was not chosen on a curve.
+    """
+    from gaga_adapter.report.curves import save_curves
+
+    chosen = stats.selection
+    if chosen is None:
+        raise ArtefactError("these statistics hold no curve; log-SNR* was given. Fit again.")
+    name = chosen.curve.criterion
+    title = f"{stats.provenance.get('data', 'unknown data')}, {chosen.curve.reference} reference"
+    save_curves(file, {name: chosen.curve}, {name: chosen}, title)
 
 
 def print_stats(stats: GAGAStats) -> None:
@@ -67,18 +102,19 @@ def print_stats(stats: GAGAStats) -> None:
             )
         out.print(table)
         out.print(f"tolerance {chosen.tolerance:g} {curve.unit}: {chosen.reason}")
-    out.print(f"[bold]log-SNR* = {stats.log_snr_star:.3f}[/bold]")
+    interval = chosen.interval if chosen is not None else None
+    spread = "" if interval is None else f", 90 % interval {interval[0]:.3f} to {interval[1]:.3f}"
+    out.print(f"[bold]log-SNR* = {stats.log_snr_star:.3f}[/bold]{spread}")
+    if chosen is not None and chosen.by_size:
+        stars = ", ".join(f"{size}: {star:.2f}" for size, star in chosen.by_size.items())
+        out.print(f"per size: {stars}")
     table = Table(title="t* under the named schedules (1000 steps)")
     table.add_column("schedule")
     table.add_column("start at", justify="right")
     table.add_column("of the path", justify="right")
-    for name, value in t_star_table(stats).items():
-        if value is None:
-            table.add_row(name, "never that noisy", "-")
-        elif name.startswith("karras"):
-            table.add_row(name, f"sigma {value:.3f}", "-")
-        elif name.startswith("flow"):
-            table.add_row(name, f"s = {value:.3f}", f"{100 * value:.0f}%")
-        else:
-            table.add_row(name, f"t = {value:.0f}", f"{value / 10:.0f}%")
+    for name, value in t_star_table(stats.log_snr_star).items():
+        share = "-"
+        if value is not None and not name.startswith("karras"):
+            share = f"{value * (100 if name.startswith('flow') else 0.1):.0f}%"
+        table.add_row(name, t_star_cell(name, value), share)
     out.print(table)

@@ -62,17 +62,24 @@ class Criterion(Protocol):
 #: Criterion by name: where its class is. They load when asked for.
 CRITERIA: Mapping[str, tuple[str, str]] = {
     "two_sample": ("gaga_adapter.criteria.two_sample", "TwoSample"),
+    "cumulant": ("gaga_adapter.criteria.cumulant", "Cumulant"),
+    "ks_mi": ("gaga_adapter.criteria.ks_mi", "KSMI"),
+    "certificate": ("gaga_adapter.criteria.certificate", "Certificate"),
 }
+#: Criteria that cannot be made from their name alone, with what they need.
+_NEEDS = {"certificate": "a trained denoiser: Certificate(as_denoiser(model))"}
 
 
 def criterion(name: str) -> Criterion:
     """A criterion with its default settings, by name.
 
     Raises:
-        GAGAError: the name is unknown.
+        GAGAError: the name is unknown, or the criterion needs more than its name.
     """
     if name not in CRITERIA:
         raise GAGAError(f"unknown criterion {name!r}. Known: {', '.join(CRITERIA)}.")
+    if name in _NEEDS:
+        raise GAGAError(f"the criterion {name!r} needs {_NEEDS[name]}. Pass it instead of a name.")
     module, kind = CRITERIA[name]
     made: Criterion = getattr(import_module(module), kind)()
     return made

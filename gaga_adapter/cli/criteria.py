@@ -1,0 +1,169 @@
+"""`gaga criteria`: how Gaussian are these data? Every criterion on one table and one picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gaga_adapter.cli.console import err, out, progress_bar
+from gaga_adapter.cli.data import (
+    ChargeScale,
+    Data,
+    Elements,
+    OnehotScale,
+    PositionScale,
+    Source,
+    open_data,
+)
+from gaga_adapter.cli.judges import NEEDS_MODEL, Model, make_criterion
+from gaga_adapter.cli.show import t_star_cell, t_star_table
+from gaga_adapter.criteria import CRITERIA
+from gaga_adapter.fitting import Comparison, compare
+from gaga_adapter.selection import DEFAULT_TOLERANCES
+
+
+def run(
+    data: Data,
+    only: Annotated[
+        str | None,
+        typer.Option("--criteria", help="Which, such as cumulant,two_sample; all if not given."),
+    ] = None,
+    model: Model = None,
+    elements: Elements = "H,C,N,O,F",
+    position_scale: PositionScale = 1.0,
+    onehot_scale: OnehotScale = 4.0,
+    charge_scale: ChargeScale = None,
+    reference: Annotated[str, typer.Option(help="Start to judge, as in gaga fit.")] = "auto",
+    covariance: Annotated[
+        str, typer.Option(help="Of arrays: channel, element, low_rank or full.")
+    ] = "channel",
+    tolerance: Annotated[
+        float, typer.Option(help="Nats per item that may remain at t*.")
+    ] = DEFAULT_TOLERANCES["nats"],
+    alpha: Annotated[
+        float, typer.Option(help="Least p-value at t*, of criteria that give one.")
+    ] = DEFAULT_TOLERANCES["p-value"],
+    samples: Annotated[int, typer.Option(help="Items that the criteria see.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of all curves: .png, .svg or .pdf.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
+) -> None:
+    """Ask every criterion how Gaussian a data set is, and where its t* lies."""
+    if plot is not None:
+        from gaga_adapter.report.curves import check_picture
+
+        check_picture(plot)
+    names = [n.strip() for n in only.split(",")] if only else list(CRITERIA)
+    if only is None and model is None:
+        names.remove(NEEDS_MODEL)
+    judges = [make_criterion(name, model) for name in names]
+    source = open_data(data, elements, position_scale, onehot_scale, charge_scale)
+    with progress_bar() as progress:
+        found = compare(
+            source.batches(),
+            source.layout,
+            judges,
+            reference=reference,
+            covariance=covariance,  # type: ignore[arg-type]  # a wrong one is refused by name
+            tolerances={"nats": tolerance, "p-value": alpha},
+            n_criterion=samples,
+            seed=seed,
+            progress=lambda what, done, total: progress(
+                what, done, len(source) if what == "moments" else total
+            ),
+        )
+    if as_json:
+        print(json.dumps(_as_dict(found, source), indent=2))
+    else:
+        _print(found, source)
+    if plot is not None:
+        _save_plot(found, source, plot)
+        err.print(f"wrote {plot}", soft_wrap=True)
+
+
+def _as_dict(found: Comparison, source: Source) -> dict[str, Any]:
+    verdicts = {
+        name: {
+            "curve": None if verdict.curve is None else verdict.curve.to_dict(),
+            "log_snr_star": None if chosen is None else chosen.log_snr_star,
+            "interval": None if chosen is None or not chosen.interval else list(chosen.interval),
+            "tolerance": None if chosen is None else chosen.tolerance,
+            "reason": verdict.reason,
+            "t_star": None if chosen is None else t_star_table(chosen.log_snr_star),
+        }
+        for name, verdict in found.verdicts.items()
+        for chosen in [verdict.selection]
+    }
+    return {
+        "data": source.name,
+        "count": found.count,
+        "n_criterion": found.n_criterion,
+        "criteria": verdicts,
+    }
+
+
+def _print(found: Comparison, source: Source) -> None:
+    out.print(
+        f"[bold]{source.name}[/bold], {found.count:,} items, {source.layout.describe()}; "
+        f"{found.n_criterion:,} judged",
+        soft_wrap=True,
+    )
+    curves = {name: v.curve for name, v in found.verdicts.items() if v.curve is not None}
+    if curves:
+        reference = next(iter(curves.values())).reference
+        table = Table(title=f"against the {reference} reference; * counts as Gaussian")
+        table.add_column("log-SNR", justify="right")
+        for name, curve in curves.items():
+            table.add_column(f"{name}\n{curve.unit}", justify="right")
+        for k, level in enumerate(next(iter(curves.values())).log_snr):
+            table.add_row(f"{level:.2f}", *(_cell(found, name, k) for name in curves))
+        out.print(table)
+    table = Table(title="t* under the named schedules (1000 steps)")
+    table.add_column("schedule")
+    chosen = {name: v.selection for name, v in found.verdicts.items() if v.selection is not None}
+    stars = {name: t_star_table(selection.log_snr_star) for name, selection in chosen.items()}
+    for name in chosen:
+        table.add_column(name, justify="right")
+    low_high = [selection.interval for selection in chosen.values()]
+    table.add_row("log-SNR*", *(f"{s.log_snr_star:.2f}" for s in chosen.values()))
+    table.add_row(
+        "90 % interval", *("-" if i is None else f"{i[0]:.2f} to {i[1]:.2f}" for i in low_high)
+    )
+    table.add_section()
+    for schedule in next(iter(stars.values()), {}):
+        table.add_row(
+            schedule, *(t_star_cell(schedule, column[schedule]) for column in stars.values())
+        )
+    if chosen:
+        out.print(table)
+    for name, verdict in found.verdicts.items():
+        out.print(f"{name}: {verdict.reason}", soft_wrap=True)
+
+
+def _cell(found: Comparison, name: str, k: int) -> str:
+    verdict = found.verdicts[name]
+    assert verdict.curve is not None
+    curve, chosen = verdict.curve, verdict.selection
+    star = " *" if chosen and curve.log_snr[k] <= chosen.log_snr_star + 1e-9 else "  "
+    if curve.value[k] != curve.value[k]:
+        return "not computable" + star
+    if curve.unit == "p-value":
+        return f"{curve.value[k]:.3g}{star}"
+    return f"{curve.value[k]:.3f} ± {curve.std_error[k]:.3f}{star}"
+
+
+def _save_plot(found: Comparison, source: Source, plot: Path) -> None:
+    from gaga_adapter.report.curves import save_curves
+
+    curves = {name: v.curve for name, v in found.verdicts.items() if v.curve is not None}
+    chosen = {name: v.selection for name, v in found.verdicts.items() if v.selection is not None}
+    reference = next((c.reference for c in curves.values()), "")
+    save_curves(
+        plot, curves, chosen, f"{source.name}, {found.count:,} items, {reference} reference"
+    )
