@@ -15,7 +15,7 @@ tensor (n, n, items), shared by its pairs, in chunks that stay in the cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def knn_mutual_information(
             raise DataError(f"({i}, {j}) is no pair of {width} columns.")
     scaled = _scaled(columns, generator)
     chunk = max(1, _CHUNK // n**2)
-    found = [_estimates(part, pairs, n_neighbors) for part in scaled.split(chunk, dim=-1)]
+    found = [_estimates(part, pairs, n_neighbors) for part in torch.split(scaled, chunk, dim=-1)]
     information = torch.cat(found, dim=1).mT if found else scaled.new_empty(0, len(pairs))
     return information.clamp(min=0) if clip else information
 
@@ -77,14 +77,15 @@ def _scaled(columns: Tensor, generator: torch.Generator | None) -> Tensor:
     return x.addcmul_(noise, 1e-10 * x.abs().mean(1, keepdim=True).clamp(min=1))
 
 
-def _estimates(columns: Tensor, pairs: Iterable[tuple[int, int]], k: int) -> Tensor:
+def _estimates(columns: Tensor, pairs: Sequence[tuple[int, int]], k: int) -> Tensor:
     """Estimates (P, B) in nats, negative ones too, of columns (C, n, B) without ties."""
     n, items = columns.shape[1:]
     digamma = torch.special.digamma(torch.arange(n + 1, dtype=columns.dtype, device=columns.device))
     most = digamma[n] + digamma[k]
     digamma[0] = math.nan  # a point within a radius of 0 does not even count itself
-    distance = (columns[:, :, None] - columns[:, None]).abs_()
-    work = torch.empty_like(distance[0])
+    used = {c for pair in pairs for c in pair}
+    distance = {c: (columns[c, :, None] - columns[c, None]).abs_() for c in used}
+    work = columns.new_empty(n, n, items)
     found = []
     for i, j in pairs:
         torch.maximum(distance[i], distance[j], out=work)

@@ -1,7 +1,7 @@
 r"""One-sample Kolmogorov-Smirnov test against N(0, 1), for many samples at once.
 
-The statistic of n values is `D = sup_z |F_n(z) - Phi(z)|`. Its law under the null hypothesis is, for
-`n d = k - h` with integer k and `0 <= h < 1`,
+The statistic of n values is `D = sup_z |F_n(z) - Phi(z)|`. If they are drawn
+from N(0, 1), for `n d = k - h` with integer k and `0 < h <= 1`,
 
     P(D < d) = n! / nⁿ · (Hⁿ)[k, k],        H a (2k-1)×(2k-1) matrix of h alone
 
@@ -68,7 +68,7 @@ def ks_p_value(statistic: Tensor, n: int) -> Tensor:
         p[inside] = _limit(d[inside], n)
         return p
     half = (n * d).floor().long() + 1
-    for k in map(int, half[inside].unique()):
+    for k in map(int, torch.unique(half[inside])):
         here = inside & (half == k)
         p[here] = 1 - _durbin(k - n * d[here], k, n)
     return p.clamp(0, 1)
