@@ -11,13 +11,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from gaga_adapter.criteria import CRITERIA, criterion
-from gaga_adapter.criteria.two_sample import TwoSample, auc, bound_terms
+from gaga_adapter.criteria.features import paired_features
+from gaga_adapter.criteria.levels import coefficients
+from gaga_adapter.criteria.separation import auc, bound_terms, cells, copies, of_distinct
+from gaga_adapter.criteria.two_sample import TwoSample
 from gaga_adapter.errors import DataError, GAGAError, GAGAWarning
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
-from gaga_adapter.reference import make_reference
+from gaga_adapter.reference import DenseReference, make_reference
 from gaga_adapter.selection import select
 from gaga_adapter.subspace import mask_from_sizes, project
 
@@ -179,6 +183,199 @@ def test_dense_mixture_fails_near_the_data_and_holds_in_noise(shape):
     assert curve.value[1] <= SIGMAS * curve.std_error[1] + 1e-9
 
 
+# ---------------------------------------------------------------------------- dense data
+
+
+def coloured(n, side=12, seed=0):
+    """Stationary Gaussian images of unit variance with a falling spectrum, and that spectrum."""
+    f = torch.fft.fftfreq(side, dtype=torch.float64)
+    spectrum = 1 / (f[:, None] ** 2 + f**2 + 1 / 64)
+    spectrum = spectrum / spectrum.mean()
+    white = torch.randn(n, 1, side, side, generator=generator(seed), dtype=torch.float64)
+    return torch.fft.ifft2(torch.fft.fft2(white) * spectrum.sqrt()).real, spectrum
+
+
+def dense_reference(x, kind):
+    moments = DenseMoments(tuple(x.shape[1:]), kind=kind)
+    moments.update(x)
+    return make_reference(moments)
+
+
+def test_coloured_images_reach_most_of_the_divergence_of_white_noise():
+    """KL = 1/2 sum (s_k - 1 - log s_k) over the spectrum s of the noised images."""
+    x, spectrum = coloured(2000)
+    at = levels(-1.0)
+    curve = TwoSample().curve(x, None, dense_reference(x, "channel"), at, generator())
+    level = torch.sigmoid(at) * spectrum + torch.sigmoid(-at)
+    truth = float((level - 1 - level.log()).sum() / 2)
+    assert 0.7 * truth < curve.value[0] < truth + SIGMAS * curve.std_error[0]
+    assert curve.extra["p_value"][0] < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["full", "element"])
+def test_gaussian_images_are_not_seen_by_their_own_reference(kind):
+    """`full` of coloured images, `element` of white ones whose variance differs by place."""
+    fitted_to, seen = (coloured(4000, 8, seed)[0] for seed in (0, 1))
+    if kind == "element":
+        place = torch.linspace(0.2, 3.0, 64, dtype=torch.float64).reshape(8, 8)
+        fitted_to, seen = (
+            place * torch.randn(n, 1, 8, 8, generator=generator(n), dtype=torch.float64)
+            for n in (4000, 1500)
+        )
+    reference, at = dense_reference(fitted_to, kind), levels(3.0)
+    made = TwoSample(check_reference=False)
+    curve = made.curve(seen[:1500], None, reference, at, generator(2))
+    assert -0.05 < curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
+    assert curve.extra["p_value"][0] > 1e-6
+
+
+def test_heavy_tails_of_equal_covariance_are_seen():
+    """Coloured images of random contrast: the covariance of Gaussian ones, but not their law."""
+    x = coloured(N, 8)[0]
+    contrast = torch.rand(N, 1, 1, 1, generator=generator(1), dtype=torch.float64) * 2
+    reference = dense_reference(coloured(4000, 8, seed=2)[0], "full")
+    x = x * contrast / math.sqrt(4 / 3)
+    curve = TwoSample().curve(x, None, reference, levels(1.0), generator())
+    assert curve.value[0] > 0.2
+    assert curve.extra["p_value"][0] < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_float_type_is_judged(dtype):
+    x = torch.randn(N, 3, 4, 4, generator=generator()).to(dtype)
+    made = TwoSample(check_reference=False, max_iter=5)
+    curve = made.curve(x, None, dense_reference(x, "channel"), levels(0.0), generator())
+    assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
+
+
+# ---------------------------------------------------------------------------- p-value and check
+
+
+def test_p_values_are_uniform_when_the_data_are_draws_of_the_reference():
+    """100 data sets of 100 vectors against draws of one law; Kolmogorov-Smirnov at 1e-6."""
+    made = TwoSample(folds=3, n_permutations=99, max_iter=3)
+    one, other = torch.randn(2, 100, 100, 4, generator=generator())
+    found = [made.separate(p, q, seed=0).p_value for p, q in zip(one, other, strict=True)]
+    assert stats.kstest(found, "uniform").pvalue > 1e-6
+    assert stats.binomtest(int((np.array(found) <= 0.05).sum()), 100, 0.05).pvalue > 1e-6
+
+
+def test_p_value_finds_a_little_that_nats_do_not_show():
+    """A shift of 0.15 in each of 4 directions: KL = 0.045 nats."""
+    one, other = torch.randn(2, 2000, 4, generator=generator())
+    found = TwoSample().separate(one + 0.15, other, seed=0)
+    assert found.p_value < 1e-3
+    assert found.kl < 0.045 + SIGMAS * found.kl_std_error
+
+
+def test_check_sees_nothing_in_a_sound_reference():
+    x, mask = rigid_triangles(n=400)
+    reference = fitted(x, mask, "size")
+    found = TwoSample().null_check(reference, x, mask, 1.0, generator())
+    assert found.kl <= SIGMAS * found.kl_std_error + 1e-9
+    assert found.p_value > 1e-6
+
+
+class Loud(DenseReference):
+    """A reference whose draws are too large at every level: not closed under noise."""
+
+    def transport(self, z, mask=None):
+        return 1.5 * super().transport(z, mask)
+
+
+def test_check_names_a_reference_that_is_at_fault():
+    x = torch.randn(N, 8, generator=generator())
+    moments = DenseMoments((8,))
+    moments.update(x)
+    message = r"draws of the 'channel' reference .* differ from its draws at that level \(AUC 0\."
+    with pytest.warns(GAGAWarning, match=message):
+        curve = TwoSample().curve(x, None, Loud("channel", moments), levels(-2.0, 0.0), generator())
+    assert math.isnan(curve.extra["null_p_value"][0])
+    assert curve.extra["null_p_value"][1] < 1e-4
+    unchecked = TwoSample(check_reference=False)
+    curve = unchecked.curve(x, None, Loud("channel", moments), levels(0.0), generator())
+    assert math.isnan(curve.extra["null_p_value"][0])
+
+
+# ---------------------------------------------------------------------------- copies
+
+
+def test_copies_of_a_gaussian_sample_are_not_seen():
+    """120 draws of the reference 15 times each, close to the data, where a fold knows the next.
+
+    With the copies in one fold the classifier is at chance; spread over all folds, it is not.
+    """
+    x = torch.randn(120, 24, generator=generator()).repeat(15, 1)
+    reference = dense_reference(torch.randn(4000, 24, generator=generator(1)), "channel")
+    made = TwoSample(check_reference=False)
+    with pytest.warns(GAGAWarning) as said:
+        curve = made.curve(x, None, reference, levels(4.0), generator(2))
+    assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
+    assert abs(curve.extra["auc"][0] - 0.5) < 1.5 * SIGMAS * curve.extra["auc_std_error"][0] < 0.4
+    assert curve.extra["p_value"][0] > 1e-6
+    assert "only 120 of 1800 data items are distinct" in str(said[0].message)
+    assert "120 data items make a loose lower bound" in str(said[1].message)
+    assert len(curve.contributions.values) == 120
+    assert curve.contributions.n_items == 1800
+
+    here, each = reference.at(*coefficients(4.0)), np.arange(len(x))
+    spread = made.separate(*paired_features(x, None, here, each, generator(2)), seed=0)
+    assert spread.kl > SIGMAS * spread.kl_std_error
+
+
+def test_copies_of_small_events_are_the_law_itself():
+    """Two points, 600 times each: nothing but copies, and far from Gaussian."""
+    x = torch.tensor([[1.0], [-1.0]]).repeat(N // 2, 1)
+    curve = TwoSample().curve(x, None, dense_reference(x, "channel"), levels(3.0), generator())
+    assert curve.value[0] > 0.5
+
+
+def test_items_that_are_all_the_same_are_a_gaussian_of_the_noise():
+    """One image N times, of variance 0: `b eps` around it, and so is the reference."""
+    x = torch.linspace(-1, 1, 36).reshape(1, 1, 6, 6).repeat(N, 1, 1, 1)
+    reference = dense_reference(x, "element")
+    curve = TwoSample().curve(x, None, reference, levels(2.0), generator())
+    assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
+
+
+def test_copies_are_found_by_value():
+    x, mask = rigid_triangles(n=300)
+    x = torch.cat([x, torch.full((300, 2, 4), torch.nan)], 1)
+    mask = torch.nn.functional.pad(mask, (0, 2))
+    x = torch.where(mask[..., None], x, 0)
+    x, mask = x.repeat_interleave(2, 0), mask.repeat_interleave(2, 0)
+    x[1::2] = torch.where(mask[1::2, :, None], x[1::2], torch.nan)  # what is in the padding is not
+    pairs = np.repeat(np.arange(300), 2)
+    assert np.array_equal(copies(x, mask), np.arange(600))  # 3 atoms of 4 numbers: may be discrete
+    wide = torch.cat([x, x[..., :3]], -1)
+    assert np.array_equal(copies(wide, mask), pairs)
+    assert np.array_equal(copies(wide[:100], mask[:100]), np.arange(100))  # 50 distinct: discrete
+    zeros = torch.zeros(200, 20)
+    zeros[:, 0] = torch.arange(200)
+    assert copies(torch.cat([zeros, -zeros]), None)[200] == 0  # -0 is 0
+
+
+def test_cells_are_even_and_keep_copies_together():
+    assert np.array_equal(cells(np.arange(10), 4), np.arange(10) % 4)
+    rng = np.random.default_rng(0)
+    _, group = np.unique(rng.geometric(0.02, 4000), return_inverse=True)
+    cell = cells(group, 8)
+    assert all(len(np.unique(cell[group == one])) == 1 for one in np.unique(group))
+    sizes = np.bincount(cell, minlength=8)
+    assert sizes.max() - sizes.min() <= np.bincount(group).max()
+
+
+def test_errors_of_copies_are_those_of_the_distinct_items():
+    """Every item k times: the errors of one of each, and the weights of all."""
+    terms = np.random.default_rng(0).normal(size=(50, 2))
+    one, k = of_distinct(terms, np.arange(50)), of_distinct(terms.repeat(4, 0), np.arange(200) // 4)
+    for found, expected in zip(k.value_and_error("nats"), one.value_and_error("nats"), strict=True):
+        torch.testing.assert_close(found, expected)
+    p, q = np.random.default_rng(1).normal(size=(2, 50))
+    group = np.arange(200) // 4
+    assert auc(p.repeat(4), q.repeat(4), group) == pytest.approx(auc(p, q))
+
+
 # ---------------------------------------------------------------------------- the contract
 
 
@@ -200,16 +397,18 @@ def test_curve_is_a_function_of_the_generator_alone():
     assert curve.log_snr == (1.0, -1.0)
     assert (curve.criterion, curve.reference, curve.unit) == ("two_sample", "size", "nats")
     assert curve.n_samples == 200
-    assert set(curve.extra) == {"auc", "auc_std_error", "saturated"}
+    columns = {"auc", "auc_std_error", "p_value", "saturated", "null_p_value"}
+    assert set(curve.extra) == columns
+    assert curve.value == curve.of_rows(torch.arange(200)).value
     assert torch.equal(x, kept)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
 
 
 def test_registry_holds_the_default_and_names_what_it_knows():
-    for name in CRITERIA:
-        assert criterion(name).name == name
+    assert "two_sample" in CRITERIA
     assert criterion("two_sample") == TwoSample()
+    assert criterion("two_sample").name == "two_sample"
     with pytest.raises(GAGAError, match=r"unknown criterion 'psychic'\. Known: two_sample"):
         criterion("psychic")
 
@@ -244,6 +443,8 @@ def test_data_that_cannot_be_judged():
         TwoSample(folds=1)
     with pytest.raises(DataError, match="100 samples"):
         TwoSample(n_samples=99)
+    with pytest.raises(DataError, match="1 permutation"):
+        TwoSample(n_permutations=0)
 
 
 def test_padding_of_the_data_is_not_seen():
@@ -258,3 +459,23 @@ def test_padding_of_the_data_is_not_seen():
             made.curve(y, mask, reference, levels(0.0), generator(2)) for y in (x, dirty)
         )
     assert clean_curve == dirty_curve
+
+
+@pytest.mark.parametrize("n_features", [0, 1])
+def test_molecules_of_few_or_constant_channels(n_features):
+    """No features at all, or one that is the same everywhere: variance 0, and no divergence."""
+    x, mask = gaussian_molecules(var=1.0, n_features=n_features)
+    x[..., 3:] = 0.25
+    curve = TwoSample().curve(x, mask, fitted(x, mask, "size"), levels(3.0), generator())
+    assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
+
+
+def test_single_atoms_have_types_alone():
+    """One atom each: positions are the origin; a discrete type is seen, and gone in noise."""
+    mask = torch.ones(N, 1, dtype=torch.bool)
+    types = torch.eye(3)[torch.randint(0, 3, (N,), generator=generator())]
+    x = torch.cat([torch.zeros(N, 3), types], -1)[:, None]
+    at = levels(4.0, -5.0)
+    curve = TwoSample().curve(x, mask, fitted(x, mask, "size"), at, generator())
+    assert curve.value[0] > 1.0
+    assert curve.value[1] <= SIGMAS * curve.std_error[1] + 1e-9

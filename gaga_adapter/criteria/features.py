@@ -1,134 +1,71 @@
-r"""Features in which a classifier can see structure, with the symmetries of the data.
+"""Noised data and draws of the reference, as features: everything in which both are alike.
 
-**Molecules** (B, N, 3 + F). With positions and features centred on their molecule, `r_i = x_i - x̄`
-and `g_i = h_i - h̄`, and soft bins of the pair distance `k_c(d) = exp(-(d - c)² / 2 w²)`:
-
-- form: N, the eigenvalues of the gyration matrix `r'r / (N-1)`, `sum |r_i|⁴`, quantiles of `|r_i|`;
-- types: `h̄`, the covariance of the features, their covariance with `|r_i|²`, and their dipoles
-  `p_f = sum_i g_if r_i` as products `p_f · p_g`;
-- distances: the histogram `sum_ij k_c(d_ij)`, and quantiles over atoms of the nearest distance;
-- who is near whom, per soft type: `sum_ij k_c(d_ij) g_i`, so that heavy atoms have more neighbours,
-  and `sum_ij k_c(d_ij) g_i g_j`, so that like atoms meet more or less often;
-- angles: the pulls `v_ic = sum_j k_c(d_ij) (r_j - r_i)` as products `sum_i v_ic · v_ie`.
-
-All are sums over atoms or pairs of scalar products: invariant under permutations of the atoms,
-padding, rotations and reflections. Lengths and features are in units of their root mean square, so
-one set of bins serves every noise level and every normalisation of the data.
-
-**Dense data** (B, C, ...). The mean square; mean, variance, skewness and kurtosis of each channel
-over its entries; the numbers themselves if there are at most 64 or one per channel; their products
-if at most 16.
+Row i of either sample has the same size, the same units and as many copies.
 """
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Generator, Tensor
 
-# In units of the root mean square coordinate two Gaussian atoms are 2.3 ± 0.9 apart; a bond of an
-# organic molecule is 0.7 long.
-_FINE, _FINE_WIDTH = tuple(0.2 + 0.3 * k for k in range(17)), 0.25
-_COARSE, _COARSE_WIDTH = tuple(0.3 + 0.5 * k for k in range(8)), 0.4
-_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_LONE = 10.0  # nearest distance of an atom that is alone
-_CHUNK = 256  # molecules at a time: their pairs stay in the cache
-_MAX_RAW, _MAX_PRODUCTS = 64, 16
+from gaga_adapter.criteria.features_dense import DenseUnits, dense_features
+from gaga_adapter.criteria.features_molecules import molecule_features
+from gaga_adapter.criteria.levels import drawn, noised
+from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.subspace import mask_from_sizes
 
 
-def molecule_features(x: Tensor, mask: Tensor, length: float, amplitude: float) -> Tensor:
-    """Invariant features of molecules.
+def paired_features(
+    x: Tensor,
+    mask: Tensor | None,
+    reference: ReferenceGaussian,
+    group: NDArray[np.int64],
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Features (M, D) of noised data, and of as many draws of the reference at its level.
 
     Args:
-        x: molecules (B, N, 3 + F).
-        mask: real atoms (B, N), bool, at least one per molecule.
-        length: unit of the positions.
-        amplitude: unit of the atom features.
-
-    Returns:
-        (B, D), dtype and device of `x`.
+        x: clean data: molecules (M, N, 3 + F), or dense (M, C, ...).
+        mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+        reference: at the level.
+        group: number of the distinct item (M,) behind each item.
+        generator: draws the noise and the reference.
     """
-    parts = zip(torch.split(x, _CHUNK), torch.split(mask, _CHUNK), strict=True)
-    return torch.cat(
-        [_molecules(x[..., :3] / length, x[..., 3:] / amplitude, mask) for x, mask in parts]
+    one, other = noised(x, mask, reference, generator), _draws(x, mask, reference, group, generator)
+    # Units come from both samples alike, so that they say nothing of which is which.
+    if mask is None:
+        units = DenseUnits.of(torch.cat([one, other]))
+        return dense_features(one, units), dense_features(other, units)
+    both = (one, mask), (other, mask_from_sizes(mask.sum(1)))
+    length = _root_mean_square([y[..., :3][real] for y, real in both])
+    amplitude = _root_mean_square([y[..., 3:][real] for y, real in both])
+    one, other = (molecule_features(y, real, length, amplitude) for y, real in both)
+    return one, other
+
+
+def _draws(
+    x: Tensor,
+    mask: Tensor | None,
+    reference: ReferenceGaussian,
+    group: NDArray[np.int64],
+    generator: Generator | None,
+) -> Tensor:
+    """Draws of the reference, one per item; copies, each with its own noise, meet such copies."""
+    first = torch.from_numpy(np.unique(group, return_index=True)[1])
+    if len(first) == len(x):
+        return drawn(x, mask, reference, generator)
+    clean = drawn(
+        x[first], None if mask is None else mask[first], reference.at(1.0, 0.0), generator
     )
+    real = None if mask is None else mask_from_sizes(mask.sum(1))
+    return noised(clean[torch.from_numpy(group)], real, reference, generator)
 
 
-def _molecules(positions: Tensor, features: Tensor, mask: Tensor) -> Tensor:
-    real = mask[..., None]
-    n = mask.sum(1, keepdim=True).to(positions.dtype)
-    n_free = (n - 1).clamp(min=1)
-    r, g = torch.where(real, positions, 0), torch.where(real, features, 0)
-    mean = g.sum(1) / n
-    r = torch.where(real, r - r.sum(1, keepdim=True) / n[..., None], 0)
-    g = torch.where(real, g - mean[:, None], 0)
-
-    square = r.square().sum(-1)
-    dipole = g.mT @ r
-    pairs = mask[:, :, None] & mask[:, None] & ~torch.eye(mask.shape[1], dtype=torch.bool).to(mask)
-    gram = r @ r.mT
-    distance = (square[:, :, None] + square[:, None] - 2 * gram).clamp(min=0).sqrt()
-    distance = torch.where(pairs, distance, torch.inf)
-    columns = [
-        n,
-        torch.linalg.eigvalsh(r.mT @ r / n_free[..., None]),
-        square.square().sum(1, keepdim=True) / n,
-        _quantiles(square.sqrt(), mask),
-        mean,
-        _upper(g.mT @ g) / n_free,
-        (g * (square - square.sum(1, keepdim=True) / n)[..., None]).sum(1) / n_free,
-        _upper(dipole @ dipole.mT) / n_free**2,
-        _quantiles(distance.amin(2).clamp(max=_LONE), mask),
-    ]
-    columns += [_bin(distance, centre, _FINE_WIDTH).sum((1, 2))[:, None] / n for centre in _FINE]
-    pulls = []
-    for centre in _COARSE:
-        near = _bin(distance, centre, _COARSE_WIDTH)
-        neighbours = near.sum(2, keepdim=True)
-        columns += [(neighbours * g).sum(1) / n, (near @ g * g).sum(1) / n]
-        pulls.append(near @ r - neighbours * r)
-    pull = torch.stack(pulls, -1).flatten(1, 2)  # (B, 3 N, bins)
-    return torch.cat([*columns, _upper(pull.mT @ pull) / n], dim=1)
-
-
-def _bin(distance: Tensor, centre: float, width: float) -> Tensor:
-    return torch.exp(-0.5 * ((distance - centre) / width) ** 2)
-
-
-def _upper(matrix: Tensor) -> Tensor:
-    """Entries on and above the diagonal of symmetric matrices (B, F, F)."""
-    rows, columns = torch.triu_indices(matrix.shape[-1], matrix.shape[-1]).to(matrix.device)
-    return matrix[:, rows, columns]
-
-
-def _quantiles(values: Tensor, mask: Tensor) -> Tensor:
-    """Quantiles (B, Q) of the real entries of values (B, N), linear between order statistics."""
-    ordered = torch.where(mask, values, torch.inf).sort(1).values
-    last = (mask.sum(1) - 1)[:, None]
-    place = last * torch.tensor(_QUANTILES, dtype=values.dtype, device=values.device)
-    below = place.floor().long()
-    above = torch.minimum(below + 1, last)
-    return torch.lerp(ordered.gather(1, below), ordered.gather(1, above), place - below)
-
-
-def dense_features(x: Tensor) -> Tensor:
-    """Features of dense data.
-
-    Args:
-        x: (B, C, ...), of order one.
-
-    Returns:
-        (B, D), dtype and device of `x`.
-    """
-    flat, channels = x.flatten(1), x.reshape(*x.shape[:2], -1)
-    columns = [flat.square().mean(1, keepdim=True)]
-    single = channels.shape[-1] == 1
-    if not single:
-        mean, var = channels.mean(-1), channels.var(-1, correction=0)
-        scale = var.clamp(min=torch.finfo(x.dtype).tiny).rsqrt()
-        unit = (channels - mean[..., None]) * scale[..., None]
-        columns += [mean, var, unit.pow(3).mean(-1), unit.pow(4).mean(-1)]
-    if single or flat.shape[1] <= _MAX_RAW:
-        columns.append(flat)
-    if flat.shape[1] <= _MAX_PRODUCTS:
-        columns.append(_upper(flat[:, :, None] * flat[:, None]))
-    return torch.cat(columns, dim=1)
+def _root_mean_square(parts: list[Tensor]) -> float:
+    """Unit of length; 1 where there is none, as for the positions of single atoms."""
+    square = torch.cat(parts).double().square()
+    return math.sqrt(float(square.mean())) or 1.0 if square.numel() else 1.0

@@ -1,27 +1,27 @@
 r"""Two-sample criterion: can a classifier tell noised data from draws of the reference?
 
 At a noise level, data `x_t = a x_0 + b eps` (law p) meet as many draws of the reference (law q), of
-the same sizes, as invariant features (`features.py`). Boosted trees and a logistic regression learn
-to tell them apart on all folds but one; their average log-odds are the score of the fold left out.
-Half of that fold calibrates the other half: a non-negative slope turns its scores into log-odds
-`T`, an estimate of `log p/q` that has not seen the points it is averaged over. For every such T
-
-    KL(p || q) >= E_p[T] - E_q[exp T] + 1           (Nguyen, Wainwright and Jordan 2010, section II)
-
-with equality at `T = log p/q`. The averages of held-out points are unbiased, so this is a lower
-bound in expectation; the `log E_q[exp T]` of the Donsker-Varadhan form is biased upwards on finite
-samples. By data processing it is also below the KL of the full tensors. Weak features, classifiers
-or few samples only loosen it: it is evidence *of* divergence, and a small value is as good as the
-sample is large. Two draws of one law have a slope near 0 and a bound within its error of 0, on
-average below it by what the slope's noise costs (about 3 / n nats).
-
-`T` is clipped to `± log n`: n points cannot show a density ratio beyond n. The bound saturates at
-`log n + 1` nats (9.3 at n = 4,000). Above `log n - 1` the column `saturated` is 1: that much *or
-more*.
+the same sizes, as features (`features_molecules.py`, `features_dense.py`). Boosted trees and a
+logistic regression learn to tell them apart on all folds but one; their average log-odds are the
+score of the fold left out. Half of that fold calibrates the other half: a non-negative slope turns
+its scores into log-odds `T`, an estimate of `log p/q` that has not seen the points it is averaged
+over, and so into a lower bound of `KL(p || q)` (`separation.py`). By data processing it is also
+below the KL of the full tensors. Weak features, classifiers or few samples only loosen it: it is
+evidence *of* divergence, and a small value is as good as the sample is large. Two draws of one law
+have a slope near 0 and a bound within its error of 0, on average below it by what the slope's noise
+costs (about 3 / n nats). The bound saturates at `log n + 1` nats (9.3 at n = 4,000). Above
+`log n - 1` the column `saturated` is 1: that much *or more*.
 
 The standard error is that of the average given the classifiers; the AUC is averaged over the half
 folds, with the error of DeLong et al. 1988. What the choice of the training samples adds is not in
-them; where there is nothing to see the AUC scatters by 1.5 times as much.
+them; where there is nothing to see the AUC scatters by √2 times as much. The column `p_value` is
+free of that: fold k is judged by classifiers that have learnt from the folds before it alone, by an
+exact test that swaps pairs (`permutation.py`).
+
+**The check of the reference.** At one level of every curve, the data are replaced by draws of the
+reference at the level of the data, noised just as the data are. If the classifier tells even these
+from draws of the reference at that level, at p < 1e-4, then not the data are at fault but the
+reference's own draws, its levels or the features, and a `GAGAWarning` says so.
 """
 
 from __future__ import annotations
@@ -37,37 +37,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from gaga_adapter.criteria.contributions import Contributions
+from gaga_adapter.criteria.classifier import Classifier, calibration
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.features import dense_features, molecule_features
-from gaga_adapter.criteria.levels import check_data, coefficients, drawn, falling, noised
+from gaga_adapter.criteria.features import paired_features
+from gaga_adapter.criteria.levels import check_data, coefficients, drawn, falling
+from gaga_adapter.criteria.permutation import fisher_p_value, rank_differences, swap_p_value
+from gaga_adapter.criteria.separation import (
+    Separation,
+    auc,
+    bound_terms,
+    cells,
+    copies,
+    of_distinct,
+)
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import mask_from_sizes
 
 _Array = NDArray[np.float64]
 _FEW = 1000  # below this many items the bound is loose
-
-
-@dataclass(frozen=True)
-class Separation:
-    """How well two samples were told apart.
-
-    Attributes:
-        kl: lower bound of KL(data || reference), nats.
-        kl_std_error: its standard error.
-        auc: held-out area under the ROC curve; 0.5 is chance.
-        auc_std_error: its standard error.
-        saturated: the bound is within one nat of `log n`, the most that n points can show.
-        contributions: `T(p_i) - exp T(q_i) + 1` (n,), whose average is `kl`.
-    """
-
-    kl: float
-    kl_std_error: float
-    auc: float
-    auc_std_error: float
-    saturated: bool
-    contributions: _Array
+_FAULT = 1e-4  # p-value of two draws of the reference below which it is at fault
 
 
 @dataclass(frozen=True)
@@ -81,6 +70,8 @@ class TwoSample:
         learning_rate: of the boosted classifier.
         max_leaf_nodes: leaves per tree.
         penalty: L2 weight of the logistic regression, for standardised features.
+        n_permutations: of the p-value of each fold but the first.
+        check_reference: check the reference against itself, at the cost of one more level.
     """
 
     name: ClassVar[str] = "two_sample"
@@ -92,13 +83,20 @@ class TwoSample:
     learning_rate: float = 0.06
     max_leaf_nodes: int = 8
     penalty: float = 100.0
+    n_permutations: int = 999
+    check_reference: bool = True
 
     def __post_init__(self) -> None:
-        if self.folds < 2 or self.n_samples < self._fewest:
+        if self.folds < 2 or self.n_samples < self._fewest or self.n_permutations < 1:
             raise DataError(
-                f"folds={self.folds}, n_samples={self.n_samples}: need at least 2 folds and "
-                f"{self._fewest} samples."
+                f"folds={self.folds}, n_samples={self.n_samples}, n_permutations="
+                f"{self.n_permutations}: need at least 2 folds, {self._fewest} samples and "
+                "1 permutation."
             )
+
+    @property
+    def _classifier(self) -> Classifier:
+        return Classifier(self.max_iter, self.learning_rate, self.max_leaf_nodes, self.penalty)
 
     @property
     def _fewest(self) -> int:
@@ -125,178 +123,198 @@ class TwoSample:
             progress: called with (levels done, levels in all).
 
         Returns:
-            Curve with the extra columns `auc`, `auc_std_error` and `saturated` (0 or 1).
+            Curve with the extra columns `auc`, `auc_std_error`, `p_value`, `saturated` (0 or 1) and
+            `null_p_value`, that of the check of the reference; NaN at levels without it.
 
         Raises:
             DataError: too few items, a number that is not finite, or shapes that make no sense.
         """
-        check_data(x, mask)
         levels = falling(log_snr)
-        if len(x) < self._fewest:
-            raise DataError(
-                f"found {len(x)} data items, need at least {self._fewest} to tell them from "
-                "the reference. Pass more data."
-            )
-        home = generator.device if generator is not None else None
-        pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
-        pick = pick.to(x.device)
-        x, mask = x[pick], None if mask is None else mask[pick]
-        if len(x) < _FEW:
-            warnings.warn(
-                f"{len(x)} data items make a loose lower bound of the divergence, and so an "
-                f"optimistic t*. Pass at least {_FEW} where you can.",
-                GAGAWarning,
-                stacklevel=2,
-            )
+        x, mask, group = self._picked(x, mask, generator)
         found = []
         for done, level in enumerate(levels, 1):
-            data, draws = _features(x, mask, reference.at(*coefficients(level)), generator)
-            seed = int(torch.randint(2**31, (), generator=generator, device=home))
-            found.append(self.separate(data, draws, seed))
+            here = reference.at(*coefficients(level))
+            data, draws = paired_features(x, mask, here, group, generator)
+            found.append(self.separate(data, draws, _seed(generator), group))
             if progress is not None:
                 progress(done, len(levels))
+        null = [math.nan] * len(levels)
+        if self.check_reference:
+            middle = len(levels) // 2
+            null[middle] = self._checked(reference, x, mask, levels[middle], generator)
+        parts = of_distinct(
+            np.stack([one.terms for one in found], 1), group, None if mask is None else mask.sum(1)
+        )
+        value, error = parts.value_and_error(self.unit)
         return CriterionCurve(
             criterion=self.name,
             reference=reference.kind,
             unit=self.unit,
             log_snr=tuple(levels),
-            value=tuple(one.kl for one in found),
-            std_error=tuple(one.kl_std_error for one in found),
+            value=tuple(value.tolist()),
+            std_error=tuple(error.tolist()),
             n_samples=len(x),
             extra={
                 "auc": tuple(one.auc for one in found),
                 "auc_std_error": tuple(one.auc_std_error for one in found),
+                "p_value": tuple(one.p_value for one in found),
                 "saturated": tuple(float(one.saturated) for one in found),
+                "null_p_value": tuple(null),
             },
-            contributions=Contributions.of_items(
-                torch.from_numpy(np.stack([one.contributions for one in found], 1)), mask
-            ),
+            contributions=parts,
         )
 
-    def separate(self, data: Tensor, drawn: Tensor, seed: int) -> Separation:
+    def null_check(
+        self,
+        reference: ReferenceGaussian,
+        x: Tensor,
+        mask: Tensor | None,
+        log_snr: float,
+        generator: Generator | None = None,
+    ) -> Separation:
+        """What the classifier sees between two draws of the reference itself: nothing.
+
+        Draws at the level of the data, noised as data are, meet draws at the level.
+
+        Args:
+            reference: at any level.
+            x: data (M, ...) that say how many draws, and of which shape or sizes.
+            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+            log_snr: the level.
+            generator: draws the noise and the reference.
+        """
+        clean = drawn(x, mask, reference.at(1.0, 0.0), generator)
+        mask = None if mask is None else mask_from_sizes(mask.sum(1))
+        level, each = reference.at(*coefficients(log_snr)), np.arange(len(clean))
+        return self.separate(
+            *paired_features(clean, mask, level, each, generator), _seed(generator)
+        )
+
+    def _checked(
+        self,
+        reference: ReferenceGaussian,
+        x: Tensor,
+        mask: Tensor | None,
+        log_snr: float,
+        generator: Generator | None,
+    ) -> float:
+        """The p-value of `null_check`, with a warning where it says that something is at fault."""
+        null = self.null_check(reference, x, mask, log_snr, generator)
+        if null.p_value < _FAULT:
+            warnings.warn(
+                f"draws of the {reference.kind!r} reference at the level of the data, noised to "
+                f"log-SNR {log_snr:.3g}, differ from its draws at that level (AUC {null.auc:.3f}, "
+                f"p = {null.p_value:.1g}): the reference or the features are at fault, and this "
+                "curve cannot be trusted. If the reference is your own, check its sample and at.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        return null.p_value
+
+    def _picked(
+        self, x: Tensor, mask: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, Tensor | None, NDArray[np.int64]]:
+        """Checked data, at most `n_samples` items of them, and which are copies of one another."""
+        check_data(x, mask)
+        home = generator.device if generator is not None else None
+        pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
+        pick = pick.to(x.device)
+        x, mask = x[pick], None if mask is None else mask[pick]
+        x = x if x.dtype == torch.float64 else x.float()
+        if len(x) < self._fewest:
+            raise DataError(
+                f"found {len(x)} data items, need at least {self._fewest} to tell them from "
+                "the reference. Pass more data."
+            )
+        group = copies(x, mask)
+        n_distinct = int(group.max()) + 1
+        if n_distinct < 0.9 * len(x):
+            warnings.warn(
+                f"only {n_distinct} of {len(x)} data items are distinct. Copies are kept in one "
+                "fold and count as one in the errors. If the set was repeated or drawn with "
+                "replacement, pass each item once.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        if n_distinct < _FEW:
+            warnings.warn(
+                f"{n_distinct} data items make a loose lower bound of the divergence, and so an "
+                f"optimistic t*. Pass at least {_FEW} where you can.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        return x, mask, group
+
+    def separate(
+        self, data: Tensor, drawn: Tensor, seed: int, group: NDArray[np.int64] | None = None
+    ) -> Separation:
         """Tell two samples apart by cross-validation.
 
         Args:
             data: features of the data (M, D).
-            drawn: features of the reference (M, D); row i goes to the fold of row i of `data`.
-            seed: of the boosted trees.
+            drawn: features of the reference (M, D); row i pairs with row i of `data`.
+            seed: of the boosted trees and the permutations.
+            group: number of the distinct item (M,) behind each row; each its own when `None`.
         """
         n = len(data)
+        group = np.arange(n) if group is None else group
         rows = torch.cat([data, drawn]).cpu().numpy()
         is_data = np.repeat([True, False], n)
-        fold = np.tile(np.arange(n) % self.folds, 2)
-        half = np.tile(np.arange(n) // self.folds % 2 == 0, 2)
-        log_odds = np.empty(2 * n)
+        cell = np.tile(cells(group, 2 * self.folds), 2)
+        fold, half = cell % self.folds, cell < self.folds
+        score, log_odds = np.empty(2 * n), np.empty(2 * n)
         areas = []
         for k in range(self.folds):
-            rest = fold != k
-            score = np.zeros(2 * n)
-            score[~rest] = self._scores(rows[rest], is_data[rest], rows[~rest], seed)
-            for test, other in ((~rest & half, ~rest & ~half), (~rest & ~half, ~rest & half)):
-                log_odds[test] = _slope(score[other], is_data[other]) * score[test]
-                areas.append(auc(score[test & is_data], score[test & ~is_data]))
-        terms = bound_terms(log_odds[is_data], log_odds[~is_data])
-        kl = float(terms.mean())
+            held = fold == k
+            score[held] = self._classifier.scores(rows[~held], is_data[~held], rows[held], seed)
+            for test, other in ((held & half, held & ~half), (held & ~half, held & half)):
+                log_odds[test] = calibration(score[other], is_data[other]) * score[test]
+                areas.append(auc(score[test & is_data], score[test & ~is_data], group[test[:n]]))
+        terms = bound_terms(log_odds[:n], log_odds[n:])
+        kl, error = of_distinct(terms[:, None], group).value_and_error(self.unit)
         return Separation(
-            kl=kl,
-            kl_std_error=float(terms.std(ddof=1)) / math.sqrt(n),
+            kl=float(kl),
+            kl_std_error=float(error),
             auc=math.fsum(area for area, _ in areas) / len(areas),
             auc_std_error=math.hypot(*(error for _, error in areas)) / len(areas),
-            saturated=kl > math.log(n) - 1,
-            contributions=terms,
+            p_value=self._p_value(rows, is_data, fold, score[fold == self.folds - 1], group, seed),
+            saturated=float(kl) > math.log(n) - 1,
+            terms=terms,
         )
 
-    def _scores(
+    def _p_value(
         self,
         rows: NDArray[np.floating],
         is_data: NDArray[np.bool_],
-        held_out: NDArray[np.floating],
+        fold: NDArray[np.int64],
+        last: _Array,
+        group: NDArray[np.int64],
         seed: int,
-    ) -> _Array:
-        """Log-odds (m,) of held-out rows (m, D), the average of both classifiers."""
-        from sklearn.ensemble import HistGradientBoostingClassifier
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
+    ) -> float:
+        """Each fold but the first, judged by what the folds before it teach; copies swap together.
 
-        trees = HistGradientBoostingClassifier(
-            max_iter=self.max_iter,
-            learning_rate=self.learning_rate,
-            max_leaf_nodes=self.max_leaf_nodes,
-            min_samples_leaf=40,
-            max_bins=64,
-            max_features=0.3,
-            early_stopping=False,
-            random_state=seed,
-        )
-        linear = make_pipeline(
-            StandardScaler(), LogisticRegression(C=1 / self.penalty, max_iter=1000)
-        )
-        log_odds: _Array = sum(
-            0.5 * model.fit(rows, is_data).decision_function(held_out) for model in (trees, linear)
-        )
-        return log_odds
-
-
-def _slope(score: _Array, is_data: NDArray[np.bool_]) -> float:
-    """Slope of calibrated log-odds over a score, by logistic regression through 0; not negative."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(fit_intercept=False).fit(score[:, None], is_data)
-    return max(float(model.coef_[0, 0]), 0.0)
+        Args:
+            rows: features (2 M, D), data first.
+            is_data: (2 M,).
+            fold: of each row (2 M,).
+            last: scores of the last fold, whose classifier knows no later one.
+            group: number of the distinct item (M,).
+            seed: of the boosted trees and the permutations.
+        """
+        rng, p_values = np.random.default_rng(seed), []
+        for k in range(1, self.folds):
+            held, known = fold == k, fold < k
+            if k == self.folds - 1:
+                score = last
+            else:
+                score = self._classifier.scores(rows[known], is_data[known], rows[held], seed)
+            differences = rank_differences(score[is_data[held]], score[~is_data[held]])
+            item = np.unique(group[held[is_data]], return_inverse=True)[1]
+            together = np.bincount(item, differences).astype(np.float64)
+            p_values.append(swap_p_value(together, self.n_permutations, rng))
+        return fisher_p_value(p_values)
 
 
-def bound_terms(log_odds_p: _Array, log_odds_q: _Array) -> _Array:
-    """Terms `T(p_i) - exp T(q_i) + 1` (n,) of the Nguyen-Wainwright-Jordan bound of KL(p || q).
-
-    Args:
-        log_odds_p: T at draws from p (n,), from a T that has not seen them.
-        log_odds_q: T at draws from q (n,).
-    """
-    n = len(log_odds_p)
-    p, q = (odds.clip(-math.log(n), math.log(n)) for odds in (log_odds_p, log_odds_q))
-    terms: _Array = p - np.exp(q) + 1
-    return terms
-
-
-def auc(scores_p: _Array, scores_q: _Array) -> tuple[float, float]:
-    """Area under the ROC curve and its standard error (DeLong et al. 1988).
-
-    Args:
-        scores_p: (n,), high where the classifier believes in p.
-        scores_q: (m,).
-    """
-    above = _share_below(scores_p, scores_q)
-    below = 1 - _share_below(scores_q, scores_p)
-    error = math.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
-    return float(above.mean()), error
-
-
-def _share_below(values: _Array, others: _Array) -> _Array:
-    """Share of the others that lies below each value, ties counted half."""
-    ordered = np.sort(others)
-    ranks = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    share: _Array = ranks / (2 * len(ordered))
-    return share
-
-
-def _features(
-    x: Tensor, mask: Tensor | None, reference: ReferenceGaussian, generator: Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Features (M, D) of noised data, and of as many draws of the reference at its level."""
-    one, other = noised(x, mask, reference, generator), drawn(x, mask, reference, generator)
-    if mask is None:
-        return dense_features(one), dense_features(other)
-    other_mask = mask_from_sizes(mask.sum(1))
-    # Units from both samples alike, so that they say nothing of which is which.
-    both = (one, mask), (other, other_mask)
-    length = _root_mean_square([y[..., :3][real] for y, real in both])
-    amplitude = _root_mean_square([y[..., 3:][real] for y, real in both])
-    one, other = (molecule_features(y, real, length, amplitude) for y, real in both)
-    return one, other
-
-
-def _root_mean_square(parts: list[Tensor]) -> float:
-    """Unit of length; 1 where there is none, as for the positions of single atoms."""
-    square = torch.cat(parts).double().square()
-    return math.sqrt(float(square.mean())) or 1.0 if square.numel() else 1.0
+def _seed(generator: Generator | None) -> int:
+    home = generator.device if generator is not None else None
+    return int(torch.randint(2**31, (), generator=generator, device=home))
