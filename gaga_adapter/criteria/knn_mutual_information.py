@@ -61,10 +61,12 @@ def knn_mutual_information(
     for i, j in pairs:
         if i == j or not (0 <= i < width and 0 <= j < width):
             raise DataError(f"({i}, {j}) is no pair of {width} columns.")
+    if not len(columns):
+        return columns.new_empty(0, len(pairs), dtype=torch.float64)
     scaled = _scaled(columns, generator)
     chunk = max(1, _CHUNK // n**2)
     found = [_estimates(part, pairs, n_neighbors) for part in torch.split(scaled, chunk, dim=-1)]
-    information = torch.cat(found, dim=1).mT if found else scaled.new_empty(0, len(pairs))
+    information = torch.cat(found, dim=1).mT
     return information.clamp(min=0) if clip else information
 
 
