@@ -1,0 +1,183 @@
+"""What an adapter says about a family of models, and the list of adapters.
+
+`patch.py` knows how a sampler of the EDM lineage is truncated: it counts integer steps down from
+`n_steps` and divides them by it, asks a schedule for `gamma = -log SNR` at that time, draws noise
+once before its first network call, and pays a prior term in its loss. An adapter says what one
+codebase calls these things, and how its models are recognised; it imports nothing of theirs.
+
+To write the next one: subclass `Adapter`, give `name`, `reasons` and `layout`, change the names
+that differ, and add the module to `BUILT_IN` (or call `register` in your own code).
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.layout import Layout
+
+from .swap import Recipe
+
+#: Modules of this package that register adapters, asked in this order.
+BUILT_IN = (".edm",)
+
+Model = Any  # an nn.Module of a codebase that is not imported
+
+
+class Adapter(ABC):
+    """How the models of one codebase are recognised, and what they call their parts.
+
+    Attributes:
+        name: in messages.
+        network: method that calls the denoiser; it takes the normalised time as `t`.
+        noise: method that draws unit noise for a `node_mask` (B, N, 1).
+        starts: methods whose first noise is the start of a sample.
+        prior_term: method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
+            `node_mask`; `None` for a class that has no loss.
+        refused: methods that mean absolute steps, with the reason why they are refused.
+    """
+
+    name: ClassVar[str]
+    network: ClassVar[str] = "phi"
+    noise: ClassVar[str] = "sample_combined_position_feature_noise"
+    starts: ClassVar[tuple[str, ...]] = ("sample", "sample_chain")
+    prior_term: ClassVar[str | None] = "kl_prior"
+    refused: ClassVar[Mapping[str, str]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return adapter_named, (self.name,)
+
+    @abstractmethod
+    def reasons(self, model: Model) -> list[str]:
+        """Everything that says that this is not such a model; empty if it is one."""
+
+    @abstractmethod
+    def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
+        """What the channels of the diffused tensor are.
+
+        Args:
+            model: one that this adapter recognises.
+            elements: symbols of the one-hot channels, which models do not know themselves; `None`
+                if they are not known.
+
+        Raises:
+            StatsMismatchError: the model has another number of elements.
+        """
+
+    def n_steps(self, model: Model) -> int:
+        """Steps T of the model, as it stands."""
+        return int(model.T)
+
+    def set_steps(self, model: Model, n_steps: int) -> None:
+        """Let every loop and every random time of the model run to `n_steps`."""
+        model.T = n_steps
+
+    def schedule(self, model: Model) -> nn.Module:
+        """The module that maps normalised times (B, 1) to `gamma` (B, 1)."""
+        module: nn.Module = model.gamma
+        return module
+
+    def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
+        """Look at the arguments of one of `starts` before it runs, and change them in place.
+
+        A chain has no more frames than there are steps.
+
+        Raises:
+            UnsupportedModelError: the call means absolute steps.
+        """
+        if "keep_frames" in inspect.signature(getattr(type(model), method)).parameters:
+            n_steps = self.n_steps(model)
+            frames = arguments.get("keep_frames")
+            arguments["keep_frames"] = n_steps if frames is None else min(frames, n_steps)
+
+    def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
+        """Why statistics with this provenance are not of the space that the model diffuses now.
+
+        Asked when the model is patched, and before it samples.
+        """
+        return None
+
+    def faults(self, model: Model) -> list[str]:
+        """Upstream faults that `fix_last_class` corrects in this model, as sentences."""
+        return []
+
+    def extra_methods(self, base: type[Any]) -> dict[str, Any]:
+        """More methods for the generated subclass."""
+        return {}
+
+    def inner_swaps(self, model: Model, fix_last_class: bool) -> list[tuple[nn.Module, Recipe]]:
+        """Modules inside of the model that get a generated subclass, too."""
+        return []
+
+    def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
+        """Sample once without context, for the self-check, which stubs the network."""
+        n_samples, n_nodes = node_mask.shape[:2]
+        model.sample(n_samples, n_nodes, node_mask, edge_mask, None)
+
+
+def lacks(
+    model: Model, attributes: tuple[str, ...], methods: Mapping[str, tuple[str, ...]]
+) -> list[str]:
+    """Which attributes, methods, or parameters of methods a model does not have, as sentences."""
+    reasons = [f"no attribute {name!r}" for name in attributes if not hasattr(model, name)]
+    for name, parameters in methods.items():
+        method = getattr(type(model), name, None)
+        if not callable(method):
+            reasons.append(f"no method {name!r}")
+            continue
+        unknown = set(parameters) - set(inspect.signature(method).parameters)
+        reasons += [f"{name} takes no {parameter!r}" for parameter in sorted(unknown)]
+    return reasons
+
+
+# -- the list ------------------------------------------------------------------------------------
+
+_ADAPTERS: dict[str, Adapter] = {}
+
+
+def register(adapter: Adapter) -> None:
+    """Add an adapter, or replace the one of its name; the first that fits a model is taken."""
+    _ADAPTERS[adapter.name] = adapter
+
+
+def adapters() -> dict[str, Adapter]:
+    """All adapters by name, in the order in which they are asked."""
+    for module in BUILT_IN:
+        import_module(module, __package__)
+    return dict(_ADAPTERS)
+
+
+def adapter_named(name: str) -> Adapter:
+    """An adapter by name.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    known = adapters()
+    if name not in known:
+        raise UnsupportedModelError(f"no adapter {name!r}. Known: {', '.join(known)}.")
+    return known[name]
+
+
+def adapter_for(model: Model) -> Adapter:
+    """The first adapter that recognises a model.
+
+    Raises:
+        UnsupportedModelError: none does; the message has every reason.
+    """
+    known = adapters()
+    refusals = {name: adapter.reasons(model) for name, adapter in known.items()}
+    for name, reasons in refusals.items():
+        if not reasons:
+            return known[name]
+    told = " ".join(f"{name}: {', '.join(reasons)}." for name, reasons in refusals.items())
+    raise UnsupportedModelError(
+        f"cannot patch {type(model).__name__}. {told} "
+        "Pass the diffusion model itself, or write an adapter (integrations/protocol.py)."
+    )

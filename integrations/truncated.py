@@ -1,0 +1,287 @@
+r"""The methods of a truncated model: a generated body around upstream's own, which run as they are.
+
+- the network gets `round(t t_star) / T`, the time it was trained with;
+- the first noise of a sample goes to the fitted Gaussian at t*; every later one is as it was drawn;
+- the prior term is the divergence from that Gaussian;
+- methods that mean absolute steps are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError
+from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.stats import GAGAStats
+
+from .prior import divergence, start
+from .protocol import Adapter, Model, adapter_named
+from .swap import plain
+
+STATE = "_gaga"  # the attribute of a patched model that holds its `Truncation`
+
+Method = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Truncation:
+    """How a model is cut. It never changes, so copies of a model share it.
+
+    Attributes:
+        adapter: what the model calls its parts.
+        n_steps: its own number of steps T.
+        t_star: the step where it starts.
+        reference: the Gaussian, at the level of the data; `None` for the model's own N(0, I).
+        stats: the fitted statistics, if there are any.
+        fix_last_class: whether samples get their last element class back.
+    """
+
+    adapter: Adapter
+    n_steps: int
+    t_star: int
+    reference: ReferenceGaussian | None = None
+    stats: GAGAStats | None = None
+    fix_last_class: bool = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Truncation:
+        return self
+
+    def absolute(self, t: Tensor) -> Tensor:
+        """The time that schedule and network know, for a time in units of t*."""
+        return torch.round(t * self.t_star) / self.n_steps
+
+    def gamma(self, model: Model) -> Tensor:
+        """`gamma = -log SNR` at t* (1, 1), by the schedule of the patched model as it stands."""
+        schedule = self.adapter.schedule(model)
+        device = next(model.parameters()).device
+        gamma: Tensor = schedule(torch.ones(1, 1, device=device))
+        return gamma
+
+
+class AbsoluteTime:
+    """Forward pre-hook of a schedule: the time in units of t* becomes the time it knows."""
+
+    def __init__(self, truncation: Truncation) -> None:
+        self.truncation = truncation
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the schedule."""
+        return (self.truncation.absolute(args[0]), *args[1:])
+
+
+@dataclass(frozen=True)
+class Body:
+    """Recipe of the generated subclass (`swap.py`).
+
+    Attributes:
+        adapter: by name, so that a pickle of a model stays small.
+    """
+
+    adapter: str
+
+    def __call__(self, base: type[Any]) -> dict[str, Any]:
+        """The methods around those of `base`."""
+        adapter = adapter_named(self.adapter)
+        body = {
+            adapter.network: _network(getattr(base, adapter.network)),
+            adapter.noise: _noise(getattr(base, adapter.noise)),
+            **{name: _start(getattr(base, name)) for name in adapter.starts if hasattr(base, name)},
+            **{name: _refused(getattr(base, name), why) for name, why in adapter.refused.items()},
+            **adapter.extra_methods(base),
+        }
+        if adapter.prior_term is not None:
+            body[adapter.prior_term] = _prior_term(getattr(base, adapter.prior_term))
+        return body
+
+
+# -- the wrappers --------------------------------------------------------------------------------
+
+# The model whose next noise is the start of a sample; a context variable, so that threads that
+# sample from one model do not meet.
+_STARTING: ContextVar[Any] = ContextVar("gaga_starting", default=None)
+# What a self-check saw: the width of the first noise, then the times of the network.
+_CHECKING: ContextVar[list[float] | None] = ContextVar("gaga_checking", default=None)
+
+
+class _Argument:
+    """A named parameter of a method among the arguments that follow `self`."""
+
+    def __init__(self, method: Method, name: str) -> None:
+        self.name = name
+        self.place = list(inspect.signature(method).parameters).index(name) - 1
+
+    def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        return kwargs[self.name] if self.name in kwargs else args[self.place]
+
+    def replaced(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        value: Any,  # noqa: ANN401
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.name in kwargs:
+            return args, {**kwargs, self.name: value}
+        return (*args[: self.place], value, *args[self.place + 1 :]), kwargs
+
+
+def _network(method: Method) -> Method:
+    time, x = _Argument(method, "t"), _Argument(method, "x")
+
+    @functools.wraps(method)
+    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        t = self._gaga.absolute(time.of(args, kwargs))
+        seen = _CHECKING.get()
+        if seen is not None:
+            seen.append(float(t.flatten()[0]))
+            if seen[-1] == 0 or len(seen) > 4:
+                raise _Checked
+            return torch.zeros_like(x.of(args, kwargs))
+        args, kwargs = time.replaced(args, kwargs, t)
+        return method(self, *args, **kwargs)
+
+    return wrapped
+
+
+def _noise(method: Method) -> Method:
+    node_mask = _Argument(method, "node_mask")
+
+    @functools.wraps(method)
+    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        z = method(self, *args, **kwargs)
+        if _STARTING.get() is not self:
+            return z
+        _STARTING.set(None)
+        seen = _CHECKING.get()
+        if seen is not None:
+            seen.append(z.shape[-1])
+            return z
+        truncation: Truncation = self._gaga
+        if truncation.reference is None:
+            return z
+        mask = node_mask.of(args, kwargs)
+        return start(truncation.reference, truncation.gamma(self), z, mask)
+
+    return wrapped
+
+
+def _start(method: Method) -> Method:
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        truncation: Truncation = self._gaga
+        bound = signature.bind(self, *args, **kwargs)
+        truncation.adapter.prepare(self, method.__name__, bound.arguments)
+        if truncation.stats is not None and _CHECKING.get() is None:
+            check_fresh(truncation.adapter, self, truncation.stats)
+        token = _STARTING.set(self)
+        try:
+            return method(*bound.args, **bound.kwargs)
+        finally:
+            _STARTING.reset(token)
+
+    return wrapped
+
+
+def _prior_term(method: Method) -> Method:
+    xh, node_mask = _Argument(method, "xh"), _Argument(method, "node_mask")
+
+    @functools.wraps(method)
+    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        truncation: Truncation = self._gaga
+        if truncation.reference is None:
+            return method(self, *args, **kwargs)
+        gamma = truncation.gamma(self)
+        x0, mask = xh.of(args, kwargs), node_mask.of(args, kwargs)
+        return divergence(truncation.reference, gamma, x0, mask)
+
+    return wrapped
+
+
+def _refused(method: Method, why: str) -> Method:
+    @functools.wraps(method)
+    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        raise UnsupportedModelError(
+            f"{plain(type(self)).__name__}.{method.__name__} cannot run truncated: {why}. "
+            "Call remove_patch(model) first."
+        )
+
+    return wrapped
+
+
+# -- the checks ---------------------------------------------------------------------------------
+
+
+def check_fresh(adapter: Adapter, model: Model, stats: GAGAStats) -> None:
+    """See that the statistics are of the space that the model diffuses.
+
+    Raises:
+        StatsMismatchError: they are not, any more.
+    """
+    reason = adapter.stale(model, stats.provenance)
+    if reason is not None:
+        raise StatsMismatchError(f"{reason} Fit again: fit_from(model, loader).")
+
+
+class _Checked(BaseException):
+    """Ends the sampling of a self-check; no upstream `except Exception` stops it."""
+
+
+def check_by_sampling(model: Model, n_channels: int | None) -> None:
+    """See that a patched model starts at t*: sample two molecules of three atoms, network stubbed.
+
+    Args:
+        model: patched with `t_star` of 2, or of 1 if it has only one step.
+        n_channels: what the statistics have; `None` if there are none.
+
+    Raises:
+        UnsupportedModelError: the sampler does not start from noise, or counts other steps.
+        StatsMismatchError: its noise has other channels.
+    """
+    truncation: Truncation = model._gaga
+    name = plain(type(model)).__name__
+    device = next(model.parameters()).device
+    node_mask = torch.ones(2, 3, 1, device=device)
+    edge_mask = (~torch.eye(3, dtype=torch.bool, device=device)).to(node_mask.dtype).repeat(2, 1, 1)
+    seen: list[float] = []
+    token = _CHECKING.set(seen)
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            truncation.adapter.draw(model, node_mask, edge_mask.view(-1, 1))
+    except _Checked:
+        pass
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"cannot patch {name}: sampling three atoms with a stubbed network failed "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    finally:
+        _CHECKING.reset(token)
+    if not seen or seen[0] < 1:
+        raise UnsupportedModelError(
+            f"cannot patch {name}: its sampler draws no noise with {truncation.adapter.noise} "
+            "before it calls the network, so there is nothing to start from the Gaussian."
+        )
+    expected = [step / truncation.n_steps for step in range(truncation.t_star, -1, -1)]
+    if not torch.allclose(torch.tensor(seen[1:4]), torch.tensor(expected)[: len(seen[1:4])]) or len(
+        seen[1:]
+    ) < len(expected):
+        raise UnsupportedModelError(
+            f"cannot patch {name}: it ignores the number of steps. Cut at step "
+            f"{truncation.t_star} of {truncation.n_steps}, its network must see the times "
+            f"{expected}, it saw {seen[1:]}."
+        )
+    if n_channels not in (None, int(seen[0])):
+        raise StatsMismatchError(
+            f"the statistics have {n_channels} channels, {name} draws noise of {int(seen[0])}. "
+            "Fit again: fit_from(model, loader)."
+        )
