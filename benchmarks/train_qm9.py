@@ -33,8 +33,8 @@ from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.metrics import evaluate
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.molecules.qm9 import load_qm9
-from gaga_adapter.molecules.schedulers import scheduler_named
 from gaga_adapter.paths import named_path
+from gaga_adapter.solvers import scheduler_named
 from gaga_adapter.subspace import remove_mean
 
 SCHEDULE = "edm/polynomial_2"

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "gaga_adapter"
 LAYERS = [
     ["errors"],
     ["layout", "atomic", "hub"],
-    ["paths", "subspace", "covariance", "hashing", "prediction"],
+    ["paths", "subspace", "covariance", "hashing", "prediction", "solvers"],
     ["moments"],
     ["reference"],
     ["criteria"],
@@ -22,6 +22,7 @@ LAYERS = [
     ["stats"],
     ["collecting"],
     ["fitting", "scheduler"],
+    ["sampling"],
     ["molecules", "integrations"],  # side rooms: they import the core, only the cli imports them
     ["report"],
     ["cli"],

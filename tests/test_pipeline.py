@@ -18,9 +18,9 @@ from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.formats import read_molecules
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
-from gaga_adapter.molecules.schedulers import SCHEDULERS, scheduler_named
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.paths import named_path
+from gaga_adapter.solvers import SCHEDULERS, scheduler_named
 
 SIZES = [4, 9, 1, 6]
 

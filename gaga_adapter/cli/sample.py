@@ -45,8 +45,8 @@ def run(
     """Sample molecules into an SDF file."""
     from gaga_adapter.molecules.formats import write_sdf
     from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline
-    from gaga_adapter.molecules.schedulers import scheduler_named
     from gaga_adapter.scheduler import GAGAScheduler
+    from gaga_adapter.solvers import scheduler_named
 
     quiet_loading()
     pipeline = MoleculePipeline.load(model)

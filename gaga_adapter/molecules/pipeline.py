@@ -1,17 +1,10 @@
-"""Molecules from noise, under any diffusers scheduler.
+"""The compact denoiser under any diffusers scheduler; the loop is that of `sampling.py`.
 
-The loop is the ordinary one: `set_timesteps`, noise times `init_noise_sigma`, then
-`scale_model_input`, network, `step`. What molecules add is the subspace: schedulers draw isotropic
-noise, so after every step the padding is zeroed and the centre of mass removed, which is the
-projection of that noise.
-
-    pipe = MoleculePipeline.load()
-    pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
-    molecules = pipe(16, num_inference_steps=100).molecules
+pipe = MoleculePipeline.load()
+pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
+molecules = pipe(16, num_inference_steps=100).molecules
 """
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -22,22 +15,15 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from gaga_adapter.errors import (
-    ArtefactError,
-    DataError,
-    GAGAError,
-    StatsMismatchError,
-    TruncationError,
-)
-from gaga_adapter.layout import AtomLayout
+from gaga_adapter.errors import ArtefactError, DataError
 from gaga_adapter.molecules.chemistry import to_rdkit
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.paths import named_path
 from gaga_adapter.prediction import NetworkView
-from gaga_adapter.stats import GAGAStats
-from gaga_adapter.subspace import project
+from gaga_adapter.sampling import Stepped, check_statistics, draw_sizes, sample_atoms, walk
+from gaga_adapter.solvers import ancestral_scheduler
 
 EMBEDDED = "embedded"
 ASSETS = Path(__file__).parent / "assets"
@@ -71,14 +57,7 @@ def edm_scheduler(
     3.2).
     """
     path = named_path(noise_schedule, n_steps=n_steps, precision=precision)
-    a2 = path.a(torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)).square()
-    betas = 1 - torch.cat([a2[:1], a2[1:] / a2[:-1]])
-    return DDPMScheduler(
-        num_train_timesteps=n_steps + 1,
-        trained_betas=betas.tolist(),
-        clip_sample=False,
-        timestep_spacing="linspace",
-    )
+    return ancestral_scheduler(path.a(torch.linspace(0, 1, n_steps + 1)).square())
 
 
 class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -133,10 +112,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             DataError: the pipeline does not know the data's sizes.
         """
-        if self.config.size_counts is None:
-            raise DataError("this pipeline has no size_counts. Pass n_atoms, the sizes wanted.")
-        weights = torch.tensor(self.config.size_counts, dtype=torch.float64)
-        return torch.multinomial(weights, n, replacement=True, generator=generator)
+        return draw_sizes(self.config.size_counts, n, generator)
 
     @torch.no_grad()
     def __call__(
@@ -169,39 +145,38 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             StatsMismatchError: the scheduler's statistics describe other channels than the model.
             TruncationError: the scheduler refuses this number of steps.
         """
-        self._check_statistics()
+        check_statistics(self.scheduler, self.denoiser.layout)
         if output_type not in _OUTPUT_TYPES:
             raise DataError(
                 f"output_type={output_type!r} is unknown. Known: {', '.join(_OUTPUT_TYPES)}."
             )
         sizes = self.draw_sizes(n_molecules, generator) if n_atoms is None else n_atoms
-        sizes = torch.as_tensor(sizes)
-        if sizes.ndim != 1 or len(sizes) == 0 or int(sizes.min()) < 1:
-            raise DataError(
-                f"got sizes {tuple(sizes.tolist())[:8]}. Ask for one molecule or more, "
-                "each with one atom or more."
-            )
-        order = sizes.argsort(stable=True)
-        n_max = int(sizes.max())
-        mask = torch.arange(n_max)[None] < sizes[:, None]
-        channels = self.denoiser.layout.n_channels
-        noise = torch.randn(len(sizes), n_max, channels, generator=generator)
-        noise = project(noise, mask)
+        calls = 0
 
-        clean = torch.zeros_like(noise)
-        parts = torch.split(order, batch_size)
-        with self.progress_bar(total=len(parts) * num_inference_steps) as bar:
+        def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:
+            nonlocal calls
+            noise, mask = noise.to(self._execution_device), mask.to(self._execution_device)
 
-            def stepped(n_steps: int) -> None:
-                bar.total = len(parts) * n_steps  # only the scheduler knows its number of calls
-                bar.update()
+            def network(seen: Tensor, timestep: Tensor, view: NetworkView) -> Tensor:
+                a, b = view.level(timestep)
+                a = max(a, b / _MAX_SIGMA)
+                denoised = self.denoiser((seen / a).to(self.denoiser.dtype), b / a, mask).sample
+                return view.output(denoised.to(seen.dtype), seen, timestep)
 
-            for rows in parts:
-                width = int(sizes[rows].max())
-                sample, calls = self._denoise(
-                    noise[rows, :width], mask[rows, :width], num_inference_steps, generator, stepped
-                )
-                clean[rows, :width] = sample.to(clean)
+            scheduler = self.scheduler
+            done = walk(scheduler, noise, mask, num_inference_steps, network, generator, stepped)
+            calls = done.network_calls
+            return done.sample
+
+        clean, mask = sample_atoms(
+            sizes,
+            self.denoiser.layout.n_channels,
+            batch,
+            batch_size,
+            generator,
+            lambda total: self.progress_bar(total=total),
+            num_inference_steps,
+        )
         molecules: Any = clean
         if output_type != "tensor":
             molecules = decode(clean, mask, self.denoiser.layout)
@@ -210,54 +185,3 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         if output_type == "sdf":
             molecules = sdf_text(molecules)
         return MoleculePipelineOutput(molecules=molecules, mask=mask, network_calls=calls)
-
-    def _check_statistics(self) -> None:
-        stats, layout = getattr(self.scheduler, "stats", None), self.denoiser.layout
-        if not isinstance(stats, GAGAStats) or stats.layout == layout:
-            return
-        if isinstance(stats.layout, AtomLayout) and stats.layout.n_channels == layout.n_channels:
-            return  # features without names cannot be compared
-        raise StatsMismatchError(
-            f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. "
-            "Refit with `gaga fit`, in the model's elements and scales."
-        )
-
-    def _denoise(
-        self,
-        noise: Tensor,
-        mask: Tensor,
-        num_inference_steps: int,
-        generator: torch.Generator | None,
-        stepped: Callable[[int], None],
-    ) -> tuple[Tensor, int]:
-        """One batch from unit noise (B, N, 3+F) to clean samples, and its network calls.
-
-        `stepped` is called after each of them with the number of calls in all.
-        """
-        scheduler, device = self.scheduler, self._execution_device
-        mask = mask.to(device)
-        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        extra = {"generator": generator} if takes_generator else {}
-        try:
-            scheduler.set_timesteps(num_inference_steps, device=device)
-        except GAGAError:
-            raise
-        except ValueError as error:
-            raise TruncationError(
-                f"{type(scheduler).__name__} refuses {num_inference_steps} steps: {error}"
-            ) from error
-        view = NetworkView.of(scheduler)
-        sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
-        timesteps = scheduler.timesteps
-        for timestep in timesteps:
-            seen = sample
-            if hasattr(scheduler, "scale_model_input"):
-                seen = scheduler.scale_model_input(sample, timestep)
-            a, b = view.level(timestep)
-            a = max(a, b / _MAX_SIGMA)
-            denoised = self.denoiser((seen / a).to(self.denoiser.dtype), b / a, mask).sample
-            output = view.output(denoised.to(seen.dtype), seen, timestep)
-            sample = scheduler.step(output, timestep, sample, **extra).prev_sample
-            sample = project(sample, mask)
-            stepped(len(timesteps))
-        return sample, len(timesteps)
