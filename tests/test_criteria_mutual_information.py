@@ -122,6 +122,13 @@ def test_constant_and_not_finite_columns_are_not_computable():
     assert torch.equal(x.nan_to_num(), before.nan_to_num())
 
 
+def test_one_item_is_not_written_to():
+    x = correlated(1, 9, 0.5)
+    before = x.clone()
+    knn_mutual_information(x, [(0, 1)], 3, generator())
+    assert torch.equal(x, before)
+
+
 def test_nothing_to_do():
     assert knn_mutual_information(normal(0, 2, 9), [(0, 1)]).shape == (0, 1)
     assert knn_mutual_information(normal(4, 2, 9), []).shape == (4, 0)

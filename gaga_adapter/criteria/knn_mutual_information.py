@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.reference.base import draw_noise
+from gaga_adapter.reference.base import draw_noise, workspace
 
 _CHUNK = 2**18  # numbers in the largest temporary
 
@@ -72,9 +72,10 @@ def knn_mutual_information(
 
 def _scaled(columns: Tensor, generator: torch.Generator | None) -> Tensor:
     """Columns of unit variance without ties, items last: (C, n, B), float64."""
-    x = columns.to(torch.float64).permute(1, 2, 0).contiguous()
+    home = workspace(columns.device)
+    x = columns.to(home, torch.float64).permute(1, 2, 0).contiguous()
     constant = x.amax(1) == x.amin(1)
-    x /= x.std(1, correction=0).masked_fill(constant, math.nan)[:, None]
+    x = x / x.std(1, correction=0).masked_fill(constant, math.nan)[:, None]
     noise = draw_noise(x.shape, generator, x.device, x.dtype)
     return x.addcmul_(noise, 1e-10 * x.abs().mean(1, keepdim=True).clamp(min=1))
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import DataError
+from gaga_adapter.reference.base import workspace
 
 #: Largest sample whose p-value is exact.
 EXACT = 500
@@ -41,8 +42,9 @@ def ks_statistic(values: Tensor) -> Tensor:
     n = values.shape[-1]
     if not n:
         raise DataError(f"samples are empty: {tuple(values.shape)}. KS needs at least 1 value.")
-    below = torch.special.ndtr(values.to(torch.float64).sort(-1).values)
-    step = torch.arange(n + 1, dtype=torch.float64, device=values.device) / n
+    ordered = values.to(workspace(values.device), torch.float64).sort(-1).values
+    below = torch.special.ndtr(ordered)
+    step = torch.arange(n + 1, dtype=torch.float64, device=ordered.device) / n
     return torch.maximum((step[1:] - below).amax(-1), (below - step[:-1]).amax(-1))
 
 

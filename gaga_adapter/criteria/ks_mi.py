@@ -44,6 +44,7 @@ from gaga_adapter.criteria.item_statistics import (
 from gaga_adapter.criteria.levels import check_data, coefficients, falling, noised
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference.base import workspace
 from gaga_adapter.reference.haar import rotations
 
 _FEWEST_ITEMS = 40
@@ -123,7 +124,8 @@ class KSMI:
         """
         check_data(x, mask)
         levels = falling(log_snr)
-        x, mask = self._picked(x, mask, generator)
+        home = workspace(x.device)
+        x, mask = self._picked(x.to(home), None if mask is None else mask.to(home), generator)
         first = math.ceil(self.pilot * len(x))
         statistics = (
             DenseStatistics(x.shape[1:], self.n_neighbors, self.n_pairs, generator)

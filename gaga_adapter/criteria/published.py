@@ -42,7 +42,7 @@ from gaga_adapter.criteria.ks import ks_critical, ks_statistic
 from gaga_adapter.criteria.levels import check_data
 from gaga_adapter.errors import DataError, TruncationError
 from gaga_adapter.paths import GaussianPath
-from gaga_adapter.reference.base import draw_noise
+from gaga_adapter.reference.base import draw_noise, workspace
 from gaga_adapter.subspace import remove_mean
 
 #: The tests of one modality, in the order of `PublishedResult.passed`.
@@ -216,14 +216,15 @@ def published_first_pass(
                 f"the published test of channels {modality.channels} has {width} of them and asks "
                 f"for {modality.n_neighbors} neighbours. It needs {modality.n_neighbors + 1}."
             )
-    clean, sizes = _centred(x, mask), mask.sum(1)
+    x, mask = x.to(workspace(x.device)), mask.to(workspace(x.device))
+    clean, sizes = remove_mean(x, mask), mask.sum(1)  # all channels, features too
     shape = (len(x), len(grid), len(recipe.modalities), len(TESTS))
     passed = torch.zeros(shape, dtype=torch.bool, device=x.device)
     steps = path.n_steps or 1000
     for column, timestep in enumerate(grid):
         a, b = float(path.a(timestep / steps)), float(path.b(timestep / steps))
         noise = draw_noise(x.shape, generator, x.device, x.dtype)
-        z = a * clean + b * _centred(noise, mask)
+        z = a * clean + b * remove_mean(noise, mask)
         for n_atoms in map(int, torch.unique(sizes)):
             if n_atoms < FEWEST_ATOMS:
                 continue
@@ -264,8 +265,3 @@ def _average_information(
     information = knn_mutual_information(columns, list(times), n_neighbors, generator)
     weight = information.new_tensor(list(times.values())) / times.total()
     return information @ weight
-
-
-def _centred(x: Tensor, mask: Tensor) -> Tensor:
-    """All channels without their mean over the real atoms, padding zero."""
-    return remove_mean(x, mask)
