@@ -14,15 +14,9 @@ Data that the model has learnt by heart certify nothing.
 closed form of mse_Q over the noise stands beside them as the column `lmmse`: a check, and the
 linear minimum if the moments of the reference are the data's own.
 
-**One integral for every reference.** With data at one point x, mmse is 0 and the formula says
-`1/2 ∫ mse_Q ds = KL(N(x, sigma² P) || q)`, the prior term. So a Gaussian anchor g may stand in for
-Q under the integral: the difference per item is exactly
-
-    1/2 ∫ [mse_Q - mse_g] ds = E_eps[log g(y) - log q(y)] = prior term of q - prior term of g,
-
-in closed form for Gaussians, otherwise (`shape`) an average of two exact densities over noised
-items. The anchor of molecules is `size`, so a poor mean or scale of the reference costs no network
-calls and no accuracy; a dense reference is its own.
+**One integral for every reference.** In place of Q a Gaussian anchor stands under the integral, and
+the step from it to Q needs no denoiser (`linear.py`). The anchor of molecules is `size`, so a poor
+mean or scale of the reference costs no network calls and no accuracy; a dense reference is its own.
 
 **Where the model is worse than linear** it certifies nothing, and the linear denoiser takes its
 place there: the integrand is 0. The even items decide where this holds for the odd ones and these
@@ -43,7 +37,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -53,8 +47,14 @@ from torch import Generator, Tensor
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.denoisers import Denoiser, Predict, as_denoiser
-from gaga_adapter.criteria.levels import check_data, coefficients, falling, noised
-from gaga_adapter.criteria.linear import anchor_of, expected_error, is_gaussian, posterior_mean
+from gaga_adapter.criteria.levels import check_data, falling, noised
+from gaga_adapter.criteria.linear import (
+    anchor_of,
+    anchor_to_reference,
+    expected_error,
+    is_gaussian,
+    posterior_mean,
+)
 from gaga_adapter.errors import DataError, GAGAWarning, TruncationError, UnsupportedModelError
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import project
@@ -129,7 +129,7 @@ class Certificate:
             references: at any level; the anchor is that of the first.
             log_snr: levels (L,), in any order.
             generator: picks the items and draws the noise.
-            progress: called with (levels of the integral done, in all).
+            progress: called with (levels done, in all), those of the integral and of each curve.
 
         Returns:
             One curve per reference, with extra columns of the errors per item (squared, all
@@ -149,7 +149,13 @@ class Certificate:
         denoiser, anchor = as_denoiser(self.denoiser), anchor_of(references[0])
         x, mask = self._picked(x, mask, generator)
         nodes = self._nodes(levels, denoiser)
-        linear, model = self._errors(denoiser, anchor, x, mask, nodes, generator, progress)
+        done, total = count(1), len(nodes) + len(levels) * len(references)
+
+        def tick() -> None:
+            if progress is not None:
+                progress(next(done), total)
+
+        linear, model = self._errors(denoiser, anchor, x, mask, nodes, generator, tick)
         gain = 0.5 * nodes.exp() * (linear - model)  # the integrand per item, (M, K)
         integral = torch.where(_informative(gain), gain, 0.0) @ _weights(nodes, levels).T
         _report(gain, nodes)
@@ -157,8 +163,13 @@ class Certificate:
         extra = _columns(linear, model, anchor, x, mask, nodes, levels)
         found = []
         for reference in references:
-            exchange = self._exchange(reference, anchor, x, mask, levels, generator)
-            parts = Contributions.of_items(integral + exchange, mask)
+            rows = integral.clone()
+            for column, level in enumerate(levels):
+                rows[:, column] += anchor_to_reference(
+                    anchor, reference, x, mask, level, self.n_noise, generator
+                )
+                tick()
+            parts = Contributions.of_items(rows, mask)
             value, error = parts.value_and_error(self.unit)
             curve = CriterionCurve(
                 criterion=self.name,
@@ -196,10 +207,8 @@ class Certificate:
             pieces.append(torch.linspace(low, high, n + 1, dtype=torch.float64)[1:])
         wanted = torch.cat(pieces)
         # A table is also asked at its first level beyond the curve, so that nothing is lost there.
-        beyond = [level for level in sorted(denoiser.levels or ()) if level >= levels[0]][:1]
-        nodes: Tensor = torch.unique(
-            torch.cat([denoiser.nearest(wanted), wanted.new_tensor(beyond)])
-        )
+        beyond = wanted.new_tensor(sorted(v for v in denoiser.levels or () if v >= levels[0])[:1])
+        nodes: Tensor = torch.unique(torch.cat([denoiser.nearest(wanted), beyond]))
         if len(nodes) < 2:
             raise UnsupportedModelError(
                 f"of the denoiser's timesteps only that at log-SNR {float(nodes[0]):.3g} is near "
@@ -215,7 +224,7 @@ class Certificate:
         mask: Tensor | None,
         nodes: Tensor,
         generator: Generator | None,
-        progress: Callable[[int, int], None] | None,
+        tick: Callable[[], None],
     ) -> tuple[Tensor, Tensor]:
         """Squared errors of the linear denoiser and of the model (M, K) each, float64."""
         linear, model = torch.zeros(2, len(x), len(nodes), dtype=torch.float64)
@@ -234,36 +243,8 @@ class Certificate:
                     for errors, guess in ((linear, best), (model, denoiser(noisy, sigma, real))):
                         difference = guess.to(errors) - clean.to(errors)
                         errors[rows, k] += difference.square().flatten(1).sum(1) / self.n_noise
-            if progress is not None:
-                progress(k + 1, len(nodes))
+            tick()
         return linear, model
-
-    def _exchange(
-        self,
-        reference: ReferenceGaussian,
-        anchor: ReferenceGaussian,
-        x: Tensor,
-        mask: Tensor | None,
-        levels: list[float],
-        generator: Generator | None,
-    ) -> Tensor:
-        """`E_eps[log g(y) - log q(y)]` of each item (M, L), float64; g the anchor."""
-        found = torch.zeros(len(x), len(levels), dtype=torch.float64)
-        if reference is anchor:
-            return found
-        exact = is_gaussian(reference) and is_gaussian(anchor)
-        for column, level in enumerate(levels):
-            q, g = (law.at(*coefficients(level)) for law in (reference, anchor))
-            if exact:
-                found[:, column] = (
-                    q.kl_from_posterior(x, mask) - g.kl_from_posterior(x, mask)
-                ).cpu()
-                continue
-            for _ in range(self.n_noise):
-                y = noised(x, mask, q, generator)
-                ratio = g.log_prob(y, mask) - q.log_prob(y, mask)
-                found[:, column] += ratio.cpu() / self.n_noise
-        return found
 
 
 def discarded(curve: CriterionCurve, log_snr_star: float) -> tuple[float, float]:

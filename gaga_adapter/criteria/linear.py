@@ -1,4 +1,4 @@
-r"""The denoiser that is optimal for a reference, and the Gaussian anchor of a reference.
+r"""The denoiser that is optimal for a reference, its error, and the step between two references.
 
 For `y = x_0 + sigma eps` with x_0 drawn from a law Q, the posterior mean is the score of the noised
 law in other words (Robbins 1956; Miyasawa 1961; often named after Tweedie),
@@ -7,6 +7,15 @@ law in other words (Robbins 1956; Miyasawa 1961; often named after Tweedie),
 
 which for `Q = N(mu, C)` is the linear denoiser `mu + C (C + sigma² P)^-1 (y - mu)`. Every reference
 knows its density, so one line serves all.
+
+Data at one point x leave nothing to be denoised, and Verdú's formula (`certificate.py`) says
+
+    1/2 ∫_0^snr E_eps|x - E_Q[x_0 | y]|² ds = KL(N(x, sigma² P) || q_sigma),
+
+the prior term of the bound. So the error follows from the prior term by a derivative; and of two
+references g and q, per item and exactly,
+
+    1/2 ∫ [error_Q - error_G] ds = E_eps[log g(y) - log q(y)] = prior term of q - prior term of g.
 """
 
 from __future__ import annotations
@@ -14,8 +23,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from gaga_adapter.criteria.levels import coefficients, noised
 from gaga_adapter.reference import (
     DenseReference,
     MoleculeReference,
@@ -54,8 +64,7 @@ def expected_error(
 ) -> Tensor:
     """Squared error of the linear denoiser, averaged over the noise in closed form.
 
-    By Verdú's formula for data at one point x, `KL(N(x, sigma² P) || q) = 1/2 ∫ error d snr`: the
-    error is twice the derivative of the prior term.
+    It is twice the derivative of the prior term by the snr.
 
     Args:
         reference: a Gaussian, at any level.
@@ -88,3 +97,40 @@ def anchor_of(reference: ReferenceGaussian) -> ReferenceGaussian:
     if isinstance(reference, MoleculeReference) and reference.kind != "size":
         return MoleculeReference("size", reference._moments)
     return reference
+
+
+def anchor_to_reference(
+    anchor: ReferenceGaussian,
+    reference: ReferenceGaussian,
+    x: Tensor,
+    mask: Tensor | None,
+    log_snr: float,
+    n_noise: int,
+    generator: Generator | None,
+) -> Tensor:
+    """`E_eps[log g(y) - log q(y)]` of each item: what makes a KL from g one from q.
+
+    In closed form for two Gaussians, else averaged over noised copies with exact densities.
+
+    Args:
+        anchor: g, at any level.
+        reference: q, at any level.
+        x: clean data (M, ...).
+        mask: molecules: real atoms (M, N), bool; `None` for dense data.
+        log_snr: the level.
+        n_noise: noised copies of each item.
+        generator: draws the noise.
+
+    Returns:
+        (M,), float64, on the CPU.
+    """
+    total = torch.zeros(len(x), dtype=torch.float64)
+    if reference is anchor:
+        return total
+    q, g = (law.at(*coefficients(log_snr)) for law in (reference, anchor))
+    if is_gaussian(reference) and is_gaussian(anchor):
+        return (q.kl_from_posterior(x, mask) - g.kl_from_posterior(x, mask)).cpu()
+    for _ in range(n_noise):
+        y = noised(x, mask, q, generator)
+        total += (g.log_prob(y, mask) - q.log_prob(y, mask)).cpu() / n_noise
+    return total
