@@ -1,35 +1,35 @@
-"""EDM and GeoLDM by structure: `EnVariationalDiffusion` and `EnLatentDiffusion`.
+"""EDM by structure: `EnVariationalDiffusion` (github.com/ehoogeboom/e3_diffusion_for_molecules).
 
-    EDM      https://github.com/ehoogeboom/e3_diffusion_for_molecules  (MIT)
-             diffuses [x / norm_values[0], (one-hot - norm_biases[1]) / norm_values[1],
-             (Z - norm_biases[2]) / norm_values[2]], the last only with `include_charges`.
-    GeoLDM   https://github.com/MinkaiXu/GeoLDM  (MIT)
-             diffuses the mean of its encoder + sigma_0 eps; `norm_values` are never applied.
+It diffuses
 
-Both drop their last element class from samples where there are no charges (a slice `[:-1]` that is
-meant for the charge channel); `fix_last_class` gives it back.
+    [x / norm_values[0], (one-hot - norm_biases[1]) / norm_values[1],
+     (Z - norm_biases[2]) / norm_values[2]],
+
+the last only with `include_charges`. Without, samples never have the last element class: a slice
+`[:-1]` that is meant for the charges cuts it off; `fix_last_class` gives it back.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from gaga_adapter.errors import StatsMismatchError
+from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
+from gaga_adapter.subspace import remove_mean
 
-from .protocol import Adapter, Model, lacks, register
-from .swap import Recipe
+from .protocol import Adapter, Batch, Model, lacks, register
 
-_ATTRIBUTES = (
+ATTRIBUTES = (
     *("T", "gamma", "dynamics", "in_node_nf", "n_dims", "num_classes"),
     *("include_charges", "norm_values", "norm_biases"),
 )
-_METHODS = {
+METHODS = {
     "phi": ("x", "t"),
     "kl_prior": ("xh", "node_mask"),
     "sample_combined_position_feature_noise": ("n_samples", "n_nodes", "node_mask"),
@@ -45,7 +45,7 @@ class EDM(Adapter):
 
     def reasons(self, model: Model) -> list[str]:
         """What an `EnVariationalDiffusion` has and this model has not."""
-        reasons = lacks(model, _ATTRIBUTES, _METHODS)
+        reasons = lacks(model, ATTRIBUTES, METHODS)
         if not reasons and model.n_dims != 3:
             reasons.append(f"n_dims={model.n_dims}, not 3")
         if hasattr(model, "vae"):
@@ -73,9 +73,39 @@ class EDM(Adapter):
             tuple(elements), positions, onehot, charge if model.include_charges else None
         )
 
+    def elements(self, loader: Iterable[Any]) -> tuple[str, ...] | None:
+        """Symbols from the atomic numbers that QM9's and GEOM's loaders keep."""
+        data = getattr(loader, "dataset", None)
+        numbers = getattr(data, "included_species", None)
+        if numbers is None:
+            numbers = getattr(getattr(data, "transform", None), "atomic_number_list", None)
+        if numbers is None:
+            return None
+        from rdkit.Chem import GetPeriodicTable
+
+        symbol = GetPeriodicTable().GetElementSymbol
+        return tuple(symbol(int(number)) for number in torch.as_tensor(numbers).flatten())
+
+    def diffused(
+        self,
+        model: Model,
+        batch: Batch,
+        context: Tensor | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Positions, one-hot and charges, normalised by the model itself.
+
+        Raises:
+            DataError: as in the protocol.
+            StatsMismatchError: another number of elements.
+        """
+        x, h, node_mask = molecules(batch, model)
+        x, h, *_ = model.normalize(x, h, node_mask)
+        return torch.cat([x, h["categorical"], h["integer"]], -1), node_mask[..., 0] > 0
+
     def faults(self, model: Model) -> list[str]:
         """The lost element class of models without charges."""
-        return [] if model.include_charges else [_lost_class(model)]
+        return [] if model.include_charges else [lost_class(model)]
 
     def extra_methods(self, base: type[Any]) -> dict[str, Any]:
         """Decoding of z_0 with all classes, if it is asked for."""
@@ -91,68 +121,59 @@ class EDM(Adapter):
         ) -> Any:  # noqa: ANN401
             x, h = method(self, z0, node_mask, *args, **kwargs)
             if self._gaga.fix_last_class and not self.include_charges:
-                h = {**h, "categorical": _classes(z0, node_mask, self.n_dims)}
+                h = {**h, "categorical": largest_class(z0, node_mask, self.n_dims)}
             return x, h
 
         return {"sample_p_xh_given_z0": sample_p_xh_given_z0}
 
 
-class GeoLDM(EDM):
-    """`EnLatentDiffusion` and what has its structure."""
-
-    name = "geoldm"
-
-    def reasons(self, model: Model) -> list[str]:
-        """What an `EnLatentDiffusion` has and this model has not."""
-        reasons = lacks(model, (*_ATTRIBUTES, "vae"), _METHODS)
-        if not reasons:
-            reasons = lacks(model.vae, ("decoder", "include_charges"), {"encode": ("x", "h")})
-            reasons = [f"vae: {reason}" for reason in reasons]
-        return reasons
-
-    def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
-        """Positions and unnamed features of the latent."""
-        return AtomLayout(int(model.in_node_nf))
-
-    def faults(self, model: Model) -> list[str]:
-        """The lost element class of autoencoders without charges."""
-        return [] if model.vae.include_charges else [_lost_class(model)]
-
-    def extra_methods(self, base: type[Any]) -> dict[str, Any]:
-        """None: elements are decoded by the autoencoder, see `inner_swaps`."""
-        return {}
-
-    def inner_swaps(self, model: Model, fix_last_class: bool) -> list[tuple[nn.Module, Recipe]]:
-        """The autoencoder, if its decoding is to be corrected."""
-        wanted = fix_last_class and not model.vae.include_charges
-        return [(model.vae, _all_classes)] if wanted else []
-
-
-def _all_classes(base: type[Any]) -> Mapping[str, Any]:
-    """Body of an autoencoder whose `decode` looks at every class of its decoder's output."""
-
-    @functools.wraps(base.decode)
-    def decode(
-        self: Model,
-        z_xh: Tensor,
-        node_mask: Tensor,
-        edge_mask: Tensor | None = None,
-        context: Tensor | None = None,
-    ) -> Any:  # noqa: ANN401
-        x, h = base.decode(self, z_xh, node_mask, edge_mask, context)
-        _, features = self.decoder._forward(z_xh, node_mask, edge_mask, context)
-        return x, {**h, "categorical": _classes(features, node_mask, 0)}
-
-    return {"decode": decode}
-
-
-def _classes(z: Tensor, node_mask: Tensor, first: int) -> Tensor:
+def largest_class(z: Tensor, node_mask: Tensor, first: int) -> Tensor:
     """The largest of all channels from `first` on, one-hot (B, N, K), 0 on padding."""
     scores = z[..., first:]
     return F.one_hot(scores.argmax(-1), scores.shape[-1]) * node_mask
 
 
-def _lost_class(model: Model) -> str:
+def molecules(
+    batch: Batch,
+    model: Model,
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Positions (B, N, 3) without centre of mass, features by name, and node mask (B, N, 1).
+
+    Args:
+        batch: of an EDM loader.
+        model: what it goes into: the one that knows `num_classes` and `include_charges`.
+    """
+    needed = ["positions", "one_hot", "atom_mask", *(["charges"] if model.include_charges else [])]
+    if not isinstance(batch, Mapping) or not set(needed) <= set(batch):
+        form = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        raise DataError(f"a batch is {form}; it must be a dict with {', '.join(needed)}.")
+    like = next(model.parameters())
+    positions, one_hot = batch["positions"].to(like), batch["one_hot"].to(like)
+    mask = batch["atom_mask"].to(like.device) > 0
+    if one_hot.shape[-1] != model.num_classes:
+        raise StatsMismatchError(
+            f"the loader has {one_hot.shape[-1]} elements, the model {model.num_classes}. "
+            "Pass the loader that trains this model."
+        )
+    unknown = (mask & (one_hot.sum(-1) != 1)).nonzero()
+    if len(unknown):
+        molecule, atom = unknown[0].tolist()
+        raise DataError(
+            f"atom {atom} of molecule {molecule} of a batch is none of the {model.num_classes} "
+            f"elements of the model. {len(unknown)} atoms of the batch are; leave these molecules "
+            "out, or pass the loader that trains this model."
+        )
+    node_mask = mask[..., None].to(like)
+    charges = batch["charges"].to(like) if model.include_charges else like.new_zeros(0)
+    return (
+        remove_mean(positions, mask),
+        {"categorical": one_hot, "integer": charges},
+        node_mask,
+    )
+
+
+def lost_class(model: Model) -> str:
+    """The warning about the last element class."""
     return (
         f"samples of {type(model).__name__} without charges never have the last element class: "
         "upstream cuts it off before it takes the largest. "
@@ -160,5 +181,4 @@ def _lost_class(model: Model) -> str:
     )
 
 
-register(GeoLDM())
 register(EDM())

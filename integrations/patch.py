@@ -14,10 +14,11 @@ changes, bit for bit.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,12 +27,13 @@ from torch import nn
 from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError
 from gaga_adapter.stats import GAGAStats
 
+from .deferred import Deferred, Fit
 from .protocol import Adapter, Model, adapter_for
 from .relayout import in_layout
-from .swap import swap, swap_back
-from .truncated import STATE, AbsoluteTime, Body, Truncation, check_by_sampling, check_fresh
+from .truncated import STATE, Truncation, check_by_sampling, check_fresh
 
-Stats = GAGAStats | str | Path
+Stats = GAGAStats | str | Path | Fit
+State = Truncation | Deferred
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,35 +42,47 @@ class PatchHandle:
 
     Attributes:
         model: the patched model.
-        truncation: how it is cut.
+        state: how it is cut, or what it waits for.
     """
 
     model: Model
-    truncation: Truncation
+    state: State
+
+    def settle(self) -> Truncation:
+        """How the model is cut; a model that waits for its first use is fitted now."""
+        if isinstance(self.state, Truncation):
+            return self.state
+        if state_of(self.model) is self.state:
+            self.state.settle(self.model)
+        now = state_of(self.model)
+        if not isinstance(now, Truncation) or now.origin is not self.state:
+            raise TruncationError("this patch was removed before it was fitted. Apply it again.")
+        return now
 
     @property
     def t_star(self) -> int:
         """The step where the model starts, of its own `n_steps`."""
-        return self.truncation.t_star
+        return self.settle().t_star
 
     @property
     def n_steps(self) -> int:
         """The model's own number of steps T."""
-        return self.truncation.n_steps
+        return self.settle().n_steps
 
     @property
     def log_snr(self) -> float:
         """Log-SNR at t*, by the schedule as it stands: a learned one moves it."""
+        cut = self.settle()
+        units = cut.t_star if state_of(self.model) is cut else cut.n_steps
+        time = torch.full((1, 1), cut.t_star / units, device=next(self.model.parameters()).device)
         with torch.no_grad():
-            schedule = self.truncation.adapter.schedule(self.model)
-            ones = torch.ones(1, 1, device=next(self.model.parameters()).device)
-            patched_now = truncation_of(self.model) is not None
-            return -float(schedule(ones if patched_now else ones * self.t_star / self.n_steps))
+            return -float(cut.adapter.schedule(self.model)(time))
 
     def remove(self) -> None:
         """Undo this patch; nothing happens if it was undone, or replaced by another."""
-        if truncation_of(self.model) is self.truncation:
-            _uninstall(self.model)
+        now = state_of(self.model)
+        if now is not None and (now is self.state or getattr(now, "origin", None) is self.state):
+            now.uninstall(self.model)
 
 
 def apply_patch(
@@ -85,7 +99,8 @@ def apply_patch(
     Args:
         model: `EnVariationalDiffusion`, `EnLatentDiffusion`, or what another adapter recognises.
         stats: fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`); `None`
-            to start at `t_star` from N(0, I).
+            to start at `t_star` from N(0, I). A function of the model, such as
+            `lambda model: fit_from(model, loader)`, is called when the model is first used.
         t_star: the step to start at, 1 to T; by default the first at or beyond the fitted log-SNR,
             by the model's own schedule as it stands.
         reference: kind of the Gaussian; `auto` is `shape`, and `unit` is the model's own N(0, I).
@@ -98,34 +113,34 @@ def apply_patch(
         StatsMismatchError: the statistics describe something else than the model diffuses.
         ArtefactError: the statistics cannot be read, or there are none where they are needed.
     """
-    model = _bare(model)
+    model = bare(model)
     adapter = adapter_for(model)
-    before = truncation_of(model)
-    if stats is not None and not isinstance(stats, GAGAStats):
+    before = state_of(model)
+    if isinstance(stats, str | Path):
         stats = GAGAStats.from_pretrained(stats)
-    _uninstall(model)
+    cut = functools.partial(
+        _cut, adapter, t_star=t_star, reference=reference, fix_last_class=fix_last_class
+    )
+    remove_patch(model)
     try:
-        truncation = replace(
-            _truncation(adapter, model, stats, t_star, reference), fix_last_class=fix_last_class
-        )
-        _install(model, replace(truncation, t_star=min(2, truncation.n_steps)))
-        fitted = truncation.stats
-        check_by_sampling(model, None if fitted is None else fitted.layout.n_channels)
-        faults = adapter.faults(model)
-        _uninstall(model)
-        _install(model, truncation)
+        if stats is None or isinstance(stats, GAGAStats):
+            return PatchHandle(model, cut(model, stats))
+        check_by_sampling(model, Truncation(adapter, adapter.n_steps(model), 1))
+        waiting = Deferred(adapter, stats, cut)
+        waiting.install(model)
+        return PatchHandle(model, waiting)
     except BaseException:
-        _restore(model, before)
+        if before is not None:
+            before.install(model)
         raise
-    if not fix_last_class:
-        for fault in faults:
-            warnings.warn(fault, GAGAWarning, stacklevel=2)
-    return PatchHandle(model, truncation)
 
 
 def remove_patch(model: Model) -> None:
     """Give a model its class, steps and schedule back; nothing happens if it is not patched."""
-    _uninstall(_bare(model))
+    model = bare(model)
+    state = state_of(model)
+    if state is not None:
+        state.uninstall(model)
 
 
 @contextmanager
@@ -137,67 +152,64 @@ def patched(
     fix_last_class: bool = False,
 ) -> Iterator[PatchHandle]:
     """`apply_patch` for a `with` block; a patch from before the block is there after it."""
-    before = truncation_of(_bare(model))
+    before = state_of(bare(model))
     handle = apply_patch(model, stats, t_star, reference, fix_last_class)
     try:
         yield handle
     finally:
-        _restore(handle.model, before)
+        remove_patch(model)
+        if before is not None:
+            before.install(handle.model)
 
 
-def truncation_of(model: Model) -> Truncation | None:
-    """How a model is cut, or `None`."""
-    found: Truncation | None = getattr(model, "__dict__", {}).get(STATE)
+def state_of(model: Model) -> State | None:
+    """How a model is cut or what it waits for; `None` if it is not patched."""
+    found: State | None = getattr(model, "__dict__", {}).get(STATE)
     return found
 
 
-# -- in and out ----------------------------------------------------------------------------------
-
-
-def _install(model: Model, truncation: Truncation) -> None:
-    adapter = truncation.adapter
-    model.__dict__[STATE] = truncation
-    adapter.schedule(model).register_forward_pre_hook(AbsoluteTime(truncation))
-    adapter.set_steps(model, truncation.t_star)
-    for module, recipe in adapter.inner_swaps(model, truncation.fix_last_class):
-        swap(module, recipe)
-    swap(model, Body(adapter.name))
-
-
-def _uninstall(model: Model) -> None:
-    truncation = truncation_of(model)
-    if truncation is None:
-        return
-    adapter = truncation.adapter
-    swap_back(model)
-    for module, _ in adapter.inner_swaps(model, truncation.fix_last_class):
-        swap_back(module)
-    adapter.set_steps(model, truncation.n_steps)
-    hooks = adapter.schedule(model)._forward_pre_hooks
-    for key in [key for key, hook in hooks.items() if isinstance(hook, AbsoluteTime)]:
-        del hooks[key]
-    del model.__dict__[STATE]
-
-
-def _restore(model: Model, before: Truncation | None) -> None:
-    _uninstall(model)
-    if before is not None:
-        _install(model, before)
-
-
-def _bare(model: Model) -> Model:
+def bare(model: Model) -> Model:
     """The model inside of a data-parallel wrapper."""
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     return model
 
 
-def _truncation(
-    adapter: Adapter, model: Model, stats: GAGAStats | None, t_star: int | None, reference: str
-) -> Truncation:
+def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
+    """The first step t >= 1 of an unpatched model with `-gamma(t / T) <= log_snr_star`.
+
+    Raises:
+        TruncationError: there is none.
+    """
     n_steps = adapter.n_steps(model)
-    name = f"{type(model).__name__}(T={n_steps})"
-    gaussian = None
+    steps = torch.arange(n_steps + 1, device=next(model.parameters()).device)[:, None]
+    with torch.no_grad():
+        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().double()
+    beyond = (log_snr[1:] <= log_snr_star + 1e-6).nonzero()  # schedules are float32
+    if not len(beyond):
+        raise TruncationError(
+            f"the schedule of {type(model).__name__}(T={n_steps}) never falls to a log-SNR of "
+            f"{log_snr_star:.6g}: its range is [{float(log_snr.min()):.6g}, "
+            f"{float(log_snr.max()):.6g}]. Pass t_star, or statistics with a higher log_snr_star."
+        )
+    return int(beyond[0]) + 1
+
+
+# -- cutting -------------------------------------------------------------------------------------
+
+
+def _cut(
+    adapter: Adapter,
+    model: Model,
+    stats: GAGAStats | None,
+    t_star: int | None,
+    reference: str,
+    fix_last_class: bool,
+    origin: object = None,
+) -> Truncation:
+    """Cut an unpatched model; if that is refused, it stays unpatched."""
+    n_steps = adapter.n_steps(model)
+    gaussian = prior = None
     if stats is None:
         if reference not in ("auto", "unit"):
             raise ArtefactError(
@@ -210,33 +222,23 @@ def _truncation(
         check_fresh(adapter, model, stats)
         elements = getattr(stats.layout, "elements", None)
         stats = in_layout(stats, adapter.layout(model, elements), reference)
-        gaussian = None if reference == "unit" else stats.reference(reference)
-    if t_star is None:
-        assert stats is not None
-        t_star = first_step(adapter, model, stats.log_snr_star)
+        if reference != "unit":
+            gaussian = prior = stats.reference(reference)
+            if gaussian.kind == "shape":
+                prior = stats.reference("size")
+        if t_star is None:
+            t_star = first_step(adapter, model, stats.log_snr_star)
     if isinstance(t_star, bool) or not 1 <= t_star <= n_steps or t_star % 1:
         raise TruncationError(
-            f"t_star={t_star} is no step of {name}. Pass an integer from 1 to {n_steps}."
+            f"t_star={t_star} is no step of {type(model).__name__}(T={n_steps}). "
+            f"Pass an integer from 1 to {n_steps}."
         )
-    return Truncation(adapter, n_steps, int(t_star), gaussian, stats)
-
-
-def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
-    """The first step t >= 1 of an unpatched model with `-gamma(t / T) <= log_snr_star`.
-
-    Raises:
-        TruncationError: there is none.
-    """
-    n_steps = adapter.n_steps(model)
-    device = next(model.parameters()).device
-    steps = torch.arange(n_steps + 1, device=device)[:, None]
-    with torch.no_grad():
-        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().double()
-    beyond = (log_snr[1:] <= log_snr_star + 1e-6).nonzero()  # schedules are float32
-    if not len(beyond):
-        raise TruncationError(
-            f"the schedule of {type(model).__name__}(T={n_steps}) never falls to a log-SNR of "
-            f"{log_snr_star:.6g}: its range is [{float(log_snr.min()):.6g}, "
-            f"{float(log_snr.max()):.6g}]. Pass t_star, or statistics with a higher log_snr_star."
-        )
-    return int(beyond[0]) + 1
+    truncation = Truncation(
+        adapter, n_steps, int(t_star), gaussian, prior, stats, fix_last_class, origin
+    )
+    check_by_sampling(model, truncation)
+    truncation.install(model)
+    if not fix_last_class:
+        for fault in adapter.faults(model):
+            warnings.warn(fault, GAGAWarning, stacklevel=3)
+    return truncation

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gaga_adapter.errors import UnsupportedModelError
@@ -25,9 +26,10 @@ from gaga_adapter.layout import Layout
 from .swap import Recipe
 
 #: Modules of this package that register adapters, asked in this order.
-BUILT_IN = (".edm",)
+BUILT_IN = (".geoldm", ".edm")
 
 Model = Any  # an nn.Module of a codebase that is not imported
+Batch = Any  # what a loader of that codebase gives
 
 
 class Adapter(ABC):
@@ -102,6 +104,40 @@ class Adapter(ABC):
         Asked when the model is patched, and before it samples.
         """
         return None
+
+    def elements(self, loader: Iterable[Any]) -> tuple[str, ...] | None:
+        """Symbols of the one-hot channels, if the loader says which they are."""
+        return None
+
+    def diffused(
+        self,
+        model: Model,
+        batch: Batch,
+        context: Tensor | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """What the model diffuses of one batch of its own loader.
+
+        Args:
+            model: one that this adapter recognises.
+            batch: as the loader gave it.
+            context: of the batch (B, N, C), for an encoder that takes one.
+            generator: of the noise of a latent.
+
+        Returns:
+            x (B, N, 3 + F) and its mask (B, N), bool.
+
+        Raises:
+            DataError: a batch of another form, or an element that the model does not have.
+        """
+        raise UnsupportedModelError(
+            f"{type(model).__name__} ({self.name}) comes without a loader. Fit on tensors of what "
+            "it diffuses: gaga_adapter.fit(data, layout)."
+        )
+
+    def provenance(self, model: Model) -> dict[str, Any]:
+        """What a fit records about the model, for `stale`; JSON-able."""
+        return {}
 
     def faults(self, model: Model) -> list[str]:
         """Upstream faults that `fix_last_class` corrects in this model, as sentences."""

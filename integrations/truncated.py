@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from gaga_adapter.stats import GAGAStats
 
 from .prior import divergence, start
 from .protocol import Adapter, Model, adapter_named
-from .swap import plain
+from .swap import plain, swap, swap_back
 
 STATE = "_gaga"  # the attribute of a patched model that holds its `Truncation`
 
@@ -40,19 +41,52 @@ class Truncation:
         n_steps: its own number of steps T.
         t_star: the step where it starts.
         reference: the Gaussian, at the level of the data; `None` for the model's own N(0, I).
+        prior: the Gaussian of the prior term while the model trains. The density of `shape` takes
+            seconds for a batch, and with a fixed schedule its gradient is zero; so this is `size`
+            for `shape`, and `reference` for all others.
         stats: the fitted statistics, if there are any.
         fix_last_class: whether samples get their last element class back.
+        origin: the `Deferred` patch that this one settled.
     """
 
     adapter: Adapter
     n_steps: int
     t_star: int
     reference: ReferenceGaussian | None = None
+    prior: ReferenceGaussian | None = None
     stats: GAGAStats | None = None
     fix_last_class: bool = False
+    origin: object = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Truncation:
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "origin": None}
+
+    def install(self, model: Model) -> None:
+        """Cut an unpatched model; if that fails, it stays unpatched."""
+        model.__dict__[STATE] = self
+        try:
+            self.adapter.schedule(model).register_forward_pre_hook(AbsoluteTime(self))
+            self.adapter.set_steps(model, self.t_star)
+            for module, recipe in self.adapter.inner_swaps(model, self.fix_last_class):
+                swap(module, recipe)
+            swap(model, Body(self.adapter.name))
+        except BaseException:
+            self.uninstall(model)
+            raise
+
+    def uninstall(self, model: Model) -> None:
+        """Undo `install`."""
+        swap_back(model)
+        for module, _ in self.adapter.inner_swaps(model, self.fix_last_class):
+            swap_back(module)
+        self.adapter.set_steps(model, self.n_steps)
+        hooks = self.adapter.schedule(model)._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if isinstance(hook, AbsoluteTime)]:
+            del hooks[key]
+        del model.__dict__[STATE]
 
     def absolute(self, t: Tensor) -> Tensor:
         """The time that schedule and network know, for a time in units of t*."""
@@ -199,9 +233,10 @@ def _prior_term(method: Method) -> Method:
         truncation: Truncation = self._gaga
         if truncation.reference is None:
             return method(self, *args, **kwargs)
-        gamma = truncation.gamma(self)
+        reference = truncation.prior if self.training else truncation.reference
+        assert reference is not None
         x0, mask = xh.of(args, kwargs), node_mask.of(args, kwargs)
-        return divergence(truncation.reference, gamma, x0, mask)
+        return divergence(reference, truncation.gamma(self), x0, mask)
 
     return wrapped
 
@@ -235,28 +270,29 @@ class _Checked(BaseException):
     """Ends the sampling of a self-check; no upstream `except Exception` stops it."""
 
 
-def check_by_sampling(model: Model, n_channels: int | None) -> None:
-    """See that a patched model starts at t*: sample two molecules of three atoms, network stubbed.
+def check_by_sampling(model: Model, truncation: Truncation) -> None:
+    """See that a model would start at t*: sample three atoms, twice, cut at step 2 or 1.
+
+    The network is stubbed, and torch's global random state is as it was afterwards.
 
     Args:
-        model: patched with `t_star` of 2, or of 1 if it has only one step.
-        n_channels: what the statistics have; `None` if there are none.
+        model: unpatched, now and afterwards.
+        truncation: how it is to be cut.
 
     Raises:
         UnsupportedModelError: the sampler does not start from noise, or counts other steps.
-        StatsMismatchError: its noise has other channels.
+        StatsMismatchError: its noise has other channels than the statistics.
     """
-    truncation: Truncation = model._gaga
-    name = plain(type(model)).__name__
+    name, n_steps = type(model).__name__, truncation.n_steps
+    probe = replace(truncation, t_star=min(2, n_steps))
     device = next(model.parameters()).device
     node_mask = torch.ones(2, 3, 1, device=device)
-    edge_mask = (~torch.eye(3, dtype=torch.bool, device=device)).to(node_mask.dtype).repeat(2, 1, 1)
-    seen: list[float] = []
-    token = _CHECKING.set(seen)
-    devices = [device] if device.type == "cuda" else []
+    edge_mask = 1 - torch.eye(3, device=device).repeat(2, 1, 1).view(-1, 1)
+    probe.install(model)
+    token = _CHECKING.set([])
     try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            truncation.adapter.draw(model, node_mask, edge_mask.view(-1, 1))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+            truncation.adapter.draw(model, node_mask, edge_mask)
     except _Checked:
         pass
     except Exception as error:
@@ -265,23 +301,24 @@ def check_by_sampling(model: Model, n_channels: int | None) -> None:
             f"({type(error).__name__}: {error})."
         ) from error
     finally:
+        seen = _CHECKING.get() or []
         _CHECKING.reset(token)
-    if not seen or seen[0] < 1:
+        probe.uninstall(model)
+    width, *times = seen or [0.0]
+    if width < 1 or width % 1:
         raise UnsupportedModelError(
-            f"cannot patch {name}: its sampler draws no noise with {truncation.adapter.noise} "
-            "before it calls the network, so there is nothing to start from the Gaussian."
+            f"cannot patch {name}: its sampler calls the network before it draws noise with "
+            f"{truncation.adapter.noise}, so there is nothing to start from the Gaussian."
         )
-    expected = [step / truncation.n_steps for step in range(truncation.t_star, -1, -1)]
-    if not torch.allclose(torch.tensor(seen[1:4]), torch.tensor(expected)[: len(seen[1:4])]) or len(
-        seen[1:]
-    ) < len(expected):
+    expected = [step / n_steps for step in range(probe.t_star, -1, -1)]
+    if len(times) != len(expected) or math.dist(times, expected) > 1e-6:
         raise UnsupportedModelError(
-            f"cannot patch {name}: it ignores the number of steps. Cut at step "
-            f"{truncation.t_star} of {truncation.n_steps}, its network must see the times "
-            f"{expected}, it saw {seen[1:]}."
+            f"cannot patch {name}: it ignores the number of steps. Cut at step {probe.t_star} of "
+            f"{n_steps}, its network must see the times {expected}, it saw {times}."
         )
-    if n_channels not in (None, int(seen[0])):
+    channels = None if truncation.stats is None else truncation.stats.layout.n_channels
+    if channels not in (None, int(width)):
         raise StatsMismatchError(
-            f"the statistics have {n_channels} channels, {name} draws noise of {int(seen[0])}. "
+            f"the statistics have {channels} channels, {name} draws noise of {int(width)}. "
             "Fit again: fit_from(model, loader)."
         )
