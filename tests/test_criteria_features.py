@@ -94,10 +94,11 @@ def slow_features(x, h):
         ]
 
     out = [n, *np.linalg.eigvalsh(sum(np.outer(ri, ri) for ri in r) / free)]
-    out.append(sum(s * s for s in square) / n)
+    out += [(sum(square) / free) ** 2, sum(s * s for s in square) / n]
     out += list(np.quantile(np.sqrt(square), quantiles))
     out += list(mean)
     out += [sum(g[i, p] * g[i, q] for i in range(n)) / free for p, q in upper]
+    out += [sum(g[i, p] ** k for i in range(n)) / n for k in (3, 4) for p in range(f)]
     out += [sum(g[i, p] * square[i] for i in range(n)) / free for p in range(f)]
     dipole = [sum(g[i, p] * r[i] for i in range(n)) for p in range(f)]
     out += [dipole[p] @ dipole[q] / free**2 for p, q in upper]
@@ -151,17 +152,17 @@ def features(x):
 @pytest.mark.parametrize(
     ("shape", "width"),
     [
-        ((1,), 1 + 1 + 1 + 2),  # square, number, product, one axis
-        ((5,), 1 + 9 + 5 + 15 + 10),
-        ((64,), 1 + 9 + 64 + 22),
-        ((100,), 1 + 9 + 24),  # too many numbers to show each
-        ((600,), 1 + 9),  # and too many for principal axes
-        ((2, 1, 1), 1 + 9 + 2 + 3 + 4),  # one number per channel: a vector
-        ((1, 8, 8), 1 + 9 + 4 + 32 + 64 + 22),
-        ((3, 8, 8), 1 + 27 + 3 + 12 + 32 + 27 + 26),
-        ((4, 64, 64), 1 + 36 + 6 + 28 + 32 + 36),
-        ((16, 32, 32), 1 + 32 + 7 + 6 + 32 + 9),  # many channels: averages
-        ((2, 100), 1 + 18 + 1 + 12 + 8 + 6 + 26),
+        ((1,), 2 + 1 + 1 + 2),  # square, number, product, one axis
+        ((5,), 2 + 11 + 5 + 15 + 10),
+        ((64,), 2 + 11 + 64 + 22),
+        ((100,), 2 + 11 + 24),  # too many numbers to show each
+        ((600,), 2 + 11),  # and too many for principal axes
+        ((2, 1, 1), 2 + 11 + 2 + 3 + 4),  # one number per channel: a vector
+        ((1, 8, 8), 2 + 11 + 4 + 32 + 64 + 22),
+        ((3, 8, 8), 2 + 33 + 3 + 12 + 32 + 27 + 26),
+        ((4, 64, 64), 2 + 44 + 6 + 28 + 32 + 36),
+        ((16, 32, 32), 2 + 32 + 9 + 6 + 32 + 9),  # many channels: averages
+        ((2, 100), 2 + 22 + 1 + 12 + 8 + 6 + 26),
     ],
     ids=str,
 )
@@ -177,10 +178,10 @@ def slow_image(x):
     """One event (C, H, W) in units of its own channels, by scipy: all but the principal axes."""
     channels, h, w = x.shape
     centred = x - x.mean((1, 2), keepdims=True)
-    out = [(x**2).mean(), *x.mean((1, 2)), *x.var((1, 2))]
+    out = [(x**2).mean(), (x**2).mean() ** 2, *x.mean((1, 2)), *x.var((1, 2))]
     for z in x.reshape(channels, -1):
         ordered = np.sort(z)
-        out += [stats.skew(z), stats.kurtosis(z, fisher=False)]
+        out += [(z**3).mean(), (z**4).mean(), stats.skew(z), stats.kurtosis(z, fisher=False)]
         out += [ordered[round(q * (len(z) - 1))] for q in (0, 0.1, 0.5, 0.9, 1)]
     out += [
         (centred[c] * centred[e]).mean() for c in range(channels) for e in range(c + 1, channels)
@@ -223,8 +224,11 @@ def test_vectors_have_moments_numbers_and_products():
     expected = np.concatenate(
         [
             (z**2).mean(1, keepdims=True),
+            (z**2).mean(1, keepdims=True) ** 2,
             z.mean(1, keepdims=True),
             z.var(1, keepdims=True),
+            (z**3).mean(1, keepdims=True),
+            (z**4).mean(1, keepdims=True),
             stats.skew(z, axis=1)[:, None],
             stats.kurtosis(z, axis=1, fisher=False)[:, None],
             np.sort(z, 1)[:, [0, 0, 2, 4, 4]],
@@ -253,7 +257,7 @@ def test_principal_axes_whiten_and_lead():
 def test_white_noise_has_a_flat_spectrum_and_no_excess():
     """Octaves and responses have power 1 at every scale, and kurtosis 3."""
     x = torch.randn(4000, 1, 16, 16, generator=torch.Generator().manual_seed(3))
-    found = features(x)[:, 10:47].double()  # after the moments: five octaves, then pairs
+    found = features(x)[:, 13:50].double()  # after the moments: five octaves, then pairs
     mean, error = found.mean(0), found.std(0) / 4000**0.5
     powers = [*range(5), *range(5, 37, 2)]
     assert bool(((mean[powers] - 1).abs() < 4.9 * error[powers] + 2e-3).all())

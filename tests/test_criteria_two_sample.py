@@ -27,6 +27,7 @@ from gaga_adapter.subspace import mask_from_sizes, project
 
 SIGMAS = 4.9
 N = 1200
+JUDGE = TwoSample(check_reference=False)  # the check has tests of its own, and costs a level
 
 
 def kl_lower_bound(p, q):
@@ -117,7 +118,7 @@ def test_molecules_of_another_size_reach_most_of_the_true_divergence():
     """Variance 2 against `unit`: KL = 9/2 (v - 1 - log v) with v = 1 + a², at a² = 1/2 and 3/4."""
     x, mask = gaussian_molecules(var=2.0, n=3000)
     at = levels(math.log(3), 0.0)
-    curve = TwoSample().curve(x, mask, fitted(x, mask, "unit"), at, generator())
+    curve = JUDGE.curve(x, mask, fitted(x, mask, "unit"), at, generator())
     for value, error, a2 in zip(curve.value, curve.std_error, (0.75, 0.5), strict=True):
         truth = gaussian_kl(1 + a2, 9)
         assert 0.7 * truth < value < truth + SIGMAS * error
@@ -128,14 +129,14 @@ def test_dense_gaussians_reach_most_of_the_true_divergence():
     x = math.sqrt(3) * torch.randn(3000, 8, generator=generator())
     moments = DenseMoments((8,))
     moments.update(x)
-    curve = TwoSample().curve(x, None, make_reference(moments, "unit"), levels(0.0), generator())
+    curve = JUDGE.curve(x, None, make_reference(moments, "unit"), levels(0.0), generator())
     truth = gaussian_kl(2.0, 8)
     assert 0.7 * truth < curve.value[0] < truth + SIGMAS * curve.std_error[0]
 
 
 def test_samples_that_never_overlap_saturate():
     near, far = torch.randn(400, 3, generator=generator()), torch.randn(400, 3) * 0.1 + 20
-    found = TwoSample().separate(near, far, seed=0)
+    found = JUDGE.separate(near, far, seed=0)
     assert found.saturated
     assert found.auc == 1.0
     assert math.log(400) - 1 < found.kl <= math.log(400) + 1
@@ -152,7 +153,7 @@ def test_gaussian_data_hold_at_every_level():
     seen, mask = gaussian_molecules(var=2.0, n_features=2)
     reference = fitted(seen, mask, "size")
     x = reference.sample(mask.sum(1), generator=generator(1))
-    curve = TwoSample().curve(x, mask, reference, levels(6.0, 0.0, -3.0), generator(2))
+    curve = JUDGE.curve(x, mask, reference, levels(6.0, 0.0, -3.0), generator(2))
     for k, value in enumerate(curve.value):
         assert -0.05 < value <= SIGMAS * curve.std_error[k] < 0.05
         assert abs(curve.extra["auc"][k] - 0.5) < 1.5 * SIGMAS * curve.extra["auc_std_error"][k]
@@ -162,7 +163,7 @@ def test_gaussian_data_hold_at_every_level():
 def test_rigid_molecules_fail_near_the_data_and_hold_in_noise():
     x, mask = rigid_triangles()
     at = levels(4.0, 2.0, 0.0, -4.0)
-    curve = TwoSample().curve(x, mask, fitted(x, mask, "size"), at, generator())
+    curve = JUDGE.curve(x, mask, fitted(x, mask, "size"), at, generator())
     assert curve.value[0] > 2.0
     assert curve.value[-1] <= SIGMAS * curve.std_error[-1] + 1e-9
     for k in range(3):
@@ -178,7 +179,7 @@ def test_dense_mixture_fails_near_the_data_and_holds_in_noise(shape):
     moments = DenseMoments(shape)
     moments.update(x)
     reference = make_reference(moments)
-    curve = TwoSample().curve(x, None, reference, levels(2.0, -4.0), generator())
+    curve = JUDGE.curve(x, None, reference, levels(2.0, -4.0), generator())
     assert curve.value[0] > 0.3
     assert curve.value[1] <= SIGMAS * curve.std_error[1] + 1e-9
 
@@ -205,7 +206,7 @@ def test_coloured_images_reach_most_of_the_divergence_of_white_noise():
     """KL = 1/2 sum (s_k - 1 - log s_k) over the spectrum s of the noised images."""
     x, spectrum = coloured(2000)
     at = levels(-1.0)
-    curve = TwoSample().curve(x, None, dense_reference(x, "channel"), at, generator())
+    curve = JUDGE.curve(x, None, dense_reference(x, "channel"), at, generator())
     level = torch.sigmoid(at) * spectrum + torch.sigmoid(-at)
     truth = float((level - 1 - level.log()).sum() / 2)
     assert 0.7 * truth < curve.value[0] < truth + SIGMAS * curve.std_error[0]
@@ -223,8 +224,7 @@ def test_gaussian_images_are_not_seen_by_their_own_reference(kind):
             for n in (4000, 1500)
         )
     reference, at = dense_reference(fitted_to, kind), levels(3.0)
-    made = TwoSample(check_reference=False)
-    curve = made.curve(seen[:1500], None, reference, at, generator(2))
+    curve = JUDGE.curve(seen[:1500], None, reference, at, generator(2))
     assert -0.05 < curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
     assert curve.extra["p_value"][0] > 1e-6
 
@@ -235,7 +235,7 @@ def test_heavy_tails_of_equal_covariance_are_seen():
     contrast = torch.rand(N, 1, 1, 1, generator=generator(1), dtype=torch.float64) * 2
     reference = dense_reference(coloured(4000, 8, seed=2)[0], "full")
     x = x * contrast / math.sqrt(4 / 3)
-    curve = TwoSample().curve(x, None, reference, levels(1.0), generator())
+    curve = JUDGE.curve(x, None, reference, levels(1.0), generator())
     assert curve.value[0] > 0.2
     assert curve.extra["p_value"][0] < 1e-6
 
@@ -263,7 +263,7 @@ def test_p_values_are_uniform_when_the_data_are_draws_of_the_reference():
 def test_p_value_finds_a_little_that_nats_do_not_show():
     """A shift of 0.15 in each of 4 directions: KL = 0.045 nats."""
     one, other = torch.randn(2, 2000, 4, generator=generator())
-    found = TwoSample().separate(one + 0.15, other, seed=0)
+    found = JUDGE.separate(one + 0.15, other, seed=0)
     assert found.p_value < 1e-3
     assert found.kl < 0.045 + SIGMAS * found.kl_std_error
 
@@ -292,8 +292,7 @@ def test_check_names_a_reference_that_is_at_fault():
         curve = TwoSample().curve(x, None, Loud("channel", moments), levels(-2.0, 0.0), generator())
     assert math.isnan(curve.extra["null_p_value"][0])
     assert curve.extra["null_p_value"][1] < 1e-4
-    unchecked = TwoSample(check_reference=False)
-    curve = unchecked.curve(x, None, Loud("channel", moments), levels(0.0), generator())
+    curve = JUDGE.curve(x, None, Loud("channel", moments), levels(0.0), generator())
     assert math.isnan(curve.extra["null_p_value"][0])
 
 
@@ -307,9 +306,8 @@ def test_copies_of_a_gaussian_sample_are_not_seen():
     """
     x = torch.randn(120, 24, generator=generator()).repeat(15, 1)
     reference = dense_reference(torch.randn(4000, 24, generator=generator(1)), "channel")
-    made = TwoSample(check_reference=False)
     with pytest.warns(GAGAWarning) as said:
-        curve = made.curve(x, None, reference, levels(4.0), generator(2))
+        curve = JUDGE.curve(x, None, reference, levels(4.0), generator(2))
     assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
     assert abs(curve.extra["auc"][0] - 0.5) < 1.5 * SIGMAS * curve.extra["auc_std_error"][0] < 0.4
     assert curve.extra["p_value"][0] > 1e-6
@@ -319,14 +317,14 @@ def test_copies_of_a_gaussian_sample_are_not_seen():
     assert curve.contributions.n_items == 1800
 
     here, each = reference.at(*coefficients(4.0)), np.arange(len(x))
-    spread = made.separate(*paired_features(x, None, here, each, generator(2)), seed=0)
+    spread = JUDGE.separate(*paired_features(x, None, here, each, generator(2)), seed=0)
     assert spread.kl > SIGMAS * spread.kl_std_error
 
 
 def test_copies_of_small_events_are_the_law_itself():
     """Two points, 600 times each: nothing but copies, and far from Gaussian."""
     x = torch.tensor([[1.0], [-1.0]]).repeat(N // 2, 1)
-    curve = TwoSample().curve(x, None, dense_reference(x, "channel"), levels(3.0), generator())
+    curve = JUDGE.curve(x, None, dense_reference(x, "channel"), levels(3.0), generator())
     assert curve.value[0] > 0.5
 
 
@@ -334,7 +332,7 @@ def test_items_that_are_all_the_same_are_a_gaussian_of_the_noise():
     """One image N times, of variance 0: `b eps` around it, and so is the reference."""
     x = torch.linspace(-1, 1, 36).reshape(1, 1, 6, 6).repeat(N, 1, 1, 1)
     reference = dense_reference(x, "element")
-    curve = TwoSample().curve(x, None, reference, levels(2.0), generator())
+    curve = JUDGE.curve(x, None, reference, levels(2.0), generator())
     assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
 
 
@@ -438,7 +436,7 @@ def test_data_that_cannot_be_judged():
     ]
     for data, real, wanted, message in cases:
         with pytest.raises(DataError, match=message):
-            TwoSample().curve(data, real, reference, wanted, generator())
+            JUDGE.curve(data, real, reference, wanted, generator())
     with pytest.raises(DataError, match="need at least 2 folds"):
         TwoSample(folds=1)
     with pytest.raises(DataError, match="100 samples"):
@@ -466,7 +464,7 @@ def test_molecules_of_few_or_constant_channels(n_features):
     """No features at all, or one that is the same everywhere: variance 0, and no divergence."""
     x, mask = gaussian_molecules(var=1.0, n_features=n_features)
     x[..., 3:] = 0.25
-    curve = TwoSample().curve(x, mask, fitted(x, mask, "size"), levels(3.0), generator())
+    curve = JUDGE.curve(x, mask, fitted(x, mask, "size"), levels(3.0), generator())
     assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
 
 
@@ -476,6 +474,6 @@ def test_single_atoms_have_types_alone():
     types = torch.eye(3)[torch.randint(0, 3, (N,), generator=generator())]
     x = torch.cat([torch.zeros(N, 3), types], -1)[:, None]
     at = levels(4.0, -5.0)
-    curve = TwoSample().curve(x, mask, fitted(x, mask, "size"), at, generator())
+    curve = JUDGE.curve(x, mask, fitted(x, mask, "size"), at, generator())
     assert curve.value[0] > 1.0
     assert curve.value[1] <= SIGMAS * curve.std_error[1] + 1e-9

@@ -2,7 +2,9 @@ r"""Features in which a classifier can see the structure of dense data: images, 
 
 Events are (C, ...), in units in which every channel has mean 0 and variance 1:
 
-- entries, per channel: mean, variance, skewness, kurtosis and quantiles over its entries, and the
+- the mean square, which is large or small together where events differ in contrast, and its square;
+- entries, per channel: averages of the first four powers, which are how the log-ratio of nearly
+  Gaussian entries depends on the data; skewness, kurtosis and quantiles over its entries; and the
   covariances of the channels;
 - spectrum, per channel: mean power in octaves of the spatial frequency, which is how the log-ratio
   of two stationary Gaussians depends on the data;
@@ -105,7 +107,8 @@ def _features(x: Tensor, units: DenseUnits) -> Tensor:
     planes = _planes(x)
     entries = (planes.flatten(2) - units.mean) / units.scale
     numbers = entries.flatten(1)
-    columns = [numbers.square().mean(1, keepdim=True), *_entry_moments(entries)]
+    energy = numbers.square().mean(1, keepdim=True)
+    columns = [energy, energy.square(), *_entry_moments(entries)]
     raw = numbers
     if not _is_vector(x):
         z = entries.reshape(planes.shape)
@@ -135,7 +138,8 @@ def _entry_moments(entries: Tensor) -> list[Tensor]:
     step = math.ceil(entries.shape[2] / _QUANTILE_ENTRIES)
     ordered = entries[..., ::step].sort(2).values
     place = torch.tensor(_QUANTILES, dtype=entries.dtype) * (ordered.shape[2] - 1)
-    form = [unit.pow(3).mean(2), unit.pow(4).mean(2), *ordered[..., place.round().long()].unbind(2)]
+    powers = [y.pow(k).mean(2) for y in (entries, unit) for k in (3, 4)]
+    form = [*powers, *ordered[..., place.round().long()].unbind(2)]
     found = [mean.flatten(1), var.flatten(1), _per_channel(torch.stack(form, 2))]
     if 1 < entries.shape[1] <= _MAX_CHANNELS:
         found.append(_products(entries - mean, 1))

@@ -3,9 +3,10 @@ r"""Features in which a classifier can see the structure of molecules, with thei
 Molecules are (B, N, 3 + F). With positions and features centred on their molecule, `r_i = x_i - x̄`
 and `g_i = h_i - h̄`, and soft bins of the pair distance `k_c(d) = exp(-(d - c)² / 2 w²)`:
 
-- form: N, the eigenvalues of the gyration matrix `r'r / (N-1)`, `sum |r_i|⁴`, quantiles of `|r_i|`;
-- types: `h̄`, the covariance of the features, their covariance with `|r_i|²`, and their dipoles
-  `p_f = sum_i g_if r_i` as products `p_f · p_g`;
+- form: N, the eigenvalues of the gyration matrix `r'r / (N-1)` and the square of their sum,
+  `sum |r_i|⁴`, quantiles of `|r_i|`;
+- types: `h̄`, the covariance of the features, their third and fourth moments, their covariance with
+  `|r_i|²`, and their dipoles `p_f = sum_i g_if r_i` as products `p_f · p_g`;
 - distances: the histogram `sum_ij k_c(d_ij)`, and quantiles over atoms of the nearest distance;
 - who is near whom, per soft type: `sum_ij k_c(d_ij) g_i`, so that heavy atoms have more neighbours,
   and `sum_ij k_c(d_ij) g_i g_j`, so that like atoms meet more or less often;
@@ -66,10 +67,13 @@ def _molecules(positions: Tensor, features: Tensor, mask: Tensor) -> Tensor:
     columns = [
         n,
         torch.linalg.eigvalsh(r.mT @ r / n_free[..., None]),
+        (square.sum(1, keepdim=True) / n_free).square(),
         square.square().sum(1, keepdim=True) / n,
         _quantiles(square.sqrt(), mask),
         mean,
         _upper(g.mT @ g) / n_free,
+        g.pow(3).sum(1) / n,
+        g.pow(4).sum(1) / n,
         (g * (square - square.sum(1, keepdim=True) / n)[..., None]).sum(1) / n_free,
         _upper(dipole @ dipole.mT) / n_free**2,
         _quantiles(distance.amin(2).clamp(max=_LONE), mask),
