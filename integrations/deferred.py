@@ -91,13 +91,13 @@ class WaitingBody:
     def __call__(self, base: type[Any]) -> dict[str, Any]:
         """Every method that uses the model settles it first."""
         names = (*adapter_named(self.adapter).starts, "forward")
-        return {name: _settled(getattr(base, name)) for name in names if hasattr(base, name)}
+        return {name: _settled(base, name) for name in names if hasattr(base, name)}
 
 
-def _settled(method: Method) -> Method:
-    @functools.wraps(method)
+def _settled(base: type[Any], name: str) -> Method:
+    @functools.wraps(getattr(base, name))
     def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self._gaga.settle(self)
-        return getattr(self, method.__name__)(*args, **kwargs)
+        return getattr(self, name)(*args, **kwargs)
 
     return wrapped

@@ -36,7 +36,7 @@ def start(reference: ReferenceGaussian, gamma: Tensor, z: Tensor, node_mask: Ten
     Returns:
         The start (B, N, 3 + F), dtype and device of `z`.
     """
-    return at_gamma(reference, float(gamma)).transport(z, _bool_mask(node_mask, z))
+    return at_gamma(reference, float(gamma.detach())).transport(z, _bool_mask(node_mask, z))
 
 
 def divergence(
@@ -54,7 +54,7 @@ def divergence(
         node_mask: real atoms (B, N, 1), float.
     """
     mask = _bool_mask(node_mask, xh)
-    here = float(gamma)
+    here = float(gamma.detach())
     nats = at_gamma(reference, here).kl_from_posterior(xh, mask).to(xh.device)
     if torch.is_grad_enabled() and gamma.requires_grad:
         with torch.no_grad():

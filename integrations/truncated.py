@@ -25,7 +25,7 @@ from gaga_adapter.stats import GAGAStats
 
 from .prior import divergence, start
 from .protocol import Adapter, Model, adapter_named
-from .swap import plain, swap, swap_back
+from .swap import swap, swap_back
 
 STATE = "_gaga"  # the attribute of a patched model that holds its `Truncation`
 
@@ -82,11 +82,11 @@ class Truncation:
         swap_back(model)
         for module, _ in self.adapter.inner_swaps(model, self.fix_last_class):
             swap_back(module)
-        self.adapter.set_steps(model, self.n_steps)
         hooks = self.adapter.schedule(model)._forward_pre_hooks
         for key in [key for key, hook in hooks.items() if isinstance(hook, AbsoluteTime)]:
             del hooks[key]
         del model.__dict__[STATE]
+        self.adapter.set_steps(model, self.n_steps)
 
     def absolute(self, t: Tensor) -> Tensor:
         """The time that schedule and network know, for a time in units of t*."""
@@ -127,8 +127,8 @@ class Body:
         body = {
             adapter.network: _network(getattr(base, adapter.network)),
             adapter.noise: _noise(getattr(base, adapter.noise)),
-            **{name: _start(getattr(base, name)) for name in adapter.starts if hasattr(base, name)},
-            **{name: _refused(getattr(base, name), why) for name, why in adapter.refused.items()},
+            **{name: _start(base, name) for name in adapter.starts if hasattr(base, name)},
+            **{name: _refused(base, name, why) for name, why in adapter.refused.items()},
             **adapter.extra_methods(base),
         }
         if adapter.prior_term is not None:
@@ -206,14 +206,15 @@ def _noise(method: Method) -> Method:
     return wrapped
 
 
-def _start(method: Method) -> Method:
+def _start(base: type[Any], name: str) -> Method:
+    method: Method = getattr(base, name)
     signature = inspect.signature(method)
 
     @functools.wraps(method)
     def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         truncation: Truncation = self._gaga
         bound = signature.bind(self, *args, **kwargs)
-        truncation.adapter.prepare(self, method.__name__, bound.arguments)
+        truncation.adapter.prepare(self, name, bound.arguments)
         if truncation.stats is not None and _CHECKING.get() is None:
             check_fresh(truncation.adapter, self, truncation.stats)
         token = _STARTING.set(self)
@@ -241,12 +242,11 @@ def _prior_term(method: Method) -> Method:
     return wrapped
 
 
-def _refused(method: Method, why: str) -> Method:
-    @functools.wraps(method)
+def _refused(base: type[Any], name: str, why: str) -> Method:
+    @functools.wraps(getattr(base, name))
     def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         raise UnsupportedModelError(
-            f"{plain(type(self)).__name__}.{method.__name__} cannot run truncated: {why}. "
-            "Call remove_patch(model) first."
+            f"{base.__name__}.{name} cannot run truncated: {why}. Call remove_patch(model) first."
         )
 
     return wrapped
