@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from gaga_adapter.criteria import CRITERIA, criterion
+from gaga_adapter.criteria.classifier import calibrated
 from gaga_adapter.criteria.features import paired_features
 from gaga_adapter.criteria.levels import coefficients
 from gaga_adapter.criteria.separation import auc, bound_terms, cells, copies, of_distinct
@@ -95,9 +96,28 @@ def test_standard_error_is_the_spread_over_repetitions():
     assert abs(ratio - 1) < SIGMAS * z.std() / math.sqrt(400)
 
 
-def test_bound_is_clipped_to_what_n_points_can_show():
-    value, _ = kl_lower_bound(np.full(100, 50.0), np.full(100, -50.0))
-    assert value == pytest.approx(math.log(100) + 1 - 1 / 100)
+def test_calibration_finds_the_log_ratio_whatever_the_scale_of_the_score():
+    """p = N(1, 1), q = N(0, 1) and scores 3 (x - 1/2): log p/q is a third of the score."""
+    rng = np.random.default_rng(4)
+    x = np.concatenate([rng.normal(1, 1, 20_000), rng.normal(0, 1, 20_000)])
+    is_data, seen = np.repeat([True, False], 20_000), np.linspace(-1, 2, 7)
+    found = calibrated(3 * (x - 0.5), is_data, 3 * (seen - 0.5))
+    np.testing.assert_allclose(found, seen - 0.5, atol=0.1)
+    assert np.all(calibrated(-x, is_data, seen) == 0)  # a score that is wrong is not believed
+
+
+def test_calibration_believes_no_tail_that_it_has_not_seen():
+    """Scores far outside: the log-odds of the tail with the largest ratio, one more q counted."""
+    rng = np.random.default_rng(5)
+    p, q = rng.normal(1, 1, 200), rng.normal(0, 1, 200)
+    score, is_data = np.concatenate([p, q]), np.repeat([True, False], 200)
+    low, high = calibrated(score, is_data, np.array([-100.0, 100.0]))
+    tails = [(np.mean(p >= s), (np.sum(q >= s) + 1) / 200) for s in p]
+    assert high == pytest.approx(max(np.log(up / down) for up, down in tails))
+    tails = [(np.mean(q <= s), (np.sum(p <= s) + 1) / 200) for s in q]
+    assert low == pytest.approx(-max(np.log(up / down) for up, down in tails))
+    apart = calibrated(np.concatenate([p + 50, q]), is_data, np.array([100.0]))
+    assert apart == pytest.approx(math.log(200))
 
 
 def test_auc_is_that_of_scikit_learn_with_ties_and_its_error_the_spread():
@@ -139,7 +159,7 @@ def test_samples_that_never_overlap_saturate():
     found = JUDGE.separate(near, far, seed=0)
     assert found.saturated
     assert found.auc == 1.0
-    assert math.log(400) - 1 < found.kl <= math.log(400) + 1
+    assert math.log(50) - 1 < found.kl <= math.log(50) + 1
 
 
 # ---------------------------------------------------------------------------- Gaussian and not

@@ -69,9 +69,36 @@ class Classifier:
         return log_odds
 
 
-def calibration(score: _Array, is_data: NDArray[np.bool_]) -> float:
-    """Slope of calibrated log-odds over a score, by logistic regression through 0; not negative."""
+def calibrated(score: _Array, is_data: NDArray[np.bool_], held_out: _Array) -> _Array:
+    """Log-odds (m,) of held-out scores, by what other scores of the same classifier show.
+
+    A non-negative slope, by logistic regression through 0, and limits: no log-odds beyond those of
+    a tail in which the others were seen. A classifier is surest where it extrapolates, and one
+    wrong point there would outweigh a thousand others.
+
+    Args:
+        score: of the others (n,).
+        is_data: which of them are data (n,).
+        held_out: scores (m,).
+    """
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(fit_intercept=False).fit(score[:, None], is_data)
-    return max(float(model.coef_[0, 0]), 0.0)
+    slope = max(float(model.coef_[0, 0]), 0.0)
+    log_odds: _Array = np.clip(
+        slope * held_out,
+        -_tail_log_odds(-score[~is_data], -score[is_data]),
+        _tail_log_odds(score[is_data], score[~is_data]),
+    )
+    return log_odds
+
+
+def _tail_log_odds(likely: _Array, unlikely: _Array) -> float:
+    """Largest log-ratio, over thresholds, of the shares of two samples above; at least 0.
+
+    One more of the unlikely is counted than was seen, so n points show no ratio beyond n.
+    """
+    threshold = np.sort(likely)
+    above = 1 - np.arange(len(likely)) / len(likely)
+    seen = len(unlikely) - np.searchsorted(np.sort(unlikely), threshold, "left")
+    return max(float(np.log(above * len(unlikely) / (seen + 1)).max()), 0.0)

@@ -6,7 +6,7 @@ Any function T bounds the divergence of the law p of one sample from the law q o
 
 with equality at `T = log p/q`. Averages of points that T has not seen are unbiased, so this is a
 lower bound in expectation; the `log E_q[exp T]` of the Donsker-Varadhan form is biased upwards on
-finite samples. `T` is clipped to `± log n`: n points cannot show a density ratio beyond n.
+finite samples.
 
 **Copies.** Close to the data a classifier that has learnt one noised copy of an item knows the
 others, and would find the points of the data set instead of the law behind it. So items that are
@@ -44,7 +44,7 @@ class Separation:
         auc: held-out area under the ROC curve; 0.5 is chance.
         auc_std_error: its standard error.
         p_value: of the hypothesis that both samples have one law.
-        saturated: the bound is within one nat of `log n`, the most that n points can show.
+        saturated: the bound is within two nats of the most that so few points can show.
         terms: `T(p_i) - exp T(q_i) + 1` (n,), whose average is `kl`.
     """
 
@@ -64,9 +64,7 @@ def bound_terms(log_odds_p: _Array, log_odds_q: _Array) -> _Array:
         log_odds_p: T at draws from p (n,), from a T that has not seen them.
         log_odds_q: T at draws from q (n,).
     """
-    n = len(log_odds_p)
-    p, q = (odds.clip(-math.log(n), math.log(n)) for odds in (log_odds_p, log_odds_q))
-    terms: _Array = p - np.exp(q) + 1
+    terms: _Array = log_odds_p - np.exp(log_odds_q) + 1
     return terms
 
 

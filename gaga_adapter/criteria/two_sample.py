@@ -3,14 +3,15 @@ r"""Two-sample criterion: can a classifier tell noised data from draws of the re
 At a noise level, data `x_t = a x_0 + b eps` (law p) meet as many draws of the reference (law q), of
 the same sizes, as features (`features_molecules.py`, `features_dense.py`). Boosted trees and a
 logistic regression learn to tell them apart on all folds but one; their average log-odds are the
-score of the fold left out. Half of that fold calibrates the other half: a non-negative slope turns
-its scores into log-odds `T`, an estimate of `log p/q` that has not seen the points it is averaged
-over, and so into a lower bound of `KL(p || q)` (`separation.py`). By data processing it is also
-below the KL of the full tensors. Weak features, classifiers or few samples only loosen it: it is
-evidence *of* divergence, and a small value is as good as the sample is large. Two draws of one law
-have a slope near 0 and a bound within its error of 0, on average below it by what the slope's noise
-costs (about 3 / n nats). The bound saturates at `log n + 1` nats (9.3 at n = 4,000). Above
-`log n - 1` the column `saturated` is 1: that much *or more*.
+score of the fold left out. Half of that fold calibrates the other half: a slope and limits turn its
+scores into log-odds `T`, an estimate of `log p/q` that has not seen the points it is averaged over
+(`classifier.py`), and so into a lower bound of `KL(p || q)` (`separation.py`). By data processing
+it is also below the KL of the full tensors. Weak features, classifiers or few samples only loosen
+it: it is evidence *of* divergence, and a small value is as good as the sample is large. Two draws
+of one law have a slope near 0 and a bound within its error of 0, on average below it by what the
+slope's noise costs (about 3 / n nats). Half a fold of n / 8 points shows no density ratio beyond
+n / 8, so the bound saturates at `log(n / 8) + 1` nats (7.2 at n = 4,000). Within two nats of that
+the column `saturated` is 1: that much *or more*.
 
 The standard error is that of the average given the classifiers; the AUC is averaged over the half
 folds, with the error of DeLong et al. 1988. What the choice of the training samples adds is not in
@@ -37,7 +38,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from gaga_adapter.criteria.classifier import Classifier, calibration
+from gaga_adapter.criteria.classifier import Classifier, calibrated
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.features import paired_features
 from gaga_adapter.criteria.levels import check_data, coefficients, drawn, falling
@@ -268,7 +269,7 @@ class TwoSample:
             held = fold == k
             score[held] = self._classifier.scores(rows[~held], is_data[~held], rows[held], seed)
             for test, other in ((held & half, held & ~half), (held & ~half, held & half)):
-                log_odds[test] = calibration(score[other], is_data[other]) * score[test]
+                log_odds[test] = calibrated(score[other], is_data[other], score[test])
                 areas.append(auc(score[test & is_data], score[test & ~is_data], group[test[:n]]))
         terms = bound_terms(log_odds[:n], log_odds[n:])
         kl, error = of_distinct(terms[:, None], group).value_and_error(self.unit)
@@ -278,7 +279,7 @@ class TwoSample:
             auc=math.fsum(area for area, _ in areas) / len(areas),
             auc_std_error=math.hypot(*(error for _, error in areas)) / len(areas),
             p_value=self._p_value(rows, is_data, fold, score[fold == self.folds - 1], group, seed),
-            saturated=float(kl) > math.log(n) - 1,
+            saturated=float(kl) > math.log(n / (2 * self.folds)) - 1,
             terms=terms,
         )
 
