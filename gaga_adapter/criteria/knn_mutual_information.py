@@ -23,7 +23,7 @@ from torch import Tensor
 from gaga_adapter.errors import DataError
 from gaga_adapter.reference.base import draw_noise, workspace
 
-_CHUNK = 2**18  # numbers in the largest temporary
+_CHUNK = 2**17  # numbers in the largest temporary
 
 
 def knn_mutual_information(
@@ -61,11 +61,12 @@ def knn_mutual_information(
     for i, j in pairs:
         if i == j or not (0 <= i < width and 0 <= j < width):
             raise DataError(f"({i}, {j}) is no pair of {width} columns.")
-    if not len(columns):
-        return columns.new_empty(0, len(pairs), dtype=torch.float64)
-    scaled = _scaled(columns, generator)
-    chunk = max(1, _CHUNK // n**2)
-    found = [_estimates(part, pairs, n_neighbors) for part in torch.split(scaled, chunk, dim=-1)]
+    if not len(columns) or not pairs:
+        return columns.new_empty(len(columns), len(pairs), dtype=torch.float64)
+    used, places = torch.tensor(pairs, device=columns.device).unique(return_inverse=True)
+    scaled = _scaled(columns[:, used], generator)
+    parts = torch.split(scaled, max(1, _CHUNK // n**2), dim=-1)
+    found = [_estimates(part, places.to(scaled.device), n_neighbors) for part in parts]
     information = torch.cat(found, dim=1).mT
     return information.clamp(min=0) if clip else information
 
@@ -80,29 +81,28 @@ def _scaled(columns: Tensor, generator: torch.Generator | None) -> Tensor:
     return x.addcmul_(noise, 1e-10 * x.abs().mean(1, keepdim=True).clamp(min=1))
 
 
-def _estimates(columns: Tensor, pairs: Sequence[tuple[int, int]], k: int) -> Tensor:
+def _estimates(columns: Tensor, pairs: Tensor, k: int) -> Tensor:
     """Estimates (P, B) in nats, negative ones too, of columns (C, n, B) without ties."""
     n, items = columns.shape[1:]
     digamma = torch.special.digamma(torch.arange(n + 1, dtype=columns.dtype, device=columns.device))
     most = digamma[n] + digamma[k]
     digamma[0] = math.nan  # a point within a radius of 0 does not even count itself
-    used = {c for pair in pairs for c in pair}
-    distance = {c: (columns[c, :, None] - columns[c, None]).abs_() for c in used}
-    work = columns.new_empty(n, n, items)
+    distance = (columns[:, :, None] - columns[:, None]).abs_()
     found = []
-    for i, j in pairs:
-        torch.maximum(distance[i], distance[j], out=work)
-        work.diagonal(dim1=0, dim2=1).fill_(math.inf)
-        radius = _kth_smallest(work, k)
-        counts = (work.copy_(distance[c]).lt_(radius).sum(0) for c in (i, j))  # with the point
-        found.append(most - sum(digamma[count.long()] for count in counts).mean(0))
-    return torch.stack(found) if found else columns.new_empty(0, items)
+    for block in torch.split(pairs, max(1, _CHUNK // (n**2 * items))):
+        of_pair = [distance[column] for column in block.T]  # two of (p, n, n, B)
+        joint = torch.maximum(*of_pair)
+        joint.diagonal(dim1=1, dim2=2).fill_(math.inf)
+        radius = _kth_smallest(joint, k)
+        counts = [each.lt_(radius[:, None]).sum(1).long() for each in of_pair]  # with the point
+        found.append(most - (digamma[counts[0]] + digamma[counts[1]]).mean(1))
+    return torch.cat(found)
 
 
-def _kth_smallest(rows: Tensor, k: int) -> Tensor:
-    """k-th smallest along the first axis, by insertion: faster than sorting many short columns."""
-    smallest = [torch.full_like(rows[0], math.inf) for _ in range(k)]
-    for row in rows:
+def _kth_smallest(values: Tensor, k: int) -> Tensor:
+    """k-th smallest along axis 1, by insertion: faster than sorting many short columns."""
+    smallest = [torch.full_like(values[:, 0], math.inf) for _ in range(k)]
+    for row in values.unbind(1):
         for place in range(k - 1):
             held = smallest[place]
             smallest[place], row = torch.minimum(held, row), torch.maximum(held, row)
