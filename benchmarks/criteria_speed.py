@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from gaga_adapter import named_path
-from gaga_adapter.criteria.published import QM9, Pairs, PublishedResult, published_first_pass
+from gaga_adapter.criteria.published import PAPER, Pairs, PublishedResult, published_first_pass
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.qm9 import load_qm9
@@ -129,7 +129,7 @@ def noised_cases(x: Tensor, mask: Tensor, t: list[int], generator: torch.Generat
             if size >= 4:
                 rows = (sizes == size).nonzero().flatten()
                 z = (a * clean + b * noise)[rows][mask[rows]].reshape(len(rows), size, -1)
-                pairs = [QM9.pairs(size, m.of(z).shape[-1], generator) for m in QM9.modalities]
+                pairs = [PAPER.pairs(size, m.of(z).shape[-1], generator) for m in PAPER.modalities]
                 cases.append((timestep, rows, z, pairs))
     return cases
 
@@ -137,9 +137,9 @@ def noised_cases(x: Tensor, mask: Tensor, t: list[int], generator: torch.Generat
 def loop_tests(z: NDArray[np.float64], t: int, pairs: list[tuple[Pairs, Pairs]]) -> Tensor:
     """Verdicts (modalities, 3) on one molecule (N, 3 + F), call by call."""
     verdicts = []
-    for modality, (channels, atoms) in zip(QM9.modalities, pairs, strict=True):
+    for modality, (channels, atoms) in zip(PAPER.modalities, pairs, strict=True):
         standard = z[:, slice(*modality.channels)] / math.sqrt(variance(modality.constant, t))
-        verdicts.append([kstest(standard.ravel(), "norm").pvalue > QM9.alpha])
+        verdicts.append([kstest(standard.ravel(), "norm").pvalue > PAPER.alpha])
         for columns, drawn in ((standard, channels), (standard.T, atoms)):
             information = [
                 mutual_info_regression(
@@ -147,7 +147,7 @@ def loop_tests(z: NDArray[np.float64], t: int, pairs: list[tuple[Pairs, Pairs]])
                 )[0]
                 for i, j in drawn
             ]
-            verdicts[-1].append(np.mean(information) < QM9.threshold)
+            verdicts[-1].append(np.mean(information) < PAPER.threshold)
     return torch.tensor(verdicts)
 
 
@@ -157,8 +157,8 @@ def vectorised_tests(
     """Verdicts (B, modalities, 3) on molecules (B, N, 3 + F)."""
     return torch.stack(
         [
-            QM9.tests(m.of(z), variance(m.constant, t), m.n_neighbors, drawn, generator)
-            for m, drawn in zip(QM9.modalities, pairs, strict=True)
+            PAPER.tests(m.of(z), variance(m.constant, t), m.n_neighbors, drawn, generator)
+            for m, drawn in zip(PAPER.modalities, pairs, strict=True)
         ],
         dim=1,
     )
@@ -176,7 +176,9 @@ def same(one: Tensor, other: Tensor) -> float:
 
 def t_stars(x: Tensor, mask: Tensor, generator: torch.Generator) -> dict[str, Any]:
     """The published T* of QM9 and of Gaussian data with the published constants, on three grids."""
-    deviation = torch.tensor([QM9.modalities[0].constant] * 3 + [QM9.modalities[1].constant] * 5)
+    deviation = torch.tensor(
+        [PAPER.modalities[0].constant] * 3 + [PAPER.modalities[1].constant] * 5
+    )
     noise = remove_mean(deviation.sqrt() * torch.randn(x.shape, generator=generator), mask)
     found: dict[str, Any] = {}
     for name, data in (("qm9", x), ("gaussian_noise", noise)):

@@ -15,7 +15,7 @@ from sklearn.feature_selection import mutual_info_regression
 
 from gaga_adapter.criteria import ks_mi
 from gaga_adapter.criteria.ks_mi import KSMI
-from gaga_adapter.criteria.published import GEOM, QM9, PublishedResult, published_first_pass
+from gaga_adapter.criteria.published import PAPER, PAPER_GEOM, PublishedResult, published_first_pass
 from gaga_adapter.errors import DataError, GAGAWarning, TruncationError
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.paths import named_path
@@ -46,14 +46,14 @@ def published_noise(n, n_atoms=18, seed=0):
 # ----------------------------------------------------------------------- the published recipe
 
 
-@pytest.mark.parametrize("modality", QM9.modalities, ids=["positions", "types"])
+@pytest.mark.parametrize("modality", PAPER.modalities, ids=["positions", "types"])
 @pytest.mark.parametrize("n_atoms", [4, 9])
 def test_tests_are_those_of_a_loop_over_scipy_and_scikit_learn(modality, n_atoms):
     x, _ = published_noise(12, n_atoms)
     scale = torch.linspace(0.2, 3, 12, dtype=torch.float64)[:, None, None]
     values = scale * modality.of(x).double()
-    pairs = QM9.pairs(n_atoms, values.shape[-1], generator(1))
-    found = QM9.tests(values, modality.constant, modality.n_neighbors, pairs, generator(2))
+    pairs = PAPER.pairs(n_atoms, values.shape[-1], generator(1))
+    found = PAPER.tests(values, modality.constant, modality.n_neighbors, pairs, generator(2))
     for item, verdicts in zip(values.numpy(), found.tolist(), strict=True):
         standard = item / math.sqrt(modality.constant)
         average = [
@@ -76,7 +76,7 @@ def test_tests_are_those_of_a_loop_over_scipy_and_scikit_learn(modality, n_atoms
 
 
 def test_pairs_are_drawn_with_repetition():
-    channels, atoms = QM9.pairs(18, 3, generator())
+    channels, atoms = PAPER.pairs(18, 3, generator())
     assert len(channels) == len(atoms) == 36
     assert set(channels) == {(0, 1), (0, 2), (1, 2)}
     assert all(0 <= i < j < 18 for i, j in atoms)
@@ -136,7 +136,7 @@ def test_constant_channels_are_never_passed():
     values = torch.zeros(3, 9, 5)
     values[1:] = 0.3 * torch.randn(2, 9, 5, generator=generator())
     values[1, :, 2] = 0
-    found = QM9.tests(values, 0.09, 3, ([(0, 1), (2, 3)], [(0, 1)]), generator())
+    found = PAPER.tests(values, 0.09, 3, ([(0, 1), (2, 3)], [(0, 1)]), generator())
     assert found[0].tolist() == [False, False, False]
     assert found[:, 1].tolist()[:2] == [False, False]
 
@@ -144,7 +144,7 @@ def test_constant_channels_are_never_passed():
 def test_geom_recipe_takes_positions_alone():
     x, mask = published_noise(40)
     result = published_first_pass(
-        x[..., :3], mask, named_path("edm/polynomial_2"), (500, 600), generator(), GEOM
+        x[..., :3], mask, named_path("edm/polynomial_2"), (500, 600), generator(), PAPER_GEOM
     )
     assert result.passed.shape == (40, 2, 1, 3)
 
@@ -312,6 +312,15 @@ def test_small_molecules_are_left_out():
     assert curve.require_contributions().size.tolist() == [5] * curve.n_samples
     with pytest.warns(GAGAWarning), pytest.raises(DataError, match="found 20 data items"):
         KSMI().curve(x[:40], mask[:40], reference, levels(0.0), generator())
+
+
+def test_copies_are_no_further_evidence():
+    x, mask = gaussian_molecules([7] * 120)
+    with pytest.warns(GAGAWarning, match="only 120 of 480 data items are distinct"):
+        curve = KSMI().curve(
+            x.repeat(4, 1, 1), mask.repeat(4, 1), fitted(x, mask), levels(0.0), generator()
+        )
+    assert curve.n_samples == 90
 
 
 def test_a_constant_feature_without_noise_is_not_computable_and_never_gaussian():

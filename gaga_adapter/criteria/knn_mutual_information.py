@@ -63,7 +63,8 @@ def knn_mutual_information(
             raise DataError(f"({i}, {j}) is no pair of {width} columns.")
     if not len(columns) or not pairs:
         return columns.new_empty(len(columns), len(pairs), dtype=torch.float64)
-    used, places = torch.tensor(pairs, device=columns.device).unique(return_inverse=True)
+    chosen = torch.tensor(pairs, device=columns.device)
+    used, places = torch.unique(chosen, return_inverse=True)
     scaled = _scaled(columns[:, used], generator)
     parts = torch.split(scaled, max(1, _CHUNK // n**2), dim=-1)
     found = [_estimates(part, places.to(scaled.device), n_neighbors) for part in parts]

@@ -31,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -42,6 +43,7 @@ from gaga_adapter.criteria.item_statistics import (
     MoleculeStatistics,
 )
 from gaga_adapter.criteria.levels import check_data, coefficients, falling, noised
+from gaga_adapter.criteria.separation import copies
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
@@ -168,7 +170,7 @@ class KSMI:
     def _picked(
         self, x: Tensor, mask: Tensor | None, generator: Generator | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Items in random order, at most `n_samples`; molecules large enough, and turned."""
+        """Distinct items in random order, at most `n_samples`; molecules large enough, turned."""
         if mask is not None:
             enough = mask.sum(1) >= self.fewest_atoms
             left_out = int((~enough).sum())
@@ -181,19 +183,32 @@ class KSMI:
                     stacklevel=3,
                 )
             x, mask = x[enough], mask[enough]
-        if len(x) < _FEWEST_ITEMS:
-            raise DataError(
-                f"found {len(x)} data items that can be tested, need at least {_FEWEST_ITEMS}. "
-                "Pass more data."
-            )
         home = None if generator is None else generator.device
         pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
-        pick = pick.to(x.device)
+        pick = _distinct(pick.to(x.device), x, mask)
+        if len(pick) < _FEWEST_ITEMS:
+            raise DataError(
+                f"found {len(pick)} data items that can be tested, need at least {_FEWEST_ITEMS}. "
+                "Pass more data."
+            )
         if mask is None:
             return x[pick], None
         u = torch.rand(len(pick), 3, generator=generator, device=home, dtype=torch.float64)
         turned = x[pick, :, :3] @ rotations(u).to(x.device, x.dtype)
         return torch.cat([turned, x[pick, :, 3:]], dim=-1), mask[pick]
+
+
+def _distinct(pick: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Items of `pick` (m,) without those that are copies of an earlier one: no further evidence."""
+    group = copies(x[pick], None if mask is None else mask[pick])
+    first = np.sort(np.unique(group, return_index=True)[1])
+    if len(first) < len(pick):
+        warnings.warn(
+            f"only {len(first)} of {len(pick)} data items are distinct. Copies are left out.",
+            GAGAWarning,
+            stacklevel=4,
+        )
+    return pick[torch.from_numpy(first).to(pick.device)]
 
 
 @dataclass(frozen=True, eq=False)
