@@ -41,21 +41,52 @@ _CHUNK = 256  # events at a time: their responses stay in the cache
 
 
 @dataclass(frozen=True)
+class PrincipalAxes:
+    """Principal axes of events of D numbers.
+
+    Attributes:
+        centre: mean (D,).
+        whiten: (D, D); columns are the axes over their standard deviation, the leading one first,
+            and 0 where that is 0.
+    """
+
+    centre: Tensor
+    whiten: Tensor
+
+    @classmethod
+    def of(cls, z: Tensor) -> PrincipalAxes:
+        """Axes of the correlation matrix of numbers (B, D)."""
+        eps, centre = torch.finfo(z.dtype).eps, z.mean(0)
+        y = z.double() - centre
+        spread = y.square().mean(0).sqrt()
+        inverse = torch.where(spread > eps, spread, torch.inf).reciprocal()
+        values, vectors = torch.linalg.eigh((y * inverse).T @ (y * inverse) / len(y))
+        keep = torch.where(values > eps * values[-1], values, torch.inf).rsqrt()
+        return cls(centre, (inverse[:, None] * vectors * keep).flip(1).to(z.dtype))
+
+    def moments(self, z: Tensor) -> Tensor:
+        """Second and fourth moments of whitened numbers (B, D) in bands of the axes (B, K)."""
+        widths = [1] * min(_LEADING, z.shape[1])
+        while sum(widths) < z.shape[1]:
+            widths.append(min(max(widths[-1] * 2, _LEADING), z.shape[1] - sum(widths)))
+        square = ((z - self.centre) @ self.whiten).square()
+        parts = [*torch.split(square, widths, 1), *torch.split(square.square(), widths, 1)]
+        return torch.stack([part.mean(1) for part in parts], 1)
+
+
+@dataclass(frozen=True)
 class DenseUnits:
     """Units of two samples pooled.
 
     Attributes:
         mean: (C, 1), per channel; of vectors (1, C), per entry.
         scale: standard deviations, shaped as `mean`; 1 where there is none.
-        centre: of the events in these units (D,), D the numbers of an event.
-        axes: (D, D), what whitens the events in these units, leading axis first; `None` if D is
-            too large.
+        axes: of events in these units; `None` if they have too many numbers.
     """
 
     mean: Tensor
     scale: Tensor
-    centre: Tensor
-    axes: Tensor | None
+    axes: PrincipalAxes | None
 
     @classmethod
     def of(cls, x: Tensor) -> DenseUnits:
@@ -65,17 +96,10 @@ class DenseUnits:
         mean = planes.mean(dims, keepdim=True)[0].flatten(1)
         scale = planes.std(dims, correction=0, keepdim=True)[0].flatten(1)
         scale = torch.where(scale > eps * mean.abs(), scale, 1.0)
+        if planes[0].numel() > _MAX_AXES:
+            return cls(mean, scale, None)
         z = ((planes.flatten(2) - mean) / scale).flatten(1)
-        centre, axes = z.mean(0), None
-        if len(centre) <= _MAX_AXES:
-            z = z.double() - centre
-            spread = z.square().mean(0).sqrt()
-            z = z / torch.where(spread > eps, spread, torch.inf)
-            values, vectors = torch.linalg.eigh(z.T @ z / len(z))
-            keep = torch.where(values > eps * values[-1], values, torch.inf).rsqrt()
-            whiten = vectors * keep / torch.where(spread > eps, spread, torch.inf)[:, None]
-            axes = whiten.flip(1).to(x.dtype)
-        return cls(mean, scale, centre, axes)
+        return cls(mean, scale, PrincipalAxes.of(z))
 
 
 def dense_features(x: Tensor, units: DenseUnits) -> Tensor:
@@ -120,7 +144,7 @@ def _features(x: Tensor, units: DenseUnits) -> Tensor:
     if numbers.shape[1] <= _MAX_PRODUCTS:
         columns.append(_products(numbers))
     if units.axes is not None:
-        columns += _axis_moments((numbers - units.centre) @ units.axes)
+        columns.append(units.axes.moments(numbers))
     return torch.cat(columns, dim=1)
 
 
@@ -214,15 +238,3 @@ def _coarse(z: Tensor) -> Tensor:
     if z.dim() == 3:
         return torch.nn.functional.adaptive_avg_pool1d(z, _COARSE)
     return torch.nn.functional.adaptive_avg_pool2d(z, (_COARSE, _COARSE))
-
-
-def _axis_moments(whitened: Tensor) -> list[Tensor]:
-    """Second and fourth moments of whitened coordinates (B, D) in bands, (B, K) each."""
-    widths = [1] * min(_LEADING, whitened.shape[1])
-    while sum(widths) < whitened.shape[1]:
-        widths.append(min(max(widths[-1] * 2, _LEADING), whitened.shape[1] - sum(widths)))
-    square = whitened.square()
-    return [
-        torch.stack([part.mean(1) for part in torch.split(moment, widths, 1)], 1)
-        for moment in (square, square.square())
-    ]

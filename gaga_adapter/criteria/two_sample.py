@@ -53,6 +53,7 @@ from gaga_adapter.criteria.separation import (
 )
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference.base import workspace
 from gaga_adapter.subspace import mask_from_sizes
 
 _Array = NDArray[np.float64]
@@ -220,7 +221,8 @@ class TwoSample:
         home = generator.device if generator is not None else None
         pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
         pick = pick.to(x.device)
-        x, mask = x[pick], None if mask is None else mask[pick]
+        work = workspace(x.device)
+        x, mask = x[pick].to(work), None if mask is None else mask[pick].to(work)
         x = x if x.dtype == torch.float64 else x.float()
         if len(x) < self._fewest:
             raise DataError(
