@@ -95,7 +95,7 @@ def anchor_of(reference: ReferenceGaussian) -> ReferenceGaussian:
     the reference itself.
     """
     if isinstance(reference, MoleculeReference) and reference.kind != "size":
-        return MoleculeReference("size", reference._moments)
+        return MoleculeReference("size", reference.moments)
     return reference
 
 

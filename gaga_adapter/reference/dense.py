@@ -76,15 +76,25 @@ class DenseReference(ReferenceGaussian):
                 else moments.covariance()
             )
 
-    def _at_level(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Covariance]:
-        """Mean (D,) and covariance of the flattened event at this level, for the shape of `x`."""
-        event = tuple(x.shape[1:])
+    def gaussian(
+        self, event: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float64
+    ) -> tuple[Tensor, Covariance]:
+        """Mean (D,) and covariance of a flattened event at this level.
+
+        Args:
+            event: its shape (C, ...).
+            device: where they shall be.
+            dtype: of both.
+
+        Raises:
+            StatsMismatchError: the reference describes other events.
+        """
+        event = tuple(event)
         fits = event[:1] == self.shape[:1] and len(event) == len(self.shape)
         if not (fits and (self._any_resolution or event == self.shape)):
             raise StatsMismatchError(
                 f"this reference ({self.kind}) describes events of shape {self.shape}, got {event}."
             )
-        device = workspace(x.device)
         mean, covariance = self._mean, self._covariance
         if self._any_resolution and isinstance(covariance, DiagonalCovariance):
             covariance = DiagonalCovariance(covariance.var.expand(event).flatten())
@@ -105,7 +115,7 @@ class DenseReference(ReferenceGaussian):
             StatsMismatchError: another event shape.
         """
         dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-        mean, covariance = self._at_level(z, dtype)
+        mean, covariance = self.gaussian(z.shape[1:], workspace(z.device), dtype)
         if self.kind == "unit":
             scale = math.hypot(self.a, self.b)
             return z.clone() if abs(scale - 1) < 1e-12 else z * scale
@@ -141,7 +151,7 @@ class DenseReference(ReferenceGaussian):
             TruncationError: b = 0.
         """
         self._require_noise()
-        mean, covariance = self._at_level(x, torch.float64)
+        mean, covariance = self.gaussian(x.shape[1:], workspace(x.device))
         energy = covariance.quadratic(x.to(mean.device, torch.float64).flatten(1) - mean)
         return -0.5 * (energy + covariance.log_det() + len(mean) * LOG_2_PI)
 
@@ -156,7 +166,7 @@ class DenseReference(ReferenceGaussian):
             TruncationError: b = 0.
         """
         self._require_noise()
-        mean, covariance = self._at_level(x0, torch.float64)
+        mean, covariance = self.gaussian(x0.shape[1:], workspace(x0.device))
         residual = self.a * x0.to(mean.device, torch.float64).flatten(1) - mean
         noise = self.b**2 * covariance.inverse_trace() + covariance.log_det()
         entropy = len(mean) * (1 + 2 * math.log(self.b))

@@ -33,6 +33,10 @@ class MoleculeReference(ReferenceGaussian):
     Args:
         kind: which.
         moments: of the data; `unit` only asks them for the number of channels.
+
+    Attributes:
+        moments: of the data.
+        n_features: feature channels F.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("unit", "paper", "channel", "size")
@@ -40,10 +44,18 @@ class MoleculeReference(ReferenceGaussian):
     def __init__(self, kind: str, moments: ExchangeableMoments) -> None:
         super().__init__(kind)
         self.n_features = moments.n_features
-        self._moments = moments
+        self.moments = moments
         self._known: dict[int, MoleculeGaussian] = {}  # by size, shared between levels
 
     # ---------------------------------------------------------------- the data, per size
+
+    def gaussian(self, n_atoms: int) -> MoleculeGaussian:
+        """The Gaussian of one size at this level (1), or the rows of its mixture (R).
+
+        Args:
+            n_atoms: N, at least 1.
+        """
+        return self._rows(n_atoms).at(self.a, self.b)
 
     def _rows(self, n_atoms: int) -> MoleculeGaussian:
         """Data-level Gaussians of one size (R); here R = 1."""
@@ -56,14 +68,14 @@ class MoleculeReference(ReferenceGaussian):
         eye = torch.eye(f, dtype=torch.float64)
         mean = torch.zeros(f, dtype=torch.float64)
         if self.kind in ("unit", "paper"):
-            v_x = 1.0 if self.kind == "unit" else self._moments.paper_variance
+            v_x = 1.0 if self.kind == "unit" else self.moments.paper_variance
             within = between = v_x * eye
         elif self.kind == "channel":
-            v_x = self._moments.position_variance_per_dof
-            mean = self._moments.pooled_feature_mean
-            within = between = self._moments.pooled_feature_variance.diag()
+            v_x = self.moments.position_variance_per_dof
+            mean = self.moments.pooled_feature_mean
+            within = between = self.moments.pooled_feature_variance.diag()
         else:
-            size = self._moments.at_size(n_atoms)
+            size = self.moments.at_size(n_atoms)
             v_x, mean = size.v_x, size.feature_mean
             within, between = size.within, size.between
         return MoleculeGaussian(

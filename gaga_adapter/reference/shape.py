@@ -62,7 +62,7 @@ class ShapeReference(MoleculeReference):
 
     def _fit(self, n_atoms: int) -> MoleculeGaussian:
         """One row per sampled molecule (R); the weights go beside them."""
-        size = self._moments.at_size(n_atoms)
+        size = self.moments.at_size(n_atoms)
         f = self.n_features
         rows = len(size.sample_weight)
         nothing = torch.zeros(rows, f, f, dtype=torch.float64)

@@ -1,0 +1,285 @@
+r"""Cumulants of exchangeable, rotation-invariant molecules, up to order four.
+
+A molecule of N atoms splits into positions `p_i` in R³ and features `g_i`, both of sum zero over
+its atoms, and `u = sqrt(N) (m - E m)`, the scaled mean feature. Permutations and rotations leave of
+their joint cumulants only what lies in the span of few invariant tensors. With `D = 1 - 11'/N` and
+`I_k = sum_l (D e_l)^{⊗k}` they are, for the atoms,
+
+    order 2: D      order 3: I_3      order 4: I_4, D_ij D_kl, D_ik D_jl, D_il D_jk
+
+and for the directions of positions `δ_αβ`, or its three pairings for four of them. What is odd in
+the positions vanishes by reflection. So a cumulant tensor is fixed by its contractions q with these
+invariants, sums over atoms such as `sum_i g_i ⊗ g_i ⊗ g_i` and `(sum |p_i|²)²`, and with their Gram
+matrix G,
+
+    ||C||² = q' G⁻¹ q,
+
+times the number of places that the parts can take: `(u, g, g)` stands for three blocks of the full
+tensor. The blocks of one type by the letters of their parts, positions as p:
+
+    uuu, ugg, ggg, upp, gpp,   uuuu, uugg, uggg, gggg, uupp, ugpp, ggpp, pppp.
+
+Contractions are averages over molecules. From those of order four go the Gaussian parts, products
+of second moments; of a product of two averages over molecules an unbiased estimate is the average
+over pairs of *different* molecules. The mean of the features is that of all molecules of the size.
+
+Whitening by the reference multiplies each index of a contraction by a number, `a / sqrt(a² λ + b²)`
+with λ the reference's variance along it, if features are written in the eigenvectors of the
+reference. So one pass over the clean data gives the norms at every noise level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: How a contraction's entries scale: one letter per axis, after the axis of invariants.
+_AXES = {
+    "uuu": "uuu",
+    "ugg": "ugg",
+    "ggg": "ggg",
+    "upp": "u",
+    "gpp": "g",
+    "uuuu": "uuuu",
+    "uugg": "uugg",
+    "uggg": "uggg",
+    "gggg": "gggg",
+    "uupp": "uu",
+    "ugpp": "ug",
+    "ggpp": "gg",
+    "pppp": "",
+}
+#: Places that the parts can take in the full tensor.
+_PLACES = {
+    "uuu": 1,
+    "ugg": 3,
+    "ggg": 1,
+    "upp": 3,
+    "gpp": 3,
+    "uuuu": 1,
+    "uugg": 6,
+    "uggg": 4,
+    "gggg": 1,
+    "uupp": 6,
+    "ugpp": 12,
+    "ggpp": 6,
+    "pppp": 1,
+}
+BLOCKS = tuple(_PLACES)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Molecules of one size, in the parts that symmetry keeps apart.
+
+    Attributes:
+        p: positions (n, N, 3), of sum zero.
+        g: features around their molecule's mean (n, N, F).
+        u: `sqrt(N)` times the mean feature, around a given mean (n, F).
+    """
+
+    p: Tensor
+    g: Tensor
+    u: Tensor
+
+    def take(self, rows: Tensor) -> Parts:
+        """Some of the molecules."""
+        return Parts(self.p[rows], self.g[rows], self.u[rows])
+
+
+def second_moments(parts: Parts) -> dict[str, Tensor]:
+    """Averages `v` (), `W` (F, F), `B` (F, F) and the mean `u` (F,).
+
+    For one atom, `v` and `W` are zero.
+    """
+    n_free = max(parts.p.shape[1] - 1, 1)
+    return {
+        "v": parts.p.square().sum((1, 2)).mean() / (3 * n_free),
+        "W": torch.einsum("sia,sib->ab", parts.g, parts.g) / (len(parts.g) * n_free),
+        "B": parts.u.T @ parts.u / len(parts.u),
+        "m": parts.u.mean(0),
+    }
+
+
+def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
+    """Contractions of the cumulants with the invariants, by block: (invariants, F, .., F).
+
+    Args:
+        parts: n molecules, n at least 2, with u around the mean.
+        max_order: 3 or 4.
+    """
+    p, g, u = parts.p, parts.g, parts.u
+    n, f = u.shape
+    square = p.square().sum(2)  # (n, N)
+    total = square.sum(1)  # (n,)
+    atoms = (g[..., :, None] * g[..., None, :]).flatten(2)  # g_i g_i' as (n, N, F²)
+    gg = atoms.sum(1).reshape(n, f, f)
+
+    def mean(pattern: str, *tensors: Tensor) -> Tensor:
+        average: Tensor = torch.einsum(pattern, *tensors) / n
+        return average
+
+    found = {
+        "uuu": mean("sa,sb,sc->abc", u, u, u)[None],
+        "ugg": mean("sa,sbc->abc", u, gg)[None],
+        "ggg": mean("six,sic->xc", atoms, g).reshape(1, f, f, f),
+        "upp": mean("sa,s->a", u, total)[None],
+        "gpp": mean("sia,si->a", g, square)[None],
+    }
+    if max_order < 4:
+        return found
+    dipole = torch.einsum("sia,sid->sad", g, p)
+    gyration = p.mT @ p
+    uu = u[:, :, None] * u[:, None]
+    ug = (u[:, None, :, None] * g[:, :, None]).flatten(2)  # u g_i' as (n, N, F²)
+    quartic = mean("six,siy->xy", atoms, atoms).reshape(f, f, f, f)
+    pairs = {
+        "uu,uu": mean("sab,scd->abcd", uu, uu),
+        "uu,gg": mean("sab,scd->abcd", uu, gg),
+        "gg,gg": mean("sab,scd->abcd", gg, gg),
+        "uu,pp": mean("sab,s->ab", uu, total),
+        "gg,pp": mean("sab,s->ab", gg, total),
+        "pp,pp": mean("s,s->", total, total),
+    }
+    one_atom = mean("six,si->x", atoms, square).reshape(f, f)
+    crossed = mean("sad,sbd->ab", dipole, dipole)
+    moments = {
+        "uuuu": pairs["uu,uu"][None],
+        "uugg": pairs["uu,gg"][None],
+        "uggg": mean("six,siy->xy", ug, atoms).reshape(1, f, f, f, f),
+        "gggg": torch.stack([quartic, *_pairings(pairs["gg,gg"])]),
+        "uupp": pairs["uu,pp"][None],
+        "ugpp": mean("six,si->x", ug, square).reshape(1, f, f),
+        "ggpp": torch.stack([one_atom, pairs["gg,pp"], crossed, crossed]),
+        "pppp": _position_contractions(
+            mean("si,si->", square, square),
+            pairs["pp,pp"],
+            mean("sxy,sxy->", gyration, gyration),
+        ),
+    }
+    gaussian = _gaussian(p.shape[1], uu.mean(0), gg.mean(0), total.mean(), pairs, n)
+    return found | {block: moment - gaussian[block] for block, moment in moments.items()}
+
+
+def _gaussian(
+    n_atoms: int, uu: Tensor, gg: Tensor, pp: Tensor, pairs: dict[str, Tensor], n: int
+) -> dict[str, Tensor]:
+    """The same contractions of the Gaussian of these second moments, unbiased.
+
+    Args:
+        n_atoms: N.
+        uu: average of `u u'` (F, F).
+        gg: average of `sum_i g_i g_i'` (F, F).
+        pp: average of `sum_i |p_i|²` ().
+        pairs: averages of products of these of the same molecule.
+        n: molecules.
+    """
+    free = max(n_atoms - 1, 1)
+
+    def product(pattern: str, x: Tensor, y: Tensor, same: Tensor) -> Tensor:
+        """Of two averages over molecules, without the pairs of a molecule with itself."""
+        different: Tensor = (n * torch.einsum(pattern, x, y) - same) / (n - 1)
+        return different
+
+    atoms = _atom_gram(n_atoms)
+    bb = product("ab,cd->abcd", uu, uu, pairs["uu,uu"])
+    bw = product("ab,cd->abcd", uu, gg, pairs["uu,gg"])  # times N - 1
+    ww = product("ab,cd->abcd", gg, gg, pairs["gg,gg"]) / free**2
+    bv = product("ab,->ab", uu, pp, pairs["uu,pp"])  # times 3 (N - 1)
+    wv = product("ab,->ab", gg, pp, pairs["gg,pp"]) / (3 * free**2)
+    vv = product(",->", pp, pp, pairs["pp,pp"]) / (3 * free) ** 2
+    # The Gaussian's tensor is one pairing of atoms and channels for each pairing of the places.
+    gggg = torch.einsum("rt,tabcd->rabcd", atoms[:, 1:], torch.stack(_pairings(ww)))
+    turns = _rotation_gram()
+    return {
+        "uuuu": torch.stack(_pairings(bb)).sum(0)[None],
+        "uugg": bw[None],
+        "uggg": torch.zeros_like(bw)[None],
+        "gggg": gggg,
+        "uupp": bv[None],
+        "ugpp": torch.zeros_like(bv)[None],
+        "ggpp": 3 * atoms[:, 1, None, None] * wv,
+        "pppp": vv * torch.einsum("rt,st->rs", atoms[:, 1:], turns).flatten(),
+    }
+
+
+def block_grams(
+    found: list[dict[str, Tensor]], scale: dict[str, Tensor], n_atoms: int
+) -> dict[str, Tensor]:
+    """Inner products of the whitened cumulants of G batches, by block (G, G).
+
+    Args:
+        found: `contractions` of each batch.
+        scale: factor per index: `p` (), `u` (F,) and `g` (F,).
+        n_atoms: N.
+    """
+    grams = {}
+    for block in found[0]:
+        whitened = torch.stack([batch[block] for batch in found])
+        for axis, letter in enumerate(_AXES[block]):
+            shape = [1] * whitened.dim()
+            shape[2 + axis] = -1
+            whitened = whitened * scale[letter].reshape(shape)
+        metric = _inverse_gram(block, n_atoms)
+        whitened = whitened * scale["p"] ** block.count("p")
+        whitened = whitened.reshape(len(found), len(metric), -1)
+        weighed = torch.einsum("rs,hsx->hrx", metric, whitened)
+        grams[block] = _PLACES[block] * whitened.flatten(1) @ weighed.flatten(1).T
+    return grams
+
+
+def _pairings(tensor: Tensor) -> list[Tensor]:
+    """`T_abcd, T_acbd, T_adbc` as tensors over abcd, for T a product of two pairs."""
+    return [
+        tensor,
+        torch.einsum("acbd->abcd", tensor),
+        torch.einsum("adbc->abcd", tensor),
+    ]
+
+
+def _position_contractions(quartic: Tensor, total: Tensor, mixed: Tensor) -> Tensor:
+    """Atoms' four invariants times directions' three (12,).
+
+    Args:
+        quartic: `sum_i |p_i|⁴`.
+        total: `(sum_i |p_i|²)²`.
+        mixed: `sum_ij (p_i · p_j)²`.
+    """
+    pairs = mixed + (total - mixed) * torch.eye(3, dtype=total.dtype)
+    return torch.cat([quartic.expand(1, 3), pairs]).flatten()
+
+
+def _atom_gram(n_atoms: int) -> Tensor:
+    """Gram matrix (4, 4) of `I_4` and the three pairings of D."""
+    n, free = float(n_atoms), float(n_atoms - 1)
+    gram = free * torch.ones(4, 4, dtype=torch.float64)
+    gram.diagonal()[:] = free**2
+    gram[0, :] = gram[:, 0] = free**2 / n
+    gram[0, 0] = (free**4 + free) / n**3
+    return gram
+
+
+def _rotation_gram() -> Tensor:
+    """Gram matrix (3, 3) of the three pairings of four directions."""
+    return 3 + 6 * torch.eye(3, dtype=torch.float64)
+
+
+def _inverse_gram(block: str, n_atoms: int) -> Tensor:
+    """G⁻¹ of a block's invariants; the pseudo-inverse where few atoms leave fewer of them."""
+    n = float(n_atoms)
+    atoms = {
+        0: torch.ones(1, 1, dtype=torch.float64),
+        2: torch.full((1, 1), n - 1, dtype=torch.float64),
+        3: torch.full((1, 1), (n - 1) * (n - 2) / n, dtype=torch.float64),
+        4: _atom_gram(n_atoms),
+    }[len(block) - block.count("u")]
+    directions = {
+        0: torch.ones(1, 1, dtype=torch.float64),
+        2: torch.full((1, 1), 3.0, dtype=torch.float64),
+        4: _rotation_gram(),
+    }[block.count("p")]
+    gram = torch.kron(atoms, directions)
+    inverse: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10)
+    return inverse
