@@ -220,7 +220,11 @@ def draw_sizes(
     return torch.multinomial(weights, n, replacement=True, generator=generator)
 
 
-def check_statistics(scheduler: Any, layout: Layout) -> None:  # noqa: ANN401 - any scheduler
+def check_statistics(
+    scheduler: Any,  # noqa: ANN401 - any diffusers scheduler
+    layout: Layout,
+    advice: str = "Refit with `gaga fit`, in the model's elements and scales.",
+) -> None:
     """See that a scheduler's statistics, if it has any, describe the channels of a model.
 
     Raises:
@@ -232,6 +236,5 @@ def check_statistics(scheduler: Any, layout: Layout) -> None:  # noqa: ANN401 - 
     if isinstance(stats.layout, AtomLayout) and stats.layout.n_channels == layout.n_channels:
         return  # features without names cannot be compared
     raise StatsMismatchError(
-        f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. "
-        "Refit in the model's elements and scales: `gaga fit`, or fit_from(model, loader)."
+        f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. {advice}"
     )
