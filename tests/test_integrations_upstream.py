@@ -1,0 +1,54 @@
+"""The contract on EDM and GeoLDM themselves, where their checkouts are named.
+
+GAGA_EDM_REPO      github.com/ehoogeboom/e3_diffusion_for_molecules
+GAGA_GEOLDM_REPO   github.com/MinkaiXu/GeoLDM
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the contract is beside this file
+import contract
+
+RUNNER = Path(__file__).with_name("upstream_runner.py")
+REPOSITORIES = {"edm": "GAGA_EDM_REPO", "geoldm": "GAGA_GEOLDM_REPO"}
+
+pytestmark = pytest.mark.upstream
+
+
+@functools.cache
+def run(kind):
+    """What the runner says, from a process whose working directory is the checkout."""
+    repository = os.environ.get(REPOSITORIES[kind])
+    if not repository:
+        pytest.skip(f"{REPOSITORIES[kind]} does not name a checkout")
+    done = subprocess.run(
+        [sys.executable, str(RUNNER), kind],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("check", contract.CHECKS)
+@pytest.mark.parametrize("kind", REPOSITORIES)
+def test_contract(kind, check):
+    outcome = run(kind)["checks"][check]
+    if outcome.startswith("skipped"):
+        pytest.skip(outcome)
+    assert outcome == "passed", outcome
+
+
+@pytest.mark.parametrize("kind", REPOSITORIES)
+def test_551_network_calls_instead_of_1001(kind):
+    assert run(kind)["calls"] == [1001, 551]

@@ -1,0 +1,121 @@
+"""Run the contract inside a checkout of EDM or GeoLDM, in a process of its own.
+
+The two repositories have modules of the same names, so one process sees one of them. Called as
+`python upstream_runner.py KIND` with the checkout as working directory; writes one JSON object,
+`{"checks": {name: outcome}, ...}`, as its last line.
+"""
+
+import contextlib
+import io
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path[:0] = [str(Path.cwd()), str(Path(__file__).parent)]
+
+import contract  # noqa: E402
+import torch  # noqa: E402
+from egnn import models  # noqa: E402  - upstream's
+from equivariant_diffusion import en_diffusion  # noqa: E402  - upstream's
+from gaga_adapter.integrations import apply_patch  # noqa: E402
+
+
+def network(n_in, n_context, **options):
+    return models.EGNN_dynamics_QM9(
+        in_node_nf=n_in + 1,
+        context_node_nf=n_context,
+        n_dims=3,
+        device="cpu",
+        hidden_nf=8,
+        n_layers=1,
+        attention=True,
+        tanh=True,
+        inv_sublayers=1,
+        **options,
+    )
+
+
+def diffusion(kind, n_features, n_steps, schedule, loss, charges, context, **options):
+    return kind(
+        dynamics=network(n_features, context),
+        in_node_nf=n_features,
+        n_dims=3,
+        timesteps=n_steps,
+        noise_schedule=schedule,
+        noise_precision=1e-4,
+        loss_type=loss,
+        norm_values=(1.0, 4.0, 10.0),
+        include_charges=charges,
+        **options,
+    )
+
+
+def make_edm(n_steps, schedule="polynomial_2", loss="l2", charges=True, context=0):
+    torch.manual_seed(0)
+    kind = en_diffusion.EnVariationalDiffusion
+    return diffusion(kind, 5 + charges, n_steps, schedule, loss, charges, context).eval()
+
+
+def make_geoldm(
+    n_steps, schedule="polynomial_2", loss="l2", charges=True, context=0, trainable=False
+):
+    torch.manual_seed(0)
+    coder = {
+        "context_node_nf": context,
+        "n_dims": 3,
+        "device": "cpu",
+        "hidden_nf": 8,
+        "n_layers": 1,
+        "include_charges": charges,
+    }
+    vae = en_diffusion.EnHierarchicalVAE(
+        encoder=models.EGNN_encoder_QM9(in_node_nf=5 + charges, out_node_nf=2, **coder),
+        decoder=models.EGNN_decoder_QM9(in_node_nf=2, out_node_nf=5 + charges, **coder),
+        in_node_nf=5 + charges,
+        n_dims=3,
+        latent_node_nf=2,
+        kl_weight=0.01,
+        include_charges=charges,
+    )
+    kind, options = en_diffusion.EnLatentDiffusion, {"vae": vae, "trainable_ae": trainable}
+    return diffusion(kind, 2, n_steps, schedule, loss, charges, context, **options).eval()
+
+
+CASES = {
+    "edm": contract.Case("EDM", make_edm),
+    "geoldm": contract.Case(
+        "GeoLDM",
+        make_geoldm,
+        options=frozenset({"schedule", "loss", "charges", "context", "trainable"}),
+    ),
+}
+
+
+def outcome(check, case):
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # upstream prints its schedules
+            check(case)
+    except contract.NotApplicable as reason:
+        return f"skipped: {reason}"
+    except BaseException:
+        return f"failed: {traceback.format_exc()}"
+    return "passed"
+
+
+def main():
+    case = CASES[sys.argv[1]]
+    started = time.perf_counter()
+    checks = {name: outcome(check, case) for name, check in contract.CHECKS.items()}
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = case.model(1000)
+        full = len(case.network_inputs(model, lambda: case.sample(model)))
+        apply_patch(model, case.stats(model), t_star=550)
+        cut = len(case.network_inputs(model, lambda: case.sample(model)))
+    seconds = time.perf_counter() - started
+    print(json.dumps({"checks": checks, "calls": [full, cut], "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
