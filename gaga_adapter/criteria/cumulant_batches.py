@@ -88,8 +88,7 @@ class SizeBatches:
             "B": variances["u"].diag(),
             "m": math.sqrt(n_atoms) * (law.mean[0] @ bases[1]),
         }
-        parts, shift = _parts(x, *bases)
-        drawn: tuple[Parts, Tensor] | None = None
+        parts, drawn = _parts(x, *bases), None
         if not is_gaussian(reference):
             sizes = torch.full((len(x) * draws_per_item,), n_atoms)
             draws = reference.at(1.0, 0.0).sample(sizes, generator=generator, dtype=torch.float64)
@@ -97,16 +96,12 @@ class SizeBatches:
         found, second = [], []
         for g in range(int(batch.max()) + 1):
             rows = batch == g
-            own = contractions(parts.take(rows), max_order) if max_order > 2 else {}
-            moments = second_moments(parts.take(rows))
-            moments["m"] = moments["m"] + shift
-            if drawn is None:
-                others, theirs = known, {}
-            else:
-                part = drawn[0].take(rows.repeat_interleave(draws_per_item))
-                theirs = contractions(part, max_order) if max_order > 2 else {}
-                others = second_moments(part)
-                others["m"] = others["m"] + drawn[1]
+            own, moments = _estimates(parts.take(rows), max_order)
+            theirs: dict[str, Tensor] = {}
+            others = known
+            if drawn is not None:
+                part = drawn.take(rows.repeat_interleave(draws_per_item))
+                theirs, others = _estimates(part, max_order)
             found.append({k: own[k] - theirs[k] if theirs else own[k] for k in own})
             second.append({k: moments[k] - others[k] for k in moments})
         return cls(n_atoms, len(x), found, second, variances)
@@ -133,21 +128,20 @@ class SizeBatches:
         return blocks
 
 
-def _parts(x: Tensor, within: Tensor, between: Tensor) -> tuple[Parts, Tensor]:
-    """Molecules (n, N, 3 + F) in their parts, and the mean (F,) that was taken off u.
-
-    u is scaled by `sqrt(n / (n - 1))`, so that its second moment around the mean has no bias.
-    """
-    n, n_atoms = x.shape[:2]
+def _parts(x: Tensor, within: Tensor, between: Tensor) -> Parts:
+    """Molecules (n, N, 3 + F) in their parts, features along these axes (F, F)."""
     positions, features = x[..., :3], x[..., 3:]
     mean = features.mean(1)
-    u = math.sqrt(n_atoms) * mean @ between
-    shift = u.mean(0)
     return Parts(
         positions - positions.mean(1, keepdim=True),
         (features - mean[:, None]) @ within,
-        (u - shift) * math.sqrt(n / (n - 1)),
-    ), shift
+        math.sqrt(x.shape[1]) * mean @ between,
+    )
+
+
+def _estimates(parts: Parts, max_order: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Contractions of the cumulants beyond the second, and the second moments."""
+    return contractions(parts, max_order) if max_order > 2 else {}, second_moments(parts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,11 @@ tensor. The blocks of one type by the letters of their parts, positions as p:
 
     uuu, ugg, ggg, upp, gpp,   uuuu, uugg, uggg, gggg, uupp, ugpp, ggpp, pppp.
 
-Contractions are averages over molecules. From those of order four go the Gaussian parts, products
-of second moments; of a product of two averages over molecules an unbiased estimate is the average
-over pairs of *different* molecules. The mean of the features is that of all molecules of the size.
+Every contraction is unbiased. Where u takes part it is a joint k-statistic of u and sums over the
+atoms of a molecule, which are numbers of the molecule as u is: `uugg` is the third joint cumulant
+of `u, u, sum_i g_i g_i'` (`kstatistics.py` for the factors). Without u the means are known, zero,
+and from those of order four go products of second moments; of a product of two averages over
+molecules an unbiased estimate is the average over pairs of *different* molecules.
 
 Whitening by the reference multiplies each index of a contraction by a number, `a / sqrt(a² λ + b²)`
 with λ the reference's variance along it, if features are written in the eigenvectors of the
@@ -77,7 +79,7 @@ class Parts:
     Attributes:
         p: positions (n, N, 3), of sum zero.
         g: features around their molecule's mean (n, N, F).
-        u: `sqrt(N)` times the mean feature, around a given mean (n, F).
+        u: `sqrt(N)` times the mean feature (n, F).
     """
 
     p: Tensor
@@ -90,7 +92,7 @@ class Parts:
 
 
 def second_moments(parts: Parts) -> dict[str, Tensor]:
-    """Averages `v` (), `W` (F, F), `B` (F, F) and the mean `u` (F,).
+    """Unbiased `v` (), `W` (F, F) and `B` (F, F), and the mean `m` (F,) of u.
 
     For one atom, `v` and `W` are zero.
     """
@@ -98,7 +100,7 @@ def second_moments(parts: Parts) -> dict[str, Tensor]:
     return {
         "v": parts.p.square().sum((1, 2)).mean() / (3 * n_free),
         "W": torch.einsum("sia,sib->ab", parts.g, parts.g) / (len(parts.g) * n_free),
-        "B": parts.u.T @ parts.u / len(parts.u),
+        "B": torch.cov(parts.u.T).reshape(2 * parts.u.shape[1:]),
         "m": parts.u.mean(0),
     }
 
@@ -107,11 +109,12 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
     """Contractions of the cumulants with the invariants, by block: (invariants, F, .., F).
 
     Args:
-        parts: n molecules, n at least 2, with u around the mean.
+        parts: n molecules, n at least 4.
         max_order: 3 or 4.
     """
-    p, g, u = parts.p, parts.g, parts.u
+    p, g, u = parts.p, parts.g, parts.u - parts.u.mean(0)
     n, f = u.shape
+    two, three = n / (n - 1), n**2 / ((n - 1) * (n - 2))  # of k-statistics
     square = p.square().sum(2)  # (n, N)
     total = square.sum(1)  # (n,)
     atoms = (g[..., :, None] * g[..., None, :]).flatten(2)  # g_i g_i' as (n, N, F²)
@@ -122,10 +125,10 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
         return average
 
     found = {
-        "uuu": mean("sa,sb,sc->abc", u, u, u)[None],
-        "ugg": mean("sa,sbc->abc", u, gg)[None],
+        "uuu": three * mean("sa,sb,sc->abc", u, u, u)[None],
+        "ugg": two * mean("sa,sbc->abc", u, gg)[None],
         "ggg": mean("six,sic->xc", atoms, g).reshape(1, f, f, f),
-        "upp": mean("sa,s->a", u, total)[None],
+        "upp": two * mean("sa,s->a", u, total)[None],
         "gpp": mean("sia,si->a", g, square)[None],
     }
     if max_order < 4:
@@ -134,74 +137,42 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
     gyration = p.mT @ p
     uu = u[:, :, None] * u[:, None]
     ug = (u[:, None, :, None] * g[:, :, None]).flatten(2)  # u g_i' as (n, N, F²)
-    quartic = mean("six,siy->xy", atoms, atoms).reshape(f, f, f, f)
-    pairs = {
-        "uu,uu": mean("sab,scd->abcd", uu, uu),
-        "uu,gg": mean("sab,scd->abcd", uu, gg),
-        "gg,gg": mean("sab,scd->abcd", gg, gg),
-        "uu,pp": mean("sab,s->ab", uu, total),
-        "gg,pp": mean("sab,s->ab", gg, total),
-        "pp,pp": mean("s,s->", total, total),
+    mean_uu, mean_gg, mean_pp = uu.mean(0), gg.mean(0), total.mean()
+    fourth = _pairings(torch.einsum("ab,cd->abcd", mean_uu, mean_uu))
+    fourth_k = (n + 1) * mean("sab,scd->abcd", uu, uu) - (n - 1) * torch.stack(fourth).sum(0)
+    found |= {
+        "uuuu": three / (n - 3) * fourth_k[None],
+        "uggg": two * mean("six,siy->xy", ug, atoms).reshape(1, f, f, f, f),
+        "ugpp": two * mean("six,si->x", ug, square).reshape(1, f, f),
+        "uugg": three * mean("sab,scd->abcd", uu, gg - mean_gg)[None],
+        "uupp": three * mean("sab,s->ab", uu, total - mean_pp)[None],
     }
-    one_atom = mean("six,si->x", atoms, square).reshape(f, f)
-    crossed = mean("sad,sbd->ab", dipole, dipole)
-    moments = {
-        "uuuu": pairs["uu,uu"][None],
-        "uugg": pairs["uu,gg"][None],
-        "uggg": mean("six,siy->xy", ug, atoms).reshape(1, f, f, f, f),
-        "gggg": torch.stack([quartic, *_pairings(pairs["gg,gg"])]),
-        "uupp": pairs["uu,pp"][None],
-        "ugpp": mean("six,si->x", ug, square).reshape(1, f, f),
-        "ggpp": torch.stack([one_atom, pairs["gg,pp"], crossed, crossed]),
-        "pppp": _position_contractions(
-            mean("si,si->", square, square),
-            pairs["pp,pp"],
-            mean("sxy,sxy->", gyration, gyration),
-        ),
-    }
-    gaussian = _gaussian(p.shape[1], uu.mean(0), gg.mean(0), total.mean(), pairs, n)
-    return found | {block: moment - gaussian[block] for block, moment in moments.items()}
 
-
-def _gaussian(
-    n_atoms: int, uu: Tensor, gg: Tensor, pp: Tensor, pairs: dict[str, Tensor], n: int
-) -> dict[str, Tensor]:
-    """The same contractions of the Gaussian of these second moments, unbiased.
-
-    Args:
-        n_atoms: N.
-        uu: average of `u u'` (F, F).
-        gg: average of `sum_i g_i g_i'` (F, F).
-        pp: average of `sum_i |p_i|²` ().
-        pairs: averages of products of these of the same molecule.
-        n: molecules.
-    """
-    free = max(n_atoms - 1, 1)
-
+    # What a Gaussian of the same second moments would have: it is one pairing of the atoms and one
+    # of the channels or directions for each pairing of the four places.
     def product(pattern: str, x: Tensor, y: Tensor, same: Tensor) -> Tensor:
         """Of two averages over molecules, without the pairs of a molecule with itself."""
         different: Tensor = (n * torch.einsum(pattern, x, y) - same) / (n - 1)
         return different
 
-    atoms = _atom_gram(n_atoms)
-    bb = product("ab,cd->abcd", uu, uu, pairs["uu,uu"])
-    bw = product("ab,cd->abcd", uu, gg, pairs["uu,gg"])  # times N - 1
-    ww = product("ab,cd->abcd", gg, gg, pairs["gg,gg"]) / free**2
-    bv = product("ab,->ab", uu, pp, pairs["uu,pp"])  # times 3 (N - 1)
-    wv = product("ab,->ab", gg, pp, pairs["gg,pp"]) / (3 * free**2)
-    vv = product(",->", pp, pp, pairs["pp,pp"]) / (3 * free) ** 2
-    # The Gaussian's tensor is one pairing of atoms and channels for each pairing of the places.
-    gggg = torch.einsum("rt,tabcd->rabcd", atoms[:, 1:], torch.stack(_pairings(ww)))
-    turns = _rotation_gram()
-    return {
-        "uuuu": torch.stack(_pairings(bb)).sum(0)[None],
-        "uugg": bw[None],
-        "uggg": torch.zeros_like(bw)[None],
-        "gggg": gggg,
-        "uupp": bv[None],
-        "ugpp": torch.zeros_like(bv)[None],
-        "ggpp": 3 * atoms[:, 1, None, None] * wv,
-        "pppp": vv * torch.einsum("rt,st->rs", atoms[:, 1:], turns).flatten(),
+    free, gram, turns = max(p.shape[1] - 1, 1), _atom_gram(p.shape[1]), _rotation_gram()
+    gggg, ggpp = mean("sab,scd->abcd", gg, gg), mean("sab,s->ab", gg, total)
+    pppp = mean("s,s->", total, total)
+    ww = product("ab,cd->abcd", mean_gg, mean_gg, gggg) / free**2
+    wv = product("ab,->ab", mean_gg, mean_pp, ggpp) / (3 * free**2)
+    vv = product(",->", mean_pp, mean_pp, pppp) / (3 * free) ** 2
+
+    quartic = mean("six,siy->xy", atoms, atoms).reshape(f, f, f, f)
+    one_atom = mean("six,si->x", atoms, square).reshape(f, f)
+    crossed = mean("sad,sbd->ab", dipole, dipole)
+    positions = _position_contractions(
+        mean("si,si->", square, square), pppp, mean("sxy,sxy->", gyration, gyration)
+    )
+    return found | {
+        "gggg": torch.stack([quartic, *_pairings(gggg)])
+        - torch.einsum("rt,tabcd->rabcd", gram[:, 1:], torch.stack(_pairings(ww))),
+        "ggpp": torch.stack([one_atom, ggpp, crossed, crossed]) - 3 * gram[:, 1, None, None] * wv,
+        "pppp": positions - vv * torch.einsum("rt,st->rs", gram[:, 1:], turns).flatten(),
     }
 
 
