@@ -1,0 +1,168 @@
+r"""Truncation of samplers that loop over a list of sigmas: NVlabs/edm, k-diffusion.
+
+Their path is `x = x_0 + sigma eps` (Karras et al. 2022), so with a = 1 and b = sigma the log-SNR is
+-2 ln sigma, and the fitted point lies at `sigma* = exp(-log_snr_star / 2)`. They walk down a list
+of sigmas, from unit noise times its first. The list is cut at sigma*, and the start comes from the
+fitted Gaussian:
+
+    sigmas, start = truncate_sigmas(sigmas, stats="my-stats")
+    x = start.initial_sample((64, 3, 32, 32), generator)    # not noise * sigmas[0]
+    x = sample_heun(model, x, sigmas)                       # k-diffusion
+    t_steps, x_next = sigmas, start.transport(latents)      # NVlabs/edm: not latents * t_steps[0]
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gaga_adapter.errors import GAGAWarning, TruncationError
+from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.scheduler.grid import SLACK
+from gaga_adapter.stats import GAGAStats
+
+SPACINGS = ("suffix", "respace")
+
+
+@dataclass(frozen=True, eq=False)
+class KarrasStart:
+    """The Gaussian that a truncated loop starts from.
+
+    Attributes:
+        sigma: the first of the list.
+        reference: of `data_scale x_0 + sigma eps`.
+    """
+
+    sigma: float
+    reference: ReferenceGaussian
+
+    def initial_sample(
+        self,
+        size: Sequence[int] | Tensor,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """A start at `sigma`; nothing is left to be scaled.
+
+        Args:
+            size: the shape (B, C, ...) of dense data; for molecules the numbers of atoms (B,).
+            generator: of the draw.
+            device: of the sample; that of the generator by default.
+            dtype: of the sample; torch's default by default.
+        """
+        return self.reference.sample(size, generator=generator, device=device, dtype=dtype)
+
+    def transport(self, noise: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The start that a loop's own unit noise becomes; same shape, dtype and device.
+
+        Args:
+            noise: unit noise (B, ...), before any factor of sigma.
+            mask: molecules: real atoms (B, N), bool.
+        """
+        return self.reference.transport(noise, mask)
+
+
+def truncate_sigmas(
+    sigmas: Tensor | Sequence[float],
+    stats: GAGAStats | str | Path,
+    spacing: str = "suffix",
+    reference: str = "auto",
+    data_scale: float = 1.0,
+    rho: float = 7.0,
+) -> tuple[Tensor, KarrasStart]:
+    """The part of a list of sigmas that is to be walked, and the Gaussian at its first entry.
+
+    Args:
+        sigmas: positive and falling (n,), ties allowed; it may end in one zero, which stays.
+        stats: fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
+        spacing: `suffix` keeps the entries from the last one at or beyond sigma* on: fewer steps,
+            the same ones. `respace` keeps their number, all from sigma* on.
+        reference: kind of the Gaussian, as in `GAGAStats.reference`.
+        data_scale: the model's data over the data that were fitted, such as the scaling factor of
+            a latent; sigmas are in the model's units.
+        rho: respacing is linear in `sigma^(1 / rho)` and the entry's index: for lists of Karras et
+            al. 2022, Eq. 5, of that `rho` it gives the list of the same kind from sigma* on.
+
+    Returns:
+        sigmas, of the dtype and device given (float32 for a list); the start at `sigmas[0]`.
+
+    Raises:
+        TruncationError: the list does not fall, has no positive entry, or no room below sigma* for
+            as many steps; or an option is unknown.
+        ArtefactError: the statistics cannot be read.
+        StatsMismatchError: the reference is unknown or finer than what was fitted.
+    """
+    if spacing not in SPACINGS:
+        raise TruncationError(f"spacing={spacing!r} is unknown. Known: {', '.join(SPACINGS)}.")
+    if not (0 < data_scale < math.inf and 0 < rho < math.inf):
+        raise TruncationError(f"data_scale={data_scale} and rho={rho} must be positive.")
+    if not isinstance(stats, GAGAStats):
+        stats = GAGAStats.from_pretrained(stats)
+    given = torch.as_tensor(sigmas)
+    if not given.is_floating_point():
+        given = given.to(torch.get_default_dtype())
+    levels = _checked(given)
+    noisy = levels[levels > 0]
+    sigma_star = data_scale * math.exp(-stats.log_snr_star / 2)
+    beyond = int((2 * noisy.log() >= 2 * math.log(sigma_star) - SLACK).sum())
+    if beyond == 0:
+        warnings.warn(
+            f"the list begins at sigma={float(noisy[0]):.6g}, closer to the data than "
+            f"sigma*={sigma_star:.6g}: nothing is cut, and the start is taken there. "
+            "Use a list with a larger sigma_max.",
+            GAGAWarning,
+            stacklevel=2,
+        )
+    if spacing == "suffix" or beyond <= 1:
+        kept = given[max(beyond - 1, 0) :]
+    else:
+        respaced = _respaced(noisy, sigma_star, rho)
+        kept = torch.cat([respaced, levels[len(noisy) :]]).to(given)
+        if float(kept.diff().max()) > 0:
+            raise TruncationError(
+                f"there is no room for {len(noisy)} steps from sigma*={sigma_star:.6g} to "
+                f'{float(noisy[-1]):.6g}. Use spacing="suffix".'
+            )
+    first = float(kept[0])
+    return kept, KarrasStart(first, stats.reference(reference).at(data_scale, first))
+
+
+def _checked(sigmas: Tensor) -> Tensor:
+    """The list in float64 on the CPU (n,)."""
+    levels = sigmas.detach().to("cpu", torch.float64)
+    if levels.ndim != 1 or len(levels) == 0 or not bool(torch.isfinite(levels).all()):
+        raise TruncationError(
+            f"sigmas are {tuple(levels.shape)}, {levels.flatten()[:4].tolist()}. Pass a list of "
+            "one finite number or more."
+        )
+    rises = (levels.diff() > 0).nonzero().flatten().tolist()
+    if rises:
+        raise TruncationError(
+            f"sigmas must fall: entries {rises[0]} and {rises[0] + 1} are "
+            f"{levels[rises[0] : rises[0] + 2].tolist()}. Sort them from noise to data."
+        )
+    if not bool((levels[:-1] > 0).all()) or float(levels[-1]) < 0 or float(levels[0]) == 0:
+        raise TruncationError(
+            f"sigmas end in {levels[-3:].tolist()}. They must be positive, but for one zero at the "
+            "end of a list of two or more."
+        )
+    return levels
+
+
+def _respaced(noisy: Tensor, sigma_star: float, rho: float) -> Tensor:
+    """As many sigmas (n,), float64, from sigma* to the last, by the list's own spacing."""
+    roots, target = noisy.pow(1 / rho), sigma_star ** (1 / rho)
+    after = min(int((roots >= target).sum()), len(roots) - 1)  # of the first below, or the last
+    position = after - 1 + float((roots[after - 1] - target) / (roots[after - 1] - roots[after]))
+    index = torch.linspace(position, len(roots) - 1, len(roots), dtype=torch.float64)
+    low = index.floor().long().clamp(max=len(roots) - 2)
+    fresh = torch.lerp(roots[low], roots[low + 1], index - low).pow(rho)
+    fresh[0], fresh[-1] = sigma_star, noisy[-1]
+    return fresh
