@@ -283,6 +283,17 @@ def test_dense_items_of_any_shape(shape):
     assert ODDS < curve.value[0] <= 1
 
 
+def test_frame_of_the_file_does_not_matter():
+    """Gaussian molecules along their principal axes: a convention, and no deviation."""
+    reference = fitted(*gaussian_molecules([8] * 2000))
+    x = reference.sample([8] * 400, generator(3))
+    _, _, axes = torch.linalg.svd(x[..., :3], full_matrices=False)
+    x = torch.cat([x[..., :3] @ axes.mT, x[..., 3:]], dim=-1)
+    mask = mask_from_sizes(torch.tensor([8] * 400))
+    curve = KSMI().curve(x, mask, reference, levels(2.0), generator())
+    assert curve.value[0] > ODDS
+
+
 def test_contributions_give_the_curve_of_each_size():
     x, mask = gaussian_molecules([6] * 100 + [9] * 100)
     reference = fitted(x, mask)
