@@ -27,6 +27,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from provenance import provenance
 from torch import Tensor, nn
 
@@ -121,7 +123,7 @@ def latents(n: int, generator: torch.Generator) -> Modality:
     with torch.no_grad():
         code = encoder((seen - mean).div(std).flatten(1).float())
     noise = torch.randn(len(code), width, generator=generator)
-    return dense("latent of patches (VAE)", code[:, :width] + code[:, width:].exp() * noise, "full")
+    return dense("VAE latent of patches", code[:, :width] + code[:, width:].exp() * noise, "full")
 
 
 def train_autoencoder(x: Tensor, generator: torch.Generator, width: int = 8) -> nn.Module:
@@ -309,21 +311,67 @@ COLOURS = {
     "types": "#66a182",
     "molecules": "#d1495b",
 }
+FLOOR = 7e-3  # nats; below it the curves are noise
 
 
 def draw(found: dict[str, Any]) -> None:
-    """Write `benchmarks/results/modalities.png`."""
+    """Write `benchmarks/results/modalities.png`: the curves, and their t* as their legend."""
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(figsize=(7.6, 4.6), layout="constrained")
-    t = sorted(found["t"])
-    for name, colour in COLOURS.items():
-        one = found["rows"][name]
-        value = np.array(one["curve"]["value"]) / one["dimension"]
-        axes.plot(t, np.maximum(value, 1e-4), color=colour, label=one["label"])
-    axes.set(yscale="log")
-    axes.axhline(PER_DIMENSION)
-    axes.legend()
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10.5, 4.3), width_ratios=(1.25, 1), layout="constrained"
+    )
+    path = named_path(found["path"], N_STEPS)
+    rows = {name: found["rows"][name] for name in COLOURS if name in found["rows"]}
+    for name, one in rows.items():
+        draw_curve(left, np.array(sorted(found["t"])), one["curve"], COLOURS[name])
+    left.axhline(found["tolerance"], color="black", lw=1, ls=":")
+    left.text(52, found["tolerance"] * 1.08, f"tolerance {found['tolerance']:g} nats", fontsize=8.5)
+    left.set(yscale="log", ylim=(FLOOR, 14), xlim=(40, 810))
+    left.set_xlabel(f"noise level t of {N_STEPS} ({found['path']})")
+    left.set_ylabel("KL(noised data || Gaussian), nats per item")
+    left.set_title("Molecules turn Gaussian soon, pictures have a tail", fontsize=10.5, loc="left")
+    ticks = [4, 2, 1, 0, -1, -2]
+    top = left.twiny()
+    top.set_xlim(left.get_xlim())
+    top.set_xticks([N_STEPS * float(path.time_at_log_snr(level)) for level in ticks], ticks)
+    top.tick_params(labelsize=8.5, length=3, pad=1)
+    top.spines["top"].set_visible(True)
+    top.set_xlabel("log-SNR", fontsize=8.5, labelpad=3)
+
+    order = sorted(rows, key=lambda name: rows[name]["t_star"] or N_STEPS, reverse=True)
+    for height, name in enumerate(order):
+        one, colour = rows[name], COLOURS[name]
+        stars = one["t_star"], one["t_star_per_dimension"]
+        shown = [star for star in stars if star is not None]
+        right.plot([min(shown), max(shown)], [height, height], color=colour, lw=1.5, alpha=0.4)
+        if stars[0] is not None:
+            right.plot(stars[0], height, "o", color=colour, ms=9)
+        if stars[1] is not None:
+            right.plot(stars[1], height, "o", mec=colour, mfc="white", mew=2, ms=8)
+    labels = [f"{rows[name]['label']} ({rows[name]['dimension']:.0f})" for name in order]
+    right.set_yticks(range(len(order)), labels)
+    for label, name in zip(right.get_yticklabels(), order, strict=True):
+        label.set_color(COLOURS[name])
+        label.set_fontweight("bold")
+    right.tick_params(axis="y", length=0)
+    right.spines["left"].set_visible(False)
+    right.set(xlim=(0, 700), ylim=(-0.6, len(order) - 0.2))
+    right.set_xlabel(f"t* of {N_STEPS}")
+    right.plot([], [], "o", color="black", ms=9, label=f"{found['tolerance']:g} nats per item")
+    per_dimension = f"{found['tolerance_per_dimension']:g} nats per dimension"
+    right.plot([], [], "o", mec="black", mfc="white", mew=2, ms=8, label=per_dimension)
+    right.legend(frameon=False, fontsize=8.5, loc="lower left", handletextpad=0.2)
+    right.set_title("t* (dimensions in brackets)", fontsize=10.5, loc="left")
     figure.savefig(RESULTS / "modalities.png", dpi=150)
+
+
+def draw_curve(axes: Axes, t: NDArray[np.int64], curve: dict[str, Any], colour: str) -> None:
+    """One curve with two standard errors; saturated points are left out, as lower limits."""
+    value, error = np.array(curve["value"]), np.array(curve["std_error"])
+    known = np.array(curve["extra"]["saturated"]) == 0
+    axes.plot(t[known], np.maximum(value, FLOOR / 2)[known], color=colour, lw=2)
+    low, high = np.maximum(value - 2 * error, FLOOR / 2), np.maximum(value + 2 * error, FLOOR / 2)
+    axes.fill_between(t[known], low[known], high[known], color=colour, alpha=0.15, lw=0)
 
 
 if __name__ == "__main__":
