@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gaga_adapter.fitting import compare, fit
+    from gaga_adapter.integrations import apply_patch, patched, remove_patch
     from gaga_adapter.molecules.denoiser import MoleculeDenoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
     from gaga_adapter.paths import (
@@ -44,9 +45,12 @@ _HOME = {
     "TabulatedPath": "gaga_adapter.paths",
     "VEPath": "gaga_adapter.paths",
     "VPPath": "gaga_adapter.paths",
+    "apply_patch": "gaga_adapter.integrations",
     "compare": "gaga_adapter.fitting",
     "fit": "gaga_adapter.fitting",
     "named_path": "gaga_adapter.paths",
+    "patched": "gaga_adapter.integrations",
+    "remove_patch": "gaga_adapter.integrations",
 }
 
 __all__ = [
@@ -61,9 +65,12 @@ __all__ = [
     "VEPath",
     "VPPath",
     "__version__",
+    "apply_patch",
     "compare",
     "fit",
     "named_path",
+    "patched",
+    "remove_patch",
 ]
 
 

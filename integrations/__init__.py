@@ -1,8 +1,43 @@
-"""Adapters for codebases that are not built on diffusers."""
+"""Adapters for codebases that are not built on diffusers.
+
+handle = apply_patch(edm_model, "stats")    # their own scripts start at t*; handle.remove()
+pipe = as_pipeline(edm_model)               # their checkpoint under any diffusers scheduler
+sigmas, start = truncate_sigmas(sigmas, stats)    # NVlabs and k-diffusion loops
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .fitting import fit_from
 from .patch import PatchHandle, apply_patch, patched, remove_patch
 
-__all__ = ["PatchHandle", "apply_patch", "fit_from", "patched", "remove_patch"]
+if TYPE_CHECKING:
+    from .karras import KarrasStart, truncate_sigmas
+    from .pipeline import EDMPipeline, as_pipeline
+
+_LAZY = {  # what loads more than torch
+    "EDMPipeline": "pipeline",
+    "KarrasStart": "karras",
+    "as_pipeline": "pipeline",
+    "truncate_sigmas": "karras",
+}
+
+__all__ = [
+    "EDMPipeline",
+    "KarrasStart",
+    "PatchHandle",
+    "apply_patch",
+    "as_pipeline",
+    "fit_from",
+    "patched",
+    "remove_patch",
+    "truncate_sigmas",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
