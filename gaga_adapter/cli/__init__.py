@@ -8,7 +8,7 @@ from typing import TextIO
 
 import typer
 
-from gaga_adapter.cli import criteria, demo, evaluate, fit, sample, show
+from gaga_adapter.cli import criteria, demo, evaluate, fit, run, sample, show
 from gaga_adapter.errors import GAGAError, GAGAWarning
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("show")(show.run)
 app.command("sample")(sample.run)
 app.command("evaluate")(evaluate.run)
 app.command("demo")(demo.run)
+app.command("run")(run.run)
 
 
 def main() -> None:

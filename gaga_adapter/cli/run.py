@@ -1,0 +1,58 @@
+"""`gaga run`: a script of EDM or GeoLDM as it is, with its models started at t*."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gaga_adapter.cli.console import err, progress_bar
+
+
+def run(
+    codebase: Annotated[str, typer.Argument(help="edm or geoldm.")],
+    command: Annotated[
+        list[str],
+        typer.Argument(help="After --: a script of the checkout and its arguments."),
+    ],
+    stats: Annotated[
+        str,
+        typer.Option(
+            help="auto: those beside the model, fitted from the script's own loader where there "
+            "are none; a folder, hub id or qm9; none: start at --t-star from N(0, I)."
+        ),
+    ] = "auto",
+    t_star: Annotated[
+        int | None, typer.Option(help="Start at this step of the model instead.")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="auto, shape, size, channel, paper or unit.")
+    ] = "auto",
+    tolerance: Annotated[
+        float | None, typer.Option(help="Nats per molecule that may remain at a fitted t*.")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit although there are statistics beside the model.")
+    ] = False,
+    fix_last_class: Annotated[
+        bool,
+        typer.Option(
+            "--fix-last-class",
+            help="Let models without charges generate their last element, which upstream drops.",
+        ),
+    ] = False,
+) -> None:
+    """Run a script of EDM or GeoLDM, unedited, inside of its checkout.
+
+    gaga run edm -- eval_analyze.py --model_path outputs/edm_qm9 --n_samples 10000
+    """
+    from gaga_adapter.integrations.launcher import Options, run_script
+
+    code = run_script(
+        codebase,
+        command,
+        Options(stats, t_star, reference, fix_last_class, tolerance, refit),
+        say=lambda line: err.print(f"gaga: {line}", markup=False, soft_wrap=True),
+        progress=progress_bar,
+    )
+    raise typer.Exit(code)

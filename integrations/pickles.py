@@ -1,0 +1,96 @@
+"""Pickles of plain values, read so that nothing in them can run.
+
+Beside its weights a checkpoint of EDM or GeoLDM has `args.pickle`, a pickled `argparse.Namespace`.
+A pickle may name any function of any module and have it called. This reader knows the few names
+that such a file needs, looks none up, and refuses a pickle at the first other one, before anything
+is imported or called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Iterable
+from typing import IO, Any
+
+import torch
+
+from gaga_adapter.errors import ArtefactError
+
+#: What a pickle may name: classes that only hold values. Python 2 called `builtins` otherwise.
+ADMITTED: dict[tuple[str, str], type[Any]] = {
+    ("torch", "device"): torch.device,
+    **{
+        (module, kind.__name__): kind
+        for module in ("builtins", "__builtin__")
+        for kind in (set, frozenset, complex)
+    },
+}
+
+
+def load_plain(
+    file: IO[bytes],
+    *,
+    fix_imports: bool = True,
+    encoding: str = "ASCII",
+    errors: str = "strict",
+    buffers: Iterable[Any] | None = None,
+) -> Any:  # noqa: ANN401 - whatever the file holds
+    """`pickle.load` for a file of plain values and `argparse.Namespace`.
+
+    Args:
+        file: opened for reading bytes.
+        fix_imports: as in `pickle.load`, like all that follow.
+        encoding: of the strings of Python 2.
+        errors: of that encoding.
+        buffers: out-of-band data.
+
+    Raises:
+        ArtefactError: the pickle names something else.
+    """
+    reader = _PlainUnpickler(
+        file, fix_imports=fix_imports, encoding=encoding, errors=errors, buffers=buffers
+    )
+    reader.source = getattr(file, "name", "the pickle")
+    found = reader.load()
+    for namespace in reader.namespaces:
+        namespace.__class__ = argparse.Namespace
+    return found
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Resolves every name by `ADMITTED`, and `Namespace` by a class of its own.
+
+    A pickle can set attributes of any object that it holds, of a class, too. So it gets a class
+    that is thrown away, and its instances become true `argparse.Namespace` objects afterwards.
+    """
+
+    source: object = "the pickle"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of the base
+        super().__init__(*args, **kwargs)
+        self.namespaces: list[argparse.Namespace] = []
+        made = self.namespaces
+
+        class Namespace(argparse.Namespace):
+            def __new__(cls) -> Namespace:
+                namespace = super().__new__(cls)
+                made.append(namespace)
+                return namespace
+
+        self._admitted = {("argparse", "Namespace"): Namespace, **ADMITTED}
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class
+        """The class that a pickle names.
+
+        Raises:
+            ArtefactError: it is not admitted.
+        """
+        if (module, name) not in self._admitted:
+            known = ", ".join(sorted({f"{m}.{n}" for m, n in self._admitted if m[0] != "_"}))
+            raise ArtefactError(
+                f"{self.source} is refused: it asks for {module}.{name}, and nothing of it was "
+                f"run. Allowed: plain values and {known}. If you know where the file comes from, "
+                "write its values to a new pickle of an argparse.Namespace."
+            )
+        return self._admitted[module, name]
