@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.molecules.pipeline import MoleculePipeline
 
@@ -26,6 +28,20 @@ def test_the_first_screen_is_the_users_own_lines():
     assert len(pipe.scheduler.timesteps) < 10
 
 
+def test_a_batch_of_one_size_starts_at_its_own_step():
+    pipe, stats = MoleculePipeline.load(), GAGAStats.from_pretrained("qm9")
+    by_size = {18: stats.log_snr_star, 19: stats.log_snr_star - 1.0}
+    chosen = replace(stats.selection, by_size=by_size)
+    names = {"pipe": pipe, "GAGAScheduler": GAGAScheduler}
+    names["stats"] = replace(stats, selection=chosen)
+    exec(BLOCKS[1], names)
+    pipe.scheduler.set_timesteps(1001)
+    later = int(pipe.scheduler.timesteps[0])
+    pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats=names["stats"].at_size(18))
+    pipe.scheduler.set_timesteps(1001)
+    assert later > int(pipe.scheduler.timesteps[0]) + 50
+
+
 def test_the_dense_example(tmp_path, monkeypatch):
     """On smaller latents, which the layout of the example is replaced by."""
     import diffusers
@@ -37,7 +53,7 @@ def test_the_dense_example(tmp_path, monkeypatch):
         "batches_of_latents": latents.split(400),
         "pipe": type("Pipe", (), {"scheduler": diffusers.DDIMScheduler()})(),
     }
-    exec(BLOCKS[1].replace("(4, 64, 64)", "(4, 2, 2)"), names)
+    exec(BLOCKS[2].replace("(4, 64, 64)", "(4, 2, 2)"), names)
     assert names["stats"].layout == DenseLayout((4, 2, 2))
     assert type(names["pipe"].scheduler).__name__ == "GAGADDIMScheduler"
 
@@ -59,5 +75,7 @@ def test_commands_and_targets_exist():
 
 
 def test_linked_files_exist():
-    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for page in (ROOT / "README.md", ROOT / "benchmarks" / "CRITERIA.md"):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+            assert (page.parent / target).exists(), target
