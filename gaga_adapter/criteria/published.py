@@ -21,7 +21,7 @@ This file is for comparison with published numbers. What it does that a test sho
    they are drawn from the generator, once for each size.
 7. Pairs of atoms have as many samples as there are channels. For positions that is the estimator at
    n = 3, k = 2, and at k = n - 1 it is identically 0; for five types it is n = 5, k = 3, which no
-   molecule of QM9 fails, noised or not.
+   molecule of QM9 fails from t = 300 on.
 8. Two passes in a row are enough, whatever follows. On a finer grid, or on one that begins earlier,
    luck comes earlier: T* follows the grid. On 300, 350, ..., 800 it is 388 on QM9 and 348 on pure
    Gaussian noise; on 500, 550, ..., 1000 it is 571 and 551 (`benchmarks/criteria_speed.py`).
