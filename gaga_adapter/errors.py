@@ -31,7 +31,7 @@ class HandoverError(GAGAError, RuntimeError):
 
 
 class UnsupportedModelError(GAGAError, TypeError):
-    """A model that no adapter knows how to patch."""
+    """A model that no adapter knows how to patch, or that gives no prediction of its input."""
 
 
 class ArtefactError(GAGAError, ValueError):
