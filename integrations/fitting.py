@@ -18,10 +18,12 @@ from gaga_adapter.collecting import Report
 from gaga_adapter.criteria import Criterion
 from gaga_adapter.errors import DataError
 from gaga_adapter.fitting import DEFAULT_LOG_SNR, fit
+from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.stats import GAGAStats
 
 from .patch import bare
 from .protocol import Adapter, Model, adapter_for
+from .swap import plain
 
 Context = Callable[[Any], Tensor]
 
@@ -78,6 +80,11 @@ def fit_from(
     if elements is None:
         elements = adapter.elements(loader)
     layout = adapter.layout(model, elements)
+    if elements is None and isinstance(layout, MoleculeLayout):
+        raise DataError(
+            f"neither the loader nor {plain(type(model)).__name__} knows which elements the "
+            "one-hot channels are. Pass elements=('H', 'C', ...) in their order."
+        )
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

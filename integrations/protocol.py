@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.layout import Layout
 
-from .swap import Recipe
+from .swap import Recipe, plain
 
 #: Modules of this package that register adapters, asked in this order.
 BUILT_IN = (".geoldm", ".edm")
@@ -131,8 +131,8 @@ class Adapter(ABC):
             DataError: a batch of another form, or an element that the model does not have.
         """
         raise UnsupportedModelError(
-            f"{type(model).__name__} ({self.name}) comes without a loader. Fit on tensors of what "
-            "it diffuses: gaga_adapter.fit(data, layout)."
+            f"{plain(type(model)).__name__} ({self.name}) comes without a loader. Fit on tensors "
+            "of what it diffuses: gaga_adapter.fit(data, layout)."
         )
 
     def provenance(self, model: Model) -> dict[str, Any]:
@@ -214,6 +214,6 @@ def adapter_for(model: Model) -> Adapter:
             return known[name]
     told = " ".join(f"{name}: {', '.join(reasons)}." for name, reasons in refusals.items())
     raise UnsupportedModelError(
-        f"cannot patch {type(model).__name__}. {told} "
+        f"cannot patch {plain(type(model)).__name__}. {told} "
         "Pass the diffusion model itself, or write an adapter (integrations/protocol.py)."
     )

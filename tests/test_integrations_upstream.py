@@ -15,6 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the contract is beside this file
 import contract
+import gaussian_bound
 
 RUNNER = Path(__file__).with_name("upstream_runner.py")
 REPOSITORIES = {"edm": "GAGA_EDM_REPO", "geoldm": "GAGA_GEOLDM_REPO"}
@@ -52,3 +53,11 @@ def test_contract(kind, check):
 @pytest.mark.parametrize("kind", REPOSITORIES)
 def test_551_network_calls_instead_of_1001(kind):
     assert run(kind)["calls"] == [1001, 551]
+
+
+@pytest.mark.parametrize("kind", REPOSITORIES)
+def test_the_bound_of_gaussian_data_is_exact_and_above_the_entropy(kind):
+    for t_star, (loss, kl, dropped, bound) in run(kind)["bound"].items():
+        assert abs(loss - bound) < 0.4, t_star  # six standard errors
+        assert abs(kl - dropped) < 11, t_star
+        assert loss > gaussian_bound.ENTROPY, t_star

@@ -2,7 +2,7 @@
 
 The two repositories have modules of the same names, so one process sees one of them. Called as
 `python upstream_runner.py KIND` with the checkout as working directory; writes one JSON object,
-`{"checks": {name: outcome}, ...}`, as its last line.
+`{"checks": {name: outcome}, "calls": ..., "bound": ...}`, as its last line.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path.cwd()), str(Path(__file__).parent)]
 
 import contract  # noqa: E402
+import gaussian_bound  # noqa: E402
 import torch  # noqa: E402
 from egnn import models  # noqa: E402  - upstream's
 from equivariant_diffusion import en_diffusion  # noqa: E402  - upstream's
@@ -83,6 +84,8 @@ def make_geoldm(
     return diffusion(kind, 2, n_steps, schedule, loss, charges, context, **options).eval()
 
 
+torch.set_num_threads(1)  # sums over atoms are then in one order, to the last bit
+
 CASES = {
     "edm": contract.Case("EDM", make_edm),
     "geoldm": contract.Case(
@@ -91,6 +94,26 @@ CASES = {
         options=frozenset({"schedule", "loss", "charges", "context", "trainable"}),
     ),
 }
+
+
+def bounds():
+    """Measured and closed-form bounds of the unmodified class by t*, for Gaussian data."""
+    model = en_diffusion.EnVariationalDiffusion(
+        dynamics=torch.nn.Linear(1, 1),
+        in_node_nf=1,
+        n_dims=3,
+        timesteps=1000,
+        noise_schedule="polynomial_2",
+        noise_precision=1e-5,
+        loss_type="vlb",
+        norm_values=(1.0, 4.0, 10.0),
+        include_charges=False,
+    )
+    gamma = gaussian_bound.gamma_of(model)
+    return {
+        t_star: [gaussian_bound.measured(model, t_star), *gaussian_bound.closed_form(gamma, t_star)]
+        for t_star in (1, 100, 300, 550, 800, 1000)
+    }
 
 
 def outcome(check, case):
@@ -113,8 +136,10 @@ def main():
         full = len(case.network_inputs(model, lambda: case.sample(model)))
         apply_patch(model, case.stats(model), t_star=550)
         cut = len(case.network_inputs(model, lambda: case.sample(model)))
+        bound = bounds()
     seconds = time.perf_counter() - started
-    print(json.dumps({"checks": checks, "calls": [full, cut], "seconds": seconds}))
+    report = {"checks": checks, "calls": [full, cut], "bound": bound, "seconds": seconds}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":
