@@ -8,7 +8,7 @@ from typing import TextIO
 
 import typer
 
-from gaga_adapter.cli import criteria, demo, evaluate, fit, run, sample, show
+from gaga_adapter.cli import criteria, demo, evaluate, fit, prepare, run, sample, show
 from gaga_adapter.errors import GAGAError, GAGAWarning
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("sample")(sample.run)
 app.command("evaluate")(evaluate.run)
 app.command("demo")(demo.run)
 app.command("run")(run.run)
+app.command("prepare")(prepare.run)
 
 
 def main() -> None:

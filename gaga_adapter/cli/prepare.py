@@ -1,0 +1,68 @@
+"""`gaga prepare`: QM9 in the form that a checkout of EDM or GeoLDM reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from gaga_adapter.cli.console import err, progress_bar
+from gaga_adapter.errors import DataError
+
+
+def run(
+    data: Annotated[str, typer.Argument(help="qm9.")],
+    into: Annotated[Path, typer.Option(help="Checkout of EDM or GeoLDM.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Write the data files that EDM and GeoLDM would download and compute.
+
+    The molecules, their order, the split and the properties are those of EDM's own preparation;
+    they are read from the package qm9pack.
+    """
+    from gaga_adapter.integrations.checkouts import require_checkout
+    from gaga_adapter.integrations.prepare import (
+        SPLITS,
+        edm_arrays,
+        require_room,
+        second_half,
+        write_data,
+    )
+    from gaga_adapter.molecules.chemistry import to_smiles
+    from gaga_adapter.molecules.qm9 import load_qm9, split_indices
+    from gaga_adapter.molecules.qm9_properties import atom_reference_sums, qm9_properties
+
+    if data != "qm9":
+        raise DataError(f"cannot prepare {data!r}. Known: qm9.")
+    require_checkout(into)
+    require_room(into, force)
+    with progress_bar() as progress:
+        progress("reading QM9", 0, None)
+        everything = load_qm9()
+        atoms = atom_reference_sums(everything.atomic_numbers)
+        properties = {**qm9_properties(), **{f"{name}_thermo": atoms[name] for name in atoms}}
+        splits = {}
+        for name in SPLITS:
+            rows = np.sort(split_indices(name))  # EDM reads its archive in QM9's order
+            part = everything.subset(rows)
+            own = {key: values[rows] for key, values in properties.items()}
+            splits[name] = edm_arrays(part.positions, part.atomic_numbers, own)
+        train = everything.subset(np.sort(split_indices("train")))
+        smiles: list[str | None] = []
+        for part in train.batches(1000):
+            smiles += to_smiles(part, largest_fragment=False)
+            progress("SMILES", len(smiles), len(train))
+    half = [smiles[row] for row in second_half(len(train))]
+    written = write_data(
+        into,
+        splits,
+        {
+            "qm9": [one for one in smiles if one is not None],
+            "qm9_second_half": [one for one in half if one is not None],
+        },
+        force,
+    )
+    for file in written:
+        err.print(f"wrote {file}", soft_wrap=True)
