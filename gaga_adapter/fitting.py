@@ -88,8 +88,8 @@ def fit(
         criterion: name of a criterion of Gaussianity, or one with settings of its own.
         reference: which closed-form start is judged; `auto` is `shape` for molecules.
         covariance: for dense data `channel`, `element`, `low_rank` or `full`.
-        tolerance: nats that may remain at t*, or the least p-value, see `selection`; the default
-            of the criterion's unit when `None`.
+        tolerance: nats that may remain at t*, or the rate of false alarms of p-values, see
+            `selection`; the default of the criterion's unit when `None`.
         log_snr: levels at which the curve is drawn.
         n_criterion: size of the sample that the criterion sees.
         max_order: order of the cumulants that are streamed, 2 to 4.

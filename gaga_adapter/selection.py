@@ -3,7 +3,7 @@ r"""Selection: from the curve of a criterion to the characteristic log-SNR.
 The data count as Gaussian at a level if
 
     value + 2 std_error <= tolerance        of a curve in nats,
-    p-value >= tolerance                    of a curve of p-values,
+    p-value >= tolerance / L                of a curve of L p-values,
 
 and `log_snr_star` is the largest log-SNR at which they do there *and at every noisier level*: one
 lucky point does not count, and neither does a value that could not be computed. Between the last
@@ -12,8 +12,10 @@ in log-SNR. Divergences curve upwards towards the data (at low SNR they fall lik
 the line lies above them and the choice is on the side of noise; nothing is known of the form of
 p-values, and the first level that holds is taken. Beyond its ends nothing is assumed of the curve.
 
-A p-value says whether the data *can be told* from the reference, not how far they are from it: the
-more data, the noisier its t*. Nats say what t* costs, and converge. Choose in nats.
+(Bonferroni 1936: on data that *are* the reference, the tolerance is the rate at which some level of
+the curve fails by chance.) A p-value says whether the data *can be told* from the reference, not
+how far they are from it: the more data, the noisier its t*. Nats say what t* costs, and converge.
+Choose in nats.
 
 **Interval.** Rows of the curve's contributions are drawn again with replacement, and `log_snr_star`
 is chosen anew on each resample (Efron 1979, percentiles). What the criterion learnt from all data
@@ -46,7 +48,7 @@ from gaga_adapter.errors import ArtefactError, DataError, TruncationError
 
 #: Nats per data item that may separate the start from the data's own marginal.
 DEFAULT_TOLERANCE = 0.5
-#: Tolerance by unit of the curve; that of p-values is the rate of false alarms per level.
+#: Tolerance by unit of the curve; that of p-values is the rate of false alarms on a whole curve.
 DEFAULT_TOLERANCES = {"nats": DEFAULT_TOLERANCE, "p-value": 0.05}
 #: Standard errors that are added to a value before it is compared.
 MARGIN = 2.0
@@ -125,6 +127,11 @@ def check_tolerance(tolerance: float | None, unit: str) -> float:
     return tolerance
 
 
+def threshold(curve: CriterionCurve, tolerance: float) -> float:
+    """What the values of a curve are compared with at a tolerance: it, or its share of a level."""
+    return tolerance / len(curve.log_snr) if curve.unit == "p-value" else tolerance
+
+
 def select(
     curve: CriterionCurve, tolerance: float | None = None, consecutive: int | None = None
 ) -> Selection:
@@ -132,8 +139,8 @@ def select(
 
     Args:
         curve: of a criterion.
-        tolerance: largest value that counts as Gaussian, in nats, or the smallest that does, of
-            p-values; the unit's default when `None`.
+        tolerance: largest value that counts as Gaussian, in nats; of p-values the rate of false
+            alarms on the whole curve. The unit's default when `None`.
         consecutive: levels in a row that are enough, counted from the data; all of them up to pure
             noise when `None`. The published rule is 2.
 
@@ -151,21 +158,22 @@ def select(
     ]
     # A comparison with NaN is false, and false does not hold.
     nats = curve.unit == "nats"
-    holds = [value <= tolerance if nats else value >= tolerance for value in upper]
+    limit = threshold(curve, tolerance)
+    holds = [value <= limit if nats else value >= limit for value in upper]
     first = _first_run(holds, consecutive)
     if first is None:
         raise TruncationError(_never(curve, tolerance))
-    limit = (
-        f"{curve.criterion} + {MARGIN:g} s.e. <= {tolerance:g} nats"
+    held = (
+        f"{curve.criterion} + {MARGIN:g} s.e. <= {limit:g} nats"
         if nats
-        else f"p-value of {curve.criterion} >= {tolerance:g}"
+        else f"p-value of {curve.criterion} >= {limit:.2g}"
     )
     if first == 0:
         return Selection(
             curve.log_snr[0],
             tolerance,
             curve,
-            f"{limit} on the whole curve; its first level was taken, levels nearer to the data "
+            f"{held} on the whole curve; its first level was taken, levels nearer to the data "
             "may hold too",
         )
     star, low, high = curve.log_snr[first], upper[first], upper[first - 1]
@@ -176,7 +184,7 @@ def select(
         star,
         tolerance,
         curve,
-        f"{limit} from log-SNR {star:.3g} on towards noise ({value} at log-SNR "
+        f"{held} from log-SNR {star:.3g} on towards noise ({value} at log-SNR "
         f"{curve.log_snr[first - 1]:.3g}; {curve.n_samples} samples against the "
         f"{curve.reference} reference)",
     )
@@ -280,8 +288,9 @@ def _never(curve: CriterionCurve, tolerance: float) -> str:
         value, error, level = min(known)
         best = f"The smallest value is {value:.3g} ± {error:.2g} nats at log-SNR {level:.3g}."
         advice = "choose a richer reference, or raise the tolerance."
+    limit = threshold(curve, tolerance)
     return (
         f"{curve.criterion} against the {curve.reference} reference does not stay within "
-        f"{tolerance:g} {curve.unit} up to the noisiest level (log-SNR {curve.log_snr[-1]:.3g}). "
+        f"{limit:.3g} {curve.unit} up to the noisiest level (log-SNR {curve.log_snr[-1]:.3g}). "
         f"{best} Extend the curve towards noise, {advice}"
     )

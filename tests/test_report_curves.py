@@ -20,7 +20,7 @@ def curve(name="two_sample", unit="nats", value=(2.0, 1.0, 0.4, 0.1, -0.01), err
 
 
 def p_values():
-    return curve("ks_mi", "p-value", (0.0, 0.0, 0.01, 0.2, 0.9), 0.0)
+    return curve("ks_mi", "p-value", (0.0, 0.0, 0.001, 0.2, 0.9), 0.0)
 
 
 def with_interval(made, low, high):
@@ -44,7 +44,7 @@ def test_each_unit_has_a_panel_and_each_curve_its_t_star():
     left, right = upper.get_xlim()
     assert left > 2.0 > -2.0 > right  # data on the left
     notes = [text.get_text() for panel in figure.axes for text in panel.texts]
-    assert notes == ["tolerance 0.5 nats", "tolerance 0.05"]
+    assert notes == ["tolerance 0.5 nats", "tolerance 0.05 over 5 levels"]
 
 
 def test_the_second_axis_counts_timesteps():

@@ -45,7 +45,7 @@ def run(
         float, typer.Option(help="Nats per item that may remain at t*.")
     ] = DEFAULT_TOLERANCES["nats"],
     alpha: Annotated[
-        float, typer.Option(help="Least p-value at t*, of criteria that give one.")
+        float, typer.Option(help="False-alarm rate on a whole curve of p-values.")
     ] = DEFAULT_TOLERANCES["p-value"],
     samples: Annotated[int, typer.Option(help="Items that the criteria see.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -117,15 +117,16 @@ def _print(found: Comparison, source: Source) -> None:
     curves = {name: v.curve for name, v in found.verdicts.items() if v.curve is not None}
     if curves:
         reference = next(iter(curves.values())).reference
-        table = Table(title=f"against the {reference} reference; * counts as Gaussian")
+        out.print(f"against the {reference} reference; * counts as Gaussian")
+        table = Table()
         table.add_column("log-SNR", justify="right")
         for name, curve in curves.items():
             table.add_column(f"{name}\n{curve.unit}", justify="right")
         for k, level in enumerate(next(iter(curves.values())).log_snr):
             table.add_row(f"{level:.2f}", *(_cell(found, name, k) for name in curves))
         out.print(table)
-    table = Table(title="t* under the named schedules (1000 steps)")
-    table.add_column("schedule")
+    table = Table()
+    table.add_column("t* of 1000 steps")
     chosen = {name: v.selection for name, v in found.verdicts.items() if v.selection is not None}
     stars = {name: t_star_table(selection.log_snr_star) for name, selection in chosen.items()}
     for name in chosen:

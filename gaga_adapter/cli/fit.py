@@ -45,8 +45,8 @@ def run(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Nats per item that may remain at t*, 0.5 if not given; of ks_mi the least "
-            "p-value, 0.05.",
+            help="Nats per item that may remain at t*, 0.5 if not given; of ks_mi the rate of "
+            "false alarms, 0.05.",
             show_default=False,
         ),
     ] = None,

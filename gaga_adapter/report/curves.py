@@ -18,7 +18,7 @@ from gaga_adapter.atomic import replacing
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import DataError, MissingExtraError, TruncationError
 from gaga_adapter.paths import GaussianPath, named_path
-from gaga_adapter.selection import DEFAULT_TOLERANCES, MARGIN, Selection
+from gaga_adapter.selection import DEFAULT_TOLERANCES, MARGIN, Selection, threshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,12 +123,11 @@ def _draw_panel(
     n_steps: int,
 ) -> None:
     floor = _FLOORS[unit]
-    tolerances = sorted({selections[name].tolerance for name in curves if name in selections})
-    for tolerance in tolerances or [DEFAULT_TOLERANCES[unit]]:
-        panel.axhline(tolerance, color="#444444", lw=0.9, ls="--", zorder=1)
+    for height, text in _tolerances(unit, curves, selections).items():
+        panel.axhline(height, color="#444444", lw=0.9, ls="--", zorder=1)
         panel.annotate(
-            f"tolerance {tolerance:g}" + (" nats" if unit == "nats" else ""),
-            (0.005, tolerance),
+            text,
+            (0.005, height),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2),
             textcoords="offset points",
@@ -159,6 +158,21 @@ def _draw_panel(
     panel.set_ylabel(_LABELS[unit])
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0, 0.02))
+
+
+def _tolerances(
+    unit: str, curves: Mapping[str, CriterionCurve], selections: Mapping[str, Selection]
+) -> dict[float, str]:
+    """Lines to draw: height and label."""
+    lines = {}
+    for name, curve in curves.items():
+        chosen = selections.get(name)
+        tolerance = DEFAULT_TOLERANCES[unit] if chosen is None else chosen.tolerance
+        label = f"tolerance {tolerance:g} nats"
+        if unit == "p-value":
+            label = f"tolerance {tolerance:g} over {len(curve.log_snr)} levels"
+        lines[threshold(curve, tolerance)] = label
+    return lines
 
 
 def _star_text(selection: Selection | None, path: GaussianPath, n_steps: int) -> str:
