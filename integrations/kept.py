@@ -42,6 +42,7 @@ class Kept:
         data: what the loader reads, for the provenance.
         context: makes the context of a batch for a conditional autoencoder.
         t_star: where the user wants to start; chosen by the criterion if `None`.
+        criterion: of Gaussianity, by name.
         tolerance: of the criterion.
         reference: kind of the Gaussian.
         refit: fit although there are statistics.
@@ -55,6 +56,7 @@ class Kept:
     data: str
     context: Context | None
     t_star: int | None
+    criterion: str
     tolerance: float | None
     reference: str
     refit: bool
@@ -110,6 +112,7 @@ class Kept:
                     model,
                     self.loader,
                     context=self.context,
+                    criterion=self.criterion,
                     reference=self.reference,
                     tolerance=self.tolerance,
                     provenance=provenance,

@@ -50,7 +50,8 @@ class Options:
         t_star: the step to start at.
         reference: kind of the Gaussian.
         fix_last_class: give samples their last element class.
-        tolerance: nats that may remain at t*, if it is chosen here.
+        criterion: of Gaussianity, if t* is chosen here.
+        tolerance: nats that may remain at t*, or the least p-value.
         refit: fit although there are statistics beside the model.
     """
 
@@ -58,6 +59,7 @@ class Options:
     t_star: int | None = None
     reference: str = "auto"
     fix_last_class: bool = False
+    criterion: str = "two_sample"
     tolerance: float | None = None
     refit: bool = False
 
@@ -187,6 +189,7 @@ class _Run:
                 data=f"{args.dataset}, as {self.codebase.name} loads it to train",
                 context=self._context(model, args, properties),
                 t_star=options.t_star,
+                criterion=options.criterion,
                 tolerance=options.tolerance,
                 reference=options.reference,
                 refit=options.refit,

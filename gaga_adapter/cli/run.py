@@ -28,8 +28,11 @@ def run(
     reference: Annotated[
         str, typer.Option(help="auto, shape, size, channel, paper or unit.")
     ] = "auto",
+    criterion: Annotated[
+        str, typer.Option(help="Chooses a fitted t*: two_sample, cumulant or ks_mi.")
+    ] = "two_sample",
     tolerance: Annotated[
-        float | None, typer.Option(help="Nats per molecule that may remain at a fitted t*.")
+        float | None, typer.Option(help="Of the criterion, as in gaga fit.", show_default=False)
     ] = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Fit although there are statistics beside the model.")
@@ -51,7 +54,7 @@ def run(
     code = run_script(
         codebase,
         command,
-        Options(stats, t_star, reference, fix_last_class, tolerance, refit),
+        Options(stats, t_star, reference, fix_last_class, criterion, tolerance, refit),
         say=lambda line: err.print(f"gaga: {line}", markup=False, soft_wrap=True),
         progress=progress_bar,
     )
