@@ -1,6 +1,7 @@
 """The t* that each criterion gives on QM9, with intervals, beside the published 550.
 
     python benchmarks/criteria_qm9.py -n 8000
+    python benchmarks/criteria_qm9.py --criteria ks_mi    one again, beside the others
 
 Every criterion judges the same molecules of the test split, which are neither in the table of the
 `shape` reference nor in the training set of the model that the certificate asks. Writes
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +38,20 @@ RESULTS = Path(__file__).parent / "results"
 PUBLISHED_T_STAR = 550
 
 
-def judged(curve: CriterionCurve) -> tuple[Selection | None, dict[str, Any]]:
-    """The choice on a curve, and what is recorded of it."""
+def judged(curve: CriterionCurve) -> dict[str, Any]:
+    """The choice on a curve, as it is recorded."""
     path = named_path("edm/polynomial_2")
-
-    def step(log_snr: float) -> int:
-        return path.index_at_log_snr(log_snr)
-
-    record: dict[str, Any] = {"curve": curve.to_dict(), "t_star": None}
+    step = path.index_at_log_snr
+    record: dict[str, Any] = {"curve": curve.to_dict(), "selection": None, "t_star": None}
     try:
         chosen = select(curve)
     except TruncationError as error:
-        return None, record | {"reason": str(error)}
+        return record | {"reason": str(error)}
     low, high = bootstrap(curve, generator=torch.Generator().manual_seed(0))
-    chosen = Selection(chosen.log_snr_star, chosen.tolerance, curve, chosen.reason, (low, high))
     record |= {
-        "log_snr_star": chosen.log_snr_star,
+        "selection": replace(chosen, interval=(low, high)).to_dict(),
         "t_star": step(chosen.log_snr_star),
         "t_star_interval": [step(high), step(low)],
-        "reason": chosen.reason,
     }
     if curve.unit == "nats":
         try:
@@ -62,7 +59,19 @@ def judged(curve: CriterionCurve) -> tuple[Selection | None, dict[str, Any]]:
             record["t_star_by_size"] = {size: step(star) for size, star in by_size.items()}
         except TruncationError as error:
             record["t_star_by_size"] = str(error)
-    return chosen, record
+    return record
+
+
+def draw(kind: str, rows: dict[str, Any]) -> None:
+    """The picture of all curves against one reference."""
+    curves = {name: CriterionCurve.from_dict(row["curve"]) for name, row in rows.items()}
+    choices = {
+        name: Selection.from_dict(row["selection"])
+        for name, row in rows.items()
+        if row["selection"] is not None
+    }
+    title = f"QM9 test split against the {kind} reference"
+    save_curves(RESULTS / f"criteria_qm9_{kind}.png", curves, choices, title)
 
 
 def main() -> None:
@@ -72,6 +81,7 @@ def main() -> None:
     parser.add_argument("--certificate-n", type=int, default=1000, help="molecules certified")
     parser.add_argument("--references", nargs="*", default=["size", "shape"])
     parser.add_argument("--t", type=int, nargs="*", default=list(range(300, 825, 50)))
+    parser.add_argument("--criteria", nargs="*", help="all, if not given")
     args = parser.parse_args()
     stats, path = GAGAStats.from_pretrained("qm9"), named_path("edm/polynomial_2")
     x, mask = encode(load_qm9("test").subset(range(args.n)), stats.layout)
@@ -83,40 +93,31 @@ def main() -> None:
         KSMI(),
         Certificate(denoiser, n_samples=args.certificate_n),
     ]
-    found: dict[str, Any] = provenance() | {
-        "n": args.n,
-        "t": args.t,
-        "published_t_star": PUBLISHED_T_STAR,
-        "references": {},
-    }
+    file = RESULTS / "criteria_qm9.json"
+    setting = {"n": args.n, "t": args.t, "published_t_star": PUBLISHED_T_STAR}
+    found: dict[str, Any] = provenance() | setting | {"references": {}}
+    if args.criteria and file.exists():
+        old = json.loads(file.read_text(encoding="utf-8"))
+        if {key: old[key] for key in setting} == setting:
+            found["references"] = old["references"]
     for kind in args.references:
-        curves, choices = {}, {}
         rows = found["references"].setdefault(kind, {})
         for judge in criteria:
+            if args.criteria and judge.name not in args.criteria:
+                continue
             began = time.perf_counter()
             source = torch.Generator().manual_seed(0)
             curve = judge.curve(x, mask, stats.reference(kind), log_snr, generator=source)
             seconds = time.perf_counter() - began
-            curves[judge.name] = curve
-            chosen, record = judged(curve)
-            if chosen is not None:
-                choices[judge.name] = chosen
-            rows[judge.name] = record | {"seconds": seconds, "n": curve.n_samples}
-            RESULTS.mkdir(exist_ok=True)
-            text = json.dumps(found, indent=1) + "\n"
-            (RESULTS / "criteria_qm9.json").write_text(text, encoding="utf-8")
+            rows[judge.name] = judged(curve) | {"seconds": seconds, "n": curve.n_samples}
+            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             values = " ".join(f"{v:.3g}" for v in curve.value)
             print(
-                f"{kind:6} {judge.name:12} t* = {record['t_star']} "
-                f"{record.get('t_star_interval', '')} {seconds:.0f} s: {values}",
+                f"{kind:6} {judge.name:12} t* = {rows[judge.name]['t_star']} "
+                f"{rows[judge.name].get('t_star_interval', '')} {seconds:.0f} s: {values}",
                 flush=True,
             )
-        save_curves(
-            RESULTS / f"criteria_qm9_{kind}.png",
-            curves,
-            choices,
-            f"QM9 test split against the {kind} reference",
-        )
+        draw(kind, rows)
 
 
 if __name__ == "__main__":
