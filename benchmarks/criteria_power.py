@@ -327,8 +327,6 @@ def measured(law: Law, n: int, repetitions: int, wanted: list[str]) -> dict[str,
                 "not_computable": len(results) - count,
                 "seconds": seconds,
             }
-    if "certificate" in wanted and law.denoise is None:
-        rows["certificate, nats"] = {"rate": None, "rate_std_error": None, "mean_value": None}
     return rows
 
 
@@ -379,7 +377,11 @@ def main() -> None:
             "reference": law.kind,
             "is_null": law.is_null,
             "repetitions": times,
-            "criteria": before | measured(law, args.n, times, args.criteria),
+            "criteria": before
+            | {
+                name: {"commit": found["commit"]} | result
+                for name, result in measured(law, args.n, times, args.criteria).items()
+            },
         }
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
