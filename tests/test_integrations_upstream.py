@@ -23,13 +23,20 @@ REPOSITORIES = {"edm": "GAGA_EDM_REPO", "geoldm": "GAGA_GEOLDM_REPO"}
 pytestmark = pytest.mark.upstream
 
 
-@functools.cache
 def run(kind):
-    """What the runner says, from a process whose working directory is the checkout."""
+    """What the runner says of a checkout."""
     repository = os.environ.get(REPOSITORIES[kind])
     if not repository:
         pytest.skip(f"{REPOSITORIES[kind]} does not name a checkout")
-    done = subprocess.run(
+    done = finished(kind, repository)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@functools.cache
+def finished(kind, repository):
+    """The runner, once, in a process whose working directory is the checkout."""
+    return subprocess.run(
         [sys.executable, str(RUNNER), kind],
         cwd=repository,
         capture_output=True,
@@ -37,8 +44,6 @@ def run(kind):
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("check", contract.CHECKS)
@@ -61,3 +66,15 @@ def test_the_bound_of_gaussian_data_is_exact_and_above_the_entropy(kind):
         assert abs(loss - bound) < 0.4, t_star  # six standard errors
         assert abs(kl - dropped) < 11, t_star
         assert loss > gaussian_bound.ENTROPY, t_star
+
+
+def test_edm_is_fitted_from_its_own_loader():
+    found = run("edm")["fits"]
+    named = "positions /1, one-hot[H,C,N,O,F] /4"
+    assert found["True"][:2] == [f"3+6 channels ({named}, charges /10)", 600]
+    assert found["False"][:2] == [f"3+5 channels ({named})", 600]
+
+
+def test_geoldm_is_fitted_from_its_own_loader():
+    found = run("geoldm")["fits"]
+    assert found["True"][:2] == found["False"][:2] == ["3+2 channels (positions, features)", 600]
