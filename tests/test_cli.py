@@ -172,6 +172,14 @@ def test_dense_arrays_fit_from_a_file(gaga, tmp_path):
     assert (tmp_path / "again.svg").exists()
 
 
+def test_data_that_no_criterion_can_judge(gaga, tmp_path):
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).normal(size=(10, 6)))
+    code, out, _ = gaga("criteria", tmp_path / "few.npy", "--plot", tmp_path / "few.png")
+    assert code == 2
+    assert out.count("found 10 data items") == 3
+    assert not (tmp_path / "few.png").exists()
+
+
 def test_arrays_that_are_no_stack_of_events(gaga, tmp_path):
     file = tmp_path / "array.npy"
     for array in (np.zeros((5, 2), dtype=np.uint8), np.zeros(5), np.zeros((0, 2))):

@@ -82,6 +82,8 @@ def run(
         print(json.dumps(_as_dict(found, source), indent=2))
     else:
         _print(found, source)
+    if all(verdict.curve is None for verdict in found.verdicts.values()):
+        raise typer.Exit(2)  # no criterion could judge these data; the table says why
     if plot is not None:
         _save_plot(found, source, plot)
         err.print(f"wrote {plot}", soft_wrap=True)
