@@ -155,13 +155,18 @@ def modalities_table(found: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for row in found["rows"].values():
+        first = min(found["t"])
         stars = (row["t_star"], row["t_star_per_dimension"])
-        cells = " | ".join("–" if star is None else f"{star:.0f}" for star in stars)
+        cells = " | ".join(
+            "–" if star is None else f"≤ {first}" if star <= first else f"{star:.0f}"
+            for star in stars
+        )
         lines.append(f"| {row['label']} | {row['dimension']:.0f} | {cells} |")
     lines.append("")
     lines.append(
-        f"{found['n']} items each, unit variance, `{found['path']}`, two-sample bound against the "
-        "Gaussian of their full covariance (molecules: `size`). `python benchmarks/modalities.py`"
+        f"{found['n']} items each, of unit variance where no scales are named, on "
+        f"`{found['path']}`: two-sample bound against the Gaussian of their full covariance, of "
+        "molecules `size` where no reference is named. `python benchmarks/modalities.py`"
     )
     return "\n".join(lines)
 

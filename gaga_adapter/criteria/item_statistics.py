@@ -1,4 +1,4 @@
-r"""What `ks_mi` measures on one data item: KS distances and average mutual informations.
+r"""What `ks_mi` measures on one data item: KS distances and average mutual information.
 
 *Molecules*, positions and features apart: the KS distance of all entries from N(0, 1), and the
 average nearest-neighbour mutual information of pairs of channels over the atoms. Pairs of atoms are
@@ -50,10 +50,10 @@ class ItemStatistics(ABC):
         """Samples (B, n) for KS and columns (B, C, n) for mutual information, of items."""
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """KS distances (B, K) and average mutual informations (B, I) of standardised items."""
+        """KS distances (B, K) and average mutual information (B, I) of standardised items."""
         samples, columns = self.views(z)
         distances = [ks_statistic(values) for values in samples]
-        informations = [
+        information = [
             knn_mutual_information(
                 values,
                 self._chosen(values.shape[1]),
@@ -63,7 +63,7 @@ class ItemStatistics(ABC):
             ).mean(1)
             for values in columns
         ]
-        return torch.stack(distances, 1), torch.stack(informations, 1)
+        return torch.stack(distances, 1), torch.stack(information, 1)
 
     def _chosen(self, width: int) -> list[tuple[int, int]]:
         """Distinct pairs of columns: all of them, or as many at random."""
