@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import inspect
 import pickle
-import runpy
 import sys
 import traceback
 from argparse import Namespace
@@ -95,8 +94,8 @@ def run_script(
     codebase = require_checkout(checkout, kind)
     script = _script(checkout, command)
     run = _Run(codebase, script, options, say, progress)
-    with shimmed(SHIMS, say), run.in_place(), _as_main(checkout, script, command):
-        code = _exit_code(script)
+    with shimmed(SHIMS, say), run.in_place(), _as_main(checkout, script, command) as main:
+        code = _exit_code(script, main)
     run.report()
     return code
 
@@ -254,20 +253,27 @@ def _script(checkout: Path, command: Sequence[str]) -> Path:
 
 
 @contextmanager
-def _as_main(checkout: Path, script: Path, command: Sequence[str]) -> Iterator[None]:
-    """Arguments and search path of a script; modules of the checkout are imported from there."""
+def _as_main(checkout: Path, script: Path, command: Sequence[str]) -> Iterator[ModuleType]:
+    """The module `__main__`, arguments and search path of a script.
+
+    Modules of the checkout are imported anew, and forgotten afterwards.
+    """
     own = {p.stem for p in checkout.glob("*.py")} | {p.parent.name for p in checkout.glob("*/*.py")}
 
     def loaded() -> dict[str, ModuleType]:
         return {name: m for name, m in sys.modules.items() if name.partition(".")[0] in own}
 
-    hidden, argv, path = loaded(), sys.argv, list(sys.path)
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    hidden = {**loaded(), "__main__": sys.modules["__main__"]}
+    argv, path = sys.argv, list(sys.path)
     for name in hidden:
         del sys.modules[name]
-    sys.argv = [command[0], *command[1:]]
+    sys.modules["__main__"] = main
+    sys.argv = [*command]
     sys.path.insert(0, str(script.parent))
     try:
-        yield
+        yield main
     finally:
         for name in loaded():
             del sys.modules[name]
@@ -275,10 +281,10 @@ def _as_main(checkout: Path, script: Path, command: Sequence[str]) -> Iterator[N
         sys.argv, sys.path[:] = argv, path
 
 
-def _exit_code(script: Path) -> int:
-    """Run a script as `__main__`, and end it as Python would."""
+def _exit_code(script: Path, main: ModuleType) -> int:
+    """Run a script in the module `__main__`, and end it as Python would."""
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        exec(compile(script.read_bytes(), str(script), "exec"), vars(main))
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
@@ -292,6 +298,6 @@ def _exit_code(script: Path) -> int:
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_code.co_filename != str(script):
             frames = frames.tb_next
-        traceback.print_exception(type(error), error, frames or error.__traceback__)
+        traceback.print_exception(type(error), error, frames)
         return 1
     return 0
