@@ -48,6 +48,8 @@ class EDM(Adapter):
         reasons = lacks(model, ATTRIBUTES, METHODS)
         if not reasons and model.n_dims != 3:
             reasons.append(f"n_dims={model.n_dims}, not 3")
+        if getattr(model, "extra_norm_values", ()):
+            reasons.append("it diffuses extra features (extra_norm_values)")
         if hasattr(model, "vae"):
             reasons.append("it has an autoencoder, so it is latent")
         return reasons
@@ -61,16 +63,9 @@ class EDM(Adapter):
         _, bias_onehot, bias_charge = model.norm_biases
         if bias_onehot or (bias_charge and model.include_charges):
             return AtomLayout(int(model.in_node_nf))
-        if elements is None:
-            elements = tuple(f"class {i}" for i in range(model.num_classes))
-        if len(elements) != model.num_classes:
-            raise StatsMismatchError(
-                f"the statistics have {len(elements)} elements ({', '.join(elements)}), the model "
-                f"has {model.num_classes}. Fit again: fit_from(model, loader)."
-            )
         positions, onehot, charge = map(float, model.norm_values)
         return MoleculeLayout(
-            tuple(elements), positions, onehot, charge if model.include_charges else None
+            classes(model, elements), positions, onehot, charge if model.include_charges else None
         )
 
     def elements(self, loader: Iterable[Any]) -> tuple[str, ...] | None:
@@ -125,6 +120,22 @@ class EDM(Adapter):
             return x, h
 
         return {"sample_p_xh_given_z0": sample_p_xh_given_z0}
+
+
+def classes(model: Model, elements: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Symbols of the one-hot channels, or their numbers where symbols are not known.
+
+    Raises:
+        StatsMismatchError: the model has another number of elements.
+    """
+    if elements is None:
+        elements = tuple(f"class {i}" for i in range(model.num_classes))
+    if len(elements) != model.num_classes:
+        raise StatsMismatchError(
+            f"the statistics have {len(elements)} elements ({', '.join(elements)}), the model "
+            f"has {model.num_classes}. Fit again: fit_from(model, loader)."
+        )
+    return tuple(elements)
 
 
 def largest_class(z: Tensor, node_mask: Tensor, first: int) -> Tensor:

@@ -25,8 +25,8 @@ from gaga_adapter.layout import Layout
 
 from .swap import Recipe, plain
 
-#: Modules of this package that register adapters, asked in this order.
-BUILT_IN = (".geoldm", ".edm")
+#: Modules of this package that register adapters, the general before the special.
+BUILT_IN = (".edm", ".geoldm", ".molcraftdiffusion", ".mlconfgen")
 
 Model = Any  # an nn.Module of a codebase that is not imported
 Batch = Any  # what a loader of that codebase gives
@@ -178,15 +178,16 @@ _ADAPTERS: dict[str, Adapter] = {}
 
 
 def register(adapter: Adapter) -> None:
-    """Add an adapter, or replace the one of its name; the first that fits a model is taken."""
+    """Add an adapter, or replace the one of its name; the last that fits a model is taken."""
+    _ADAPTERS.pop(adapter.name, None)
     _ADAPTERS[adapter.name] = adapter
 
 
 def adapters() -> dict[str, Adapter]:
-    """All adapters by name, in the order in which they are asked."""
+    """All adapters by name, in the order in which they are asked: the last registered first."""
     for module in BUILT_IN:
         import_module(module, __package__)
-    return dict(_ADAPTERS)
+    return dict(reversed(_ADAPTERS.items()))
 
 
 def adapter_named(name: str) -> Adapter:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
@@ -177,7 +178,7 @@ def _network(method: Method) -> Method:
             seen.append(float(t.flatten()[0]))
             if seen[-1] == 0 or len(seen) > 4:
                 raise _Checked
-            return torch.zeros_like(x.of(args, kwargs))
+            return x.of(args, kwargs).clone()  # not zeros: these read as a failure upstream
         args, kwargs = time.replaced(args, kwargs, t)
         return method(self, *args, **kwargs)
 
@@ -217,13 +218,30 @@ def _start(base: type[Any], name: str) -> Method:
         truncation.adapter.prepare(self, name, bound.arguments)
         if truncation.stats is not None and _CHECKING.get() is None:
             check_fresh(truncation.adapter, self, truncation.stats)
-        token = _STARTING.set(self)
-        try:
+        if inspect.isgeneratorfunction(method):
+            return _frames(self, method(*bound.args, **bound.kwargs))
+        with _starting(self):
             return method(*bound.args, **bound.kwargs)
-        finally:
-            _STARTING.reset(token)
 
     return wrapped
+
+
+@contextmanager
+def _starting(model: Model) -> Iterator[None]:
+    """The next noise of the model is the start of a sample."""
+    token = _STARTING.set(model)
+    try:
+        yield
+    finally:
+        _STARTING.reset(token)
+
+
+def _frames(model: Model, frames: Iterator[Any]) -> Iterator[Any]:
+    """A sampler that yields as it goes: its first noise is drawn for its first frame."""
+    with _starting(model):
+        first = next(frames)
+    yield first
+    yield from frames
 
 
 def _prior_term(method: Method) -> Method:

@@ -51,6 +51,7 @@ class Case:
         options: what `make` takes: of `schedule` (`learned`), `loss` (`vlb`), `charges` (False),
             `context` (channels) and `trainable` (the autoencoder).
         verbs: what the models can do, of `sample`, `fix_noise`, `chain` and `loss`.
+        network: method of `model.dynamics` that the model calls.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Case:
     verbs: frozenset = frozenset({"sample", "fix_noise", "chain", "loss"})
     n_steps: int = 20
     elements: tuple = ("H", "C", "N", "O", "F")
+    network: str = "_forward"
 
     def model(self, n_steps=None, **options):
         """A new model.
@@ -126,16 +128,20 @@ class Case:
         context = self.context(model, node_mask)
         return model(batch["positions"], h, node_mask, batch["edge_mask"], context)
 
+    def given_to_network(self, z, node_mask):
+        """What the network gets of a first noise `z`, to the bit."""
+        return z
+
     def network_inputs(self, model, draw):
         """The (t, z) that the model's network is called with while `draw` runs."""
         seen = []
-        inner = model.dynamics._forward
+        inner = getattr(model.dynamics, self.network)
 
         def record(t, x, *args, **kwargs):
             seen.append((t.clone(), x.clone()))
             return inner(t, x, *args, **kwargs)
 
-        with mock.patch.object(model.dynamics, "_forward", record):
+        with mock.patch.object(model.dynamics, self.network, record):
             draw()
         return seen
 
@@ -279,6 +285,7 @@ def only_the_first_noise_is_sent_to_the_reference(case):
         gamma = float(model.gamma(torch.full((1, 1), 11 / case.n_steps)))
         mask = node_mask[..., 0] > 0
         expected = at_gamma(stats.reference(kind), gamma).transport(z, mask)
+        expected = case.given_to_network(expected, node_mask)
         apply_patch(model, stats, t_star=11, reference=kind)
         seen = case.network_inputs(model, lambda m=model: case.sample(m))
         assert torch.equal(seen[0][1], expected), kind
@@ -320,6 +327,7 @@ def fixed_noise_is_transformed_per_size(case):
     unit = model.sample_combined_position_feature_noise(1, 9, node_mask)
     gamma = -apply_patch(model, stats, t_star=11, reference="size").log_snr
     expected = at_gamma(stats.reference("size"), gamma).transport(unit, node_mask[..., 0] > 0)
+    expected = case.given_to_network(expected, node_mask)
     assert torch.equal(z, expected)
 
 
@@ -565,7 +573,7 @@ def an_exception_while_sampling_does_not_reach_the_next_noise(case):
     plain = model.sample_combined_position_feature_noise(len(SIZES), max(SIZES), node_mask)
     apply_patch(model, case.stats(model), t_star=6)
     with (
-        mock.patch.object(model.dynamics, "_forward", side_effect=ZeroDivisionError),
+        mock.patch.object(model.dynamics, case.network, side_effect=ZeroDivisionError),
         _raises(ZeroDivisionError),
     ):
         case.sample(model)
