@@ -11,12 +11,8 @@ import pytest
 import scipy.stats
 import torch
 
-from gaga_adapter.criteria.kstatistics import (
-    k_statistic,
-    marginal_k_statistic,
-    norm_pseudo_values,
-    set_partitions,
-)
+from gaga_adapter.criteria.kstatistic_products import k_statistic_product
+from gaga_adapter.criteria.kstatistics import k_statistic, norm_pseudo_values, set_partitions
 from gaga_adapter.errors import DataError
 
 
@@ -28,7 +24,6 @@ def generator(seed=0):
 def test_one_variable_is_scipy_s(order):
     x = torch.rand(23, 3, generator=generator(), dtype=torch.float64) ** 3
     expected = [scipy.stats.kstat(column, order) for column in x.T.numpy()]
-    np.testing.assert_allclose(marginal_k_statistic(x, order), expected, rtol=1e-12)
     joint = k_statistic(x, order)
     np.testing.assert_allclose([joint[(i,) * order] for i in range(3)], expected, rtol=1e-12)
 
@@ -47,7 +42,7 @@ def test_the_average_over_all_samples_of_a_die_is_its_cumulant(order):
         counts = np.bincount(throws, minlength=3)
         ways = math.factorial(6) / math.prod(map(math.factorial, counts.tolist()))
         sample = torch.tensor(values[list(throws)])[:, None]
-        total += ways * math.prod(chances**counts) * float(marginal_k_statistic(sample, order)[0])
+        total += ways * math.prod(chances**counts) * float(k_statistic(sample, order))
     assert total == pytest.approx(cumulants[order], rel=1e-10)
 
 
@@ -55,7 +50,7 @@ def test_the_average_over_all_samples_of_a_die_is_its_cumulant(order):
 def test_high_orders_of_an_exponential(order):
     """Its cumulants are (k - 1)!; the error is the spread over 400 batches."""
     x = torch.empty(400, 2000, dtype=torch.float64).exponential_(generator=generator())
-    found = torch.cat([marginal_k_statistic(batch[:, None], order) for batch in x])
+    found = torch.stack([k_statistic(batch[:, None], order).flatten()[0] for batch in x])
     error = float(found.std()) / 20
     assert abs(float(found.mean()) - math.factorial(order - 1)) < 4.9 * error
 
@@ -69,6 +64,17 @@ def test_joint_cumulants_turn_with_the_data(order):
     for axis in range(order):
         expected = torch.tensordot(mix, expected, dims=([1], [axis])).movedim(0, axis)
     torch.testing.assert_close(k_statistic(x @ mix.T + 5, order), expected)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4, 5, 6])
+def test_inner_products_need_no_tensors(order):
+    """Of batches of 7 and 11 items, from their inner products: equal to rounding."""
+    y = torch.rand(7, 3, generator=generator(6), dtype=torch.float64) ** 2
+    z = torch.randn(11, 3, generator=generator(7), dtype=torch.float64) ** 3
+    expected = (k_statistic(y, order) * k_statistic(z, order)).sum()
+    gram = (y - y.mean(0)) @ (z - z.mean(0)).T
+    torch.testing.assert_close(k_statistic_product(gram, order), expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(k_statistic_product(gram.T, order), expected, rtol=1e-9, atol=0)
 
 
 def test_cumulants_of_independent_sums_add():
@@ -123,7 +129,9 @@ def test_cross_batch_norms_are_unbiased_and_their_jackknife_right():
 def test_what_cannot_be_estimated():
     x = torch.zeros(4, 1, dtype=torch.float64)
     with pytest.raises(DataError, match="found 4 samples, a cumulant of order 5 needs"):
-        marginal_k_statistic(x, 5)
+        k_statistic(x, 5)
+    with pytest.raises(DataError, match="found 3 samples, a cumulant of order 4 needs"):
+        k_statistic_product(torch.zeros(9, 3), 4)
     with pytest.raises(DataError, match="known are 1 to 6"):
         k_statistic(x, 7)
     with pytest.raises(DataError, match="over 2 batches"):

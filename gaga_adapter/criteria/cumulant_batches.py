@@ -3,7 +3,9 @@ r"""Batches of clean data, ready to give the norms of their cumulants at any noi
 Each batch estimates, without bias, how its mean, covariance and higher cumulants differ from those
 of the reference. Inner products of different batches then have no bias from noise. Whitening by
 the reference's covariance is a factor `a / sqrt(a² λ + b²)` per index, so a level costs a rescaling
-and a Gram matrix (G, G) of the batches, and nothing is noised.
+and a Gram matrix (G, G) of the batches, and nothing is noised. Dense events of many entries, whose
+tensors would be too large, give the same matrix from the inner products of the events
+(`kstatistic_products.py`).
 
 A Gaussian reference has no cumulants beyond the second. Those of any other are estimated from its
 own draws, and subtracted.
@@ -12,14 +14,15 @@ own draws, and subtracted.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Generator, Tensor
 
 from gaga_adapter.covariance import DiagonalCovariance
-from gaga_adapter.criteria.kstatistics import k_statistic, marginal_k_statistic
+from gaga_adapter.criteria.kstatistic_products import k_statistic_product
+from gaga_adapter.criteria.kstatistics import k_statistic
 from gaga_adapter.criteria.linear import anchor_of, is_gaussian
 from gaga_adapter.criteria.molecule_invariants import (
     Parts,
@@ -27,10 +30,12 @@ from gaga_adapter.criteria.molecule_invariants import (
     contractions,
     second_moments,
 )
-from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.errors import DataError
 from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
 
-_JOINT_LIMIT = 2**20  # entries of a joint cumulant tensor; beyond, single entries only
+#: Numbers of a joint cumulant tensor; beyond, inner products of items serve instead.
+TENSOR_LIMIT = 2**20
+_MOST_PER_BATCH, _PRODUCT_LIMIT = 512, 2**36  # items of a batch, and squared times entries, then
 _BASIS_LIMIT = 4096  # entries of an event whose eigenvectors are completed
 
 
@@ -150,14 +155,25 @@ class DenseBatches:
 
     Attributes:
         n_items: events in all batches.
-        estimates: by order, differences from the reference: the mean (G, d), the covariance
-            (G, d, d), then joint cumulants (G, d, .., d), or those of single entries (G, d).
+        estimates: by order, while the tensors are small, differences from the reference: the mean
+            (G, d), the covariance (G, d, d), then joint cumulants (G, d, .., d).
+        centred: events (n_g, d) of each batch around its mean, for the orders of larger tensors.
+        beyond: these orders.
         variances: of the reference along each coordinate (d,).
     """
 
     n_items: int
     estimates: dict[int, Tensor]
+    centred: list[Tensor]
+    beyond: tuple[int, ...]
     variances: Tensor
+
+    @staticmethod
+    def room(d: int, max_order: int, n_batches: int) -> float:
+        """How many events of d entries can be judged: any number while there are tensors."""
+        if d**max_order <= TENSOR_LIMIT:
+            return math.inf
+        return min(_MOST_PER_BATCH * n_batches, math.isqrt(_PRODUCT_LIMIT // d))
 
     @classmethod
     def of(
@@ -191,21 +207,18 @@ class DenseBatches:
             y = y @ basis
             rest = covariance.residual.expand(covariance.n_rest)
             variances = torch.cat([covariance.eigenvalues, rest])
-        if d**2 > _JOINT_LIMIT:
-            warnings.warn(
-                f"events of {d} entries: cumulants of single entries only, correlations are not "
-                "counted. Judge by two_sample as well.",
-                GAGAWarning,
-                stacklevel=4,
-            )
         parts = [y[batch == g] for g in range(int(batch.max()) + 1)]
-        estimates = {}
-        for order in range(1, max_order + 1):
-            estimate = k_statistic if d**order <= _JOINT_LIMIT else marginal_k_statistic
-            estimates[order] = torch.stack([estimate(part, order) for part in parts])
-        known = variances.diag() if estimates[2].dim() == 3 else variances
-        estimates[2] = estimates[2] - known
-        return cls(len(x), estimates, variances)
+        orders = range(2, max_order + 1)
+        beyond = tuple(order for order in orders if d**order > TENSOR_LIMIT)
+        estimates = {
+            order: torch.stack([k_statistic(part, order) for part in parts])
+            for order in (1, *orders)
+            if order not in beyond
+        }
+        if 2 in estimates:
+            estimates[2] = estimates[2] - variances.diag()
+        centred = [part - part.mean(0) for part in parts] if beyond else []
+        return cls(len(x), estimates, centred, beyond, variances)
 
     @property
     def n_batches(self) -> int:
@@ -213,20 +226,41 @@ class DenseBatches:
         return len(self.estimates[1])
 
     def grams(self, a: float, b: float) -> dict[str, Tensor]:
-        """Gram matrices (G, G) of the whitened differences at a level, by block."""
+        """Gram matrices (G, G) of the whitened differences at a level, by block.
+
+        Without tensors, those of different batches alone: the diagonals are zero.
+        """
         scale = a * (a**2 * self.variances + b**2).rsqrt()
-        names = {1: "mean", 2: "covariance"}
-        blocks = {}
+        grams = {}
         for order, estimate in self.estimates.items():
-            joint = estimate.dim() == order + 1
             whitened = estimate
-            for axis in range(order):
-                shape = [1] * estimate.dim()
-                shape[1 + axis if joint else 1] = -1
-                whitened = whitened * scale.reshape(shape)
+            for axis in range(1, order + 1):
+                whitened = whitened * scale.reshape(
+                    [-1 if k == axis else 1 for k in range(order + 1)]
+                )
             flat = whitened.flatten(1)
-            blocks[names.get(order, f"order_{order}")] = flat @ flat.T
-        return blocks
+            grams[order] = flat @ flat.T
+        if self.beyond:
+            grams |= self._products(scale)
+        names = {1: "mean", 2: "covariance"}
+        return {names.get(order, f"order_{order}"): grams[order] for order in sorted(grams)}
+
+    def _products(self, scale: Tensor) -> dict[int, Tensor]:
+        """Gram matrices (G, G) of the orders beyond, from the inner products of events."""
+        n = self.n_batches
+        grams = {order: scale.new_zeros(n, n) for order in self.beyond}
+        known = scale**2 * self.variances  # covariance of the whitened reference (d,)
+        whitened = [part * scale for part in self.centred]
+        # <C_g - D, C_h - D> = <C_g, C_h> - <C_g, D> - <C_h, D> + |D|²
+        along = [float((part.square() @ known).sum()) / (len(part) - 1) for part in whitened]
+        for g, h in combinations(range(n), 2):
+            gram = whitened[g] @ whitened[h].T
+            for order in self.beyond:
+                product = k_statistic_product(gram, order)
+                if order == 2:
+                    product = product - along[g] - along[h] + known.square().sum()
+                grams[order][g, h] = grams[order][h, g] = product
+        return grams
 
 
 def checked_reference(reference: ReferenceGaussian, mask: Tensor | None) -> None:

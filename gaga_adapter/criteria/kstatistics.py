@@ -47,43 +47,18 @@ def k_statistic(x: Tensor, order: int) -> Tensor:
     Raises:
         DataError: an order beyond 1 to 6, or too few samples for it.
     """
-    _check(len(x), order)
+    check_order(len(x), order)
     if order == 1:
         return x.mean(0)
     y = x - x.mean(0)
     total = x.new_zeros([x.shape[1]] * order)
     sums = {m: _power_sum(y, m) for m in range(2, order + 1) if m != order - 1}
     for blocks in set_partitions(order):
-        term = x.new_tensor(_coefficient(tuple(sorted(map(len, blocks))), len(x)))
+        term = x.new_tensor(partition_coefficient(tuple(sorted(map(len, blocks))), len(x)))
         for block in blocks:
             term = torch.tensordot(term, sums[len(block)], dims=0)
         axes = [axis for block in blocks for axis in block]
         total += term.permute([axes.index(axis) for axis in range(order)])
-    return total
-
-
-def marginal_k_statistic(x: Tensor, order: int) -> Tensor:
-    """Unbiased estimate of the cumulants of each variable by itself.
-
-    Args:
-        x: samples (n, d), float64, with n at least `order`.
-        order: 1 to 6.
-
-    Returns:
-        (d,).
-
-    Raises:
-        DataError: an order beyond 1 to 6, or too few samples for it.
-    """
-    _check(len(x), order)
-    if order == 1:
-        return x.mean(0)
-    y = x - x.mean(0)
-    total = torch.zeros_like(y[0])
-    for blocks in set_partitions(order):
-        sizes = tuple(sorted(map(len, blocks)))
-        powers = [y.pow(m).sum(0) for m in sizes]
-        total += _coefficient(sizes, len(x)) * torch.stack(powers).prod(0)
     return total
 
 
@@ -129,8 +104,13 @@ def set_partitions(order: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
 
 
 @cache
-def _coefficient(sizes: tuple[int, ...], n: int) -> float:
-    """c(m_1 .. m_r) of the module's formula."""
+def partition_coefficient(sizes: tuple[int, ...], n: int) -> float:
+    """c(m_1 .. m_r) of the module's formula.
+
+    Args:
+        sizes: of the blocks, in rising order.
+        n: samples.
+    """
     total = []
     for parts in product(*(range(1, m + 1) for m in sizes)):
         nu = sum(parts)
@@ -164,8 +144,13 @@ def _power_sum(y: Tensor, order: int) -> Tensor:
     return (left.T @ right).reshape([d] * order)
 
 
-def _check(n: int, order: int) -> None:
-    if not 1 <= order <= MAX_ORDER:
-        raise DataError(f"k-statistics of order {order}: known are 1 to {MAX_ORDER}.")
+def check_order(n: int, order: int, lowest: int = 1) -> None:
+    """Refuse what has no k-statistic.
+
+    Raises:
+        DataError: an order beyond `lowest` to 6, or fewer samples than the order.
+    """
+    if not lowest <= order <= MAX_ORDER:
+        raise DataError(f"k-statistics of order {order}: known are {lowest} to {MAX_ORDER}.")
     if n < order:
         raise DataError(f"found {n} samples, a cumulant of order {order} needs at least {order}.")
