@@ -1,16 +1,21 @@
 """`gaga run` on checkouts of stand-in models; on EDM and GeoLDM where they are checked out."""
 
 import argparse
+import importlib.util
+import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from gaga_adapter.integrations.prepare import write_data
 from gaga_adapter.integrations.protocol import adapter_named
 
 from gaga_adapter import GAGAStats
@@ -370,3 +375,95 @@ def test_no_checkout_and_no_script(gaga, tmp_path, monkeypatch):
     assert code == 2
     assert "no script 'eval_nothing.py'" in err
     assert "Known: eval_analyze.py, main_other.py, main_qm9.py." in err
+
+
+# -- the real repositories -------------------------------------------------------------------------
+
+_COUNTED = """
+import json
+from gaga_adapter.cli import main
+from gaga_adapter.integrations.hooks import after_import, replaced
+
+times = []  # of every network call
+
+
+def counting(models):
+    forward = models.EGNN_dynamics_QM9._forward
+
+    def counted(self, t, *args, **kwargs):
+        times.append(round(1000 * float(t.flatten()[0])))
+        return forward(self, t, *args, **kwargs)
+
+    return replaced(models.EGNN_dynamics_QM9, "_forward", counted)
+
+
+with after_import(("egnn.models",), counting):
+    try:
+        main()
+    finally:
+        print("times", json.dumps(times))
+"""
+_TINY = (
+    "--n_epochs 1 --n_stability_samples 4 --diffusion_noise_schedule polynomial_2 "
+    "--diffusion_noise_precision 1e-5 --diffusion_steps 1000 --diffusion_loss_type l2 "
+    "--batch_size 32 --nf 16 --n_layers 2 --lr 1e-4 --normalize_factors [1,4,10] --test_epochs 1 "
+    "--ema_decay 0.99 --no-cuda --no_wandb"
+).split()
+
+
+def chains(n):
+    """Chains of 5 to 12 atoms, each with all of H, C, N, O, F, as an npz file of upstream's."""
+    rng = np.random.default_rng(n)
+    sizes = np.resize(np.arange(5, 13), n)
+    charges, positions = np.zeros((n, 12), np.int64), np.zeros((n, 12, 3), np.float32)
+    for row, size in enumerate(sizes):
+        charges[row, :size] = rng.permutation(np.resize([1, 6, 7, 8, 9, 1, 6], size))
+        steps = rng.normal(size=(size, 3)) * 0.4 + [1.1, 0, 0]
+        positions[row, :size] = np.cumsum(steps, axis=0)
+    return {"num_atoms": sizes, "charges": charges, "positions": positions}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def upstream(request, tmp_path_factory):
+    """A copy of a real checkout with a small data set, and a way to run `gaga` there."""
+    variable = f"GAGA_{request.param.upper()}_REPO"
+    repo = os.environ.get(variable)
+    if not repo:
+        pytest.skip(f"{variable} does not name a checkout")
+    pytest.importorskip("matplotlib", reason="upstream imports matplotlib")
+    folder = tmp_path_factory.mktemp("upstream") / "repo"
+    shutil.copytree(repo, folder, ignore=shutil.ignore_patterns(".git", "outputs", "temp"))
+    splits = {"train": chains(128), "valid": chains(32), "test": chains(24)}
+    write_data(folder, splits, {"qm9": ["C"], "qm9_second_half": ["C"]})
+
+    def run(*arguments, code=0):
+        command = [sys.executable, "-c", _COUNTED, "run", request.param, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        assert done.returncode == code, done.stderr
+        return json.loads(printed(done.stdout, "times")), done.stdout, done.stderr
+
+    return request.param, run
+
+
+@pytest.mark.upstream
+def test_551_instead_of_1001_network_calls_through_upstreams_own_scripts(upstream):
+    kind, run = upstream
+    train = ["main_qm9.py", *_TINY]
+    if kind == "geoldm":
+        run("--", *train, "--latent_nf", 1, "--exp_name", "vae")
+        train += ["--latent_nf", 1, "--train_diffusion", "--ae_path", "outputs/vae"]
+    seen, _, err = run("--t-star", 550, "--", *train, "--exp_name", "cut")
+    assert max(seen) <= 550
+    assert "wandb: not installed" in err or importlib.util.find_spec("wandb")
+    judge = ["eval_analyze.py", "--model_path", "outputs/cut", "--n_samples", 4,
+             "--batch_size_gen", 4]  # fmt: skip
+    cut, out, err = run("--", *judge)
+    assert cut[:551] == list(range(550, -1, -1))
+    assert max(cut) <= 550
+    assert "network calls: 551 per sample, from t* = 550 of T = 1000 (1001 without)" in err
+    assert "Final test nll" in out
+    whole, _, err = run("--stats", "none", "--t-star", 1000, "--", *judge)
+    assert whole[:1001] == list(range(1000, -1, -1))
+    assert len(whole) - len(cut) == 450  # the calls of the likelihood are as many
+    _, _, err = run("--", "eval_analyze.py", "--model_path", "outputs/nowhere", code=1)
+    assert "FileNotFoundError" in err
