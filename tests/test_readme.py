@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))  # the fakes are beside this file
+from fakes.cases import CASES, make_edm
+
 from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.molecules.pipeline import MoleculePipeline
@@ -56,6 +59,33 @@ def test_the_dense_example(tmp_path, monkeypatch):
     exec(BLOCKS[2].replace("(4, 64, 64)", "(4, 2, 2)"), names)
     assert names["stats"].layout == DenseLayout((4, 2, 2))
     assert type(names["pipe"].scheduler).__name__ == "GAGADDIMScheduler"
+
+
+def test_a_model_of_the_edm_lineage():
+    """On the stand-in for EDM's class, with fewer molecules to judge."""
+    model = make_edm(1000)
+    loader = [CASES["edm"].batch(model, (5, 9, 7, 6, 8) * 25, seed) for seed in range(8)]
+    example = BLOCKS[3].replace("(model, train_loader)", "(model, train_loader, **quick)")
+    example = example.replace("[19]", "[9]")  # a size that these data have
+    assert "**quick" in example
+    quick = {
+        "elements": ("H", "C", "N", "O", "F"),
+        "criterion": "cumulant",
+        "reference": "size",
+        "tolerance": 3.0,
+        "log_snr": (0.0, -3.0, -6.0),
+    }
+    names = {
+        "model": model,
+        "train_loader": loader,
+        "quick": quick,
+        "GAGAScheduler": GAGAScheduler,
+    }
+    upstream = type(model)
+    exec(example, names)
+    assert type(model) is upstream
+    assert names["positions"].shape == (16, 9, 3)
+    assert len(names["pipe"].scheduler.timesteps) < 21
 
 
 def test_the_tables_are_made_from_the_results():
