@@ -1,6 +1,6 @@
 """The patch on MolCraftDiffusion as pip installs it: the contract, and what is its own.
 
-Importing its models imports four packages that they do not use here; where these are missing, empty
+Importing its models imports five packages that they do not use here; where these are missing, empty
 modules stand in for them while this file is imported.
 """
 
@@ -20,7 +20,7 @@ from gaga_adapter.errors import UnsupportedModelError
 sys.path.insert(0, str(Path(__file__).parent))  # the contract is beside this file
 import contract
 
-UNUSED = ("omegaconf", "torch_geometric", "torch_scatter", "wandb")
+UNUSED = ("omegaconf", "pandas", "torch_geometric", "torch_scatter", "wandb")
 
 
 class EmptyModules:
