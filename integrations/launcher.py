@@ -96,7 +96,7 @@ def run_script(
     run = _Run(codebase, script, options, say, progress)
     with shimmed(SHIMS, say), run.in_place(), _as_main(checkout, script, command) as main:
         code = _exit_code(script, main)
-    run.report()
+    run.report(code)
     return code
 
 
@@ -136,9 +136,9 @@ class _Run:
                 for handle in self.handles:
                     handle.remove()
 
-    def report(self) -> None:
+    def report(self, code: int) -> None:
         """Say what was done."""
-        if not self.handles:
+        if not self.handles and code == 0:
             self.say(f"{self.script.name} made no diffusion model; it ran as it is")
         for line in self.calls.lines():
             self.say(line)
@@ -164,12 +164,26 @@ class _Run:
         def make(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - upstream's own
             made = factory(*args, **kwargs)
             given = signature.bind(*args, **kwargs).arguments
-            self._patch(made[0], given["args"], given["dataloader_train"], made[2])
+            handle = self._patch(made[0], given["args"], given["dataloader_train"], made[2])
+            if (
+                self.trains
+                and getattr(given["args"], "dp", False)
+                and torch.cuda.device_count() > 1
+            ):
+                made[0].to(given["device"])
+                handle.settle()  # replicas of a model cannot be fitted
             return made
 
         return replaced(models, self.codebase.factory, make)
 
-    def _patch(self, model: Model, args: Namespace, loader: Any, properties: Any) -> None:  # noqa: ANN401
+    def _patch(
+        self,
+        model: Model,
+        args: Namespace,
+        loader: Any,  # noqa: ANN401 - upstream's
+        properties: Any,  # noqa: ANN401
+    ) -> PatchHandle:
+        """Patch a model that a script has just made; its weights may come later."""
         options = self.options
         if not self.handles:
             self.stack.enter_context(self.calls.of(model, adapter_for(model)))
@@ -199,8 +213,7 @@ class _Run:
             model, stats, options.t_star, options.reference, options.fix_last_class
         )
         self.handles.append(handle)
-        if self.trains and getattr(args, "dp", False) and torch.cuda.device_count() > 1:
-            handle.settle()  # replicas of a model cannot be fitted
+        return handle
 
     def _folder(self, args: Namespace) -> Path:
         """Where a model is kept: the folder its arguments were read from, or its experiment's."""

@@ -240,6 +240,16 @@ def test_a_latent_that_is_random_at_the_start_is_refused(gaga, geoldm):
     assert code == 0, err
 
 
+def test_a_model_for_several_gpus_is_fitted_before_it_is_replicated(gaga, kind, monkeypatch):
+    """Its replicas are thrown away after each call, so they cannot be fitted."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    code, out, err = gaga("run", kind, "--t-star", 9, "--", "main_qm9.py", "--end", "early")
+    assert code == 1
+    assert err.rstrip().endswith("early")
+    assert out == ""  # before its first step
+    assert stats_beside().moments.count == 180
+
+
 def test_named_statistics_are_taken_and_checked(gaga, trained, edm):
     trained("edm")
     code, _, err = gaga("run", "edm", "--stats", "qm9", "--", "eval_analyze.py")
@@ -467,3 +477,4 @@ def test_551_instead_of_1001_network_calls_through_upstreams_own_scripts(upstrea
     assert len(whole) - len(cut) == 450  # the calls of the likelihood are as many
     _, _, err = run("--", "eval_analyze.py", "--model_path", "outputs/nowhere", code=1)
     assert "FileNotFoundError" in err
+    assert "made no diffusion model" not in err

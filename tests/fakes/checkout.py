@@ -134,6 +134,8 @@ _MAIN = """
     model, _, properties = {factory}(args, "cpu", {{}}, dataloader_train=data)
     if properties is not None:
         properties.normalizer = NORMS
+    if options.end == "early":
+        sys.exit("early")
     model_ema = copy.deepcopy(model)
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3)
     torch.manual_seed(2)
