@@ -12,13 +12,16 @@ import torch
 from scipy.stats import gamma, norm
 
 from gaga_adapter.criteria.cumulant import Cumulant
+from gaga_adapter.criteria.cumulant_batches import SizeBatches
 from gaga_adapter.criteria.kstatistics import k_statistic, norm_pseudo_values
 from gaga_adapter.criteria.levels import coefficients
 from gaga_adapter.criteria.molecule_invariants import (
     BLOCKS,
+    Parts,
     _atom_gram,
     _inverse_gram,
     _rotation_gram,
+    contractions,
 )
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
@@ -76,6 +79,35 @@ def skewed_molecules(n, n_atoms=4, seed=0):
     return x.gather(1, order.expand(-1, -1, 5))
 
 
+def contrasted_molecules(n, n_atoms, seed=0):
+    """Everything shares a random scale, features know the positions: no block is small."""
+    source = generator(seed)
+    p = torch.randn(n, n_atoms, 3, generator=source, dtype=torch.float64)
+    p -= p.mean(1, keepdim=True)
+    h = torch.randn(n, n_atoms, 2, generator=source, dtype=torch.float64)
+    h[..., 1] = 0.6 * h[..., 0] + 0.8 * h[..., 1]
+    h = h + 0.5 * p.square().sum(-1, keepdim=True) + 0.1 * h.square()
+    scale = 0.5 + torch.rand(n, 1, 1, generator=source, dtype=torch.float64)
+    return torch.cat([p, h], -1) * scale
+
+
+def whitened_coordinates(x, reference, level):
+    """Signal of whitened molecules (n, d), the mean feature apart, and the kind of each number.
+
+    The noise of `a x_0 + b eps` adds nothing to cumulants beyond the second.
+    """
+    n, n_atoms, f = len(x), x.shape[1], x.shape[2] - 3
+    a, b = coefficients(level)
+    law = reference.at(a, b).gaussian(n_atoms)
+    p, h = a * x[..., :3], a * (x[..., 3:] - x[..., 3:].mean((0, 1)))
+    within, between = (torch.linalg.cholesky(c.inverse()[0]) for c in (law.within, law.between))
+    axes = torch.linalg.qr(torch.cat([torch.ones(n_atoms, 1), torch.eye(n_atoms)[:, 1:]], 1)).Q
+    g = axes.T.double() @ h  # the first of the axes is that of the mean
+    parts = [p / law.gyration[0, 0].sqrt(), g[:, :1] @ between, g[:, 1:] @ within]
+    kinds = "p" * (3 * n_atoms) + "u" * f + "g" * (f * (n_atoms - 1))
+    return torch.cat([part.reshape(n, -1) for part in parts], 1), kinds
+
+
 # ------------------------------------------------------------------------ invariants of molecules
 
 
@@ -121,30 +153,61 @@ def test_contractions_give_back_the_norm(n):
     assert q @ _inverse_gram("pppp", n).numpy() @ q == pytest.approx((tensor**2).sum())
 
 
-@pytest.mark.parametrize(("n_atoms", "f"), [(1, 2), (2, 0), (2, 1), (2, 2), (3, 1), (3, 2), (4, 2)])
-def test_blocks_sum_to_the_norm_of_the_full_joint_tensor(n_atoms, f):
-    """Every coordinate of whitened molecules against every other: 5 to 20 of them."""
-    n, n_batches, level = 24_000, 6, 1.0
-    x = skewed_molecules(n, n_atoms, seed=n_atoms)[..., : 3 + f]
+def test_every_block_is_the_norm_of_its_part_of_the_full_joint_tensor():
+    """Every coordinate of whitened molecules against every other, sorted by their kinds."""
+    n, n_atoms, f, level = 30_000, 3, 2, 1.0
+    x = contrasted_molecules(n, n_atoms)
     reference = fitted(x, whole(x))
-    a, b = coefficients(level)
-    law = reference.at(a, b).gaussian(n_atoms)
-    p, h = x[..., :3], x[..., 3:]
-    mean = h.mean(1)
-    within, between = (c.inverse()[0] for c in (law.within, law.between))
-    root = [torch.linalg.cholesky(m) for m in (within, between)]
-    features = (h - mean[:, None]) @ root[0] + ((mean - mean.mean(0)) @ root[1])[:, None]
-    y = a * torch.cat([p / law.gyration[0, 0].sqrt(), features], -1).flatten(1)
-    # a x_0 + b eps: the noise adds nothing to cumulants beyond the second
-    curve = Cumulant(n_batches=10).curve(x, whole(x), reference, levels(level), generator())
+    y, kinds = whitened_coordinates(x, reference, level)
+    batch = torch.arange(n) % 10
+    batches = SizeBatches.of(x, batch, reference, 4, 1, None)
+    found = {k: norm_pseudo_values(g) for k, g in batches.grams(*coefficients(level)).items()}
+    seen = set()
+    for order in (3, 4):
+        tensors = [k_statistic(y[batch == g], order) for g in range(10)]
+        letters = np.array(list(map("".join, map(sorted, itertools.product(kinds, repeat=order)))))
+        for name in np.unique(letters):
+            here = torch.from_numpy(letters == name)
+            parts = torch.stack([tensor.flatten()[here] for tensor in tensors])
+            expected = norm_pseudo_values(parts @ parts.T)
+            error = float(expected.std()) / math.sqrt(10)
+            block = next((b for b in BLOCKS if sorted(b) == sorted(name)), None)
+            # symmetry leaves nothing of the others: their estimates scatter around zero
+            value = 0.0 if block is None else float(found[block].mean())
+            assert abs(value - float(expected.mean())) < 2 * SIGMAS * error
+            if block is not None:
+                seen.add(block)
+                assert error < 0.1 * value
+    assert seen == set(BLOCKS)
+
+
+@pytest.mark.parametrize(("n_atoms", "f"), [(1, 2), (2, 0), (2, 1), (2, 2), (3, 1), (4, 2)])
+def test_types_sum_to_the_norm_of_the_full_joint_tensor(n_atoms, f):
+    x = skewed_molecules(24_000, n_atoms, seed=n_atoms)[..., : 3 + f]
+    reference = fitted(x, whole(x))
+    y, _ = whitened_coordinates(x, reference, 1.0)
+    curve = Cumulant(n_batches=10).curve(x, whole(x), reference, levels(1.0), generator())
     for order, types in ((3, ("fff", "ppf")), (4, ("ffff", "ppff", "pppp"))):
-        parts = torch.stack([k_statistic(part, order).flatten() for part in y.chunk(n_batches)])
+        parts = torch.stack([k_statistic(part, order).flatten() for part in y.chunk(6)])
         pseudo = norm_pseudo_values(parts @ parts.T) / (2 * math.factorial(order))
-        error = float(pseudo.std()) / math.sqrt(n_batches)
+        error = float(pseudo.std()) / math.sqrt(6)
         found = sum(curve.extra[name][0] for name in types)
         # of the same data in other batches; with 6 of them an error is itself known to 30 %
         assert abs(found - float(pseudo.mean())) < 2 * SIGMAS * error
         assert error < 0.1 * found or (f == 0 and order == 3 and found == 0)
+
+
+def test_contractions_of_few_molecules_are_unbiased():
+    """Averages over 3000 batches of 5 against 30 times as many molecules at once."""
+    x = contrasted_molecules(480_000, 3, seed=2)
+    parts = Parts(x[..., :3], x[..., 3:] - x[..., 3:].mean(1, keepdim=True), x[..., 3:].sum(1))
+    large = contractions(parts.take(torch.arange(15_000, 480_000)), 4)
+    small = [contractions(parts.take(torch.arange(5 * k, 5 * k + 5)), 4) for k in range(3000)]
+    for name in BLOCKS:
+        found = torch.stack([one[name] for one in small])
+        # 1.02: the error of the large sample; 0.8: of the largest of up to 64 entries
+        error = 1.02 * found.std(0) / math.sqrt(3000)
+        assert float(((found.mean(0) - large[name]).abs() / error).max()) < SIGMAS + 0.8, name
 
 
 def test_molecules_of_two_scales_have_the_fourth_cumulant_of_the_textbook():
@@ -338,6 +401,20 @@ def test_a_wrong_reference_shows_in_mean_and_covariance():
     # whitened by N(0, 1) at a² = b² = 1/2: mean a, variance 5/2
     assert unit.extra["mean"][0] == pytest.approx(3 * 0.5 * 0.5, rel=0.05)
     assert unit.extra["covariance"][0] == pytest.approx(3 * 0.25 * 1.5**2, rel=0.05)
+
+
+def test_a_wrong_reference_of_molecules_shows_in_mean_and_covariance():
+    """Against `unit`, 1/4 ||Cov - I||² and 1/2 |mean|² of 4 x 3 - 3 positions and 4 x 2 features."""
+    x = torch.randn(20_000, 4, 5, generator=generator(), dtype=torch.float64)
+    x[..., :3] *= 2
+    x[..., 3:] *= 3
+    x[..., 3:] += torch.randn(20_000, 1, 2, generator=generator(1), dtype=torch.float64) + 0.5
+    x = project(x, whole(x))
+    curve = Cumulant().curve(x, whole(x), fitted(x, whole(x), "unit"), levels(0.0), generator())
+    # at a² = b² = 1/2: variances of 5/2 (9), 5 (3 x 2), and (9 + 4 + 1) / 2 of the mean (2)
+    assert curve.extra["mean"][0] == pytest.approx(0.5 * 4 * 2 * 0.5**2 / 2, rel=0.1)
+    expected = 0.25 * (9 * 1.5**2 + 6 * 4**2 + 2 * 6**2)
+    assert curve.extra["covariance"][0] == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("limit", [1, 20, 100])
