@@ -212,7 +212,7 @@ class Cumulant:
                 GAGAWarning,
                 stacklevel=3,
             )
-        if n_distinct < min(_FEW, room):
+        if _FEWEST_BATCHES * _BATCH <= n_distinct < min(_FEW, room):
             warnings.warn(
                 f"{n_distinct} data items may lack the rare ones that make a cumulant large: the "
                 f"value is then too small and t* optimistic. Pass at least {_FEW} where you can.",
