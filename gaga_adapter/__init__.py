@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gaga_adapter.reference import ReferenceGaussian
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
+    from gaga_adapter.training import TruncatedTimesteps, truncated_elbo
 
 __version__ = _version("gaga-adapter")
 
@@ -43,6 +44,7 @@ _HOME = {
     "MoleculePipeline": "gaga_adapter.molecules.pipeline",
     "ReferenceGaussian": "gaga_adapter.reference",
     "TabulatedPath": "gaga_adapter.paths",
+    "TruncatedTimesteps": "gaga_adapter.training",
     "VEPath": "gaga_adapter.paths",
     "VPPath": "gaga_adapter.paths",
     "apply_patch": "gaga_adapter.integrations",
@@ -51,6 +53,7 @@ _HOME = {
     "named_path": "gaga_adapter.paths",
     "patched": "gaga_adapter.integrations",
     "remove_patch": "gaga_adapter.integrations",
+    "truncated_elbo": "gaga_adapter.training",
 }
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "MoleculePipeline",
     "ReferenceGaussian",
     "TabulatedPath",
+    "TruncatedTimesteps",
     "VEPath",
     "VPPath",
     "__version__",
@@ -71,6 +75,7 @@ __all__ = [
     "named_path",
     "patched",
     "remove_patch",
+    "truncated_elbo",
 ]
 
 

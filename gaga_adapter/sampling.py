@@ -9,6 +9,7 @@ projection of that noise.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from torch import Tensor
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.prediction import NetworkView
+from gaga_adapter.scheduler import GAGAScheduler
 from gaga_adapter.scheduler.families import family_of
 from gaga_adapter.solvers import use_exact_table
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import mask_from_sizes, project
+from gaga_adapter.training.trained import check_trained
 
 _SLACK = 1e-5  # relative, of a ratio of noise to signal: schedulers keep it in float32
 
@@ -59,6 +62,7 @@ def walk(
     generator: torch.Generator | None = None,
     stepped: Stepped = lambda n_calls: None,
     until: float = 0.0,
+    trained: float | None = None,
 ) -> Walk:
     """One batch from unit noise along all of a scheduler's steps.
 
@@ -73,11 +77,15 @@ def walk(
         stepped: called after each network call.
         until: ratio `b / a` of noise to signal. If the last entry of the grid is at or below it,
             that step is not made, and the sample is as the network would have seen it.
+        trained: log-SNR of the noisiest level that the network was trained at; `None` for any.
 
     Raises:
-        TruncationError: the scheduler refuses this number of steps.
+        TruncationError: the scheduler refuses this number of steps, or starts where the network
+            was not trained.
     """
     use_exact_table(scheduler)
+    if trained is not None and isinstance(scheduler, GAGAScheduler):
+        scheduler.keep_within(trained)
     try:
         scheduler.set_timesteps(num_inference_steps, device=noise.device)
     except GAGAError:
@@ -87,6 +95,9 @@ def walk(
             f"{type(scheduler).__name__} refuses {num_inference_steps} steps: {error}"
         ) from error
     view = NetworkView.of(scheduler)
+    if not isinstance(scheduler, GAGAScheduler):
+        a, b = view.level(scheduler.timesteps[0])
+        check_trained(trained, 2 * math.log(a / b) if a else -math.inf)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generator} if takes_generator else {}
     sample = noise * getattr(scheduler, "init_noise_sigma", 1.0)

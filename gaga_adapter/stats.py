@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -134,6 +135,11 @@ class GAGAStats:
         from gaga_adapter.scheduler.levels import t_star
 
         return float(t_star(path_or_scheduler, self.log_snr_star))
+
+    @property
+    def sigma_star(self) -> float:
+        """`b / a` at t*: the noise level of Karras-EDM models, whose a is 1."""
+        return math.exp(-self.log_snr_star / 2)
 
     # -- on disk ---------------------------------------------------------------------------------
 

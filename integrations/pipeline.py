@@ -35,6 +35,7 @@ from gaga_adapter.prediction import NetworkView
 from gaga_adapter.sampling import Stepped, check_statistics, draw_sizes, sample_atoms, walk
 from gaga_adapter.solvers import ancestral_scheduler, scheduler_named
 from gaga_adapter.stats import GAGAStats
+from gaga_adapter.training.trained import trained_log_snr
 
 from .edm import EDM
 from .network import Atoms, EDMNetwork
@@ -135,7 +136,8 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 context that does not fit the model.
             StatsMismatchError: the scheduler's statistics describe something else than the model
                 diffuses.
-            TruncationError: the scheduler refuses this number of steps.
+            TruncationError: the scheduler refuses this number of steps, or starts at a noisier
+                level than the model was trained at.
             UnsupportedModelError: the model has been patched.
         """
         denoiser: EDMNetwork = self.denoiser
@@ -157,7 +159,10 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 return denoiser.as_asked(seen, timestep, view, atoms)
 
             sigma_0 = denoiser.sigma_0
-            end = walk(self.scheduler, noise, mask, n_steps, network, generator, stepped, sigma_0)
+            trained = trained_log_snr(denoiser.model)
+            end = walk(
+                self.scheduler, noise, mask, n_steps, network, generator, stepped, sigma_0, trained
+            )
             calls = end.network_calls + 1
             z_0 = denoiser.at_step_0(end.sample, end.a, end.b, mask, generator)
             return denoiser.molecules(z_0, atoms, generator, self.config.fix_last_class)

@@ -3,6 +3,7 @@ r"""The methods of a truncated model: a generated body around upstream's own, wh
 - the network gets `round(t t_star) / T`, the time it was trained with;
 - the first noise of a sample goes to the fitted Gaussian at t*; every later one is as it was drawn;
 - the prior term is the divergence from that Gaussian;
+- a model that is trained says so in its state dict, and starts no sample at a noisier level;
 - methods that mean absolute steps are refused.
 """
 
@@ -23,6 +24,13 @@ from torch import Tensor, nn
 from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import GAGAStats
+from gaga_adapter.training.trained import (
+    check_trained,
+    record_trained,
+    trained_log_snr,
+    unwatch_checkpoints,
+    watch_checkpoints,
+)
 
 from .prior import divergence, start
 from .protocol import Adapter, Model, adapter_named
@@ -74,12 +82,14 @@ class Truncation:
             for module, recipe in self.adapter.inner_swaps(model, self.fix_last_class):
                 swap(module, recipe)
             swap(model, Body(self.adapter.name))
+            watch_checkpoints(model)
         except BaseException:
             self.uninstall(model)
             raise
 
     def uninstall(self, model: Model) -> None:
-        """Undo `install`."""
+        """Undo `install`; what says how far the model was trained stays."""
+        unwatch_checkpoints(model)
         swap_back(model)
         for module, _ in self.adapter.inner_swaps(model, self.fix_last_class):
             swap_back(module)
@@ -88,6 +98,14 @@ class Truncation:
             del hooks[key]
         del model.__dict__[STATE]
         self.adapter.set_steps(model, self.n_steps)
+
+    def note_training(self, model: Model) -> None:
+        """Write down that a model is trained in [0, t*]; a learned schedule moves that level."""
+        schedule = self.adapter.schedule(model)
+        learned = any(parameter.requires_grad for parameter in schedule.parameters())
+        if self.t_star < self.n_steps and (learned or trained_log_snr(model) is None):
+            with torch.no_grad():
+                record_trained(model, -float(self.gamma(model)))
 
     def absolute(self, t: Tensor) -> Tensor:
         """The time that schedule and network know, for a time in units of t*."""
@@ -180,7 +198,10 @@ def _network(method: Method) -> Method:
                 raise _Checked
             return x.of(args, kwargs).clone()  # not zeros: these read as a failure upstream
         args, kwargs = time.replaced(args, kwargs, t)
-        return method(self, *args, **kwargs)
+        output = method(self, *args, **kwargs)
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(lambda gradient: self._gaga.note_training(self))
+        return output
 
     return wrapped
 
@@ -218,6 +239,9 @@ def _start(base: type[Any], name: str) -> Method:
         truncation.adapter.prepare(self, name, bound.arguments)
         if truncation.stats is not None and _CHECKING.get() is None:
             check_fresh(truncation.adapter, self, truncation.stats)
+        trained = trained_log_snr(self)
+        if trained is not None:
+            check_trained(trained, -float(truncation.gamma(self).detach()))
         if inspect.isgeneratorfunction(method):
             return _frames(self, method(*bound.args, **bound.kwargs))
         with _starting(self):

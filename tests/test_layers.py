@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gaga_adapter"
 # From the bottom up. A module may import from lower rows, and from its own room.
 LAYERS = [
     ["errors"],
-    ["layout", "atomic", "hub"],
+    ["layout", "atomic", "hub", "processes"],
     ["paths", "subspace", "covariance", "hashing", "prediction", "solvers"],
     ["moments"],
     ["reference"],
@@ -21,6 +21,7 @@ LAYERS = [
     ["selection"],
     ["stats"],
     ["collecting"],
+    ["training"],
     ["fitting", "scheduler"],
     ["sampling"],
     ["molecules", "integrations"],  # side rooms: they import the core, only the cli imports them

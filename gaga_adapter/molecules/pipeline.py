@@ -24,6 +24,7 @@ from gaga_adapter.paths import named_path
 from gaga_adapter.prediction import NetworkView
 from gaga_adapter.sampling import Stepped, check_statistics, draw_sizes, sample_atoms, walk
 from gaga_adapter.solvers import ancestral_scheduler
+from gaga_adapter.training.trained import trained_log_snr
 
 EMBEDDED = "embedded"
 ASSETS = Path(__file__).parent / "assets"
@@ -143,7 +144,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             DataError: an unknown output type, no molecule asked for, or a molecule without atoms.
             StatsMismatchError: the scheduler's statistics describe other channels than the model.
-            TruncationError: the scheduler refuses this number of steps.
+            TruncationError: the scheduler refuses this number of steps, or starts at a noisier
+                level than the model was trained at.
         """
         check_statistics(self.scheduler, self.denoiser.layout)
         if output_type not in _OUTPUT_TYPES:
@@ -164,7 +166,16 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 return view.output(denoised.to(seen.dtype), seen, timestep)
 
             scheduler = self.scheduler
-            done = walk(scheduler, noise, mask, num_inference_steps, network, generator, stepped)
+            done = walk(
+                scheduler,
+                noise,
+                mask,
+                num_inference_steps,
+                network,
+                generator,
+                stepped,
+                trained=trained_log_snr(self.denoiser),
+            )
             calls = done.network_calls
             return done.sample
 

@@ -20,11 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.scheduler.conventions import Scheduler
 from gaga_adapter.scheduler.families import supported_family
-from gaga_adapter.scheduler.handover import NetworkHook
-from gaga_adapter.scheduler.levels import timestep_log_snr
+from gaga_adapter.scheduler.handover import NetworkHook, watched_network
+from gaga_adapter.scheduler.levels import timestep_log_snr, training_timesteps
 from gaga_adapter.scheduler.run import TruncatedRun, Truncation
 from gaga_adapter.scheduler.storage import (
     PREFIX,
@@ -34,6 +37,8 @@ from gaga_adapter.scheduler.storage import (
     scheduler_folder,
 )
 from gaga_adapter.stats import GAGAStats
+from gaga_adapter.training.timesteps import TruncatedTimesteps
+from gaga_adapter.training.trained import check_trained, trained_log_snr
 
 
 class GAGAScheduler(TruncatedRun):
@@ -119,6 +124,7 @@ class GAGAScheduler(TruncatedRun):
         log_snr_star = stats.log_snr_star
         if options.t_star is not None:
             log_snr_star = timestep_log_snr(base, options.t_star)
+        check_trained(options.trained_log_snr, log_snr_star)
         reference = stats.reference(options.reference)
         result._gaga = Truncation(stats, options, log_snr_star, reference)
         result._gaga_finest = {}
@@ -168,20 +174,81 @@ class GAGAScheduler(TruncatedRun):
         """A run starts at the last entry of the grid at or below this log-SNR."""
         return self._gaga_truncation().log_snr_star
 
+    # -- training --------------------------------------------------------------------------------
+
+    def training_timesteps(self) -> Tensor:
+        """Timesteps (K,) to train on, from data to t*, in the scheduler's own units.
+
+        Raises:
+            UnsupportedSchedulerError: the scheduler trains on continuous noise levels.
+        """
+        return training_timesteps(self, self.log_snr_star)
+
+    def sample_timesteps(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Timesteps (B,) for one training batch: uniform on [0, t*], stratified over the batch.
+
+        In place of `torch.randint(0, scheduler.config.num_train_timesteps, (batch_size,))`. From
+        then on the scheduler, saved or not, starts no run at a noisier level than it trained on.
+        For importance weights use `TruncatedTimesteps.table(scheduler.training_timesteps(),
+        importance=True)`.
+
+        Args:
+            batch_size: examples of this process; several processes draw different timesteps.
+            generator: source of randomness.
+            device: of the result; that of the generator, else the CPU, when `None`.
+
+        Raises:
+            UnsupportedSchedulerError: the scheduler trains on continuous noise levels.
+        """
+        timesteps = self.training_timesteps()
+        self.keep_within(timestep_log_snr(self, float(timesteps[-1])))
+        return TruncatedTimesteps.table(timesteps).sample(batch_size, generator, device)
+
+    def keep_within(self, log_snr: float | None) -> None:
+        """Start no run where the network was not trained; `None` lifts the limit.
+
+        Args:
+            log_snr: of the noisiest level in training.
+
+        Raises:
+            TruncationError: t* itself is noisier.
+        """
+        truncation = self._gaga_truncation()
+        if log_snr == truncation.options.trained_log_snr:
+            return
+        options = replace(truncation.options, trained_log_snr=log_snr)
+        check_trained(log_snr, truncation.log_snr_star)
+        self._gaga = replace(truncation, options=options)
+
+    @property
+    def trained_log_snr(self) -> float | None:
+        """Log-SNR of the noisiest level in training; `None` if it was the whole path."""
+        return self._gaga_truncation().options.trained_log_snr
+
     # -- watching a network ----------------------------------------------------------------------
 
     def attach(self, pipe: Any) -> None:  # noqa: ANN401 - any diffusers pipeline
         """Become the pipeline's scheduler, and map the first input of its network.
 
         No pipeline then needs an extra network call. Copies and saved schedulers are not attached.
+        A network whose checkpoint says how far it was trained is not called beyond.
 
         Args:
             pipe: a pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
 
         Raises:
             HandoverError: it has none of these.
+            TruncationError: the network was trained on a shorter trajectory than t*.
         """
         self.detach()
+        trained = trained_log_snr(watched_network(pipe))
+        if trained is not None:
+            self.keep_within(trained)
         self._gaga_hook = NetworkHook.on(pipe, self._gaga_watch)
         pipe.scheduler = self
 

@@ -78,6 +78,8 @@ class GridMaker:
         make: the scheduler's own `set_timesteps`, unbound.
         call: the arguments of the caller.
         log_snr_star: characteristic log-SNR.
+        trained_log_snr: the network was not trained beyond this level, so no step begins there:
+            the run starts at the noisiest entry within, if that is closer to the data.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class GridMaker:
         make: Callable[..., None],
         call: inspect.BoundArguments,
         log_snr_star: float,
+        trained_log_snr: float | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.family = family
@@ -94,6 +97,7 @@ class GridMaker:
         self._make = make
         self._call = call
         self._log_snr_star = log_snr_star
+        self._trained = -math.inf if trained_log_snr is None else trained_log_snr
 
     # -- the two spacings -------------------------------------------------------------------------
 
@@ -125,13 +129,13 @@ class GridMaker:
             self._resample(named, n_steps)
             return self._cut(n_steps, is_whole=False)
         _, *given = self._call.arguments.items()  # without the scheduler itself
-        key = (n_steps, self._log_snr_star, repr(given))
+        key = (n_steps, self._log_snr_star, self._trained, repr(given))
         config = self.scheduler._internal_dict  # other numbers of steps may change it
         if not self._is_as_remembered(finest.get(key)):
             finest[key] = self._finest(n_steps)
             self._refine(finest[key].n_fine)
         self.scheduler._internal_dict = config
-        return self._cut(n_steps, is_whole=finest[key].n_fine == n_steps)
+        return self._cut(self._n_trained(n_steps), is_whole=finest[key].n_fine == n_steps)
 
     def _is_as_remembered(self, found: Finest | None) -> bool:
         """Make a remembered grid; it is another one if the scheduler has been changed since."""
@@ -155,7 +159,12 @@ class GridMaker:
         beyond = self._is_beyond(self._ratios())
         n_beyond = max(int(beyond.sum()), 1)  # the level falls along the grid
         least = min(self.family.least_steps(self.scheduler), len(beyond))
-        return max(len(beyond) - n_beyond + 1, least)
+        return max(self._n_trained(len(beyond) - n_beyond + 1), least)
+
+    def _n_trained(self, n_steps: int) -> int:
+        """Of the last `n_steps` steps, those that begin where the network was trained."""
+        known = log_snr(self._ratios()) >= self._trained - SLACK
+        return min(n_steps, int(known.sum()))
 
     def _cut(self, n_steps: int, is_whole: bool, keep_whole: bool = False) -> Cut:
         """Drop everything before the last `n_steps` steps."""
@@ -175,11 +184,15 @@ class GridMaker:
             level=self.convention.level(float(ratios[n_dropped])),
             n_steps=n_steps,
             is_whole=is_whole,
-            reaches=bool(self._is_beyond(ratios[n_dropped])),
+            reaches=bool(self._is_beyond(ratios[n_dropped])) or self._is_limited(ratios, n_dropped),
             before=before,
             place=place,
             whole=whole if keep_whole and is_shortened else None,
         )
+
+    def _is_limited(self, ratios: Tensor, n_dropped: int) -> bool:
+        """A noisier entry was there, and the network was not trained at it."""
+        return n_dropped > 0 and bool(log_snr(ratios[n_dropped - 1]) < self._trained - SLACK)
 
     # -- finer grids ----------------------------------------------------------------------------
 

@@ -288,14 +288,7 @@ class NetworkHook:
         Raises:
             HandoverError: none is found.
         """
-        for name in cls.names:
-            network = getattr(pipe, name, None)
-            if isinstance(network, torch.nn.Module):
-                return cls(network, mapping)
-        raise HandoverError(
-            f"{type(pipe).__name__} has no network under the names {', '.join(cls.names)}. "
-            'Use handover="step".'
-        )
+        return cls(watched_network(pipe), mapping)
 
     def remove(self) -> None:
         """Stop watching."""
@@ -312,3 +305,19 @@ class NetworkHook:
             if name is None
             else (args, {**kwargs, name: self._mapping(kwargs[name])})
         )
+
+
+def watched_network(pipe: Any) -> torch.nn.Module:  # noqa: ANN401 - any diffusers pipeline
+    """The network of a pipeline.
+
+    Raises:
+        HandoverError: none is found.
+    """
+    for name in NetworkHook.names:
+        network = getattr(pipe, name, None)
+        if isinstance(network, torch.nn.Module):
+            return network
+    raise HandoverError(
+        f"{type(pipe).__name__} has no network under the names {', '.join(NetworkHook.names)}. "
+        'Use handover="step".'
+    )

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 
-from gaga_adapter.errors import TruncationError
+import torch
+from torch import Tensor
+
+from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError
 from gaga_adapter.scheduler.conventions import Scheduler
 from gaga_adapter.scheduler.families import supported_family
 
@@ -58,3 +61,30 @@ def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
     if ratio == 0:
         return math.inf
     return -2 * math.log(ratio) if math.isfinite(ratio) else -math.inf
+
+
+def training_timesteps(scheduler: Scheduler, log_snr_star: float) -> Tensor:
+    """Training timesteps (K,) from data to t*: integers of a table, floats of a flow's own table.
+
+    Args:
+        scheduler: any supported diffusers scheduler that trains on a table of timesteps.
+        log_snr_star: characteristic log-SNR.
+
+    Raises:
+        TruncationError: the scheduler's path never gets that noisy.
+        UnsupportedSchedulerError: it trains on continuous noise levels.
+    """
+    last = t_star(scheduler, log_snr_star)
+    name = type(scheduler).__name__
+    if "FlowMatch" in name:
+        plain = getattr(scheduler, "_gaga_base", type(scheduler))
+        table: Tensor = plain.from_config(scheduler.config).timesteps.flip(0)
+        count = int((table < last - 1e-3).sum()) + 1
+        return table[: min(count, len(table))].clone()
+    first, _ = supported_family(scheduler).convention(scheduler).ends(scheduler)
+    if first != 0 or last != int(last) or not hasattr(scheduler, "alphas_cumprod"):
+        raise UnsupportedSchedulerError(
+            f"{name} trains on continuous noise levels, not on a table of timesteps. Draw them "
+            "with TruncatedTimesteps.log_normal(stats.sigma_star, mean, std).sample(batch_size)."
+        )
+    return torch.arange(int(last) + 1)

@@ -135,7 +135,14 @@ class TruncatedRun:
         scheduler: Scheduler = self
         call = self._gaga_signatures["set_timesteps"].bind(self, *args, **kwargs)
         family = supported_family(self)
-        maker = GridMaker(self, family, make, call, truncation.log_snr_star)
+        maker = GridMaker(
+            self,
+            family,
+            make,
+            call,
+            truncation.log_snr_star,
+            truncation.options.trained_log_snr,
+        )
         if truncation.options.spacing == "suffix":
             cut = maker.suffix()
         else:

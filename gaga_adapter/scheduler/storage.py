@@ -35,12 +35,14 @@ class Options:
         spacing: `suffix` or `respace`, see `grid.py`.
         reference: kind of the Gaussian start, as in `GAGAStats.reference`.
         handover: how it enters the loop, see `handover.py`.
+        trained_log_snr: noisiest level at which the network was trained; `None` for the whole path.
     """
 
     t_star: float | None = None
     spacing: str = "suffix"
     reference: str = "auto"
     handover: str = "auto"
+    trained_log_snr: float | None = None
 
     def __post_init__(self) -> None:
         for what, allowed in (("spacing", SPACINGS), ("handover", tuple(HANDOVERS))):

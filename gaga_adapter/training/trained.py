@@ -1,0 +1,142 @@
+r"""The noise level that a network was trained down to, kept with its weights.
+
+Training in [0, t*] leaves the network without any idea of what lies beyond. So the log-SNR at t*
+goes where the weights go: into the configuration of a diffusers model (`config.json`), or into the
+metadata of the state dict of any other module, where code that does not know of it does not see it.
+Samplers that call the network at a noisier level are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from gaga_adapter.errors import TruncationError
+
+#: Entry of the configuration, and of the metadata of a state dict.
+KEY = "t_star_log_snr"
+SLACK = 1e-5  # of a log-SNR: schedulers keep their tables in float32
+
+_RECORD = "_gaga_trained"
+
+
+def record_trained(model: nn.Module, log_snr: float | None) -> None:
+    """Write down how far a network was trained, so that its checkpoints say it.
+
+    Args:
+        model: a diffusers model, or any module.
+        log_snr: of the noisiest level in training, such as `scheduler.trained_log_snr`; `None` for
+            the whole path.
+
+    Raises:
+        TruncationError: no log-SNR.
+    """
+    if log_snr is not None and not math.isfinite(log_snr):
+        raise TruncationError(f"log_snr={log_snr} is no log-SNR. Pass that of t*, or None.")
+    if hasattr(model, "register_to_config"):
+        model.register_to_config(**{KEY: log_snr})
+        return
+    watch_checkpoints(model)
+    model.__dict__[_RECORD].log_snr = log_snr
+
+
+def trained_log_snr(model: Any) -> float | None:  # noqa: ANN401 - any model or state dict
+    """Log-SNR of the noisiest level that a network was trained at; `None` for the whole path.
+
+    Args:
+        model: a network, or the state dict of one.
+    """
+    if isinstance(model, Mapping):
+        kept = getattr(model, "_metadata", {}).values()
+        found = next((entry[KEY] for entry in kept if entry.get(KEY) is not None), None)
+    else:
+        config = getattr(model, "config", None)
+        found = config.get(KEY) if hasattr(config, "get") else None
+        record = getattr(model, "__dict__", {}).get(_RECORD)
+        found = record.log_snr if found is None and record is not None else found
+    return None if found is None else float(found)
+
+
+def check_trained(trained: float | None, log_snr: float) -> None:
+    """See that a network was trained where it is to be called.
+
+    Args:
+        trained: log-SNR of the noisiest level in training, as `trained_log_snr` gives it.
+        log_snr: of the noisiest level at which it will be called.
+
+    Raises:
+        TruncationError: it was not.
+    """
+    if trained is not None and log_snr < trained - SLACK:
+        raise TruncationError(
+            f"the network was trained down to log-SNR {trained:.4g} and knows nothing noisier; "
+            f"this start is at {log_snr:.4g}. Start at that level or closer to the data: "
+            "GAGAScheduler.from_pretrained(scheduler, stats=...) with the statistics and the "
+            "t_star of its training."
+        )
+
+
+def watch_checkpoints(model: nn.Module) -> None:
+    """State dicts of a module say how far it was trained, and loading one reads that.
+
+    Nothing happens if they are watched already.
+    """
+    if _RECORD not in model.__dict__:
+        writes = model._register_state_dict_hook(_write)
+        reads = model._register_load_state_dict_pre_hook(_read, with_module=True)
+        model.__dict__[_RECORD] = _Record((writes, reads))
+
+
+def unwatch_checkpoints(model: nn.Module) -> None:
+    """Undo `watch_checkpoints`, unless there is something to say."""
+    record = model.__dict__.get(_RECORD)
+    if record is not None and record.log_snr is None:
+        for handle in record.handles:
+            handle.remove()
+        del model.__dict__[_RECORD]
+
+
+@dataclass(eq=False)
+class _Record:
+    """How far a module was trained.
+
+    Copies share it: averaged weights and replicas on other devices are trained with their original.
+
+    Attributes:
+        handles: of the hooks of the original.
+        log_snr: of the noisiest level; `None` for the whole path.
+    """
+
+    handles: tuple[RemovableHandle, ...]
+    log_snr: float | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Record:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"handles": (), "log_snr": self.log_snr}
+
+
+def _write(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]
+) -> None:
+    record = module.__dict__.get(_RECORD)
+    if record is not None and record.log_snr is not None:
+        metadata[KEY] = record.log_snr
+
+
+def _read(
+    module: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    metadata: dict[str, Any],
+    *rest: object,
+) -> None:
+    record = module.__dict__.get(_RECORD)
+    if record is not None:
+        record.log_snr = metadata.get(KEY)
