@@ -200,7 +200,9 @@ def _network(method: Method) -> Method:
         args, kwargs = time.replaced(args, kwargs, t)
         output = method(self, *args, **kwargs)
         if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(lambda gradient: self._gaga.note_training(self))
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: self._gaga.note_training(self)
+            )
         return output
 
     return wrapped

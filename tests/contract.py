@@ -33,6 +33,7 @@ from gaga_adapter.errors import (
 from gaga_adapter.layout import AtomLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import GAGAStats
+from gaga_adapter.training import trained_log_snr
 
 SIZES = (5, 9, 7)
 
@@ -693,6 +694,33 @@ def another_class_is_refused_with_all_reasons(case):
         apply_patch(3, None, t_star=1)
 
 
+def checkpoints_say_how_far_the_model_was_trained(case):
+    model = case.model()
+    handle = apply_patch(model, case.stats(model), t_star=11)
+    average = copy.deepcopy(model)
+    assert trained_log_snr(average.state_dict()) is None
+    case.loss(model.train()).mean().backward()
+    trained = trained_log_snr(average.state_dict())
+    assert abs(trained - handle.log_snr) < 1e-5
+    file = io.BytesIO()
+    torch.save(average.state_dict(), file)
+    file.seek(0)
+    again = case.model()
+    apply_patch(again, case.stats(again), t_star=11)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    for t_star in (11, 5):
+        apply_patch(again, case.stats(again), t_star=t_star)
+        case.sample(again)
+    apply_patch(again, case.stats(again), t_star=15)
+    said = None
+    try:
+        case.sample(again)
+    except TruncationError as error:
+        said = str(error)
+    assert said is not None
+    assert "knows nothing noisier" in said
+
+
 CHECKS = {
     check.__name__: check
     for check in (
@@ -706,6 +734,7 @@ CHECKS = {
         a_chain_has_no_more_frames_than_steps,
         the_lost_class_is_told_and_given_back,
         training_draws_times_up_to_t_star,
+        checkpoints_say_how_far_the_model_was_trained,
         the_prior_term_is_the_divergence_at_t_star,
         a_learned_schedule_feels_the_prior_term,
         it_trains,

@@ -1,4 +1,4 @@
-r"""The last term of the bound, `L_0 = -log p(x | z_0)`, for the ways in which data are read off z_0.
+r"""The last term of the bound, `L_0 = -log p(x | z_0)`, for how data are read off z_0.
 
 `z_0 = a_0 x + b_0 eps` is the cleanest level. Continuous numbers are read off the denoiser's
 prediction there, with the noise that is left; one of finitely many values is read off z_0 itself,

@@ -116,7 +116,8 @@ class _Normal:
     def cdf(self, t: Tensor) -> Tensor:
         """The cut distribution function."""
         z = (self.to_normal(t.double()) - self.mean) / self.std
-        return torch.special.ndtr(z) / self._share()
+        below: Tensor = torch.special.ndtr(z)
+        return below / self._share()
 
 
 class LogNormal(_Normal):

@@ -121,4 +121,4 @@ class LossHistory:
 
     def _bins(self, u: Tensor) -> Tensor:
         inner = self.edges[1:-1].to(u.device)
-        return torch.searchsorted(inner, u.double(), right=True)
+        return torch.searchsorted(inner, u.double().contiguous(), right=True)

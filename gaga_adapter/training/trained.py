@@ -38,8 +38,9 @@ def record_trained(model: nn.Module, log_snr: float | None) -> None:
     """
     if log_snr is not None and not math.isfinite(log_snr):
         raise TruncationError(f"log_snr={log_snr} is no log-SNR. Pass that of t*, or None.")
-    if hasattr(model, "register_to_config"):
-        model.register_to_config(**{KEY: log_snr})
+    write: Any = getattr(model, "register_to_config", None)
+    if write is not None:
+        write(**{KEY: log_snr})
         return
     watch_checkpoints(model)
     model.__dict__[_RECORD].log_snr = log_snr
@@ -55,7 +56,7 @@ def trained_log_snr(model: Any) -> float | None:  # noqa: ANN401 - any model or 
         kept = getattr(model, "_metadata", {}).values()
         found = next((entry[KEY] for entry in kept if entry.get(KEY) is not None), None)
     else:
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         found = config.get(KEY) if hasattr(config, "get") else None
         record = getattr(model, "__dict__", {}).get(_RECORD)
         found = record.log_snr if found is None and record is not None else found
@@ -87,8 +88,9 @@ def watch_checkpoints(model: nn.Module) -> None:
     Nothing happens if they are watched already.
     """
     if _RECORD not in model.__dict__:
-        writes = model._register_state_dict_hook(_write)
-        reads = model._register_load_state_dict_pre_hook(_read, with_module=True)
+        hooked: Any = model
+        writes = hooked._register_state_dict_hook(_write)
+        reads = hooked._register_load_state_dict_pre_hook(_read, with_module=True)
         model.__dict__[_RECORD] = _Record((writes, reads))
 
 
