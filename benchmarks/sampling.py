@@ -1,0 +1,356 @@
+"""What a start at t* saves and costs on the reference model: same seeds, same network.
+
+    python benchmarks/sampling.py --group main references solvers
+    python benchmarks/sampling.py --shard 0/2 & python benchmarks/sampling.py --shard 1/2
+    python benchmarks/sampling.py --merge            only judge what was sampled, print the table
+
+Every cell of the table below is sampled in chunks of molecules, each with a seed of its own that
+is the same in all cells. A chunk is kept under `runs/sampling` as soon as it is finished, so that
+a kill costs one chunk; shards share the chunks of a cell. A cell whose chunks are all there is
+judged (`verdicts.py`) and written to `benchmarks/results/sampling.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from provenance import provenance
+from verdicts import HeldOut, compare, judged, table
+
+from gaga_adapter import GAGAScheduler, GAGAStats
+from gaga_adapter.atomic import replacing
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.pipeline import ASSETS, EMBEDDED, MoleculePipeline
+from gaga_adapter.solvers import scheduler_named, use_exact_table
+from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "sampling.json"
+KEYS = ("setting", "held_out", "cells")  # behind the provenance
+CHUNKS = ROOT / "runs" / "sampling"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table.
+
+    Attributes:
+        solver: a name of `SOLVERS`.
+        steps: what `set_timesteps` gets.
+        t_star: first timestep of 1000; None for the full trajectory.
+        reference: the Gaussian start at t*.
+        spacing: `suffix` or `respace`.
+    """
+
+    solver: str
+    steps: int
+    t_star: int | None = None
+    reference: str | None = None
+    spacing: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as `ddpm 200, shape at 400, suffix`."""
+        start = "full"
+        if self.t_star is not None:
+            start = f"{self.reference} at {self.t_star}, {self.spacing}"
+        return f"{self.solver} {self.steps}, {start}"
+
+
+# -- the table, the most important rows first ------------------------------------------------------
+
+FITTED = 525
+REFERENCES = ("shape", "size", "channel", "paper", "unit")
+FEW_STEPS = (
+    ("ddpm", 50),
+    ("euler-a", 50),
+    ("sde-dpm++", 50),
+    ("sde-dpm++", 20),
+    ("dpm++", 50),
+    ("dpm++", 20),
+    ("ddim", 50),
+    ("heun", 20),
+    ("unipc", 20),
+)
+GROUPS: dict[str, list[Cell]] = {
+    "main": [
+        Cell("ddpm", 1000),
+        Cell("ddpm", 1000, 400, "shape", "suffix"),
+        Cell("ddpm", 1000, FITTED, "shape", "suffix"),
+        Cell("ddpm", 1000, 300, "shape", "suffix"),
+        Cell("ddpm", 1000, 400, "paper", "suffix"),
+        Cell("ddpm", 1000, 400, "unit", "suffix"),
+    ],
+    "references": [
+        Cell("ddpm", 200),
+        *(
+            Cell("ddpm", 200, t_star, reference, "suffix")
+            for t_star in (400, FITTED, 300, 200)
+            for reference in REFERENCES
+        ),
+    ],
+    "solvers": [
+        Cell(solver, steps, *start)
+        for start in (
+            (400, "shape", "respace"),
+            (300, "shape", "respace"),
+            (None, None, None),
+            (400, "shape", "suffix"),
+        )
+        for solver, steps in FEW_STEPS
+    ],
+}
+ORDER = [cell.name for group in GROUPS.values() for cell in group]
+#: Solvers beside those of `gaga_adapter.solvers`: diffusers class and options.
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sde-dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+}
+
+
+def solver(name: str, like: Any) -> Any:  # noqa: ANN401 - diffusers schedulers
+    """A diffusers scheduler on the noise table of the model."""
+    if name not in SOLVERS:
+        return scheduler_named(name, like)
+    class_name, options = SOLVERS[name]
+    made = getattr(diffusers, class_name).from_config(like.config, **options)
+    use_exact_table(made)
+    return made
+
+
+# -- chunks ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Molecules of one seed, and what they cost."""
+
+    molecules: MoleculeSet
+    network_calls: int
+    cpu_seconds: float
+    wall_seconds: float
+    device: str
+
+    @classmethod
+    def read(cls, file: Path) -> Chunk:
+        """One that `write` wrote."""
+        with np.load(file) as found:
+            molecules = MoleculeSet(found["positions"], found["atomic_numbers"], file.stem)
+            cost = json.loads(str(found["cost"]))
+        return cls(molecules, **cost)
+
+    def write(self, file: Path) -> None:
+        """The whole file or none."""
+        cost = {key: value for key, value in vars(self).items() if key != "molecules"}
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(
+                stream,
+                positions=self.molecules.positions,
+                atomic_numbers=self.molecules.atomic_numbers,
+                cost=np.array(json.dumps(cost)),
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """Samples the chunks of cells with one model and one set of statistics.
+
+    Attributes:
+        pipeline: the model.
+        base: its scheduler, whose noise table the others are made on.
+        stats: the fitted statistics.
+        setting: what decides the molecules of a cell, besides the cell.
+        folder: keeps the chunks.
+    """
+
+    pipeline: MoleculePipeline
+    base: DDPMScheduler
+    stats: GAGAStats
+    setting: dict[str, Any]
+    folder: Path
+
+    def chunks(self, cell: Cell, n: int) -> list[tuple[int, int, Path]]:
+        """Seed, number of molecules and file of each chunk."""
+        text = json.dumps([self.setting, asdict(cell)], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        folder = self.folder / f"{cell.name.replace(', ', '_').replace(' ', '-')}_{key}"
+        starts = range(0, n, self.setting["chunk"])
+        counts = [min(self.setting["chunk"], n - start) for start in starts]
+        return [(k, count, folder / f"{k}-{count}.npz") for k, count in enumerate(counts)]
+
+    def sample(self, cell: Cell, seed: int, count: int) -> Chunk:
+        """The molecules of one seed."""
+        scheduler = solver(cell.solver, self.base)
+        if cell.t_star is not None:
+            scheduler = GAGAScheduler.from_pretrained(
+                scheduler,
+                stats=self.stats,
+                t_star=cell.t_star,
+                reference=cell.reference,
+                spacing=cell.spacing,
+            )
+        pipeline = self.pipeline
+        pipeline.scheduler = scheduler
+        generator = torch.Generator().manual_seed(self.setting["seed"] + seed)
+        cpu, wall = time.process_time(), time.perf_counter()
+        made = pipeline(count, num_inference_steps=cell.steps, generator=generator)
+        return Chunk(
+            made.molecules,
+            made.network_calls,
+            time.process_time() - cpu,
+            time.perf_counter() - wall,
+            pipeline.device.type,
+        )
+
+
+# -- the results file ------------------------------------------------------------------------------
+
+
+@contextmanager
+def results(file: Path, setting: dict[str, Any], replace: bool) -> Iterator[dict[str, Any]]:
+    """The results under a lock; what the caller changed is written at the end, whole or not at all.
+
+    Raises:
+        SystemExit: the file has results of other weights or settings, and is not to be replaced.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    CHUNKS.mkdir(parents=True, exist_ok=True)
+    with (CHUNKS / f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found: dict[str, Any] = {"setting": setting, "cells": {}}
+        if file.exists():
+            old = json.loads(file.read_text(encoding="utf-8"))
+            if old["setting"] == setting:
+                found = old
+            elif not replace:
+                sys.exit(
+                    f"{file} is of {old['setting']}, not of {setting}. "
+                    "Pass --replace to discard it, or --out for another file."
+                )
+        before = json.dumps(found)
+        yield found
+        if json.dumps(found) != before:
+            found = provenance() | {k: found[k] for k in KEYS if k in found}
+            with replacing(file) as temporary:
+                temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def judge_finished(
+    sampler: Sampler, cells: Sequence[Cell], args: argparse.Namespace, held_out: HeldOut
+) -> None:
+    """Write every cell whose chunks are all there, and what follows from all cells together."""
+    with results(args.out, sampler.setting, args.replace) as found:
+        known = {name: cell["n"] for name, cell in found["cells"].items()}
+    for cell in cells:
+        files = [file for _, _, file in sampler.chunks(cell, args.n)]
+        if known.get(cell.name, 0) >= args.n or not all(file.exists() for file in files):
+            continue
+        chunks = [Chunk.read(file) for file in files]
+        record = asdict(cell) | {
+            "n": args.n,
+            "network_calls": chunks[0].network_calls,
+            "cpu_seconds": sum(chunk.cpu_seconds for chunk in chunks),
+            "wall_seconds": sum(chunk.wall_seconds for chunk in chunks),
+            "devices": sorted({chunk.device for chunk in chunks}),
+        }
+        molecules = MoleculeSet.concatenate([chunk.molecules for chunk in chunks], cell.name)
+        record |= judged(molecules, held_out)
+        with results(args.out, sampler.setting, args.replace) as found:
+            there = found["cells"] | {cell.name: record}
+            found["cells"] = {name: there[name] for name in sorted(there, key=ORDER.index)}
+            found["held_out"] = held_out.record
+            found |= compare(found)
+    with results(args.out, sampler.setting, args.replace) as found:
+        if found["cells"]:
+            found |= compare(found)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-n", type=int, default=1024, help="molecules a cell")
+    parser.add_argument("--group", nargs="*", choices=list(GROUPS), default=list(GROUPS))
+    parser.add_argument("--only", default="", help="cells whose name contains this")
+    parser.add_argument("--shard", default="0/1", help="i/k: this process samples chunks i, i+k...")
+    parser.add_argument("--merge", action="store_true", help="judge what is sampled, and no more")
+    parser.add_argument("--sample-only", action="store_true", help="leave the judging to --merge")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--chunk", type=int, default=128, help="molecules of one seed")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", default=EMBEDDED, help="folder of a pipeline")
+    parser.add_argument("--stats", default="qm9", help="folder of fitted statistics")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--chunks", type=Path, default=CHUNKS, help="keeps the chunks")
+    parser.add_argument("--replace", action="store_true", help="discard results of other settings")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Sample the missing chunks, judge and write each finished cell, print the table."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    diffusers.utils.logging.disable_progress_bar()
+    shard, n_shards = (int(part) for part in args.shard.split("/"))
+    cells = [cell for group in args.group for cell in GROUPS[group] if args.only in cell.name]
+    model = ASSETS / "qm9" if args.model == EMBEDDED else Path(args.model)
+    artefact = EMBEDDED_STATS.get(args.stats, Path(args.stats))
+    setting = {
+        "weights": digest(model / "denoiser" / "diffusion_pytorch_model.safetensors"),
+        "statistics": digest(artefact / "gaga_stats.safetensors"),
+        "seed": args.seed,
+        "chunk": args.chunk,
+        "batch_size": args.batch_size,
+    }
+    pipeline = MoleculePipeline.load(args.model).to(args.device)
+    stats = GAGAStats.from_pretrained(args.stats)
+    sampler = Sampler(pipeline, pipeline.scheduler, stats, setting, args.chunks)
+    held_out = HeldOut()
+    with results(args.out, setting, args.replace) as found:
+        known = {name: cell["n"] for name, cell in found["cells"].items()}
+    if not args.merge:
+        for cell in cells:
+            if known.get(cell.name, 0) >= args.n:
+                continue
+            for seed, count, file in sampler.chunks(cell, args.n):
+                if seed % n_shards != shard or file.exists():
+                    continue
+                pipeline.set_progress_bar_config(
+                    desc=f"{cell.name} #{seed}", leave=False, disable=not sys.stderr.isatty()
+                )
+                chunk = sampler.sample(cell, seed, count)
+                chunk.write(file)
+                print(
+                    f"{time.strftime('%H:%M:%S')} {cell.name} #{seed}: {count} molecules, "
+                    f"{chunk.network_calls} calls, {chunk.wall_seconds:.0f} s",
+                    flush=True,
+                )
+            if not args.sample_only:
+                judge_finished(sampler, cells, args, held_out)
+    if not args.sample_only:
+        judge_finished(sampler, cells, args, held_out)
+        with results(args.out, setting, args.replace) as found:
+            print(table(found))
+
+
+def digest(file: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    main()
