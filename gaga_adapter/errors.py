@@ -42,6 +42,10 @@ class WriteError(GAGAError, OSError):
     """A file cannot be written; what was there before is intact."""
 
 
+class ProcessError(GAGAError, RuntimeError):
+    """Another process of the same run failed, or cannot be reached."""
+
+
 class MissingExtraError(GAGAError, ImportError):
     """An optional dependency is not installed."""
 

@@ -3,17 +3,20 @@
 One pass updates the moments and keeps a uniform sample of bounded size (`collecting.py`); a
 criterion then draws its curve on that sample, and the selection reads the characteristic log-SNR
 off the curve. `compare` asks several criteria about the same sample and the same reference.
+
+Under an initialised process group all processes call `fit`, or none: they share the pass, the first
+one draws the curve, and all return the same artefact (`collecting.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from gaga_adapter.collecting import Batch, Collected, Report, collect
+from gaga_adapter.collecting import Batch, Collected, Report, Sharing, collect, sharing_processes
 from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
 from gaga_adapter.errors import DataError, TruncationError
@@ -78,6 +81,7 @@ def fit(
     seed: int = 0,
     provenance: dict[str, Any] | None = None,
     progress: Report | None = None,
+    processes: Sharing = "deal",
 ) -> GAGAStats:
     """Fit the statistics of a data set and choose its characteristic log-SNR.
 
@@ -97,10 +101,13 @@ def fit(
         n_bootstrap: resamples for the interval of t*; 0 for none.
         seed: of the sample and the criterion.
         provenance: what to record about the data.
-        progress: called with (what, done, total).
+        progress: called with (what, done, total); on the first process.
+        processes: under `torch.distributed`, `deal`: all processes pass the same stream, and each
+            takes its share of the batches; `own`: each passes its own share, as a distributed
+            sampler makes it; `alone`: this process fits by itself, and the others need not call.
 
     Returns:
-        the artefact; `save_pretrained` writes it.
+        the artefact, the same on all processes; `save_pretrained` writes it.
 
     Raises:
         DataError: no data, batches of another form, values that are not finite, or too few for the
@@ -108,29 +115,35 @@ def fit(
         StatsMismatchError: batches with other channels than the layout, or a reference that these
             data do not have.
         TruncationError: the criterion never comes within the tolerance.
+        ProcessError: another process failed or is gone.
     """
     judge = criterion_named(criterion) if isinstance(criterion, str) else criterion
     check_tolerance(tolerance, judge.unit)
     generator = torch.Generator().manual_seed(seed)
     collected = collect(
-        data, layout, n_criterion, reference, covariance, max_order, generator, progress
+        data, layout, n_criterion, reference, covariance, max_order, generator, progress, processes
     )
-    curve = _draw(judge, collected, reference, log_snr, generator, progress)
-    selection = _choose(curve, tolerance, n_bootstrap, generator)
-    if by_size:
-        selection = replace(selection, by_size=select_by_size(curve, tolerance))
-    return GAGAStats(
-        layout=layout,
-        moments=collected.moments,
-        log_snr_star=selection.log_snr_star,
-        selection=selection,
-        provenance={
-            **(provenance or {}),
-            "count": collected.moments.count,
-            "seed": seed,
-            "versions": library_versions(),
-        },
-    )
+
+    def conclude(beat: Callable[[], None]) -> GAGAStats:
+        assert collected is not None
+        curve = _draw(judge, collected, reference, log_snr, generator, progress, beat)
+        selection = _choose(curve, tolerance, n_bootstrap, generator)
+        if by_size:
+            selection = replace(selection, by_size=select_by_size(curve, tolerance))
+        return GAGAStats(
+            layout=layout,
+            moments=collected.moments,
+            log_snr_star=selection.log_snr_star,
+            selection=selection,
+            provenance={
+                **(provenance or {}),
+                "count": collected.moments.count,
+                "seed": seed,
+                "versions": library_versions(),
+            },
+        )
+
+    return sharing_processes(processes).by_first(conclude)
 
 
 def compare(
@@ -145,6 +158,7 @@ def compare(
     n_bootstrap: int = 400,
     seed: int = 0,
     progress: Report | None = None,
+    processes: Sharing = "deal",
 ) -> Comparison:
     """Ask several criteria how Gaussian the same data are.
 
@@ -161,33 +175,43 @@ def compare(
         n_criterion: size of the sample that the criteria see.
         n_bootstrap: resamples for the intervals; 0 for none.
         seed: of the sample and the criteria: each starts from it, whatever ran before.
-        progress: called with (what, done, total).
+        progress: called with (what, done, total); on the first process.
+        processes: how the processes of a run stand to `data`.
 
     Raises:
         DataError: no data, batches of another form, or values that are not finite.
         StatsMismatchError: batches with other channels than the layout, or a reference that these
             data do not have.
         TruncationError: a tolerance that is none.
+        ProcessError: another process failed or is gone.
     """
     judges = [criterion_named(c) if isinstance(c, str) else c for c in criteria]
     chosen = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
     generator = torch.Generator().manual_seed(seed)
     collected = collect(
-        data, layout, n_criterion, reference, covariance, generator=generator, report=progress
+        *(data, layout, n_criterion, reference, covariance),
+        generator=generator,
+        report=progress,
+        sharing=processes,
     )
     levels = tuple(log_snr)
-    verdicts = {}
-    for judge in judges:
-        generator = torch.Generator().manual_seed(seed)
-        curve = selection = None
-        try:
-            curve = _draw(judge, collected, reference, levels, generator, progress)
-            selection = _choose(curve, chosen[judge.unit], n_bootstrap, generator)
-            reason = selection.reason
-        except (DataError, TruncationError) as error:
-            reason = str(error)
-        verdicts[judge.name] = Verdict(curve, selection, reason)
-    return Comparison(layout, collected.moments.count, len(collected.x), verdicts)
+
+    def conclude(beat: Callable[[], None]) -> Comparison:
+        assert collected is not None
+        verdicts = {}
+        for judge in judges:
+            generator = torch.Generator().manual_seed(seed)
+            curve = selection = None
+            try:
+                curve = _draw(judge, collected, reference, levels, generator, progress, beat)
+                selection = _choose(curve, chosen[judge.unit], n_bootstrap, generator)
+                reason = selection.reason
+            except (DataError, TruncationError) as error:
+                reason = str(error)
+            verdicts[judge.name] = Verdict(curve, selection, reason)
+        return Comparison(layout, collected.moments.count, len(collected.x), verdicts)
+
+    return sharing_processes(processes).by_first(conclude)
 
 
 def _draw(
@@ -197,8 +221,10 @@ def _draw(
     log_snr: Iterable[float],
     generator: torch.Generator,
     progress: Report | None,
+    beat: Callable[[], None],
 ) -> CriterionCurve:
     def report(done: int, total: int) -> None:
+        beat()
         if progress is not None:
             progress(judge.name, done, total)
 

@@ -1,13 +1,48 @@
 """Several processes of one run, on `torch.distributed`: who this one is, and what all of them hold.
 
+Processes work apart on their shares, then merge what they found. Whatever is merged is merged in
+the order of the ranks, so that the result does not depend on who was faster:
+
+    processes = Processes.of_the_run()
+    with processes.in_step(report) as tick:          # a failure of one is raised on all
+        for done, batch in enumerate(share, 1): ...; tick(done)
+    whole = processes.merged(mine, merge)            # on the first process
+    result = processes.by_first(lambda beat: conclude(whole))
+
+No process waits longer for another than a batch, or what lies between two beats, takes: data of
+uneven length, or a slow criterion, run into no timeout of the group. A process that raises tells
+the others at the next meeting, within a second of work; the connection to one that was killed
+breaks, and that is an error on those who wait for it. What travels is pickled: the processes of a
+run trust one another.
+
 Without an initialised process group there is one process, and everything here is the identity.
 """
 
 from __future__ import annotations
 
+import os
+import pickle
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from gaga_adapter import errors
+from gaga_adapter.errors import GAGAError, GAGAWarning, ProcessError
+
+T = TypeVar("T")
+#: Called now and then with how much of its share a process has done.
+Tick = Callable[[int], None]
+
+_EVERY = 1.0  # seconds of work between two meetings
+_TIMEOUT = timedelta(minutes=30)  # of one message, in groups that are started here
 
 
 def process_index() -> int:
@@ -34,8 +69,264 @@ def gathered(tensor: Tensor) -> Tensor:
         return tensor
     sent = tensor.detach().to(_device_of_the_group(tensor.device)).contiguous()
     parts = [torch.empty_like(sent) for _ in range(n_processes())]
-    dist.all_gather(parts, sent)
+    with _in_contact():
+        dist.all_gather(parts, sent)
     return torch.cat(parts).to(tensor.device)
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """The processes of a launcher as one run: `accelerate launch`, `torchrun`.
+
+    They talk over gloo, wherever their models are. Where no launcher is found, or a group exists,
+    nothing is started.
+
+    Raises:
+        ProcessError: the others do not come.
+    """
+    if _is_group() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_PORT" in os.environ:
+            warnings.warn(
+                "`accelerate launch --cpu` starts one process, whatever --num_processes says. "
+                "Start several with `torchrun --nproc-per-node 2 -m gaga_adapter ...`, or with "
+                "`accelerate launch --multi_gpu --num_processes 2`, which needs no GPU.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        yield
+        return
+    with _in_contact():
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
+    yield
+    dist.destroy_process_group()  # after a failure the others may be gone: the exit does it
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a piece of work, seen from one of them.
+
+    Attributes:
+        index: rank of this one.
+        count: how many.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def of_the_run(cls) -> Processes:
+        """All processes of the process group; this one alone without a group."""
+        return cls(process_index(), n_processes())
+
+    def everyones(self, value: T) -> list[T]:
+        """What each process passes here, in the order of the ranks."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with _in_contact():
+            dist.all_gather_object(values, value)
+        return values
+
+    def merged(self, value: T, merge: Callable[[T, T], T]) -> T | None:
+        """All values as one, merged pairwise in the order of the ranks.
+
+        Neighbours merge first, then pairs of pairs: `log2(W)` rounds, and no process holds more
+        than two values.
+
+        Args:
+            value: of this process.
+            merge: of a value and that of the ranks behind; it may change its arguments.
+
+        Returns:
+            the whole on the first process, `None` on the others.
+
+        Raises:
+            Exception: that of `merge`, on all processes.
+            ProcessError: another process is gone.
+        """
+        whole = self._merged_pairwise(value, merge)
+
+        def check(beat: Callable[[], None]) -> None:
+            _or_raise(whole)
+
+        self.by_first(check)
+        return _or_raise(whole)
+
+    def _merged_pairwise(self, value: T, merge: Callable[[T, T], T]) -> T | Exception | None:
+        whole: T | Exception = value
+        step = 1
+        while step < self.count:
+            if self.index % (2 * step):
+                _send(whole, self.index - step)
+                return None
+            if self.index + step < self.count:
+                other: T | Exception = _receive(self.index + step)
+                try:
+                    whole = merge(_or_raise(whole), _or_raise(other))
+                except Exception as error:  # travels on: the first process raises it
+                    whole = error
+            step *= 2
+        return whole
+
+    def by_first(self, work: Callable[[Callable[[], None]], T]) -> T:
+        """What the first process makes, on all; its failure, too.
+
+        Args:
+            work: called on the first process with `beat`, to be called now and then: those who
+                wait hear from it.
+        """
+        if self.count == 1:
+            return work(lambda: None)
+        if self.index:
+            answer: Any = _broadcast(None)
+            while isinstance(answer, _Waiting):
+                answer = _broadcast(None)
+            if isinstance(answer, _Failure):
+                raise answer.error(self.count)
+            made: T = answer
+            return made
+        last = time.monotonic()
+
+        def beat() -> None:
+            nonlocal last
+            if time.monotonic() - last > _EVERY:
+                _broadcast(_Waiting())
+                last = time.monotonic()
+
+        try:
+            made = work(beat)
+        except Exception as error:
+            with suppress(ProcessError):
+                _broadcast(_Failure.of(error, 0))
+            raise
+        _broadcast(made)
+        return made
+
+    @contextmanager
+    def in_step(self, report: Tick = lambda done: None) -> Iterator[Tick]:
+        """Work apart, and end together or not at all.
+
+        Args:
+            report: on the first process, called with what all have done together.
+
+        Yields:
+            a function to call after each piece of work, with what this process has done so far.
+
+        Raises:
+            GAGAError: what another process raised; its cause says which one.
+            ProcessError: another process raised something else, or is gone.
+        """
+        meeting = _Meeting(self, report)
+        try:
+            yield meeting.tick
+            while not meeting.meet(finished=True):
+                pass
+        except Exception as error:
+            if not meeting.is_over:
+                with suppress(ProcessError):
+                    meeting.meet(failure=_Failure.of(error, self.index))
+            raise
+
+
+class _Meeting:
+    """Where processes that work apart tell how far they are, and whether one failed."""
+
+    def __init__(self, processes: Processes, report: Tick) -> None:
+        self.processes, self.report = processes, report
+        self.done = 0
+        self.last = time.monotonic()
+        self.is_over = False
+
+    def tick(self, done: int) -> None:
+        """So much is done; once a second the processes meet."""
+        self.done = done
+        if self.processes.count == 1:
+            self.report(done)
+        elif time.monotonic() - self.last > _EVERY:
+            self.meet()
+
+    def meet(self, finished: bool = False, failure: _Failure | None = None) -> bool:
+        """Wait for all; whether all have finished."""
+        self.is_over = True  # unless all goes well: nobody comes to a meeting after a failure
+        states = self.processes.everyones((self.done, finished, failure))
+        for _, _, found in states:
+            if found is not None and failure is None:
+                raise found.error(self.processes.count)
+        self.is_over = failure is not None
+        if self.processes.index == 0 and failure is None:
+            self.report(sum(done for done, _, _ in states))
+        self.last = time.monotonic()
+        return all(ended for _, ended, _ in states)
+
+
+class _Waiting:
+    """The first process is still at work."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way to the other processes."""
+
+    rank: int
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: Exception, rank: int) -> _Failure:
+        return cls(rank, type(error).__name__, str(error))
+
+    def error(self, count: int) -> GAGAError:
+        """The same error if it is one of this package, caused by that of the other process."""
+        cause = ProcessError(f"process {self.rank} of {count}: {self.kind}: {self.message}")
+        kind = getattr(errors, self.kind, None)
+        if kind is None or kind is ProcessError:
+            return cause
+        error: GAGAError = kind.__new__(kind, self.message)
+        error.__cause__ = cause
+        return error
+
+
+def _or_raise(value: T | Exception) -> T:
+    if isinstance(value, Exception):
+        raise value
+    return value
+
+
+def _broadcast(value: Any) -> Any:  # noqa: ANN401 - anything that pickles
+    box = [value]
+    with _in_contact():
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _send(value: Any, to: int) -> None:  # noqa: ANN401 - anything that pickles
+    home = _device_of_the_group(torch.device("cpu"))
+    content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(home)
+    with _in_contact():
+        dist.send(torch.tensor([len(content)], device=home), to)
+        dist.send(content, to)
+
+
+def _receive(sender: int) -> Any:  # noqa: ANN401 - anything that pickles
+    home = _device_of_the_group(torch.device("cpu"))
+    length = torch.zeros(1, dtype=torch.int64, device=home)
+    with _in_contact():
+        dist.recv(length, sender)
+        content = torch.empty(int(length), dtype=torch.uint8, device=home)
+        dist.recv(content, sender)
+    return pickle.loads(content.cpu().numpy().tobytes())
+
+
+@contextmanager
+def _in_contact() -> Iterator[None]:
+    """Around every message: a broken connection is one of our errors."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessError(
+            f"lost contact with the other processes ({str(error).splitlines()[0]}). One of them "
+            "has died, or hangs: its own message says why. Start the run again."
+        ) from error
 
 
 def _is_group() -> bool:

@@ -69,10 +69,9 @@ def test_dense_data():
 
 def test_the_kept_sample_is_uniform_and_bounded():
     """Every tenth of the stream is equally likely to be kept."""
-    generator = torch.Generator().manual_seed(0)
-    sample = _UniformSample(2000, generator)
-    for start in range(0, 20_000, 500):
-        sample.update(torch.arange(start, start + 500), None)
+    sample = _UniformSample(2000, seed=0)
+    for number, start in enumerate(range(0, 20_000, 500)):
+        sample.update(torch.arange(start, start + 500), None, number)
         assert len(sample.keys) <= 2 * 2000 + 500
     kept, _ = sample.tensors()
     assert len(kept) == len(kept.unique()) == 2000
