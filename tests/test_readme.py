@@ -14,6 +14,8 @@ from fakes.cases import CASES, make_edm
 from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.molecules.pipeline import MoleculePipeline
+from gaga_adapter.paths import FlowPath
+from gaga_adapter.training import trained_log_snr
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,6 +88,35 @@ def test_a_model_of_the_edm_lineage():
     assert type(model) is upstream
     assert names["positions"].shape == (16, 9, 3)
     assert len(names["pipe"].scheduler.timesteps) < 21
+
+
+def test_a_training_step_stays_below_t_star():
+    import diffusers
+
+    stats = GAGAStats.from_pretrained("qm9")
+    clean = torch.randn(64, 9, 7)
+    names = {
+        "noise_scheduler": diffusers.DDPMScheduler(),
+        "stats": stats,
+        "batch_size": 64,
+        "generator": torch.Generator().manual_seed(0),
+        "clean": clean,
+        "noise": torch.randn_like(clean),
+        "unet": diffusers.UNet1DModel(
+            sample_size=8,
+            block_out_channels=(8,),
+            norm_num_groups=1,
+            down_block_types=("DownBlock1DNoSkip",),
+            up_block_types=("UpBlock1DNoSkip",),
+        ),
+    }
+    exec(BLOCKS[4], names)
+    t_star = stats.t_star(names["noise_scheduler"])
+    assert 0.9 * t_star < int(names["timesteps"].max()) <= t_star < 999
+    assert names["noisy"].shape == clean.shape
+    assert trained_log_snr(names["unet"]) == names["scheduler"].trained_log_snr
+    assert float(names["sigma"].max()) <= stats.sigma_star
+    assert float(names["t"].max()) <= stats.t_star(FlowPath())
 
 
 def test_the_tables_are_made_from_the_results():
