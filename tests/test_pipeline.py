@@ -163,11 +163,14 @@ def test_missing_pipeline_and_unknown_scheduler(tmp_path):
 
 
 def test_edm_table_is_edms_own():
-    """Index i is t = i / 1000, without a shift, to float32's accuracy of the cumulative product."""
+    """Index i is t = i / 1000, without a shift, and float64 all the way."""
     scheduler = edm_scheduler()
     path = named_path("edm/polynomial_2")
     t = torch.linspace(0, 1, 1001, dtype=torch.float64)
     assert scheduler.config.num_train_timesteps == 1001
+    assert scheduler.alphas_cumprod.dtype == torch.float64
+    torch.testing.assert_close(1 - scheduler.alphas_cumprod, path.b(t) ** 2, rtol=1e-9, atol=0)
+    shipped = MoleculePipeline.load().scheduler.config
     torch.testing.assert_close(
-        scheduler.alphas_cumprod.double(), path.a(t) ** 2, rtol=2e-4, atol=1e-7
+        shipped.trained_betas, scheduler.config.trained_betas, rtol=1e-9, atol=0
     )

@@ -58,7 +58,8 @@ def edm_scheduler(
     3.2).
     """
     path = named_path(noise_schedule, n_steps=n_steps, precision=precision)
-    return ancestral_scheduler(path.a(torch.linspace(0, 1, n_steps + 1)).square())
+    times = torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)
+    return ancestral_scheduler(path.a(times).square())
 
 
 class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
