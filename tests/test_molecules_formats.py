@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from gaga_adapter.errors import DataError, WriteError
-from gaga_adapter.molecules import formats
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.formats import read_molecules, sdf_text, write_sdf
+from gaga_adapter.molecules.formats import read_molecules, sdf_text, sources, write_sdf
 
 CO2 = ([[0.0, 0.0, 0.0], [0.0, 0.0, 1.16], [0.0, 0.0, -1.16]], [6, 8, 8])
 HCL = ([[0.5, 0.25, 0.0], [0.5, 0.25, 1.27]], [17, 1])
@@ -88,7 +87,7 @@ def test_several_sources_follow_one_another(tmp_path):
 
 def test_qm9_goes_to_its_loader(monkeypatch):
     asked = []
-    monkeypatch.setattr(formats, "load_qm9", lambda split=None: asked.append(split) or TWO)
+    monkeypatch.setattr(sources, "load_qm9", lambda split=None: asked.append(split) or TWO)
     read_molecules("qm9")
     read_molecules("qm9:valid")
     assert asked == [None, "valid"]
@@ -106,16 +105,20 @@ def test_only_the_named_elements_are_allowed(tmp_path):
     [
         ("a.xyz", "", r"a.xyz is empty"),
         ("a.xyz", "\n\n", r"a.xyz: no molecules"),
-        ("a.xyz", "2\n\nH 0 0 0\n", r"molecule 0, line 1: 2 atoms, but the file ends"),
+        ("a.xyz", "2\n\nH 0 0 0\n", r"molecule 0 begins in line 1: 2 atoms, but the file ends"),
         ("a.xyz", "1\n\nH 0 0 0\nH\n", r"molecule 1, line 4: got 'H', need the number of atoms"),
         ("a.xyz", "0\n\n", r"molecule 0, line 1: got '0', need the number of atoms"),
-        ("a.xyz", "1\n\nH 0 0\n", r"molecule 0, line 3: got 'H 0 0', need `element x y z`"),
-        ("a.xyz", "1\n\nH 0 0 z\n", r"line 3: got 'H 0 0 z'"),
-        ("a.xyz", "1\n\nQq 0 0 0\n", r"line 3: unknown element 'Qq'. Allowed: chemical symbols"),
+        ("a.xyz", "1\n\nH 0 0\n", r"molecule 0 has in line 3 'H 0 0', need `element x y z`"),
+        ("a.xyz", "1\n\nH 0 0 z\n", r"in line 3 'H 0 0 z'"),
+        (
+            "a.xyz",
+            "1\n\nQq 0 0 0\n",
+            r"in line 3 an unknown element 'Qq'. Allowed: chemical symbols",
+        ),
         ("a.xyz", "1\n\nH 0 0 nan\n", r"molecule 0 has NaN or infinite coordinates"),
         ("a.xyz", "1\n\nH 0 0 0\n1\n\nH 0 inf 0\n", r"molecule 1 has NaN or infinite"),
         ("a.sdf", "", r"a.sdf is empty"),
-        ("a.sdf", "no molecule\n", r"a.sdf: rdkit cannot read molecule 0"),
+        ("a.sdf", "no molecule\n", r"a.sdf: molecule 0 cannot be read by rdkit"),
         ("a.npz", "no arrays", r"cannot read .*a.npz"),
     ],
 )
@@ -134,10 +137,13 @@ def test_a_broken_sdf_record_is_named(tmp_path, capfd):
 
 
 def test_missing_and_unknown_files_say_what_is_allowed(tmp_path):
-    allowed = r"Allowed: qm9, qm9:train, .*, or a .sdf, .xyz or .npz file"
-    with pytest.raises(DataError, match=rf"there is no file .*gone.sdf. {allowed}"):
+    allowed = r"Allowed: qm9, qm9:train, .*, or a .sdf, .xyz, .extxyz .*, .npz or .db file"
+    with pytest.raises(DataError, match=r"there is no file .*gone.sdf\.$"):
         read_molecules(tmp_path / "gone.sdf")
-    with pytest.raises(DataError, match=rf"cannot tell what .*mols.pdb is. {allowed}"):
+    (tmp_path / "gone2.sdf").write_text("x")
+    with pytest.raises(DataError, match=r"no file .*gone.sdf\. Did you mean .*gone2.sdf\?"):
+        read_molecules(tmp_path / "gone.sdf")
+    with pytest.raises(DataError, match=rf"cannot tell what mols.pdb is. {allowed}.*obabel"):
         read_molecules("mols.pdb")
     with pytest.raises(DataError, match=r"no split 'dev'"):
         read_molecules("qm9:dev")
@@ -158,7 +164,7 @@ def test_npz_with_other_arrays_is_refused(tmp_path):
         charges=TWO.atomic_numbers,
         positions=TWO.positions,
     )
-    with pytest.raises(DataError, match="molecule 1 has not as many charges as num_atoms says"):
+    with pytest.raises(DataError, match="molecule 1 has 2 charges, but num_atoms says 3"):
         read_molecules(tmp_path / "b.npz")
 
 

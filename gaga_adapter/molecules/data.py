@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -94,14 +95,18 @@ class MoleculeSet:
                     f"{name}: molecule {index} has positions {x.shape} and atomic numbers "
                     f"{z.shape}. Allowed: (n, 3) and (n,)."
                 )
-            if ((z < 1) | (z >= len(SYMBOLS))).any():
+        n_atoms = np.array([len(z) for _, z in pairs], np.int64)
+        real = np.arange(n_atoms.max(initial=0)) < n_atoms[:, None]
+        positions = np.zeros((*real.shape, 3), np.float32)
+        numbers = np.zeros(real.shape, np.uint8)
+        if real.any():
+            all_numbers = np.concatenate([z for _, z in pairs])
+            bad = (all_numbers < 1) | (all_numbers >= len(SYMBOLS))
+            if bad.any():
+                index = np.repeat(np.arange(len(pairs)), n_atoms)[bad][0]
                 raise DataError(f"{name}: molecule {index} has an atomic number outside 1 to 118.")
-        n_max = max((len(z) for _, z in pairs), default=0)
-        positions = np.zeros((len(pairs), n_max, 3), np.float32)
-        numbers = np.zeros((len(pairs), n_max), np.uint8)
-        for index, (x, z) in enumerate(pairs):
-            positions[index, : len(z)] = x
-            numbers[index, : len(z)] = z
+            numbers[real] = all_numbers
+            positions[real] = np.concatenate([x for x, _ in pairs])
         return cls(positions, numbers, name, None if smiles is None else tuple(smiles))
 
     @classmethod
@@ -117,11 +122,9 @@ class MoleculeSet:
             positions[rows, :width] = part.positions
             numbers[rows, :width] = part.atomic_numbers
             start += len(part)
-        smiles: list[str] | None = []
-        for part in sets:
-            smiles = None if smiles is None or part.smiles is None else [*smiles, *part.smiles]
-        name = name or "+".join(part.name for part in sets)
-        return cls(positions, numbers, name, None if smiles is None else tuple(smiles))
+        stated = [part.smiles for part in sets if part.smiles is not None]
+        smiles = tuple(chain.from_iterable(stated)) if len(stated) == len(sets) else None
+        return cls(positions, numbers, name or "+".join(part.name for part in sets), smiles)
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
