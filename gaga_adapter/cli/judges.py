@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 import typer
 
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
@@ -18,8 +19,13 @@ Model = Annotated[
 NEEDS_MODEL = "certificate"
 
 
-def make_criterion(name: str, model: str | None) -> Criterion:
+def make_criterion(name: str, model: str | None, device: torch.device | str = "cpu") -> Criterion:
     """A criterion by name; the certificate takes the denoiser of a molecule pipeline.
+
+    Args:
+        name: of the criterion.
+        model: of the pipeline: a folder, a hub id, or `embedded`.
+        device: where the denoiser runs.
 
     Raises:
         GAGAError: an unknown name, or a certificate without a model.
@@ -36,4 +42,4 @@ def make_criterion(name: str, model: str | None) -> Criterion:
     from gaga_adapter.criteria.denoisers import as_denoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
 
-    return Certificate(as_denoiser(MoleculePipeline.load(model).denoiser))
+    return Certificate(as_denoiser(MoleculePipeline.load(model).denoiser.to(device)))

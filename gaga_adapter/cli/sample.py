@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from gaga_adapter.cli.console import err, quiet_loading
+from gaga_adapter.cli.console import err, progress_bar, quiet_loading
+from gaga_adapter.cli.devices import Device, torch_device
 from gaga_adapter.errors import TruncationError
+from gaga_adapter.processes import process_index, started
 
 
+@started()
 def run(
     out: Annotated[Path, typer.Option(help="SDF file to write.")],
     n: Annotated[int, typer.Option("-n", "--number", help="How many molecules.", min=1)] = 16,
@@ -41,9 +43,17 @@ def run(
     ] = 200,
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Device = "auto",
 ) -> None:
-    """Sample molecules into an SDF file."""
-    from gaga_adapter.molecules.formats import write_sdf
+    """Sample molecules into an SDF file.
+
+    They are on disk as they are made, in the folder OUT.parts: a run that was
+    interrupted goes on there when it is started again.
+
+    Several processes share the work and sample what one would:
+    torchrun --nproc-per-node 4 -m gaga_adapter sample ...
+    """
+    from gaga_adapter.molecules.pieces import sample_sdf
     from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.solvers import scheduler_named
@@ -67,16 +77,15 @@ def run(
             spacing=spacing,
             reference=reference,
         )
+    pipeline.to(torch_device(device))
     began = time.perf_counter()
-    result = pipeline(
-        n,
-        num_inference_steps=steps,
-        generator=torch.Generator().manual_seed(seed),
-        batch_size=batch_size,
-    )
-    write_sdf(result.molecules, out)
+    with progress_bar() as progress:
+        done = sample_sdf(pipeline, out, n, steps, seed, batch_size, progress)
     seconds = time.perf_counter() - began
-    err.print(
-        f"wrote {n} molecules to {out}: {result.network_calls} network calls, {seconds:.1f} s",
-        soft_wrap=True,
-    )
+    if process_index() == 0:
+        calls = "all found" if done.network_calls is None else f"{done.network_calls} network calls"
+        found = f", {done.n_found} of them found in {out}.parts" if done.n_found else ""
+        err.print(
+            f"wrote {n} molecules to {out}{found}: {calls}, {seconds:.1f} s",
+            soft_wrap=True,
+        )

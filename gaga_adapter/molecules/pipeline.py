@@ -5,6 +5,8 @@ pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
 molecules = pipe(16, num_inference_steps=100).molecules
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -22,7 +24,14 @@ from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.paths import named_path
 from gaga_adapter.prediction import NetworkView
-from gaga_adapter.sampling import Stepped, check_statistics, draw_sizes, sample_atoms, walk
+from gaga_adapter.sampling import (
+    ProgressBar,
+    Stepped,
+    check_statistics,
+    draw_sizes,
+    sample_atoms,
+    walk,
+)
 from gaga_adapter.solvers import ancestral_scheduler
 from gaga_adapter.training.trained import trained_log_snr
 
@@ -125,6 +134,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         generator: torch.Generator | None = None,
         batch_size: int = 64,
         output_type: str = "molecules",
+        progress_bar: Callable[[int], AbstractContextManager[ProgressBar]] | None = None,
     ) -> MoleculePipelineOutput:
         """Sample molecules.
 
@@ -138,6 +148,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             generator: CPU generator of everything random.
             batch_size: molecules in one network call.
             output_type: "molecules", "tensor", "rdkit" or "sdf".
+            progress_bar: opened with a guess of the number of network calls; diffusers' own by
+                default.
 
         Returns:
             the molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
@@ -186,7 +198,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             batch,
             batch_size,
             generator,
-            lambda total: self.progress_bar(total=total),
+            progress_bar or (lambda total: self.progress_bar(total=total)),
             num_inference_steps,
         )
         molecules: Any = clean

@@ -1,0 +1,230 @@
+"""Any number of molecules into one SDF file: in pieces on disk, shared between processes.
+
+A piece is four batches. It draws its sizes and its noise from a generator of its own, and piece p
+of a run has the seed
+
+    (hash(seed) + p) mod 2^32,
+
+since torch's CPU generator reads 32 bits of a seed: no two pieces share one. So what is sampled
+depends on the seed, the number of molecules and the batch size, and not on how many processes
+sample, nor on which of them makes what; process r of W makes every W-th piece that is missing.
+
+Each piece is a file in `OUT.parts` as soon as it is made, and memory holds one piece. A run that
+was killed goes on with the pieces that it finds there. In the end they become `OUT`, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gaga_adapter.atomic import replacing
+from gaga_adapter.errors import DataError, ProcessError
+from gaga_adapter.hashing import splitmix64
+from gaga_adapter.molecules.formats import sdf_text
+from gaga_adapter.molecules.pipeline import MoleculePipeline
+from gaga_adapter.processes import Processes, Tick
+
+_BATCHES = 4  # of a piece: more waste less padding, fewer lose less work to a kill
+
+#: Called with (what, done, total).
+Report = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What `sample_sdf` did.
+
+    Attributes:
+        n_molecules: in the file.
+        n_found: of them, those that an earlier, interrupted run had made.
+        network_calls: per molecule; `None` if all were found.
+    """
+
+    n_molecules: int
+    n_found: int
+    network_calls: int | None
+
+
+def piece_generator(seed: int, piece: int) -> torch.Generator:
+    """The CPU generator of everything random in one piece."""
+    start = int(splitmix64(torch.tensor(seed)))
+    return torch.Generator().manual_seed((start + piece) % 2**32)
+
+
+def sample_sdf(
+    pipeline: MoleculePipeline,
+    out: str | Path,
+    n_molecules: int,
+    num_inference_steps: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Report | None = None,
+    processes: Processes | None = None,
+) -> Sampled:
+    """Sample molecules into an SDF file, which appears whole at the end.
+
+    Args:
+        pipeline: the model and its scheduler, the same on all processes.
+        out: the file; beside it the folder `OUT.parts` lives while the run does, where all
+            processes see it.
+        n_molecules: how many.
+        num_inference_steps: what `scheduler.set_timesteps` gets.
+        seed: of everything random.
+        batch_size: molecules in one network call.
+        progress: called after each network call; with several processes once a second, on the
+            first one.
+        processes: who shares the work; all of the run by default, `Processes()` for this one alone.
+
+    Returns:
+        what was done, the same on all processes.
+
+    Raises:
+        DataError: no molecule asked for, or `OUT.parts` holds pieces of a run with other settings.
+        WriteError: a file cannot be written.
+        ProcessError: another process failed or is gone, or writes to another disk.
+        StatsMismatchError, TruncationError: see `MoleculePipeline`.
+    """
+    if n_molecules < 1:
+        raise DataError(f"n_molecules={n_molecules}: ask for one molecule or more.")
+    processes = Processes.of_the_run() if processes is None else processes
+    settings = (n_molecules, num_inference_steps, seed, batch_size)
+    pieces = _Pieces(Path(out), n_molecules, _BATCHES * batch_size, _digest(pipeline, settings))
+    if len(set(processes.everyones(pieces.digest))) > 1:
+        raise ProcessError(
+            "the processes of this run sample with different models, schedulers or settings. "
+            "Give all of them the same."
+        )
+    missing = processes.by_first(lambda beat: pieces.missing())
+    n_batches = {piece: -(-pieces.size(piece) // batch_size) for piece in missing}
+    bar = _Bar()
+
+    def report(done: int) -> None:
+        if progress is not None and bar.network_calls:
+            progress("network calls", done, sum(n_batches.values()) * bar.network_calls)
+
+    with processes.in_step(report) as bar.tick:
+        for piece in missing[processes.index :: processes.count]:
+            bar.n_batches = n_batches[piece]
+            molecules = pipeline(
+                pieces.size(piece),
+                num_inference_steps=num_inference_steps,
+                generator=piece_generator(seed, piece),
+                batch_size=batch_size,
+                progress_bar=bar.opened,
+            ).molecules
+            text = sdf_text(replace(molecules, name=f"piece {piece} molecule"))
+            with replacing(pieces.file(piece)) as draft:
+                draft.write_text(text, encoding="utf-8")
+    processes.by_first(pieces.join)
+    n_found = n_molecules - sum(map(pieces.size, missing))
+    return Sampled(n_molecules, n_found, max(processes.everyones(bar.network_calls)) or None)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The files of a run.
+
+    Attributes:
+        out: what they become.
+        n_molecules: in all of them.
+        full: molecules of every piece but the last one.
+        digest: of the run's settings.
+    """
+
+    out: Path
+    n_molecules: int
+    full: int
+    digest: str
+
+    @property
+    def folder(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.parts")
+
+    def __len__(self) -> int:
+        return -(-self.n_molecules // self.full)
+
+    def size(self, piece: int) -> int:
+        """Molecules of a piece."""
+        return min(self.full, self.n_molecules - piece * self.full)
+
+    def file(self, piece: int) -> Path:
+        return self.folder / f"{piece:08d}-{self.digest}.sdf"
+
+    def missing(self) -> list[int]:
+        """Pieces that are not there yet."""
+        found = set(self.folder.glob("*.sdf"))
+        mine = [self.file(piece) for piece in range(len(self))]
+        foreign = found.difference(mine)
+        if foreign:
+            raise DataError(
+                f"{self.folder} holds {len(foreign)} pieces of a run with other settings, or of "
+                "another model. Repeat that run to finish it, delete the folder, or choose another "
+                "--out."
+            )
+        return [piece for piece, file in enumerate(mine) if file not in found]
+
+    def join(self, beat: Callable[[], None]) -> None:
+        """Make the file of all pieces, and leave nothing else."""
+        with replacing(self.out) as draft, draft.open("wb") as whole:
+            for piece in range(len(self)):
+                beat()
+                if not self.file(piece).is_file():
+                    raise ProcessError(
+                        f"{self.file(piece)} was written by another process and is not here. All "
+                        "processes need one shared folder: choose an --out on a shared disk."
+                    )
+                with self.file(piece).open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+        shutil.rmtree(self.folder)
+
+
+class _Bar:
+    """Counts the network calls of a process through all of its pieces.
+
+    Attributes:
+        total: calls of the current piece.
+        n_batches: of the current piece.
+        done: calls in all.
+        tick: told of every call.
+    """
+
+    def __init__(self) -> None:
+        self.total, self.n_batches, self.done = 0, 1, 0
+        self.tick: Tick = lambda done: None
+
+    @property
+    def network_calls(self) -> int:
+        """Per molecule; 0 before the first one."""
+        return self.total // self.n_batches
+
+    @contextmanager
+    def opened(self, total: int) -> Iterator[_Bar]:
+        """For one piece; only its scheduler knows the total."""
+        yield self
+
+    def update(self) -> None:
+        """One call was made."""
+        self.done += 1
+        self.tick(self.done)
+
+
+def _digest(pipeline: MoleculePipeline, settings: tuple[int, ...]) -> str:
+    """What decides on the molecules: the weights, the scheduler on disk, and the settings."""
+    digest = hashlib.sha256(repr((settings, pipeline.config.size_counts)).encode())
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.scheduler.save_pretrained(folder)
+        for file in sorted(Path(folder).iterdir()):
+            digest.update(file.name.encode())
+            digest.update(file.read_bytes())
+    for name, weights in pipeline.denoiser.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
