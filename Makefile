@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.demo ## sample QM9 molecules along the full trajectory and from t*, side by side
 	$(BIN)/gaga demo --out demo-output
@@ -16,7 +16,10 @@ lint: $(VENV)/.dev ## style, types, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell gaga_adapter integrations tests benchmarks README.md CHANGELOG.md
+	$(BIN)/codespell gaga_adapter integrations tests benchmarks docs README.md CHANGELOG.md
+
+docs: $(VENV)/.docs ## build the documentation into site/, with strict links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(VENV)/.test ## the benchmarks that need no training
 	$(BIN)/python benchmarks/fit.py
@@ -34,9 +37,13 @@ $(VENV)/.test: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(PIP) --no-deps molcraftdiffusion decorator # its models need none of its 126 dependencies
 	touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e ".[docs]"
+	touch $@
+
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(PIP) -e ".[dev]"
-	touch $@ $(VENV)/.test $(VENV)/.demo
+	touch $@ $(VENV)/.test $(VENV)/.docs $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-output
+	rm -rf $(VENV) build dist *.egg-info demo-output site

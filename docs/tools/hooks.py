@@ -1,0 +1,188 @@
+"""What mkdocs builds besides the pages of this folder.
+
+- `<!-- table: quality -->` becomes the table of that name, which `benchmarks/*.py` wrote into
+  README.md or a page of benchmarks/ from its json;
+- `<!-- section: integrations/README.md # How to write the next one -->` becomes that section;
+- `figures/NAME.png` are those of benchmarks/results;
+- a page of the API for every public module; and the changelog.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mathml import with_mathml
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+
+#: Public modules by subject: the pages of the API.
+API: dict[str, tuple[str, ...]] = {
+    "Start here": (
+        "gaga_adapter.scheduler.core",
+        "gaga_adapter.fitting",
+        "gaga_adapter.stats",
+        "gaga_adapter.layout",
+        "gaga_adapter.errors",
+    ),
+    "Noise and references": (
+        "gaga_adapter.paths",
+        "gaga_adapter.subspace",
+        "gaga_adapter.covariance",
+        "gaga_adapter.moments",
+        "gaga_adapter.moments.exchangeable",
+        "gaga_adapter.moments.dense",
+        "gaga_adapter.moments.sizes",
+        "gaga_adapter.reference",
+        "gaga_adapter.reference.base",
+        "gaga_adapter.reference.molecules",
+        "gaga_adapter.reference.shape",
+        "gaga_adapter.reference.dense",
+    ),
+    "Choosing t*": (
+        "gaga_adapter.criteria",
+        "gaga_adapter.criteria.curve",
+        "gaga_adapter.criteria.two_sample",
+        "gaga_adapter.criteria.cumulant",
+        "gaga_adapter.criteria.certificate",
+        "gaga_adapter.criteria.ks_mi",
+        "gaga_adapter.criteria.published",
+        "gaga_adapter.criteria.denoisers",
+        "gaga_adapter.selection",
+    ),
+    "Sampling": (
+        "gaga_adapter.sampling",
+        "gaga_adapter.solvers",
+        "gaga_adapter.prediction",
+        "gaga_adapter.processes",
+        "integrations.patch",
+        "integrations.fitting",
+        "integrations.pipeline",
+        "integrations.karras",
+        "integrations.protocol",
+    ),
+    "Training": (
+        "gaga_adapter.training.timesteps",
+        "gaga_adapter.training.elbo",
+        "gaga_adapter.training.decoders",
+        "gaga_adapter.training.trained",
+    ),
+    "Molecules": (
+        "gaga_adapter.molecules.data",
+        "gaga_adapter.molecules.formats",
+        "gaga_adapter.molecules.qm9",
+        "gaga_adapter.molecules.encoding",
+        "gaga_adapter.molecules.metrics",
+        "gaga_adapter.molecules.shape",
+        "gaga_adapter.molecules.draw",
+        "gaga_adapter.molecules.denoiser",
+        "gaga_adapter.molecules.pipeline",
+    ),
+}
+
+
+def public_name(module: str) -> str:
+    """The name that a module is imported by: `integrations` is installed inside of the package."""
+    return re.sub(r"^integrations", "gaga_adapter.integrations", module)
+
+
+def _uri(module: str) -> str:
+    return f"api/{public_name(module).removeprefix('gaga_adapter.').replace('.', '-')}.md"
+
+
+def _source(module: str) -> str:
+    """The file of a module, from the root of the repository."""
+    path = module.replace(".", "/")
+    return f"{path}.py" if (ROOT / f"{path}.py").is_file() else f"{path}/__init__.py"
+
+
+def on_config(config: Any) -> Any:  # noqa: ANN401 - of mkdocs
+    """Put the pages of the API into the navigation."""
+    for entry in config.nav:
+        if entry.get("API") == "api/index.md":
+            subjects: list[Any] = ["api/index.md"]
+            for subject, modules in API.items():
+                pages = [{public_name(m).removeprefix("gaga_adapter."): _uri(m)} for m in modules]
+                subjects.append({subject: pages})
+            entry["API"] = subjects
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:  # noqa: ANN401 - of mkdocs
+    """Add what is generated."""
+
+    def page(uri: str, text: str) -> None:
+        files.append(File.generated(config, uri, content=text))
+
+    listed = []
+    for subject, modules in API.items():
+        listed.append(f"\n## {subject}\n")
+        for module in modules:
+            name = public_name(module)
+            options = "    options:\n      show_root_heading: false\n"
+            page(_uri(module), f"# {name}\n\n`{_source(module)}`\n\n::: {module}\n{options}")
+            listed.append(f"- [`{name}`]({_uri(module).removeprefix('api/')})")
+    index = (ROOT / "docs" / "tools" / "api.md").read_text(encoding="utf-8")
+    page("api/index.md", index + "\n".join(listed) + "\n")
+    page("changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    for picture in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
+        files.append(File.generated(config, f"figures/{picture.name}", abs_src_path=str(picture)))
+    return files
+
+
+def table(name: str) -> str:
+    """A generated table with its legend, from the page that its benchmark writes it into.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for page in (ROOT / "README.md", *sorted((ROOT / "benchmarks").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        found = re.search(rf"<!-- {name}:begin -->\n(.*?)\n<!-- {name}:end -->", text, re.DOTALL)
+        if found:
+            return found[1]
+    raise KeyError(name)
+
+
+def section(file: str, title: str) -> str:
+    """What stands under a heading of a file, without the heading.
+
+    Raises:
+        KeyError: it has no such heading.
+    """
+    text = (ROOT / file).read_text(encoding="utf-8")
+    found = re.search(
+        rf"^(#+) {re.escape(title)}\n(.*?)(?=^\1 |\Z)", text, re.DOTALL | re.MULTILINE
+    )
+    if not found:
+        raise KeyError(title)
+    return found[2].strip()
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ANN401
+    """Fill in tables and sections; take out what only the tests read."""
+    try:
+        markdown = re.sub(
+            r"^<!-- table: (\w+) -->$", lambda m: table(m[1]), markdown, flags=re.MULTILINE
+        )
+        markdown = re.sub(
+            r"^<!-- section: (\S+) # (.+) -->$",
+            lambda m: section(m[1], m[2]),
+            markdown,
+            flags=re.MULTILINE,
+        )
+    except KeyError as error:
+        raise PluginError(f"{page.file.src_uri}: nothing is called {error}") from error
+    markdown = re.sub(r"^<!-- setup\n.*?^-->\n", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^<!-- not run: (.+) -->\n", "", markdown, flags=re.MULTILINE)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:  # noqa: ANN401
+    """Draw the formulas."""
+    try:
+        return with_mathml(html)
+    except ValueError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from error
