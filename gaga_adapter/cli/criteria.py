@@ -14,8 +14,11 @@ from gaga_adapter.cli.data import (
     ChargeScale,
     Data,
     Elements,
+    Embed,
+    HydrogensOption,
     OnehotScale,
     PositionScale,
+    SkipBad,
     Source,
     open_data,
 )
@@ -34,6 +37,9 @@ def run(
     ] = None,
     model: Model = None,
     elements: Elements = "H,C,N,O,F",
+    hydrogens: HydrogensOption = "keep",
+    embed: Embed = False,
+    skip_bad: SkipBad = False,
     position_scale: PositionScale = 1.0,
     onehot_scale: OnehotScale = 4.0,
     charge_scale: ChargeScale = None,
@@ -63,7 +69,10 @@ def run(
     if only is None and model is None:
         names.remove(NEEDS_MODEL)
     judges = [make_criterion(name, model) for name in names]
-    source = open_data(data, elements, position_scale, onehot_scale, charge_scale)
+    source = open_data(
+        *(data, elements, position_scale, onehot_scale, charge_scale),
+        *(hydrogens, embed, skip_bad, seed),
+    )
     with progress_bar() as progress:
         found = compare(
             source.batches(),
@@ -75,7 +84,7 @@ def run(
             n_criterion=samples,
             seed=seed,
             progress=lambda what, done, total: progress(
-                what, done, len(source) if what == "moments" else total
+                what, done, source.total if what == "moments" else total
             ),
         )
     if as_json:

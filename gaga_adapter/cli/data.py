@@ -1,11 +1,11 @@
-"""What the commands read: molecules of any supported file, or dense arrays."""
+"""What the commands read: molecules of any supported source, streamed, or dense arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import typer
 from gaga_adapter.collecting import Batch
 from gaga_adapter.errors import DataError
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
-from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.formats import Hydrogens, MoleculeStream, stream_molecules
 
 _BATCH = 2048  # molecules
 _BATCH_NUMBERS = 4_000_000  # of dense arrays
@@ -22,12 +22,32 @@ _BATCH_NUMBERS = 4_000_000  # of dense arrays
 Data = Annotated[
     list[str],
     typer.Argument(
-        help="qm9, qm9:train, files (.sdf, .xyz, .npz in EDM layout), or one .npy of floats "
+        help="qm9, qm9:train, files, folders or patterns of molecules (.sdf, .xyz, .extxyz, also "
+        ".gz; .npz in EDM's layout; ASE's .db; .smi or .csv with --embed), or one .npy of floats "
         "(M, C, ...) for images, latents and signals."
     ),
 ]
 Elements = Annotated[
-    str, typer.Option(help="Elements of the one-hot channels, in the model's order.")
+    str,
+    typer.Option(
+        help="Elements of the one-hot channels, in the model's order; auto looks them up in one "
+        "pass and orders them by atomic number."
+    ),
+]
+HydrogensOption = Annotated[
+    str,
+    typer.Option(
+        "--hydrogens",
+        help="keep them as they are, remove all, or add those that the bonds imply (SDF, SMILES).",
+    ),
+]
+Embed = Annotated[
+    bool,
+    typer.Option("--embed", help="Make geometries by ETKDG for SMILES and for SDF records in 2D."),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="Leave malformed molecules out and count them."),
 ]
 PositionScale = Annotated[float, typer.Option(help="Positions are divided by it.")]
 OnehotScale = Annotated[float, typer.Option(help="One-hot entries are divided by it.")]
@@ -49,22 +69,29 @@ class Source:
 
     name: str
     layout: Layout
-    items: MoleculeSet | np.ndarray
+    items: MoleculeStream | np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.items)
+    @property
+    def total(self) -> int | None:
+        """Items in all; None for files, which are not counted before they are read."""
+        return self.items.total if isinstance(self.items, MoleculeStream) else len(self.items)
 
-    def batches(self) -> Iterator[Batch]:
-        """Pairs of x (B, N, 3+F) and mask (B, N), or dense x (B, C, ...)."""
-        if isinstance(self.items, MoleculeSet):
+    def batches(self, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Pairs of x (B, N, 3+F) and mask (B, N), or dense x (B, C, ...).
+
+        Args:
+            share: (r, W): the batches r, r + W, ... alone. Nothing is made of the others, so
+                that several processes read files as many times faster.
+        """
+        if isinstance(self.items, MoleculeStream):
             from gaga_adapter.molecules.encoding import encode
 
             assert isinstance(self.layout, MoleculeLayout)
-            for part in self.items.batches(_BATCH):
+            for part in self.items.shared(*share):
                 yield encode(part, self.layout)
             return
         step = max(1, _BATCH_NUMBERS // max(1, self.items[0].size))
-        for start in range(0, len(self.items), step):
+        for start in range(share[0] * step, len(self.items), share[1] * step):
             yield torch.from_numpy(np.array(self.items[start : start + step]))
 
 
@@ -74,8 +101,23 @@ def open_data(
     position_scale: float = 1.0,
     onehot_scale: float = 4.0,
     charge_scale: float | None = None,
+    hydrogens: str = "keep",
+    embed: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
 ) -> Source:
-    """The data that a user named; arrays are mapped from disk, not read.
+    """The data that a user named; files are streamed, and arrays mapped from disk, not read.
+
+    Args:
+        data: names of sources.
+        elements: symbols with commas, or `auto`.
+        position_scale: of the layout, like the next two.
+        onehot_scale: of the layout.
+        charge_scale: of the layout.
+        hydrogens: `keep`, `remove` or `add`.
+        embed: make geometries by ETKDG.
+        skip_bad: leave malformed molecules out.
+        seed: of the embedding.
 
     Raises:
         DataError: nothing readable there, or an array that is no stack of float events.
@@ -85,11 +127,13 @@ def open_data(
         if len(data) > 1:
             raise DataError(f"got {', '.join(data)}: pass one .npy file at a time, and it alone.")
         return _open_array(Path(arrays[0]))
-    from gaga_adapter.molecules.formats import read_molecules
-
     names = tuple(e.strip() for e in elements.split(","))
+    # a wrong way with hydrogens is refused by name
+    reading = (cast(Hydrogens, hydrogens), embed, skip_bad, seed)
+    if names == ("auto",):
+        names = stream_molecules(data, _BATCH, None, *reading).found_elements()
     layout = MoleculeLayout(names, position_scale, onehot_scale, charge_scale)
-    molecules = read_molecules(data, layout.elements)
+    molecules = stream_molecules(data, _BATCH, layout.elements, *reading)
     return Source(molecules.name, layout, molecules)
 
 

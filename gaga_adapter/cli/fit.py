@@ -13,18 +13,27 @@ from gaga_adapter.cli.data import (
     ChargeScale,
     Data,
     Elements,
+    Embed,
+    HydrogensOption,
     OnehotScale,
     PositionScale,
+    SkipBad,
     open_data,
 )
+from gaga_adapter.cli.devices import Device, torch_device
 from gaga_adapter.cli.judges import Model, make_criterion
 from gaga_adapter.cli.show import Plot, print_stats, save_plot
+from gaga_adapter.processes import n_processes, process_index, started
 
 
+@started()
 def run(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the artefact.")],
     elements: Elements = "H,C,N,O,F",
+    hydrogens: HydrogensOption = "keep",
+    embed: Embed = False,
+    skip_bad: SkipBad = False,
     position_scale: PositionScale = 1.0,
     onehot_scale: OnehotScale = 4.0,
     charge_scale: ChargeScale = None,
@@ -56,19 +65,27 @@ def run(
     samples: Annotated[int, typer.Option(help="Items that the criterion sees.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     plot: Plot = None,
+    device: Device = "auto",
 ) -> None:
-    """Fit the statistics of a data set and choose t*."""
+    """Fit the statistics of a data set and choose t*.
+
+    Several processes share the pass over the data:
+    torchrun --nproc-per-node 4 -m gaga_adapter fit ...
+    """
     from gaga_adapter.fitting import fit
 
     if plot is not None:
         from gaga_adapter.report.curves import check_picture
 
         check_picture(plot)
-    judge = make_criterion(criterion, model)
-    source = open_data(data, elements, position_scale, onehot_scale, charge_scale)
+    judge = make_criterion(criterion, model, torch_device(device))
+    source = open_data(
+        *(data, elements, position_scale, onehot_scale, charge_scale),
+        *(hydrogens, embed, skip_bad, seed),
+    )
     with progress_bar() as progress:
         stats = fit(
-            source.batches(),
+            source.batches((process_index(), n_processes())),
             source.layout,
             criterion=judge,
             reference=reference,
@@ -79,9 +96,12 @@ def run(
             seed=seed,
             provenance={"data": source.name, "torch_threads": torch.get_num_threads()},
             progress=lambda what, done, total: progress(
-                what, done, len(source) if what == "moments" else total
+                what, done, source.total if what == "moments" else total
             ),
+            processes="own",
         )
+    if process_index():
+        return
     stats.save_pretrained(out)
     print_stats(stats)
     err.print(f"wrote {out}", soft_wrap=True)

@@ -16,10 +16,10 @@ from gaga_adapter.molecules.formats.record import Hydrogens, Record
 from gaga_adapter.molecules.formats.sdf import sdf_text, write_sdf
 from gaga_adapter.molecules.formats.streaming import (
     MoleculeStream,
-    Tally,
     read_molecules,
     stream_molecules,
 )
+from gaga_adapter.molecules.formats.tally import Tally
 
 __all__ = [
     "Hydrogens",

@@ -30,7 +30,7 @@ def embedded(mol: Any, seed: int, index: int) -> Any:  # noqa: ANN401  # rdkit h
     from rdkit.Chem import rdDistGeom
 
     whole = Chem.AddHs(mol)
-    parameters = rdDistGeom.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()
     parameters.randomSeed = (seed * _STRIDE + index) % _SEEDS
     for random_coordinates in (False, True):
         parameters.useRandomCoords = random_coordinates

@@ -10,8 +10,9 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from itertools import islice
 from typing import Any, get_args
 from zipfile import BadZipFile
@@ -30,48 +31,10 @@ from gaga_adapter.molecules.formats.record import (
     without_hydrogens,
 )
 from gaga_adapter.molecules.formats.sources import opened
+from gaga_adapter.molecules.formats.tally import Tally
 
 _ALL = 1 << 62  # molecules in one batch
 _EXAMPLES = 3  # of skipped molecules that are named
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What one pass met, of the share of this process.
-
-    Attributes:
-        n_molecules: molecules given.
-        n_malformed: left out with `skip_bad`.
-        n_not_embedded: graphs for which ETKDG found no geometry, left out.
-        n_ions: molecules given whose source states a net charge, which is dropped.
-        n_periodic: molecules given whose source states a cell, which is dropped.
-        examples: the first that were left out, and why.
-    """
-
-    n_molecules: int = 0
-    n_malformed: int = 0
-    n_not_embedded: int = 0
-    n_ions: int = 0
-    n_periodic: int = 0
-    examples: tuple[str, ...] = ()
-
-    def describe(self) -> str | None:
-        """What was left out or dropped, in one sentence or two; None if nothing was."""
-        said = []
-        left_out = self.n_malformed + self.n_not_embedded
-        if left_out:
-            parts = [f"{self.n_malformed:,} malformed"] if self.n_malformed else []
-            parts += [f"{self.n_not_embedded:,} not embedded"] if self.n_not_embedded else []
-            more = f"; and {left_out - len(self.examples):,} more" * (left_out > len(self.examples))
-            said.append(
-                f"skipped {left_out:,} of {left_out + self.n_molecules:,} molecules "
-                f"({', '.join(parts)}): {'; '.join(self.examples)}{more}."
-            )
-        dropped = {"a net charge": self.n_ions, "a periodic cell": self.n_periodic}
-        for what, count in dropped.items():
-            if count:
-                said.append(f"{count:,} molecules have {what} in the file, which is not used.")
-        return " ".join(said) or None
 
 
 class MoleculeStream:
@@ -100,7 +63,6 @@ class MoleculeStream:
         self._formats, self._batch_size, self._share = formats, batch_size, share
         self._hydrogens, self._skip_bad = hydrogens, skip_bad
         self._elements = None if elements is None else tuple(elements)
-        self._allowed = None if elements is None else np.array(atomic_numbers(elements), np.uint8)
         self._counts: Counter[str] = Counter()
         self._examples: list[str] = []
 
@@ -108,6 +70,17 @@ class MoleculeStream:
     def tally(self) -> Tally:
         """What the latest pass met, so far."""
         return Tally(**self._counts, examples=tuple(self._examples))
+
+    def shared(self, index: int, count: int) -> MoleculeStream:
+        """The same stream, of which only the batches r, r + W, ... are read.
+
+        Args:
+            index: r.
+            count: W.
+        """
+        one = copy(self)
+        one._share, one._counts, one._examples = (index, count), Counter(), []
+        return one
 
     def __iter__(self) -> Iterator[MoleculeSet]:
         self._counts, self._examples = Counter(), []
@@ -117,7 +90,7 @@ class MoleculeStream:
             batches = first.molecules.batches(self._batch_size)
             for number, batch in islice(enumerate(batches), index, None, count):
                 start = number * self._batch_size
-                yield self._checked(batch, lambda row, start=start: (first.name, start + row))
+                yield self._checked(batch, [(first.name, start + row) for row in range(len(batch))])
         else:
             yield from self._packed()
         if self.tally.n_molecules == 0 and count == 1:
@@ -167,7 +140,7 @@ class MoleculeStream:
             )
             self._counts["n_ions"] += sum(one.is_ion for one in records)
             self._counts["n_periodic"] += sum(one.is_periodic for one in records)
-            return self._checked(whole, places.__getitem__)
+            return self._checked(whole, places)
 
         for at, (source, piece, place) in enumerate(self._pieces()):
             if at // self._batch_size != current:
@@ -213,16 +186,15 @@ class MoleculeStream:
                 self._examples.append(f"{source.name}: molecule {place} {error}")
             return None
 
-    def _checked(
-        self, batch: MoleculeSet, place_of: Callable[[int], tuple[str, int]]
-    ) -> MoleculeSet:
+    def _checked(self, batch: MoleculeSet, places: Sequence[tuple[str, int]]) -> MoleculeSet:
         """The batch, if it has no other elements than allowed."""
         if self._elements is not None:
-            foreign = batch.mask & ~np.isin(batch.atomic_numbers, self._allowed)
+            allowed = atomic_numbers(self._elements)
+            foreign = batch.mask & ~np.isin(batch.atomic_numbers, allowed)
             if foreign.any():
                 row, atom = np.argwhere(foreign)[0]
-                name, place = place_of(int(row))
-                met = {*np.unique(batch.atomic_numbers[foreign]), *atomic_numbers(self._elements)}
+                name, place = places[row]
+                met = {*np.unique(batch.atomic_numbers[foreign]).tolist(), *allowed}
                 wider = ",".join(SYMBOLS[number] for number in sorted(met))
                 raise DataError(
                     f"{name}: molecule {place} has the element "
