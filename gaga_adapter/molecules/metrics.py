@@ -30,6 +30,7 @@ from gaga_adapter.molecules.estimate import (
     estimate_ratio,
 )
 from gaga_adapter.molecules.shape import ShapeFigures, shape_figures
+from gaga_adapter.processes import Processes
 
 _BATCH = 2048  # molecules at a time: bounds the memory of the pair tensors
 
@@ -86,32 +87,57 @@ class MoleculeMetrics:
         return asdict(self)
 
 
-def judge(molecules: MoleculeSet) -> Verdicts:
+def judge(molecules: MoleculeSet, processes: Processes | None = None) -> Verdicts:
     """The verdict on every single molecule.
+
+    Args:
+        molecules: M molecules, the same on all processes.
+        processes: who shares them, process r of W taking every W-th; this one alone by default.
 
     Raises:
         DataError: no valence is known for an element.
+        ProcessError: another process failed or is gone.
     """
-    stable = [
-        stable_atoms(part, bond_orders(part)).sum(axis=1, dtype=np.int64)
-        for part in molecules.batches(_BATCH)
-    ]
-    return Verdicts(molecules.n_atoms, np.concatenate(stable), to_smiles(molecules))
+    processes = processes or Processes()
+    order = np.arange(len(molecules))
+    shares = [order[rank :: processes.count] for rank in range(processes.count)]
+    found: list[tuple[NDArray[np.int64], tuple[str | None, ...]]] = []
+    with processes.in_step() as tick:
+        if len(shares[processes.index]):
+            for part in molecules.subset(shares[processes.index]).batches(_BATCH):
+                stable = stable_atoms(part, bond_orders(part)).sum(axis=1, dtype=np.int64)
+                found.append((stable, to_smiles(part)))
+                tick(len(found))
+    n_stable = np.zeros(len(molecules), np.int64)
+    smiles: list[str | None] = [None] * len(molecules)
+    for rows, parts in zip(shares, processes.everyones(found), strict=True):
+        if len(rows):
+            n_stable[rows] = np.concatenate([stable for stable, _ in parts])
+            smiles[rows[0] :: processes.count] = [one for _, some in parts for one in some]
+    return Verdicts(molecules.n_atoms, n_stable, tuple(smiles))
 
 
 def evaluate(
-    molecules: MoleculeSet, novelty_smiles: Collection[str] | None = None
+    molecules: MoleculeSet,
+    novelty_smiles: Collection[str] | None = None,
+    processes: Processes | None = None,
 ) -> MoleculeMetrics:
     """All figures of a set of molecules.
 
     Args:
         molecules: generated molecules.
         novelty_smiles: SMILES of the training data, such as `qm9_train_smiles()`.
+        processes: who shares the work, all of them with the same molecules; this one alone by
+            default.
+
+    Returns:
+        the figures, the same on all processes.
 
     Raises:
         DataError: no valence is known for an element.
+        ProcessError: another process failed or is gone.
     """
-    verdicts = judge(molecules)
+    verdicts = judge(molecules, processes)
     counts = Counter(smiles for smiles in verdicts.smiles if smiles is not None)
     novelty = None
     if novelty_smiles is not None:
