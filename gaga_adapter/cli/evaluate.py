@@ -1,37 +1,196 @@
-"""`gaga evaluate`: stability, validity, uniqueness, novelty and shape of anybody's molecules."""
+"""`gaga evaluate`: how good anybody's molecules are."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
+import numpy as np
+import torch
 import typer
 from rich.table import Table
 
-from gaga_adapter.cli.console import figure, out, percent
+from gaga_adapter.cli.console import err, figure, out, percent, progress_bar
+from gaga_adapter.cli.data import HydrogensOption, SkipBad
+from gaga_adapter.errors import DataError
+from gaga_adapter.molecules.elements import SYMBOLS
+from gaga_adapter.processes import Processes
+
+if TYPE_CHECKING:
+    from gaga_adapter.molecules.data import MoleculeSet
+    from gaga_adapter.molecules.distances import DistanceFigures
+    from gaga_adapter.molecules.formats import MoleculeStream
+    from gaga_adapter.molecules.metrics import MoleculeMetrics
+    from gaga_adapter.molecules.plausibility import Plausibility
+
+_UNITS = {"v_x": "angstrom²", "bond_lengths": "angstrom", "bond_angles": "degrees"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """All that is said of a set of molecules; None where it was not asked or cannot be."""
+
+    name: str
+    n_molecules: int
+    unknown: tuple[str, ...]
+    n_not_judged: int
+    left_out: str | None
+    metrics: MoleculeMetrics | None
+    plausibility: Plausibility | None
+    distances: DistanceFigures | None
+    against: str | None
 
 
 def run(
-    files: Annotated[list[str], typer.Argument(help=".sdf, .xyz or .npz files, or qm9:test.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help=".sdf, .xyz, .extxyz, .npz or .db files, folders, or qm9:test."),
+    ],
     novelty: Annotated[
         bool, typer.Option(help="Compare with the SMILES of QM9's training split.")
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Distances from these molecules: qm9:test, or a file of held-out data."),
+    ] = None,
+    posebusters: Annotated[
+        bool | None,
+        typer.Option(
+            "--posebusters/--no-posebusters",
+            help="PoseBusters' checks; without either, where it is installed.",
+            show_default=False,
+        ),
+    ] = None,
+    posebusters_samples: Annotated[
+        int,
+        typer.Option(help="Most molecules that PoseBusters sees, drawn at random.", min=1),
+    ] = 200,
+    hydrogens: HydrogensOption = "keep",
+    skip_bad: SkipBad = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
 ) -> None:
-    """Judge molecules by EDM's metrics and by their shape."""
-    from gaga_adapter.molecules.formats import read_molecules
+    """Judge molecules: EDM's metrics, shape, PoseBusters, distances from held-out data."""
+    from gaga_adapter.molecules.formats import read_molecules, stream_molecules
+
+    if posebusters:
+        _require_posebusters()
+    held_out = None if against is None else read_molecules(against)
+    stream = stream_molecules(files, hydrogens=cast(Any, hydrogens), skip_bad=skip_bad)
+    found = _evaluate(stream, held_out, novelty, posebusters, posebusters_samples, seed)
+    if Processes.of_the_run().index:
+        return  # the first process speaks for all
+    if as_json:
+        print(json.dumps(_as_dict(found), indent=2))
+    else:
+        _print(found)
+
+
+def _require_posebusters() -> None:
+    from gaga_adapter.errors import MissingExtraError
+    from gaga_adapter.molecules.plausibility import has_posebusters
+
+    if not has_posebusters():
+        raise MissingExtraError("posebusters", "posebusters")
+
+
+def _evaluate(
+    stream: MoleculeStream,
+    held_out: MoleculeSet | None,
+    novelty: bool,
+    posebusters: bool | None,
+    n_busted: int,
+    seed: int,
+) -> _Evaluation:
+    from gaga_adapter.molecules.bonds import judged_elements
+    from gaga_adapter.molecules.data import MoleculeSet
+    from gaga_adapter.molecules.distances import distances
     from gaga_adapter.molecules.metrics import evaluate
+    from gaga_adapter.molecules.plausibility import has_posebusters
     from gaga_adapter.molecules.qm9 import qm9_train_smiles
 
-    molecules = read_molecules(files)
-    metrics = evaluate(molecules, qm9_train_smiles() if novelty else None)
-    if as_json:
-        print(json.dumps(metrics.to_dict(), indent=2))
-        return
-    table = Table(title=f"{molecules.name}: {metrics.n_molecules:,} molecules")
+    generator = torch.Generator().manual_seed(seed)
+    molecules = MoleculeSet.concatenate(list(stream), stream.name)
+    left_out = stream.tally.describe()
+    is_known = judged_elements()[molecules.atomic_numbers]
+    is_judged = is_known.all(axis=1)
+    metrics = None
+    if is_judged.any():
+        metrics = evaluate(
+            molecules.subset(np.flatnonzero(is_judged)), qm9_train_smiles() if novelty else None
+        )
+    elif held_out is None and posebusters is False:
+        raise DataError(f"{molecules.name}: no molecule has elements of known valences alone.")
+    busted = None
+    if posebusters or (posebusters is None and has_posebusters()):
+        chosen = torch.randperm(len(molecules), generator=generator)[:n_busted].sort().values
+        busted = _busted(molecules, stream, chosen.tolist())
+    return _Evaluation(
+        molecules.name,
+        len(molecules),
+        tuple(SYMBOLS[z] for z in np.unique(molecules.atomic_numbers[~is_known])),
+        int((~is_judged).sum()),
+        left_out,
+        metrics,
+        busted,
+        None if held_out is None else distances(molecules, held_out, generator),
+        None if held_out is None else held_out.name,
+    )
+
+
+def _busted(molecules: MoleculeSet, stream: MoleculeStream, rows: list[int]) -> Plausibility:
+    """PoseBusters on some of the molecules, shared between the processes of the run."""
+    from gaga_adapter.molecules.chemistry import to_rdkit
+    from gaga_adapter.molecules.plausibility import answers, plausibility
+
+    processes = Processes.of_the_run()
+    mine = rows[processes.index :: processes.count]
+    wanted = set(mine)
+    stated = {row: one.mol for row, one in enumerate(stream.records()) if row in wanted}
+    mols = [stated[row] or to_rdkit(molecules.subset([row]))[0] for row in mine]
+    with progress_bar() as progress:
+        parts = processes.everyones(
+            answers(mols, lambda done: progress("PoseBusters", done, len(mols)))
+        )
+    names = dict.fromkeys(name for part in parts for name in part)
+    return plausibility({name: np.concatenate([p[name] for p in parts if p]) for name in names})
+
+
+def _as_dict(found: _Evaluation) -> dict[str, Any]:
+    return {
+        "data": found.name,
+        **(found.metrics.to_dict() if found.metrics else {}),
+        "n_read": found.n_molecules,
+        "left_out": found.left_out,
+        "not_judged": {"n_molecules": found.n_not_judged, "elements": list(found.unknown)},
+        "posebusters": None if found.plausibility is None else asdict(found.plausibility),
+        "distances": None
+        if found.distances is None
+        else {"against": found.against, **found.distances.to_dict()},
+    }
+
+
+def _print(found: _Evaluation) -> None:
+    if found.n_not_judged:
+        err.print(
+            f"not judged: {found.n_not_judged:,} of {found.n_molecules:,} molecules, which have "
+            f"{', '.join(found.unknown)}: no valence or no bond length is known.",
+            soft_wrap=True,
+        )
+    if found.metrics is not None:
+        out.print(_metrics_table(found.name, found.metrics))
+    if found.plausibility is not None:
+        out.print(_plausibility_table(found.plausibility))
+    if found.distances is not None:
+        out.print(_distances_table(found.distances, found.against or ""))
+
+
+def _metrics_table(name: str, metrics: MoleculeMetrics) -> Table:
+    table = Table(title=f"{name}: {metrics.n_molecules:,} molecules")
     table.add_column("figure")
     table.add_column("value ± s.e.", justify="right")
-    for name, share in (
+    for row, share in (
         ("atom stability %", metrics.atom_stability),
         ("molecule stability %", metrics.molecule_stability),
         ("validity %", metrics.validity),
@@ -39,13 +198,38 @@ def run(
         ("novelty %", metrics.novelty),
         ("connected %", metrics.shape.connected),
     ):
-        table.add_row(name, percent(share))
-    for name, value in (
+        table.add_row(row, percent(share))
+    for row, value in (
         ("v_x, angstrom²", metrics.shape.v_x),
         ("spread of v_x, angstrom²", metrics.shape.v_x_spread),
         ("anisotropy", metrics.shape.anisotropy),
     ):
-        table.add_row(name, figure(value))
+        table.add_row(row, figure(value))
     for element, share in metrics.shape.element_shares.items():
         table.add_row(f"share of {element} %", percent(share))
-    out.print(table)
+    return table
+
+
+def _plausibility_table(found: Plausibility) -> Table:
+    table = Table(title=f"PoseBusters: {found.n_molecules:,} molecules")
+    table.add_column("check")
+    table.add_column("passed % ± s.e.", justify="right")
+    table.add_column("not computable", justify="right")
+    for name, check in found.checks.items():
+        unknown = f"{check.n_not_computable:,}" if check.n_not_computable else ""
+        table.add_row(name.replace("_", " "), percent(check.passed), unknown)
+    table.add_section()
+    table.add_row("all checks", percent(found.passed), "")
+    return table
+
+
+def _distances_table(found: DistanceFigures, against: str) -> Table:
+    table = Table(title=f"distances from {found.n_held_out:,} molecules of {against}")
+    table.add_column("Wasserstein distance of")
+    table.add_column("value ± s.e.", justify="right")
+    table.add_column("by chance alone", justify="right")
+    floor = {} if found.noise_floor is None else vars(found.noise_floor)
+    for name, value in vars(found.measured).items():
+        unit = f", {_UNITS[name]}" if name in _UNITS else ""
+        table.add_row(name.replace("_", " ") + unit, figure(value), figure(floor.get(name)))
+    return table

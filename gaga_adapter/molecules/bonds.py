@@ -118,6 +118,16 @@ def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[n
     return molecules.mask & ~broken_atoms(numbers, orders)
 
 
+def judged_elements() -> NDArray[np.bool_]:
+    """(119,) whether a valence and a bond length are known; True for 0, which is padding.
+
+    Stability says nothing about molecules with other elements.
+    """
+    known: NDArray[np.bool_] = np.isfinite(_LONGEST).any(axis=(0, 1)) & _FORBIDDEN.any(axis=1)
+    known[0] = True
+    return known
+
+
 def broken_atoms(atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether the bond orders of an atom sum to what its element is known not to allow.
 

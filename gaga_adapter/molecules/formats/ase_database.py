@@ -53,6 +53,6 @@ class AseDatabase(Format[Any]):
         return Record.of(
             piece.positions,
             piece.numbers,
-            is_ion=bool(getattr(piece, "charge", 0)),
+            is_charged=bool(getattr(piece, "charge", 0)),
             is_periodic=bool(piece.pbc.any()),
         )

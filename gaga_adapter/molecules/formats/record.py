@@ -32,16 +32,18 @@ class Record:
         atomic_numbers: (n,) uint8.
         smiles: as the source states it.
         mol: the `rdkit.Chem.Mol` of a format that states bonds.
-        is_ion: whether the source states a net charge that is not 0.
+        is_charged: whether the source states charges.
         is_periodic: whether the source states a periodic cell.
+        is_bare: whether it has no hydrogen, and its bonds imply some.
     """
 
     positions: NDArray[np.float32]
     atomic_numbers: NDArray[np.uint8]
     smiles: str | None = None
     mol: Any = None
-    is_ion: bool = False
+    is_charged: bool = False
     is_periodic: bool = False
+    is_bare: bool = False
 
     @classmethod
     def of(
@@ -50,8 +52,9 @@ class Record:
         atomic_numbers: ArrayLike,
         smiles: str | None = None,
         mol: Any = None,  # noqa: ANN401  # rdkit has no types
-        is_ion: bool = False,
+        is_charged: bool = False,
         is_periodic: bool = False,
+        is_bare: bool = False,
     ) -> Record:
         """Check one molecule.
 
@@ -60,8 +63,9 @@ class Record:
             atomic_numbers: (n,).
             smiles: as the source states it.
             mol: rdkit molecule with the bonds of the source.
-            is_ion: whether the source states a net charge.
+            is_charged: whether the source states charges.
             is_periodic: whether the source states a cell.
+            is_bare: whether its bonds imply hydrogens, of which there are none.
 
         Raises:
             DataError: no atoms, other shapes, an atomic number outside 1 to 118, or coordinates
@@ -85,9 +89,8 @@ class Record:
             raise DataError("has an atomic number that is not one of 1 to 118")
         if not np.abs(given).max() < np.finfo(np.float32).max:
             raise DataError("has NaN or infinite coordinates")
-        return cls(
-            given.astype(np.float32), numbers.astype(np.uint8), smiles, mol, is_ion, is_periodic
-        )
+        x, z = given.astype(np.float32), numbers.astype(np.uint8)
+        return cls(x, z, smiles, mol, is_charged, is_periodic, is_bare)
 
 
 class NotEmbedded(DataError):
@@ -148,6 +151,6 @@ def without_hydrogens(record: Record) -> Record:
         record.positions[heavy],
         record.atomic_numbers[heavy],
         record.smiles,
-        is_ion=record.is_ion,
+        is_charged=record.is_charged,
         is_periodic=record.is_periodic,
     )

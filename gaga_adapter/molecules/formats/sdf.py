@@ -76,11 +76,13 @@ class SdfFile(Format[str]):
             elif self._hydrogens == "add":
                 mol = with_hydrogens(_sanitised(mol))
             positions = mol.GetConformer().GetPositions() if mol.GetNumConformers() else ()
+            numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
             return Record.of(
                 positions,
-                [atom.GetAtomicNum() for atom in mol.GetAtoms()],
+                numbers,
                 mol=mol,
-                is_ion=Chem.GetFormalCharge(mol) != 0,
+                is_charged=any(atom.GetFormalCharge() for atom in mol.GetAtoms()),
+                is_bare=1 not in numbers and _lacks_hydrogens(mol),
             )
 
 
@@ -124,6 +126,11 @@ def _is_spatial(block: str, mol: Any) -> bool:  # noqa: ANN401
     if said == "3D" or positions[:, 2].any():
         return True
     return said != "2D" and len(positions) <= 3
+
+
+def _lacks_hydrogens(mol: Any) -> bool:  # noqa: ANN401
+    mol.UpdatePropertyCache(strict=False)
+    return any(atom.GetTotalNumHs() for atom in mol.GetAtoms())
 
 
 def _sanitised(mol: Any) -> Any:  # noqa: ANN401

@@ -43,7 +43,7 @@ class SmilesFile(Format[str]):
 
     def molecule(self, piece: str, index: int) -> Record:
         """Embed one SMILES."""
-        from rdkit import Chem, rdBase
+        from rdkit import rdBase
 
         with rdBase.BlockLogs():
             mol = embedded(_graph(piece), self._seed, index)
@@ -52,7 +52,7 @@ class SmilesFile(Format[str]):
                 [atom.GetAtomicNum() for atom in mol.GetAtoms()],
                 smiles=piece,
                 mol=mol,
-                is_ion=Chem.GetFormalCharge(mol) != 0,
+                is_charged=any(atom.GetFormalCharge() for atom in mol.GetAtoms()),
             )
 
     def elements(self, piece: str, index: int) -> set[int]:

@@ -102,8 +102,9 @@ class MoleculeStream:
 
     def records(self) -> Iterator[Record]:
         """The molecules of all batches one by one, with the bonds that their sources state."""
-        for source, piece, place in self._pieces():
-            record = self._read(source, piece, place)
+        apart = self.shared(0, 1)  # with a tally of its own
+        for source, piece, place in apart._pieces():
+            record = apart._read(source, piece, place)
             if record is not None:
                 yield record
 
@@ -138,8 +139,9 @@ class MoleculeStream:
                 self.name,
                 smiles if len(smiles) == len(records) else None,
             )
-            self._counts["n_ions"] += sum(one.is_ion for one in records)
+            self._counts["n_charged"] += sum(one.is_charged for one in records)
             self._counts["n_periodic"] += sum(one.is_periodic for one in records)
+            self._counts["n_bare"] += sum(one.is_bare for one in records)
             return self._checked(whole, places)
 
         for at, (source, piece, place) in enumerate(self._pieces()):
