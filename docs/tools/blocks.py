@@ -11,6 +11,7 @@ no reader sees:
     model = ...
     -->
     <!-- not run: the reason -->    the next block is only compiled, or its options checked
+    <!-- numbers vary -->           before what is printed: another machine gets other numbers
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _PARTS = re.compile(
     r"|^(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
+_VARIES = "<!-- numbers vary -->"
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -50,6 +52,7 @@ class Block:
         line: of the page where it begins, from 1.
         reason: why it is not run; `None` where it is.
         printed: what the page says it prints, or `None`.
+        varies: only the words of what is printed are compared, not the numbers.
         span: where the text that it prints lies in the page.
         hidden: no reader sees it.
     """
@@ -59,6 +62,7 @@ class Block:
     line: int
     reason: str | None = None
     printed: str | None = None
+    varies: bool = False
     span: tuple[int, int] = (0, 0)
     hidden: bool = False
 
@@ -76,7 +80,7 @@ def blocks(text: str) -> list[Block]:
         elif (
             match["language"] == "text"
             and end_of_code >= 0
-            and not text[end_of_code : match.start()].strip()
+            and text[end_of_code : match.start()].strip() in ("", _VARIES)
         ):
             last = found.pop()
             found.append(
@@ -86,6 +90,7 @@ def blocks(text: str) -> list[Block]:
                     last.line,
                     last.reason,
                     textwrap.dedent(match["code"]),
+                    _VARIES in text[end_of_code : match.start()],
                     match.span("code"),
                 )
             )
@@ -247,7 +252,10 @@ def write(path: Path) -> None:
     for block, printed in reversed(found):
         if block.printed is not None and block.reason is None and "...\n" not in block.printed:
             text = "\n".join(line.rstrip() for line in printed.splitlines()) + "\n"
-            page = page[: block.span[0]] + text + page[block.span[1] :]
+            begin, end = block.span
+            fence = page[page.rfind("\n", 0, begin - 1) + 1 : begin]
+            text = textwrap.indent(text, " " * (len(fence) - len(fence.lstrip())))
+            page = page[:begin] + text + page[end:]
     path.write_text(page, encoding="utf-8")
 
 

@@ -177,7 +177,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     except KeyError as error:
         raise PluginError(f"{page.file.src_uri}: nothing is called {error}") from error
     markdown = re.sub(r"^<!-- setup\n.*?^-->\n", "", markdown, flags=re.DOTALL | re.MULTILINE)
-    return re.sub(r"^<!-- not run: (.+) -->\n", "", markdown, flags=re.MULTILINE)
+    return re.sub(r"^<!-- (not run: .+|numbers vary) -->\n", "", markdown, flags=re.MULTILINE)
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:  # noqa: ANN401
