@@ -20,7 +20,7 @@ from gaga_adapter.processes import Processes
 if TYPE_CHECKING:
     from gaga_adapter.molecules.data import MoleculeSet
     from gaga_adapter.molecules.distances import DistanceFigures
-    from gaga_adapter.molecules.formats import MoleculeStream
+    from gaga_adapter.molecules.formats import MoleculeStream, Tally
     from gaga_adapter.molecules.metrics import MoleculeMetrics
     from gaga_adapter.molecules.plausibility import Plausibility
 
@@ -35,7 +35,7 @@ class _Evaluation:
     n_molecules: int
     unknown: tuple[str, ...]
     n_not_judged: int
-    left_out: str | None
+    tally: Tally
     metrics: MoleculeMetrics | None
     plausibility: Plausibility | None
     distances: DistanceFigures | None
@@ -112,7 +112,7 @@ def _evaluate(
 
     generator = torch.Generator().manual_seed(seed)
     molecules = MoleculeSet.concatenate(list(stream), stream.name)
-    left_out = stream.tally.describe()
+    tally = stream.tally
     is_known = judged_elements()[molecules.atomic_numbers]
     is_judged = is_known.all(axis=1)
     metrics = None
@@ -131,7 +131,7 @@ def _evaluate(
         len(molecules),
         tuple(SYMBOLS[z] for z in np.unique(molecules.atomic_numbers[~is_known])),
         int((~is_judged).sum()),
-        left_out,
+        tally,
         metrics,
         busted,
         None if held_out is None else distances(molecules, held_out, generator),
@@ -162,7 +162,8 @@ def _as_dict(found: _Evaluation) -> dict[str, Any]:
         "data": found.name,
         **(found.metrics.to_dict() if found.metrics else {}),
         "n_read": found.n_molecules,
-        "left_out": found.left_out,
+        "left_out": found.tally.n_malformed,
+        "n_charged": found.tally.n_charged,
         "not_judged": {"n_molecules": found.n_not_judged, "elements": list(found.unknown)},
         "posebusters": None if found.plausibility is None else asdict(found.plausibility),
         "distances": None
@@ -176,6 +177,12 @@ def _print(found: _Evaluation) -> None:
         err.print(
             f"not judged: {found.n_not_judged:,} of {found.n_molecules:,} molecules, which have "
             f"{', '.join(found.unknown)}: no valence or no bond length is known.",
+            soft_wrap=True,
+        )
+    if found.tally.n_charged and found.metrics is not None:
+        err.print(
+            f"{found.tally.n_charged:,} molecules have formal charges in the file. EDM's valences "
+            "are those of neutral atoms: charged ones count as unstable.",
             soft_wrap=True,
         )
     if found.metrics is not None:

@@ -123,7 +123,7 @@ def judged_elements() -> NDArray[np.bool_]:
 
     Stability says nothing about molecules with other elements.
     """
-    known: NDArray[np.bool_] = np.isfinite(_LONGEST).any(axis=(0, 1)) & _FORBIDDEN.any(axis=1)
+    known = np.logical_and(np.isfinite(_LONGEST).any(axis=(0, 1)), _FORBIDDEN.any(axis=1))
     known[0] = True
     return known
 
