@@ -1,6 +1,7 @@
 """The documentation says what is true: its code runs and prints what the pages show."""
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -64,6 +65,15 @@ def test_tables_and_sections_exist(page):
         assert f"<!-- {name}:begin -->" in generated
     for file, title in re.findall(r"^<!-- section: (\S+) # (.+) -->$", text, re.MULTILINE):
         assert f"# {title}\n" in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_figures_in_the_text_exist(page):
+    for file, keys in re.findall(r"\{\{ (\w+): ([^|}]+)", page.read_text(encoding="utf-8")):
+        found = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text("utf-8"))
+        for key in keys.strip().split("/"):
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        assert isinstance(found, int | float)
 
 
 def test_modules_of_the_api_exist_and_hold_every_public_name():

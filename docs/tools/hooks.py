@@ -3,12 +3,14 @@
 - `<!-- table: quality -->` becomes the table of that name, which `benchmarks/*.py` wrote into
   README.md or a page of benchmarks/ from its json;
 - `<!-- section: integrations/README.md # How to write the next one -->` becomes that section;
+- `{{ references: curves/paper/value/3 | .1f }}` becomes that number of benchmarks/results;
 - `figures/NAME.png` are those of benchmarks/results;
 - a page of the API for every public module; and the changelog.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,27 @@ def section(file: str, title: str) -> str:
     return found[2].strip()
 
 
+def figure(file: str, keys: str, form: str = "") -> str:
+    """A number from the json of a benchmark.
+
+    Raises:
+        KeyError: there is none.
+    """
+    found = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text("utf-8"))
+    for key in keys.strip().split("/"):
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    return format(found, form.strip())
+
+
+def with_figures(markdown: str) -> str:
+    """A page whose numbers are filled in."""
+    return re.sub(
+        r"\{\{ (\w+): ([^|}]+)(?:\| ([^}]+))?\}\}",
+        lambda m: figure(m[1], m[2], m[3] or ""),
+        markdown,
+    )
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ANN401
     """Fill in tables and sections; take out what only the tests read."""
     try:
@@ -174,8 +197,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             markdown,
             flags=re.MULTILINE,
         )
+        markdown = with_figures(markdown)
     except KeyError as error:
         raise PluginError(f"{page.file.src_uri}: nothing is called {error}") from error
+    up = "../" * page.file.src_uri.count("/")
+    markdown = re.sub(r"\]\((?:benchmarks/)?results/(\w+\.png)\)", rf"]({up}figures/\1)", markdown)
     markdown = re.sub(r"^<!-- setup\n.*?^-->\n", "", markdown, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"^<!-- (not run: .+|numbers vary) -->\n", "", markdown, flags=re.MULTILINE)
 
