@@ -42,6 +42,7 @@ T = TypeVar("T")
 Tick = Callable[[int], None]
 
 _EVERY = 1.0  # seconds of work between two meetings
+_LAUNCHED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
 _TIMEOUT = timedelta(minutes=30)  # of one message, in groups that are started here
 
 
@@ -82,7 +83,7 @@ def started() -> Iterator[None]:
     nothing is started.
 
     Raises:
-        ProcessError: the others do not come.
+        ProcessError: the others do not come, or the launcher does not say where they are.
     """
     if _is_group() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_PORT" in os.environ:
@@ -95,6 +96,13 @@ def started() -> Iterator[None]:
             )
         yield
         return
+    missing = [name for name in _LAUNCHED if not os.environ.get(name)]
+    if missing:
+        raise ProcessError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} asks for several processes, but "
+            f"{', '.join(missing)} is not set. Start them with torchrun or accelerate launch, or "
+            "unset WORLD_SIZE to work alone."
+        )
     with _in_contact():
         dist.init_process_group("gloo", timeout=_TIMEOUT)
     yield
@@ -226,6 +234,7 @@ class Processes:
                 with suppress(ProcessError):
                     meeting.meet(failure=_Failure.of(error, self.index))
             raise
+        self.by_first(lambda beat: report(meeting.done_by_all))
 
 
 class _Meeting:
@@ -233,7 +242,7 @@ class _Meeting:
 
     def __init__(self, processes: Processes, report: Tick) -> None:
         self.processes, self.report = processes, report
-        self.done = 0
+        self.done = self.done_by_all = 0
         self.last = time.monotonic()
         self.is_over = False
 
@@ -253,10 +262,12 @@ class _Meeting:
             if found is not None and failure is None:
                 raise found.error(self.processes.count)
         self.is_over = failure is not None
-        if self.processes.index == 0 and failure is None:
-            self.report(sum(done for done, _, _ in states))
         self.last = time.monotonic()
-        return all(ended for _, ended, _ in states)
+        self.done_by_all = sum(done for done, _, _ in states)
+        ended = all(ended for _, ended, _ in states)
+        if self.processes.index == 0 and not (ended or self.is_over):
+            self.report(self.done_by_all)
+        return ended
 
 
 class _Waiting:
