@@ -1,56 +1,152 @@
-"""What the commands share on screen: tables on stdout, progress on stderr."""
+"""What every command does on screen.
+
+Results go to stdout, as tables for people. Everything else goes to stderr: progress, and prose by
+`say`. So `gaga show qm9 > table.txt` holds the table alone. Two options change this, and every
+command has both:
+
+    def run(..., as_json: Json = False, quiet: Quiet = False) -> None:
+        with progress_bar() as progress: ...     # obeys --quiet by itself
+        if as_json:
+            print_json(document)                 # exactly one json document on stdout
+        else:
+            out.print(table)
+        say(f"wrote {file}")                     # obeys --quiet by itself
+
+`--json` prints one document and no table; a figure that is not finite is null in it. `--quiet`
+silences progress and prose, not results, warnings and errors.
+
+Whatever may take two seconds reports progress. On a terminal that is a bar with the rate and the
+time left, which disappears at the end; elsewhere (a log, a batch job) one plain line every
+30 seconds, so that short runs leave none.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.estimate import Estimate
 
+#: Called with (what, done, total); total is None where nobody knows it.
+Report = Callable[[str, int, "int | None"], None]
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+_EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
+
+
+def _set_quiet(value: bool) -> bool:
+    err.quiet = value
+    return value
+
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one json document on stdout instead of tables.")
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress and no prose on stderr.", callback=_set_quiet),
+]
+
+
+def say(text: str) -> None:
+    """A sentence to the user, on stderr; nothing with --quiet."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """The result of a command as one json document on stdout; NaN and infinities are null."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - any json value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A callback (what, done, total) that draws one bar per `what`, with rate and time left.
+def progress_bar() -> Iterator[Report]:
+    """A callback (what, done, total) that shows one bar per `what`, with rate and time left.
 
-    Nothing is drawn where stderr is a file or a pipe.
+    Where stderr is no terminal it writes a plain line every 30 seconds; with --quiet nothing.
     """
+    if not err.is_terminal or err.quiet:
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bars:
         tasks = {}
         began = {}
 
         def report(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, rate="")
-                began[what] = time.perf_counter()
-            seconds = time.perf_counter() - began[what]
-            rate = f"{done / seconds:,.0f}/s" if seconds > 0.5 and done / seconds > 10 else ""
-            bars.update(tasks[what], completed=done, total=total, rate=rate)
+                tasks[what] = bars.add_task(what, total=total, pace="")
+                began[what] = time.monotonic()
+            pace = _pace(done, total, time.monotonic() - began[what])
+            bars.update(tasks[what], completed=done, total=total, pace=pace)
 
         yield report
+
+
+class _Lines:
+    """Progress where nothing can be drawn: a line now and then."""
+
+    def __init__(self) -> None:
+        self.began: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        began = self.began.setdefault(what, now)
+        if now - self.last < _EVERY:
+            return
+        self.last = now
+        of = "" if total is None else f" of {total:,}"
+        pace = _pace(done, total, now - began)
+        say(f"gaga: {what} {done:,}{of}" + (f", {pace}" if pace else ""))
+
+
+def _pace(done: int, total: int | None, seconds: float) -> str:
+    """Rate and time left, such as `410/s, 3 min 20 s left`; empty in the first half second."""
+    if done <= 0 or seconds < 0.5:
+        return ""
+    rate = done / seconds
+    pace = (
+        f"{rate:,.0f}/s" if rate > 10 else f"{rate:.1f}/s" if rate > 1 else f"{1 / rate:.1f} s each"
+    )
+    if total is None or done >= total:
+        return pace
+    return f"{pace}, {duration((total - done) / rate)} left"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `42 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def quiet_loading() -> None:

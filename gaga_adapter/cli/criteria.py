@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from gaga_adapter.cli.console import err, out, progress_bar
+from gaga_adapter.cli.console import Json, Quiet, out, print_json, progress_bar, say
 from gaga_adapter.cli.data import (
     ChargeScale,
     Data,
@@ -23,6 +22,7 @@ from gaga_adapter.cli.data import (
     open_data,
 )
 from gaga_adapter.cli.judges import NEEDS_MODEL, Model, make_criterion
+from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.cli.show import t_star_cell, t_star_table
 from gaga_adapter.criteria import CRITERIA
 from gaga_adapter.fitting import Comparison, compare
@@ -56,9 +56,11 @@ def run(
     samples: Annotated[int, typer.Option(help="Items that the criteria see.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     plot: Annotated[
-        Path | None, typer.Option(help="Picture of all curves: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(help="Picture of all curves: .png, .svg or .pdf.", callback=writable_file),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Ask every criterion how Gaussian a data set is, and where its t* lies."""
     if plot is not None:
@@ -88,14 +90,14 @@ def run(
             ),
         )
     if as_json:
-        print(json.dumps(_as_dict(found, source), indent=2))
+        print_json(_as_dict(found, source))
     else:
         _print(found, source)
     if all(verdict.curve is None for verdict in found.verdicts.values()):
         raise typer.Exit(2)  # no criterion could judge these data; the table says why
     if plot is not None:
         _save_plot(found, source, plot)
-        err.print(f"wrote {plot}", soft_wrap=True)
+        say(f"wrote {plot}")
 
 
 def _as_dict(found: Comparison, source: Source) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from gaga_adapter.cli.console import err, progress_bar
+from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, say
 from gaga_adapter.errors import DataError
 
 
@@ -16,6 +16,8 @@ def run(
     data: Annotated[str, typer.Argument(help="qm9.")],
     into: Annotated[Path, typer.Option(help="Checkout of EDM or GeoLDM.")],
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the data files that EDM and GeoLDM would download and compute.
 
@@ -65,4 +67,6 @@ def run(
         force,
     )
     for file in written:
-        err.print(f"wrote {file}", soft_wrap=True)
+        say(f"wrote {file}")
+    if as_json:
+        print_json({"data": data, "wrote": [str(file) for file in written]})

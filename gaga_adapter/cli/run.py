@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gaga_adapter.cli.console import err, progress_bar
+from gaga_adapter.cli.console import Quiet, progress_bar, say
 
 
 def run(
@@ -44,6 +44,7 @@ def run(
             help="Let models without charges generate their last element, which upstream drops.",
         ),
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a script of EDM or GeoLDM, unedited, inside of its checkout.
 
@@ -55,7 +56,7 @@ def run(
         codebase,
         command,
         Options(stats, t_star, reference, fix_last_class, criterion, tolerance, refit),
-        say=lambda line: err.print(f"gaga: {line}", markup=False, soft_wrap=True),
+        say=lambda line: say(f"gaga: {line}"),
         progress=progress_bar,
     )
     raise typer.Exit(code)

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from gaga_adapter.cli.console import out
+from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
+from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.paths import NAMED_PATHS, named_path
 from gaga_adapter.stats import GAGAStats
 
 Plot = Annotated[
-    Path | None, typer.Option(help="Draw the curve into this .png, .svg or .pdf file.")
+    Path | None,
+    typer.Option(help="Draw the curve into this .png, .svg or .pdf file.", callback=writable_file),
 ]
 
 
 def run(
     stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")] = "qm9",
-    as_json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
     plot: Plot = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show fitted statistics: moments, the Gaussianity curve, t* under the named schedules."""
     fitted = GAGAStats.from_pretrained(stats)
-    if plot is not None:
-        save_plot(fitted, plot)
     if as_json:
-        print(
-            json.dumps(fitted.to_dict() | {"t_star": t_star_table(fitted.log_snr_star)}, indent=2)
-        )
+        print_json(document(fitted))
     else:
         print_stats(fitted)
+    if plot is not None:
+        save_plot(fitted, plot)
+        say(f"wrote {plot}")
+
+
+def document(stats: GAGAStats) -> dict[str, Any]:
+    """What an artefact holds, with t* under the named schedules, for `print_json`."""
+    return stats.to_dict() | {"t_star": t_star_table(stats.log_snr_star)}
 
 
 def t_star_table(log_snr_star: float, n_steps: int = 1000) -> dict[str, float | None]:
