@@ -15,7 +15,7 @@ from gaga_adapter.cli.console import err, figure, out, percent, progress_bar
 from gaga_adapter.cli.data import HydrogensOption, SkipBad
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.elements import SYMBOLS
-from gaga_adapter.processes import Processes
+from gaga_adapter.processes import Processes, started
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.data import MoleculeSet
@@ -42,6 +42,7 @@ class _Evaluation:
     against: str | None
 
 
+@started()
 def run(
     files: Annotated[
         list[str],
@@ -118,7 +119,9 @@ def _evaluate(
     metrics = None
     if is_judged.any():
         metrics = evaluate(
-            molecules.subset(np.flatnonzero(is_judged)), qm9_train_smiles() if novelty else None
+            molecules.subset(np.flatnonzero(is_judged)),
+            qm9_train_smiles() if novelty else None,
+            Processes.of_the_run(),
         )
     elif held_out is None and posebusters is False:
         raise DataError(f"{molecules.name}: no molecule has elements of known valences alone.")
