@@ -107,7 +107,6 @@ def test_rows_of_hugging_face_datasets(positions, numbers):
     same(read_molecules(row for row in rows))
 
 
-@pytest.mark.filterwarnings("ignore:Cannot locate reference")  # dill, of pyarrow
 def test_real_hugging_face_datasets():
     datasets = pytest.importorskip("datasets")
     rows = {"positions": [CO2[0], HCL[0]], "atomic_numbers": [CO2[1], HCL[1]]}

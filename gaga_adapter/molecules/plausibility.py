@@ -3,7 +3,9 @@
 A molecule passes if it passes every check: it sanitises, is one connected piece without radicals,
 has bond lengths, angles and distances within the bounds of distance geometry, flat aromatic rings
 and double bonds, no flat saturated rings, and no more than 100 times the energy of its relaxed
-conformers. A check that cannot be computed is not passed, and counted beside.
+conformers. A check that cannot be computed is not passed, and counted beside. The ratio of energies
+means little for molecules of a few atoms: water and methane have no strain left when relaxed, and
+their DFT geometries fail.
 
 The checks take the bonds as they are: those of the file where it states them, and else those of
 EDM's distance rule.
@@ -11,7 +13,10 @@ EDM's distance rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -79,15 +84,15 @@ def answers(
         from posebusters import PoseBusters
     except ImportError as error:
         raise MissingExtraError("posebusters", "posebusters") from error
-    from rdkit import rdBase
+    from rdkit import Chem
 
     buster = PoseBusters(config="mol")
     modules = [one for one in buster.config["modules"] if "chosen_binary_test_output" in one]
     buster.config["modules"] = modules  # the energies stand there once more, without an answer
     found: dict[str, list[float]] = {}
-    with rdBase.BlockLogs():
+    with _silent():
         for done, mol in enumerate(mols, 1):
-            table = buster.bust([mol])
+            table = buster.bust([Chem.Mol(mol)])  # a copy: some checks change what they see
             for name in table.columns:
                 value = table[name].iloc[0]
                 known = isinstance(value, bool | np.bool_)
@@ -114,6 +119,30 @@ def plausibility(given: Mapping[str, NDArray[np.float64]]) -> Plausibility:
         for name, values in given.items()
     }
     return Plausibility(table.shape[1], _share((table == 1).all(axis=0)), checks)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on the screen from PoseBusters, which sends rdkit's messages to Python's loggers.
+
+    It changes the stream of rdkit's handler now and then, and an answer is lost if that one is
+    closed. Outside, rdkit writes as it does by itself.
+    """
+    import rdkit
+    from rdkit import rdBase
+
+    loggers = [rdkit.log_handler, logging.getLogger("posebusters")]
+    levels = [one.level for one in loggers]
+    rdkit.log_handler.stream = sys.stderr
+    rdBase.LogToPythonLogger()
+    for one in loggers:
+        one.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+        rdBase.LogToCppStreams()
 
 
 def _share(passed: NDArray[np.bool_]) -> Estimate:
