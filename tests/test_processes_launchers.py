@@ -1,0 +1,104 @@
+"""The commands under `torchrun` and `accelerate launch`, against those in one process."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from gaga_adapter import GAGAStats
+from gaga_adapter.cli import main
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+#: `--multi_gpu` is how accelerate names several processes on a machine; it needs no GPU.
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+ACCELERATE += ["--main_process_port", "0"]
+
+
+def launched(launcher, *arguments, cwd):
+    """A command in two processes: (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "gaga_adapter", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def gaga(monkeypatch, capsys):
+    """The command in this process."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        assert not stopped.value.code, captured.err
+        return captured.out
+
+    return run
+
+
+@pytest.fixture
+def one_thread():
+    """As many threads as the launched processes have: sums of other lengths round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def chains(file, n_molecules=4200, bad=None):
+    """Chains of carbon and hydrogen in EDM's layout: three batches."""
+    rng = np.random.default_rng(0)
+    n_atoms = rng.integers(3, 6, n_molecules)
+    real = np.arange(5) < n_atoms[:, None]
+    steps = rng.normal(size=(n_molecules, 5, 3)) * 0.3 + [1.2, 0, 0]
+    positions = np.cumsum(steps, 1) * real[..., None]
+    if bad is not None:
+        positions[bad, 0, 0] = np.nan
+    charges = rng.choice([1, 6], real.shape) * real
+    np.savez(file, num_atoms=n_atoms, charges=charges, positions=positions)
+
+
+def test_fit_under_torchrun(gaga, tmp_path, one_thread):
+    chains(tmp_path / "chains.npz")
+    options = ["--criterion", "cumulant", "--tolerance", 2, "--samples", 1000]
+    code, out, err = launched(TORCHRUN, "fit", "chains.npz", "--out", "two", *options, cwd=tmp_path)
+    assert code == 0, err
+    assert out.count("log-SNR* =") == 1  # the first process alone speaks
+    gaga("fit", tmp_path / "chains.npz", "--out", tmp_path / "one", *options)
+    one, two = (GAGAStats.from_pretrained(tmp_path / name) for name in ("one", "two"))
+    assert two.log_snr_star == pytest.approx(one.log_snr_star, rel=1e-9)
+    assert two.selection.curve.value == pytest.approx(one.selection.curve.value, rel=1e-8)
+    expected = one.moments.state_dict()
+    for name, values in two.moments.state_dict().items():
+        torch.testing.assert_close(values, expected[name], rtol=1e-12, atol=1e-11)
+
+
+def test_sample_under_accelerate(gaga, tmp_path, one_thread):
+    options = ["-n", 7, "--batch-size", 1, "--steps", 3, "--stats", "qm9", "--seed", 4]
+    code, _, err = launched(ACCELERATE, "sample", "--out", "two.sdf", *options, cwd=tmp_path)
+    assert code == 0, err
+    assert err.count("wrote 7 molecules") == 1
+    gaga("sample", "--out", tmp_path / "one.sdf", *options)
+    assert (tmp_path / "two.sdf").read_text() == (tmp_path / "one.sdf").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.sdf", "two.sdf"]
+
+
+def test_one_process_that_fails_ends_the_run(tmp_path):
+    """Molecule 2100 is in the second batch, which the second process reads."""
+    chains(tmp_path / "chains.npz", bad=2100)
+    code, out, err = launched(TORCHRUN, "fit", "chains.npz", "--out", "stats", cwd=tmp_path)
+    assert code != 0
+    assert out == ""
+    assert "molecule 2100" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["chains.npz"]
