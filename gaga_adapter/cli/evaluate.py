@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,7 +10,17 @@ import torch
 import typer
 from rich.table import Table
 
-from gaga_adapter.cli.console import err, figure, out, percent, progress_bar
+from gaga_adapter.cli.console import (
+    Json,
+    Quiet,
+    Report,
+    figure,
+    out,
+    percent,
+    print_json,
+    progress_bar,
+    say,
+)
 from gaga_adapter.cli.data import HydrogensOption, SkipBad
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.elements import SYMBOLS
@@ -70,20 +79,26 @@ def run(
     hydrogens: HydrogensOption = "keep",
     skip_bad: SkipBad = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print json.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Judge molecules: EDM's metrics, shape, PoseBusters, distances from held-out data."""
     from gaga_adapter.molecules.formats import read_molecules, stream_molecules
 
     if posebusters:
         _require_posebusters()
-    held_out = None if against is None else read_molecules(against)
     stream = stream_molecules(files, hydrogens=cast(Any, hydrogens), skip_bad=skip_bad)
-    found = _evaluate(stream, held_out, novelty, posebusters, posebusters_samples, seed)
+    with progress_bar() as progress:
+        held_out = None
+        if against is not None:
+            progress(f"reading {against}", 0, None)
+            held_out = read_molecules(against)
+        n_busted = posebusters_samples
+        found = _evaluate(stream, held_out, novelty, posebusters, n_busted, seed, progress)
     if Processes.of_the_run().index:
         return  # the first process speaks for all
     if as_json:
-        print(json.dumps(_as_dict(found), indent=2))
+        print_json(_as_dict(found))
     else:
         _print(found)
 
@@ -103,6 +118,7 @@ def _evaluate(
     posebusters: bool | None,
     n_busted: int,
     seed: int,
+    progress: Report,
 ) -> _Evaluation:
     from gaga_adapter.molecules.bonds import judged_elements
     from gaga_adapter.molecules.data import MoleculeSet
@@ -112,12 +128,17 @@ def _evaluate(
     from gaga_adapter.molecules.qm9 import qm9_train_smiles
 
     generator = torch.Generator().manual_seed(seed)
-    molecules = MoleculeSet.concatenate(list(stream), stream.name)
+    parts = []
+    for part in stream:
+        parts.append(part)
+        progress("reading", stream.tally.n_molecules, stream.total)
+    molecules = MoleculeSet.concatenate(parts, stream.name)
     tally = stream.tally
     is_known = judged_elements()[molecules.atomic_numbers]
     is_judged = is_known.all(axis=1)
     metrics = None
     if is_judged.any():
+        progress("EDM's metrics", 0, None)
         metrics = evaluate(
             molecules.subset(np.flatnonzero(is_judged)),
             qm9_train_smiles() if novelty else None,
@@ -128,7 +149,11 @@ def _evaluate(
     busted = None
     if posebusters or (posebusters is None and has_posebusters()):
         chosen = torch.randperm(len(molecules), generator=generator)[:n_busted].sort().values
-        busted = _busted(molecules, stream, chosen.tolist())
+        busted = _busted(molecules, stream, chosen.tolist(), progress)
+    apart = None
+    if held_out is not None:
+        progress("distances", 0, None)
+        apart = distances(molecules, held_out, generator)
     return _Evaluation(
         molecules.name,
         len(molecules),
@@ -137,12 +162,14 @@ def _evaluate(
         tally,
         metrics,
         busted,
-        None if held_out is None else distances(molecules, held_out, generator),
+        apart,
         None if held_out is None else held_out.name,
     )
 
 
-def _busted(molecules: MoleculeSet, stream: MoleculeStream, rows: list[int]) -> Plausibility:
+def _busted(
+    molecules: MoleculeSet, stream: MoleculeStream, rows: list[int], progress: Report
+) -> Plausibility:
     """PoseBusters on some of the molecules, shared between the processes of the run."""
     from gaga_adapter.molecules.chemistry import to_rdkit
     from gaga_adapter.molecules.plausibility import answers, plausibility
@@ -152,12 +179,10 @@ def _busted(molecules: MoleculeSet, stream: MoleculeStream, rows: list[int]) -> 
     wanted = set(mine)
     stated = {row: one.mol for row, one in enumerate(stream.records()) if row in wanted}
     mols = [stated[row] or to_rdkit(molecules.subset([row]))[0] for row in mine]
-    with progress_bar() as progress:
-        parts = processes.everyones(
-            answers(mols, lambda done: progress("PoseBusters", done, len(mols)))
-        )
-    names = dict.fromkeys(name for part in parts for name in part)
-    return plausibility({name: np.concatenate([p[name] for p in parts if p]) for name in names})
+    with processes.in_step(lambda done: progress("PoseBusters", done, len(rows))) as tick:
+        found = answers(mols, tick)
+    parts = [part for part in processes.everyones(found) if part]
+    return plausibility({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _as_dict(found: _Evaluation) -> dict[str, Any]:
@@ -177,16 +202,14 @@ def _as_dict(found: _Evaluation) -> dict[str, Any]:
 
 def _print(found: _Evaluation) -> None:
     if found.n_not_judged:
-        err.print(
+        say(
             f"not judged: {found.n_not_judged:,} of {found.n_molecules:,} molecules, which have "
-            f"{', '.join(found.unknown)}: no valence or no bond length is known.",
-            soft_wrap=True,
+            f"{', '.join(found.unknown)}: no valence or no bond length is known."
         )
     if found.tally.n_charged and found.metrics is not None:
-        err.print(
+        say(
             f"{found.tally.n_charged:,} molecules have formal charges in the file. EDM's valences "
-            "are those of neutral atoms: charged ones count as unstable.",
-            soft_wrap=True,
+            "are those of neutral atoms: charged ones count as unstable."
         )
     if found.metrics is not None:
         out.print(_metrics_table(found.name, found.metrics))
