@@ -26,9 +26,11 @@ from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.cli.show import t_star_cell, t_star_table
 from gaga_adapter.criteria import CRITERIA
 from gaga_adapter.fitting import Comparison, compare
+from gaga_adapter.processes import n_processes, process_index, started
 from gaga_adapter.selection import DEFAULT_TOLERANCES
 
 
+@started()
 def run(
     data: Data,
     only: Annotated[
@@ -77,7 +79,7 @@ def run(
     )
     with progress_bar() as progress:
         found = compare(
-            source.batches(),
+            source.batches((process_index(), n_processes())),
             source.layout,
             judges,
             reference=reference,
@@ -88,7 +90,10 @@ def run(
             progress=lambda what, done, total: progress(
                 what, done, source.total if what == "moments" else total
             ),
+            processes="own",
         )
+    if process_index():
+        return
     if as_json:
         print_json(_as_dict(found, source))
     else:

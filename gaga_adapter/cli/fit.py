@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from gaga_adapter.cli.console import err, progress_bar
+from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, say
 from gaga_adapter.cli.data import (
     ChargeScale,
     Data,
@@ -22,14 +22,15 @@ from gaga_adapter.cli.data import (
 )
 from gaga_adapter.cli.devices import Device, torch_device
 from gaga_adapter.cli.judges import Model, make_criterion
-from gaga_adapter.cli.show import Plot, print_stats, save_plot
+from gaga_adapter.cli.outputs import writable_folder
+from gaga_adapter.cli.show import Plot, document, print_stats, save_plot
 from gaga_adapter.processes import n_processes, process_index, started
 
 
 @started()
 def run(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the artefact.")],
+    out: Annotated[Path, typer.Option(help="Folder for the artefact.", callback=writable_folder)],
     elements: Elements = "H,C,N,O,F",
     hydrogens: HydrogensOption = "keep",
     embed: Embed = False,
@@ -66,6 +67,8 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     plot: Plot = None,
     device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit the statistics of a data set and choose t*.
 
@@ -103,8 +106,11 @@ def run(
     if process_index():
         return
     stats.save_pretrained(out)
-    print_stats(stats)
-    err.print(f"wrote {out}", soft_wrap=True)
+    if as_json:
+        print_json(document(stats))
+    else:
+        print_stats(stats)
+    say(f"wrote {out}")
     if plot is not None:
         save_plot(stats, plot)
-        err.print(f"wrote {plot}", soft_wrap=True)
+        say(f"wrote {plot}")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gaga_adapter.cli.console import err, progress_bar, quiet_loading
+from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.cli.devices import Device, torch_device
+from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.processes import process_index, started
 
 
 @started()
 def run(
-    out: Annotated[Path, typer.Option(help="SDF file to write.")],
+    out: Annotated[Path, typer.Option(help="SDF file to write.", callback=writable_file)],
     n: Annotated[int, typer.Option("-n", "--number", help="How many molecules.", min=1)] = 16,
     model: Annotated[
         str, typer.Option(help="Pipeline folder or hub id; `embedded` is the small QM9 model.")
@@ -44,6 +46,8 @@ def run(
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Sample molecules into an SDF file.
 
@@ -82,10 +86,10 @@ def run(
     with progress_bar() as progress:
         done = sample_sdf(pipeline, out, n, steps, seed, batch_size, progress)
     seconds = time.perf_counter() - began
-    if process_index() == 0:
-        calls = "all found" if done.network_calls is None else f"{done.network_calls} network calls"
-        found = f", {done.n_found} of them found in {out}.parts" if done.n_found else ""
-        err.print(
-            f"wrote {n} molecules to {out}{found}: {calls}, {seconds:.1f} s",
-            soft_wrap=True,
-        )
+    if process_index():
+        return
+    if as_json:
+        print_json({"out": str(out), "seconds": seconds, **asdict(done)})
+    calls = "all found" if done.network_calls is None else f"{done.network_calls} network calls"
+    found = f", {done.n_found} of them found in {out}.parts" if done.n_found else ""
+    say(f"wrote {n} molecules to {out}{found}: {calls}, {seconds:.1f} s")
