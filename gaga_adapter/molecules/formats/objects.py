@@ -18,6 +18,7 @@ from torch import Tensor
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.elements import atomic_numbers
+from gaga_adapter.molecules.formats.rdkit_mol import record_of
 from gaga_adapter.molecules.formats.record import Format, Record
 
 _POSITIONS = ("pos", "positions", "coordinates", "coords", "xyz")
@@ -80,8 +81,7 @@ class Objects(Format[Any]):
         if hasattr(one, "GetConformer"):
             if not one.GetNumConformers():
                 raise DataError("is an rdkit molecule without a conformer; embed it first")
-            numbers = [atom.GetAtomicNum() for atom in one.GetAtoms()]
-            return Record.of(one.GetConformer().GetPositions(), numbers, mol=one)
+            return record_of(one)
         if isinstance(one, Sequence) and not isinstance(one, str) and len(one) == 2:
             positions, kinds = one
         else:

@@ -17,7 +17,7 @@ from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.chemistry import to_rdkit
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.formats.embedding import embedded, with_hydrogens
+from gaga_adapter.molecules.formats.rdkit_mol import embedded, record_of, with_hydrogens
 from gaga_adapter.molecules.formats.record import Format, Hydrogens, Record, open_text
 
 _MOST_LINES = 1_000_000  # of one record; a file without `$$$$` is no SDF file
@@ -75,15 +75,7 @@ class SdfFile(Format[str]):
                 mol = embedded(_sanitised(mol), self._seed, index)
             elif self._hydrogens == "add":
                 mol = with_hydrogens(_sanitised(mol))
-            positions = mol.GetConformer().GetPositions() if mol.GetNumConformers() else ()
-            numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-            return Record.of(
-                positions,
-                numbers,
-                mol=mol,
-                is_charged=any(atom.GetFormalCharge() for atom in mol.GetAtoms()),
-                is_bare=1 not in numbers and _lacks_hydrogens(mol),
-            )
+            return record_of(mol)
 
 
 def sdf_text(molecules: MoleculeSet) -> str:
@@ -126,11 +118,6 @@ def _is_spatial(block: str, mol: Any) -> bool:  # noqa: ANN401
     if said == "3D" or positions[:, 2].any():
         return True
     return said != "2D" and len(positions) <= 3
-
-
-def _lacks_hydrogens(mol: Any) -> bool:  # noqa: ANN401
-    mol.UpdatePropertyCache(strict=False)
-    return any(atom.GetTotalNumHs() for atom in mol.GetAtoms())
 
 
 def _sanitised(mol: Any) -> Any:  # noqa: ANN401

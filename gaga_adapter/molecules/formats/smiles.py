@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.formats.embedding import embedded
+from gaga_adapter.molecules.formats.rdkit_mol import embedded, record_of
 from gaga_adapter.molecules.formats.record import Format, Record, open_text
 
 
@@ -46,14 +46,7 @@ class SmilesFile(Format[str]):
         from rdkit import rdBase
 
         with rdBase.BlockLogs():
-            mol = embedded(_graph(piece), self._seed, index)
-            return Record.of(
-                mol.GetConformer().GetPositions(),
-                [atom.GetAtomicNum() for atom in mol.GetAtoms()],
-                smiles=piece,
-                mol=mol,
-                is_charged=any(atom.GetFormalCharge() for atom in mol.GetAtoms()),
-            )
+            return record_of(embedded(_graph(piece), self._seed, index), piece)
 
     def elements(self, piece: str, index: int) -> set[int]:
         """Elements of the graph; nothing is embedded for it."""

@@ -1,7 +1,8 @@
-"""Geometries for molecular graphs: ETKDG of rdkit (Riniker and Landrum 2015), without relaxation.
+"""Molecules of rdkit: their atoms, and geometries for those that are a graph alone.
 
-The seed of a molecule follows from the run's seed and its place in the source, so that the geometry
-depends neither on what else was read nor on how many processes read.
+Geometries come from ETKDG (Riniker and Landrum 2015), without relaxation. The seed of a molecule
+follows from the run's seed and its place in the source, so that its geometry depends neither on
+what else was read nor on how many processes read.
 """
 
 from __future__ import annotations
@@ -9,13 +10,42 @@ from __future__ import annotations
 from typing import Any
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.formats.record import NotEmbedded
+from gaga_adapter.molecules.formats.record import NotEmbedded, Record
 
 _SEEDS = 2**31 - 1  # rdkit takes a C int
 _STRIDE = 1_000_003  # a prime, so that neighbouring seeds do not share their streams soon
 
 
-def embedded(mol: Any, seed: int, index: int) -> Any:  # noqa: ANN401  # rdkit has no types
+def record_of(mol: Any, smiles: str | None = None) -> Record:  # noqa: ANN401  # rdkit has no types
+    """The record of an rdkit molecule with a conformer.
+
+    Args:
+        mol: sanitised or not.
+        smiles: as the source states it.
+
+    Raises:
+        DataError: no atoms, or no coordinates.
+    """
+    if not mol.GetNumConformers():
+        raise DataError("has no coordinates" if mol.GetNumAtoms() else "has no atoms")
+    # The iterator of rdkit is written in Python, and costs more than all else.
+    atoms = [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
+    numbers = [atom.GetAtomicNum() for atom in atoms]
+    is_bare = False
+    if 1 not in numbers:
+        mol.UpdatePropertyCache(strict=False)
+        is_bare = any(atom.GetTotalNumHs() for atom in atoms)
+    return Record.of(
+        mol.GetConformer().GetPositions(),
+        numbers,
+        smiles,
+        mol=mol,
+        is_charged=any(atom.GetFormalCharge() for atom in atoms),
+        is_bare=is_bare,
+    )
+
+
+def embedded(mol: Any, seed: int, index: int) -> Any:  # noqa: ANN401
     """A sanitised rdkit molecule with all hydrogens and one conformer.
 
     Args:
