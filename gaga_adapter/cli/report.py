@@ -1,0 +1,206 @@
+"""`gaga report`: one html page of what was fitted, how Gaussian it is and what that saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+
+from gaga_adapter.cli.console import (
+    Json,
+    Quiet,
+    Report,
+    print_json,
+    progress_bar,
+    quiet_loading,
+    say,
+)
+from gaga_adapter.cli.data import open_data
+from gaga_adapter.cli.devices import Device, torch_device
+from gaga_adapter.cli.judges import make_criterion
+from gaga_adapter.cli.outputs import writable_file
+from gaga_adapter.collecting import collect
+from gaga_adapter.errors import DataError, UnsupportedModelError
+from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
+from gaga_adapter.stats import CONFIG_NAME, GAGAStats
+
+if TYPE_CHECKING:
+    from gaga_adapter.report.page_facts import HeldOut, Samples
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Page to write, .html.", callback=writable_file)],
+    stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")] = "qm9",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data to hold the start against, best held-out ones: qm9:test, a file of "
+            "molecules, or one .npy."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Sample molecules of this pipeline from t*: folder, hub id or embedded."),
+    ] = None,
+    samples: Annotated[
+        str | None, typer.Option(help="Show these molecules instead of sampling: a file.")
+    ] = None,
+    criteria: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw these curves of --data too, such as cumulant,ks_mi,certificate (needs "
+            "--model); cumulant if not given, none for none."
+        ),
+    ] = None,
+    items: Annotated[int, typer.Option(help="Items of --data that are seen.", min=2)] = 4000,
+    n: Annotated[int, typer.Option("-n", "--number", help="Molecules to sample.", min=1)] = 16,
+    steps: Annotated[int, typer.Option(help="Steps of the full trajectory.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a page about fitted statistics: curve, t*, what it saves, data, molecules, metrics.
+
+    The page is one file that loads nothing from the network; the numbers are in it as json.
+    """
+    from gaga_adapter.report.page import facts, write_report
+    from gaga_adapter.report.page_judges import verdicts
+
+    fitted = GAGAStats.from_pretrained(stats)
+    if criteria is not None and data is None and criteria != "none":
+        raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")
+    with progress_bar() as progress:
+        held_out = None if data is None else _held_out(fitted, data, items, seed, progress)
+        judged = {}
+        if held_out is not None:
+            names = _names(criteria, fitted)
+            judges = [make_criterion(name, model, torch_device(device)) for name in names]
+            judged = verdicts(fitted, held_out, judges, seed, progress)
+        shown = None
+        if samples is not None:
+            shown = _read(samples)
+        elif model is not None:
+            shown = _sample(fitted, model, n, steps, seed, device, progress)
+        found = facts(fitted, held_out, judged, shown, _written(stats), seed)
+    write_report(out, found)
+    if as_json:
+        print_json(found.to_dict())
+    say(f"wrote {out}")
+
+
+def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
+    """Criteria that were asked for; otherwise the one that takes seconds, if it is a new one."""
+    if criteria is None:
+        stored = stats.selection.curve.criterion if stats.selection is not None else ""
+        return [] if stored == "cumulant" else ["cumulant"]
+    return [] if criteria == "none" else [name.strip() for name in criteria.split(",")]
+
+
+def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Report) -> HeldOut:
+    """A uniform sample of the data, in the layout of the statistics."""
+    from gaga_adapter.report.page_facts import HeldOut
+
+    layout = stats.layout
+    if isinstance(layout, AtomLayout):
+        raise DataError(
+            "these statistics are of a model's own latents, which no file holds. Encode the data "
+            "and call gaga_adapter.report.page.report in Python."
+        )
+    if isinstance(layout, DenseLayout) != data.endswith(".npy"):
+        wanted = "one .npy file" if isinstance(layout, DenseLayout) else "molecules"
+        raise DataError(
+            f"--data {data} does not fit statistics of {layout.describe()}. Pass {wanted}."
+        )
+    scales = (
+        (",".join(layout.elements), layout.position_scale, layout.onehot_scale, layout.charge_scale)
+        if isinstance(layout, MoleculeLayout)
+        else ()
+    )
+    source = open_data([data], *scales)
+    collected = collect(
+        source.batches(),
+        source.layout,
+        items,
+        reference="unit",
+        generator=torch.Generator().manual_seed(seed),
+        report=lambda what, done, _: progress("reading", done, source.total),
+        sharing="alone",
+    )
+    assert collected is not None
+    return HeldOut(source.name, collected.x, collected.mask)
+
+
+def _read(file: str) -> Samples:
+    from gaga_adapter.molecules.formats import read_molecules
+    from gaga_adapter.report.page_facts import Samples
+
+    return Samples(read_molecules(file), file)
+
+
+def _sample(
+    stats: GAGAStats, model: str, n: int, steps: int, seed: int, device: str, progress: Report
+) -> Samples:
+    from gaga_adapter.molecules.pipeline import MoleculePipeline
+    from gaga_adapter.report.page_facts import Samples
+    from gaga_adapter.scheduler import GAGAScheduler
+
+    if not isinstance(stats.layout, MoleculeLayout):
+        raise UnsupportedModelError(
+            f"--model samples molecules; these statistics are of {stats.layout.describe()}. "
+            "Leave it out."
+        )
+    quiet_loading()
+    pipeline = MoleculePipeline.load(model)
+    pipeline.scheduler = GAGAScheduler.from_pretrained(pipeline.scheduler, stats=stats)
+    pipeline.to(torch_device(device))
+
+    @contextmanager
+    def bar(total: int) -> Iterator[_Bar]:
+        yield _Bar(total, progress)
+
+    done = pipeline(
+        n,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(seed),
+        progress_bar=bar,
+    )
+    return Samples(
+        done.molecules,
+        f"Sampled with the model {model} from t*, DDPM in {steps} steps, seed {seed}",
+        done.network_calls,
+    )
+
+
+@dataclass
+class _Bar:
+    """Network calls as the pipeline counts them, told to the console.
+
+    Attributes:
+        total: calls that are expected.
+        progress: of the console.
+        done: calls so far.
+    """
+
+    total: int
+    progress: Report
+    done: int = 0
+
+    def update(self) -> None:
+        """One network call was made."""
+        self.done += 1
+        self.progress("sampling", self.done, max(self.total, self.done))
+
+
+def _written(stats: str) -> str | None:
+    """The day a local artefact was written, UTC."""
+    file = Path(stats) / CONFIG_NAME
+    if not file.is_file():
+        return None
+    return f"{datetime.fromtimestamp(file.stat().st_mtime, timezone.utc):%Y-%m-%d}"
