@@ -71,7 +71,7 @@ def test_tables_and_sections_exist(page):
 def test_figures_in_the_text_exist(page):
     for file, keys in re.findall(r"\{\{ (\w+): ([^|}]+)", page.read_text(encoding="utf-8")):
         found = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text("utf-8"))
-        for key in keys.strip().split("/"):
+        for key in " ".join(keys.split()).split("/"):
             found = found[int(key)] if isinstance(found, list) else found[key]
         assert isinstance(found, int | float)
 

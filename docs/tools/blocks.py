@@ -164,11 +164,8 @@ def check_command(words: list[str]) -> None:
     """
     while "=" in words[0]:  # VARIABLE=value
         words = words[1:]
-    if words[:3] == ["accelerate", "launch", "-m"] or words[:2] == ["accelerate", "launch"]:
-        here = words.index("gaga_adapter") if "gaga_adapter" in words else None
-        if here is None:
-            return
-        words = ["gaga", *words[here + 1 :]]
+    if words[0] in ("accelerate", "torchrun") and "gaga_adapter" in words:
+        words = ["gaga", *words[words.index("gaga_adapter") + 1 :]]
     program, rest = words[0], words[1:]
     known: dict[str, Callable[[list[str]], None]] = {
         "gaga": _check_gaga,

@@ -2,6 +2,7 @@
 
 - `<!-- table: quality -->` becomes the table of that name, which `benchmarks/*.py` wrote into
   README.md or a page of benchmarks/ from its json;
+- `<!-- table?: scaling -->` becomes nothing where that has not been measured yet;
 - `<!-- section: integrations/README.md # How to write the next one -->` becomes that section;
 - `{{ references: curves/paper/value/3 | .1f }}` becomes that number of benchmarks/results;
 - `figures/NAME.png` are those of benchmarks/results;
@@ -149,6 +150,14 @@ def table(name: str) -> str:
     raise KeyError(name)
 
 
+def table_if_measured(name: str) -> str:
+    """`table`, or nothing."""
+    try:
+        return table(name)
+    except KeyError:
+        return ""
+
+
 def section(file: str, title: str) -> str:
     """What stands under a heading of a file, without the heading.
 
@@ -171,7 +180,7 @@ def figure(file: str, keys: str, form: str = "") -> str:
         KeyError: there is none.
     """
     found = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text("utf-8"))
-    for key in keys.strip().split("/"):
+    for key in " ".join(keys.split()).split("/"):
         found = found[int(key)] if isinstance(found, list) else found[key]
     return format(found, form.strip())
 
@@ -190,6 +199,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     try:
         markdown = re.sub(
             r"^<!-- table: (\w+) -->$", lambda m: table(m[1]), markdown, flags=re.MULTILINE
+        )
+        markdown = re.sub(
+            r"^<!-- table\?: (\w+) -->$",
+            lambda m: table_if_measured(m[1]),
+            markdown,
+            flags=re.MULTILINE,
         )
         markdown = re.sub(
             r"^<!-- section: (\S+) # (.+) -->$",
