@@ -1,41 +1,111 @@
-"""The `gaga` command: one file per command, errors in one line on stderr with exit code 2."""
+"""The `gaga` command: its page of the manual, the table of commands, and the way in and out.
+
+A command is the function `run` of the file of its name, and a line in `_COMMANDS`. What becomes of
+errors is in `failures`; what all commands do on screen, in `console`.
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from typing import TextIO
+from importlib.metadata import version
+from typing import Annotated, TextIO
 
 import typer
 
-from gaga_adapter.cli import criteria, demo, evaluate, fit, prepare, run, sample, show
-from gaga_adapter.errors import GAGAError, GAGAWarning
+from gaga_adapter.cli.console import err
+from gaga_adapter.cli.failures import INTERRUPTED, explained
+from gaga_adapter.cli.lazy import LazyCommand
+from gaga_adapter.errors import GAGAWarning
+
+_DATA, _SAMPLES, _OTHERS = "Fit and inspect", "Sample and judge", "Existing codebases"
+#: Name, panel of `gaga --help`, and the first line of the command's own help.
+_COMMANDS = (
+    ("fit", _DATA, "Fit the statistics of a data set and choose t*."),
+    ("criteria", _DATA, "Ask every criterion how Gaussian data are, and where t* lies."),
+    ("show", _DATA, "Show fitted statistics: the curve, t* under named schedules."),
+    ("sample", _SAMPLES, "Sample molecules into an SDF file."),
+    ("evaluate", _SAMPLES, "Judge molecules: stability, validity, shape, distances."),
+    ("demo", _SAMPLES, "Sample QM9 in full and from t*: what it saves and costs."),
+    ("run", _OTHERS, "Run a script of EDM or GeoLDM, unedited, inside of its checkout."),
+    ("prepare", _OTHERS, "Write the data files that EDM and GeoLDM would download."),
+)
+_HELP = """Start diffusion and flow sampling where the data are already Gaussian.
+
+Noised data become Gaussian long before the noising path ends. gaga finds the
+step from which on they are, t*, and keeps it with a closed-form Gaussian as
+the statistics of the data set. Sampling that starts there needs fewer network
+calls; below t* it is what it was.
+"""
+_EPILOG = """A session:
+
+  gaga fit molecules.sdf --out stats/    # one pass; prints the curve and t*
+  gaga show stats/                       # again, later
+  gaga sample -n 64 --stats stats/ --model my-pipeline/ --out samples.sdf
+  gaga evaluate samples.sdf --against held-out.sdf
+
+Results go to stdout, progress and prose to stderr; --json prints results as one
+json document, --quiet leaves progress and prose out. Exit codes: 0 done; 2 a
+mistake, which one line explains; 130 after Ctrl-C, with no file half-written;
+1 a bug. QM9 is cached in $GAGA_CACHE, or else in ~/.cache/gaga-adapter.
+
+gaga COMMAND --help tells the rest. Tutorial, how-to pages and the theory:
+https://github.com/gaga-adapter/gaga-adapter/tree/main/docs
+"""
 
 app = typer.Typer(
     name="gaga",
-    help="Start diffusion and flow sampling where the data are already Gaussian.",
-    no_args_is_help=True,
-    add_completion=True,
+    help=_HELP,
+    epilog=_EPILOG,
+    invoke_without_command=True,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("fit")(fit.run)
-app.command("criteria")(criteria.run)
-app.command("show")(show.run)
-app.command("sample")(sample.run)
-app.command("evaluate")(evaluate.run)
-app.command("demo")(demo.run)
-app.command("run")(run.run)
-app.command("prepare")(prepare.run)
+
+
+def _not_loaded() -> None:
+    """Stands where `LazyCommand` puts the function of the command."""
+
+
+for _name, _panel, _summary in _COMMANDS:
+    app.command(_name, cls=LazyCommand, help=_summary, rich_help_panel=_panel)(_not_loaded)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"gaga-adapter {version('gaga-adapter')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _gaga(
+    context: typer.Context,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        context.get_help()  # prints it
+        raise typer.Exit(2)
 
 
 def main() -> None:
     """Entry point of the `gaga` console script."""
     warnings.showwarning = _show_warning
+    err.quiet = False
     try:
-        app()
-    except GAGAError as error:
-        print(f"gaga: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = app(standalone_mode=False, prog_name="gaga") or 0
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        code = explained(error)
+    else:
+        if code == INTERRUPTED:  # typer has taken the KeyboardInterrupt
+            explained(KeyboardInterrupt())
+    sys.exit(code)
 
 
 def _show_warning(

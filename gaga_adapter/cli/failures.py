@@ -1,0 +1,79 @@
+"""What the user reads when a command fails, and the exit code.
+
+| what happened | message | exit code |
+|---|---|---|
+| a mistake of ours | traceback, and a line that asks for a report | 1 |
+| the reader of stdout went away (`gaga show qm9` into `head -1`) | none | 1 |
+| a mistake on the command line, or in the data; no file, no space, no memory | one line | 2 |
+| Ctrl-C | one line | 130 |
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import traceback
+
+import typer
+
+from gaga_adapter.errors import GAGAError
+
+INTERRUPTED = 130
+_ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
+#: Typer takes click along, under names that depend on its version.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def explained(error: BaseException) -> int:
+    """Tell the user about a failure on stderr.
+
+    Returns:
+        the exit code.
+    """
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return _line("interrupted", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 1
+    if isinstance(error, GAGAError):
+        return _line(f"{type(error).__name__}: {error}")
+    if isinstance(error, _UsageError):
+        return _line(_usage(error))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _line(f"out of memory: {_first_line(error)} Pass smaller batches or fewer items.")
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return _line(f"{where}{error.strerror or error}")
+    traceback.print_exception(type(error), error, error.__traceback__)
+    return _line(f"this should not happen. Please report it with the lines above: {_ISSUES}", 1)
+
+
+def _line(message: str, code: int = 2) -> int:
+    print("gaga:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else "the system gave no reason."
+
+
+def _usage(error: Exception) -> str:
+    """A mistake on the command line: what was wrong, a near name, and where to read on."""
+    message = str(error.format_message())  # type: ignore[attr-defined]
+    message = re.split(r"\s*\(Possible options: |\. Did you mean ", message)[0].rstrip(".")
+    near = list(getattr(error, "possibilities", None) or [])
+    if wrong := re.search(r"No such command '(.*)'", message):
+        context = error.ctx  # type: ignore[attr-defined]
+        near = near_names(wrong[1], context.command.list_commands(context))
+    hint = f". Did you mean {near[0]}?" if near else "."
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "gaga"
+    return f"{message[:1].lower()}{message[1:]}{hint} See {path} --help"
+
+
+def near_names(wrong: str, names: list[str] | tuple[str, ...]) -> list[str]:
+    """The names that a misspelt one may have meant, best first."""
+    return difflib.get_close_matches(wrong.lower(), names, n=1, cutoff=0.5)
