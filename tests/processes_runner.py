@@ -317,6 +317,24 @@ def killed_while_others_wait(folder):
     Processes.of_the_run().by_first(work)
 
 
+def killed_while_sampling(folder):
+    """The first process is killed in one of its pieces, when others have ended theirs."""
+
+    def kill(what, done, total):
+        if 3 * done > 2 * total:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sample_sdf(pipeline(), folder / "killed.sdf", 53, 4, 9, 2, kill)
+
+
+def sampled_after_the_kill(folder):
+    """One process finishes what three began."""
+    done = sample_sdf(pipeline(), folder / "killed.sdf", 53, 4, 9, 2)
+    whole = sample_sdf(pipeline(), folder / "unhurt.sdf", 53, 4, 9, 2)
+    same = (folder / "killed.sdf").read_text() == (folder / "unhurt.sdf").read_text()
+    return done, whole, same
+
+
 # -- the groups ----------------------------------------------------------------------------------
 
 
@@ -350,7 +368,7 @@ def group(n, folder, scenes):
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-DEATHS = (killed_at_work, killed_while_others_wait)
+DEATHS = (killed_at_work, killed_while_others_wait, killed_while_sampling)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -359,4 +377,6 @@ if __name__ == "__main__":
         if any(group(n, place, SCENES)):
             sys.exit(f"a process of {n} failed")
     endings = {act.__name__: group(3, place, {act.__name__: act}) for act in DEATHS}
+    after = sampled_after_the_kill
+    endings[after.__name__] = group(1, place, {after.__name__: after})
     torch.save(endings, place / "endings.pt")

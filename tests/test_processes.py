@@ -144,7 +144,9 @@ def test_an_error_of_others_names_the_process(seen, n, rank):
     assert seen[n, rank]["broken_reader"] == expected
 
 
-@pytest.mark.parametrize("scene", ["killed_at_work", "killed_while_others_wait"])
+@pytest.mark.parametrize(
+    "scene", ["killed_at_work", "killed_while_others_wait", "killed_while_sampling"]
+)
 def test_a_killed_process_is_an_error_on_the_others(folder, scene):
     endings = torch.load(folder / "endings.pt")[scene]
     dead = 2 if scene == "killed_at_work" else 0
@@ -230,6 +232,14 @@ def test_an_interrupted_run_goes_on_where_it_was(seen, n):
     if left:
         assert other[0] == "DataError"
         assert "pieces of a run with other settings" in other[1]
+
+
+def test_a_killed_run_loses_no_piece(folder):
+    name = "sampled_after_the_kill"
+    done, whole, same = torch.load(folder / f"{name}-0.pt", weights_only=False)[name]
+    assert 0 < done.n_found <= done.n_molecules == whole.n_molecules == 53
+    assert whole.n_found == 0
+    assert same
 
 
 @pytest.mark.parametrize(("n", "rank"), SEVERAL)
