@@ -173,7 +173,7 @@ def _sample(
     )
     return Samples(
         done.molecules,
-        f"Sampled with the model {model} from t*, DDPM in {steps} steps, seed {seed}",
+        f"Sampled from t* with the model {model}, DDPM in {steps} steps, seed {seed}",
         done.network_calls,
     )
 

@@ -94,12 +94,12 @@ def legend(judged: Sequence[Judged], styles: Mapping[str, int]) -> str:
         k = styles[one.name]
         star = "no t*"
         if one.selection is not None:
-            star = f"log-SNR* {one.selection.log_snr_star:.2f}".replace("-0", "−0")
-            star = star.replace(" -", " −")
+            star = f"log-SNR* {one.selection.log_snr_star:.2f}".replace(" -", " −")
         entries.append(
             f'<li><svg class="c{k}" viewBox="0 0 26 12" aria-hidden="true">'
             f'<line class="curve d{k}" x1="0" y1="6" x2="26" y2="6"/></svg>'
-            f"{escape(one.name)} <span class=note>{escape(star)}</span></li>"
+            f"{escape(one.name)} "
+            f'<span class="note">{star}, {one.curve.n_samples:,} items</span></li>'
         )
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
@@ -114,7 +114,7 @@ def histogram_plot(histogram: Histogram) -> str:
     x = Axis(edges[0], edges[-1], 54, 294)
     y = Axis(0.0, 1.06 * max(map(max, heights)), 142, 10)
     plot.left_axis(y, y.ticks(3), x.start, x.end, "density")
-    ticks = [t for t in x.ticks(5) if x.start + 6 <= x(t) <= x.end - 6]
+    ticks = [t for t in x.ticks(6) if x.start + 4 <= x(t) <= x.end - 4]
     plot.bottom_axis(x, ticks, 142, histogram.unit)
     if histogram.data is not None:
         steps = _steps(x, y, edges, histogram.data)
@@ -165,32 +165,37 @@ def meter(
     value: tuple[float, float | None], data: tuple[float, float | None] | None, high: float
 ) -> str:
     """A dot with two standard errors on a scale from 0, and the data's own figure as a bar."""
-    plot = Plot(200, 18, "", "meter")
-    x = Axis(0.0, high, 4, 196)
-    plot.line([(4, 9), (196, 9)], "grid")
+    marks = _rule("grid", 0, 100)
     if data is not None:
-        plot.line([(x(data[0]), 1), (x(data[0]), 17)], "of-data")
+        at = _percent(data[0] / high)
+        marks += f'<line class="of-data" x1="{at}" y1="1" x2="{at}" y2="17"/>'
     if value[1]:
-        ends = (x(value[0] - 2 * value[1]), x(value[0] + 2 * value[1]))
-        plot.line([(ends[0], 9), (ends[1], 9)], "whisker")
-    plot.dot(x(value[0]), 9, 4, "knot c0")
-    return _decoration(plot)
+        ends = [100 * (value[0] + sign * MARGIN * value[1]) / high for sign in (-1, 1)]
+        marks += _rule("whisker", max(ends[0], 0), min(ends[1], 100))
+    marks += f'<circle class="knot c0" cx="{_percent(value[0] / high)}" cy="9" r="4.5"/>'
+    return _meter(marks)
 
 
 def calls_bar(full: int, kept: int | None) -> str:
     """Network calls of the full trajectory, and of those that are left."""
-    plot = Plot(200, 18, "", "meter")
-    plot.box(0, 4, 200, 10, "bar-full")
+    marks = '<rect class="bar-full" x="0" y="4" width="100%" height="10" rx="1.5"/>'
     if kept is not None:
-        plot.box(0, 4, 200 * kept / full, 10, "bar-kept")
-    return _decoration(plot)
+        width = _percent(kept / full)
+        marks += f'<rect class="bar-kept" x="0" y="4" width="{width}" height="10" rx="1.5"/>'
+    return _meter(marks)
 
 
-def _decoration(plot: Plot) -> str:
-    """A picture of numbers that stand beside it: hidden from screen readers, stretched to fit."""
-    return plot.svg().replace(
-        'role="img" aria-label=""', 'aria-hidden="true" preserveAspectRatio="none"', 1
-    )
+def _meter(marks: str) -> str:
+    """A picture as wide as its cell; screen readers read the numbers beside it instead."""
+    return f'<svg class="meter" aria-hidden="true">{marks}</svg>'
+
+
+def _rule(css: str, low: float, high: float) -> str:
+    return f'<line class="{css}" x1="{low:.1f}%" y1="9" x2="{high:.1f}%" y2="9"/>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * min(max(share, 0.0), 1.0):.1f}%"
 
 
 def _limits(judged: Sequence[Judged], unit: str) -> tuple[float, float]:

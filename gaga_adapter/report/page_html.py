@@ -37,7 +37,7 @@ _KINDS = {
     "paper": "one Gaussian with a single variance, as published",
     "channel": "one Gaussian per channel",
     "size": "one Gaussian per molecule size",
-    "shape": "a Gaussian around the shape and composition of single molecules",
+    "shape": "a mixture of Gaussians around the shapes and compositions of single molecules",
     "element": "one Gaussian per entry",
     "low_rank": "a Gaussian with a low-rank covariance",
     "full": "a Gaussian with the full covariance",
@@ -142,9 +142,9 @@ def _curves(facts: Facts) -> str:
             else "The larger the more Gaussian. The tolerance is shared by all levels of a curve. "
         )
         told += "Vertical lines are t*; on the tinted side the data count as Gaussian. "
-        told += "Around t* stands its 90 % bootstrap interval." if has_interval else ""
-        items = max(one.curve.n_samples for one in judged)
-        told += f" Judged on {items:,} items." if items else ""
+        told += "Around t* stands its 90 % bootstrap interval. " if has_interval else ""
+        if facts.held_out is not None and len(facts.judged) > _n_stored(facts):
+            told += f"What the statistics do not hold was judged on {escape(facts.held_out[0])}."
         figures += (
             f'<figure>{legend(judged, styles)}<div class="wide">{wide}</div>'
             f'<div class="narrow">{narrow}</div><figcaption>{told}</figcaption></figure>'
@@ -258,6 +258,8 @@ def _molecules(facts: Facts) -> str:
 
     shown = samples.molecules.subset(slice(_MOST_PICTURES))
     calls = "" if samples.network_calls is None else f", {samples.network_calls} network calls"
+    total = len(samples.molecules)
+    count = f"All {total}." if total == len(shown) else f"The first {len(shown)} of {total:,}."
     ring = (
         " An orange ring marks an atom whose bonds sum to a valence that its element does not "
         "allow."
@@ -266,8 +268,7 @@ def _molecules(facts: Facts) -> str:
     )
     return _section(
         "Sampled molecules",
-        f"<p>{escape(samples.source)}{calls}. The first {len(shown)} of "
-        f"{len(samples.molecules):,}.</p>"
+        f"<p>{escape(samples.source)}{calls}. {count}</p>"
         f'<figure>{gradients(shown)}<ul class="molecules">{cards}</ul>'
         f"<figcaption>All on one scale, turned to their principal axes. Bonds follow from "
         f"distances by EDM's rule.{ring}</figcaption></figure>",
@@ -283,18 +284,18 @@ def _metrics(facts: Facts) -> str:
         tops = [v + 2 * (e or 0) for v, e in filter(None, (row["samples"], row["data"]))]
         high = 100.0 if row["unit"] == "%" else 1.15 * max([*tops, 1e-9])
         unit = f' <span class="note">{row["unit"]}</span>' if row["unit"] else ""
-        data = f'<td class="number">{_figure(row["data"])}</td>' if has_data else ""
+        data = f'<td class="number">{_figure(row["data"], row["unit"])}</td>' if has_data else ""
         rows += (
             f'<tr><th scope="row">{escape(row["name"])}{unit}</th>'
             f'<td class="wide-cell">{meter(row["samples"], row["data"], high)}</td>'
-            f'<td class="number">{_figure(row["samples"])}</td>{data}</tr>'
+            f'<td class="number">{_figure(row["samples"], row["unit"])}</td>{data}</tr>'
         )
     heading = '<th scope="col" class="number">data</th>' if has_data else ""
     bar = " The bar is the data's own figure." if has_data else ""
     table = (
-        f"<table><caption>{len(facts.samples.molecules):,} molecules; ± is one standard error, the "
-        f"line around a dot two. Percentages on a scale to 100.{bar}</caption><thead><tr>"
-        '<th scope="col">figure</th><th scope="col"><span class="note">from 0</span></th>'
+        f'<table class="metrics"><caption>{len(facts.samples.molecules):,} molecules; ± is one '
+        f"standard error, the line around a dot two. Percentages on a scale to 100.{bar}</caption><thead><tr>"
+        '<th scope="col">figure</th><th scope="col" class="wide-cell">from 0</th>'
         f'<th scope="col" class="number">samples</th>{heading}</tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
@@ -391,8 +392,8 @@ def _table_of_histograms(facts: Facts) -> str:
     return (
         '<details><summary>Mean and spread of each as a table</summary><div class="scroll" '
         'tabindex="0"><table><caption>x_t / a at t*: mean ± standard deviation.</caption>'
-        f'<thead><tr><th scope="col">channel</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
-        "</details>"
+        f'<thead><tr><th scope="col">channel</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+        "</div></details>"
     )
 
 
@@ -455,18 +456,23 @@ def _step_interval(facts: Facts, home: Start) -> str:
 
 
 def _reason(name: str, reason: str) -> str:
-    return f"{reason if reason.startswith(name) else f'{name}: {reason}'}."
+    told = reason if reason.startswith(name) else f"{name}: {reason}"
+    return f"{told}.".replace("<=", "≤").replace(">=", "≥").replace(" -", " −")
+
+
+def _n_stored(facts: Facts) -> int:
+    return 0 if facts.stats.selection is None else 1
 
 
 def _signed(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
 
 
-def _figure(pair: tuple[float, float | None] | None) -> str:
+def _figure(pair: tuple[float, float | None] | None, unit: str) -> str:
     if pair is None:
         return "–"
     value, error = pair
-    digits = 1 if max(abs(value), error or 0) >= 10 else 3
+    digits = 1 if unit == "%" else 3
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 

@@ -33,7 +33,7 @@ header { padding: 56px 0 8px; }
 h1 { margin: 0; font-size: 34px; line-height: 1.18; letter-spacing: -0.018em; font-weight: 650;
   text-wrap: balance; }
 h2 { margin: 0 0 6px; font-size: 21px; line-height: 1.3; letter-spacing: -0.01em;
-  font-weight: 650; }
+  font-weight: 650; text-wrap: balance; }
 h3 { margin: 0; font-size: 15px; font-weight: 600; }
 p { margin: 0 0 12px; max-width: 68ch; }
 .lead { margin: 16px 0 0; font-size: 18px; line-height: 1.5; max-width: 62ch; }
@@ -129,6 +129,12 @@ svg .mark-text { font-weight: 600; }
   th, td { padding-right: 9px; }
   table { font-size: 14px; } .wide-cell { min-width: 48px; width: 20%; }
   .calls .number .note { display: block; }
+  .metrics tr { display: grid; grid-template-columns: 1fr 7em 7em; padding: 7px 0 3px;
+    border-bottom: 1px solid var(--grid); }
+  .metrics tbody tr:last-child { border-bottom: 0; }
+  .metrics th, .metrics td { border: 0; padding: 0; }
+  .metrics thead .wide-cell { display: none; }
+  .metrics .wide-cell { grid-column: 1 / -1; order: 4; width: auto; padding-top: 2px; }
 }
 @media print {
   @page { margin: 16mm 14mm; }
