@@ -5,12 +5,11 @@ Each list has its home in the library; it is asked for when a value is checked o
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
-
-from gaga_adapter.cli.failures import near_names
 
 Names = Callable[[], Sequence[str]]
 
@@ -46,7 +45,7 @@ def require(value: str, names: Sequence[str]) -> None:
         typer.BadParameter: with the names, and the nearest one.
     """
     if value not in names:
-        near = near_names(value, tuple(names))
+        near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise typer.BadParameter(f"{value!r} is none of {', '.join(names)}.{meant}")
 
@@ -68,11 +67,17 @@ def criteria() -> Sequence[str]:
 
 
 def references() -> Sequence[str]:
-    """References of molecules and of arrays; which fit the data, the data say."""
-    from gaga_adapter.reference import DenseReference, MoleculeReference, ShapeReference
+    """References of molecules and of arrays; which of them the data have, is seen later."""
+    from gaga_adapter.reference import DenseReference
 
-    kinds = (*ShapeReference.kinds, *reversed(MoleculeReference.kinds), *DenseReference.kinds)
-    return ("auto", *dict.fromkeys(kinds))
+    return tuple(dict.fromkeys((*molecule_references(), *DenseReference.kinds)))
+
+
+def molecule_references() -> Sequence[str]:
+    """References of molecules, the richest first."""
+    from gaga_adapter.reference import MoleculeReference, ShapeReference
+
+    return ("auto", *ShapeReference.kinds, *reversed(MoleculeReference.kinds))
 
 
 def covariances() -> Sequence[str]:

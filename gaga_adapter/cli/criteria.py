@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Json, Quiet, out, print_json, progress_bar, say
 from gaga_adapter.cli.data import (
     ChargeScale,
@@ -21,7 +22,13 @@ from gaga_adapter.cli.data import (
     Source,
     open_data,
 )
-from gaga_adapter.cli.judges import NEEDS_MODEL, Model, make_criterion
+from gaga_adapter.cli.judges import (
+    NEEDS_MODEL,
+    CovarianceOption,
+    Model,
+    ReferenceOption,
+    make_criterion,
+)
 from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.cli.show import t_star_cell, t_star_table
 from gaga_adapter.criteria import CRITERIA
@@ -30,12 +37,34 @@ from gaga_adapter.processes import n_processes, process_index, started
 from gaga_adapter.selection import DEFAULT_TOLERANCES
 
 
+def _check_names(context: typer.Context, only: str | None) -> str | None:
+    if only is not None and not context.resilient_parsing:
+        for name in _names(only):
+            choices.require(name, choices.criteria())
+    return only
+
+
+def _complete_names(incomplete: str) -> list[str]:
+    *before, last = incomplete.split(",")
+    return [",".join([*before, name]) for name in choices.criteria() if name.startswith(last)]
+
+
+def _names(only: str) -> list[str]:
+    return [name.strip() for name in only.split(",")]
+
+
 @started()
 def run(
     data: Data,
     only: Annotated[
         str | None,
-        typer.Option("--criteria", help="Which, such as cumulant,two_sample; all if not given."),
+        typer.Option(
+            "--criteria",
+            help="Which, with commas: cumulant,two_sample,ks_mi,certificate. All if not given, "
+            "the certificate with --model alone.",
+            callback=_check_names,
+            autocompletion=_complete_names,
+        ),
     ] = None,
     model: Model = None,
     elements: Elements = "H,C,N,O,F",
@@ -45,10 +74,8 @@ def run(
     position_scale: PositionScale = 1.0,
     onehot_scale: OnehotScale = 4.0,
     charge_scale: ChargeScale = None,
-    reference: Annotated[str, typer.Option(help="Start to judge, as in gaga fit.")] = "auto",
-    covariance: Annotated[
-        str, typer.Option(help="Of arrays: channel, element, low_rank or full.")
-    ] = "channel",
+    reference: ReferenceOption = "auto",
+    covariance: CovarianceOption = "channel",
     tolerance: Annotated[
         float, typer.Option(help="Nats per item that may remain at t*.")
     ] = DEFAULT_TOLERANCES["nats"],
@@ -64,12 +91,20 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask every criterion how Gaussian a data set is, and where its t* lies."""
+    """Ask every criterion how Gaussian data are, and where t* lies.
+
+    Each gives a curve over the noise level, in nats per item or as p-values,
+    and a t* with its 90 % bootstrap interval. Nothing is stored; to keep one,
+    gaga fit --criterion.
+
+      gaga criteria qm9 --plot curves.png
+      gaga criteria latents.npy --covariance element
+    """
     if plot is not None:
         from gaga_adapter.report.curves import check_picture
 
         check_picture(plot)
-    names = [n.strip() for n in only.split(",")] if only else list(CRITERIA)
+    names = _names(only) if only else list(CRITERIA)
     if only is None and model is None:
         names.remove(NEEDS_MODEL)
     judges = [make_criterion(name, model) for name in names]

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -63,17 +62,10 @@ def _first_line(error: BaseException) -> str:
 def _usage(error: Exception) -> str:
     """A mistake on the command line: what was wrong, a near name, and where to read on."""
     message = str(error.format_message())  # type: ignore[attr-defined]
-    message = re.split(r"\s*\(Possible options: |\. Did you mean ", message)[0].rstrip(".")
-    near = list(getattr(error, "possibilities", None) or [])
-    if wrong := re.search(r"No such command '(.*)'", message):
-        context = error.ctx  # type: ignore[attr-defined]
-        near = near_names(wrong[1], context.command.list_commands(context))
-    hint = f". Did you mean {near[0]}?" if near else "."
+    message = re.sub(r"\s*\(Possible options: .*", "", message)  # sorted by the alphabet
+    for near in (getattr(error, "possibilities", None) or [])[:1]:
+        message += f". Did you mean {near}?"
+    stop = "" if message.endswith(("?", ".")) else "."
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "gaga"
-    return f"{message[:1].lower()}{message[1:]}{hint} See {path} --help"
-
-
-def near_names(wrong: str, names: list[str] | tuple[str, ...]) -> list[str]:
-    """The names that a misspelt one may have meant, best first."""
-    return difflib.get_close_matches(wrong.lower(), names, n=1, cutoff=0.5)
+    path = "gaga" if context is None else context.command_path
+    return f"{message[:1].lower()}{message[1:]}{stop} See {path} --help"

@@ -8,21 +8,26 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, say
 from gaga_adapter.errors import DataError
 
 
 def run(
-    data: Annotated[str, typer.Argument(help="qm9.")],
+    data: Annotated[
+        str, typer.Argument(help="qm9.", autocompletion=choices.completed(lambda: ["qm9"]))
+    ],
     into: Annotated[Path, typer.Option(help="Checkout of EDM or GeoLDM.")],
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the data files that EDM and GeoLDM would download and compute.
+    """Write the data files that EDM and GeoLDM would download.
 
-    The molecules, their order, the split and the properties are those of EDM's own preparation;
-    they are read from the package qm9pack.
+    The molecules, their order, the split and the properties are those of EDM's
+    own preparation; they are read from the package qm9pack, without a network.
+
+      gaga prepare qm9 --into e3_diffusion_for_molecules/
     """
     from gaga_adapter.integrations.checkouts import require_checkout
     from gaga_adapter.integrations.prepare import (

@@ -6,11 +6,17 @@ from typing import Annotated
 
 import typer
 
+from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Quiet, progress_bar, say
 
 
 def run(
-    codebase: Annotated[str, typer.Argument(help="edm or geoldm.")],
+    codebase: Annotated[
+        str,
+        typer.Argument(
+            help="edm or geoldm.", autocompletion=choices.completed(lambda: ["edm", "geoldm"])
+        ),
+    ],
     command: Annotated[
         list[str],
         typer.Argument(help="After --: a script of the checkout and its arguments."),
@@ -19,20 +25,34 @@ def run(
         str,
         typer.Option(
             help="auto: those beside the model, fitted from the script's own loader where there "
-            "are none; a folder, hub id or qm9; none: start at --t-star from N(0, I)."
+            "are none; a folder, hub id or qm9; none: start at --t-star from N(0, I).",
+            autocompletion=choices.completed(lambda: ["auto", "none", *choices.statistics()]),
         ),
     ] = "auto",
     t_star: Annotated[
-        int | None, typer.Option(help="Start at this step of the model instead.")
+        int | None,
+        typer.Option(help="Start at this step of the model instead, of as many as it has."),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="auto, shape, size, channel, paper or unit.")
+        str,
+        choices.one_of(
+            choices.molecule_references, "Start: auto, shape, size, channel, paper or unit."
+        ),
     ] = "auto",
     criterion: Annotated[
-        str, typer.Option(help="Chooses a fitted t*: two_sample, cumulant or ks_mi.")
+        str,
+        choices.one_of(
+            lambda: [name for name in choices.criteria() if name != "certificate"],
+            "Chooses a fitted t*: two_sample, cumulant or ks_mi.",
+        ),
     ] = "two_sample",
     tolerance: Annotated[
-        float | None, typer.Option(help="Of the criterion, as in gaga fit.", show_default=False)
+        float | None,
+        typer.Option(
+            help="What may remain at a fitted t*: nats per molecule, 0.5 if not given; of ks_mi "
+            "the rate of false alarms, 0.05.",
+            show_default=False,
+        ),
     ] = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Fit although there are statistics beside the model.")
@@ -48,7 +68,10 @@ def run(
 ) -> None:
     """Run a script of EDM or GeoLDM, unedited, inside of its checkout.
 
-    gaga run edm -- eval_analyze.py --model_path outputs/edm_qm9 --n_samples 10000
+    Its models sample, and train, from t*. What the script prints is its own;
+    --quiet silences our lines alone. The exit code is that of the script.
+
+      gaga run edm -- eval_analyze.py --model_path outputs/edm_qm9
     """
     from gaga_adapter.integrations.launcher import Options, run_script
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
 from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.errors import ArtefactError, TruncationError
@@ -22,19 +23,34 @@ Plot = Annotated[
 
 
 def run(
-    stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")] = "qm9",
+    stats: Annotated[
+        str,
+        typer.Argument(
+            help="Folder that gaga fit wrote, hub id, or qm9 (ships with the package).",
+            autocompletion=choices.completed(choices.statistics),
+        ),
+    ] = "qm9",
     plot: Plot = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show fitted statistics: moments, the Gaussianity curve, t* under the named schedules."""
+    """Show fitted statistics: the curve, t* under named schedules.
+
+    The curve says how far the noised data are from the Gaussian start, per
+    log-SNR and amplitude of the data (a²); t* is given in steps of 1000 under
+    each named schedule, as sigma for Karras' and as time for flows.
+
+      gaga show stats/ --plot curve.png
+      gaga show qm9 --json | jq '.t_star["edm/polynomial_2"]'
+    """
     fitted = GAGAStats.from_pretrained(stats)
+    if plot is not None:
+        save_plot(fitted, plot)
     if as_json:
         print_json(document(fitted))
     else:
         print_stats(fitted)
     if plot is not None:
-        save_plot(fitted, plot)
         say(f"wrote {plot}")
 
 
