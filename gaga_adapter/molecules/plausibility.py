@@ -131,7 +131,7 @@ def _silent() -> Iterator[None]:
     import rdkit
     from rdkit import rdBase
 
-    loggers = [rdkit.log_handler, logging.getLogger("posebusters")]
+    loggers: list[Any] = [rdkit.log_handler, logging.getLogger("posebusters")]
     levels = [one.level for one in loggers]
     rdkit.log_handler.stream = sys.stderr
     rdBase.LogToPythonLogger()
