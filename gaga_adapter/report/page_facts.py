@@ -30,6 +30,7 @@ from gaga_adapter.layout import AtomLayout, DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.paths import NAMED_PATHS, named_path
 from gaga_adapter.stats import GAGAStats
+from gaga_adapter.subspace import mask_from_sizes
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.data import MoleculeSet
@@ -210,32 +211,35 @@ def histograms(
     a, b = coefficients(stats.log_snr_star)
     chosen = stats.selection
     reference = stats.reference("auto" if chosen is None else chosen.curve.reference).at(a, b)
-    noisy = None
+    noisy = mask = None
     if held_out is None:
-        fitted, mask = _draws(stats, reference, generator)
+        fitted, fitted_mask = _draws(stats, reference, generator)
     else:
         _check_channels(stats.layout, held_out)
-        mask = held_out.mask
-        noisy = noised(held_out.x.double(), mask, reference, generator) / a
-        fitted = drawn(held_out.x.double(), mask, reference, generator) / a
-    if held_out is None:
-        fitted = fitted / a
+        x, mask = held_out.x.double(), held_out.mask
+        noisy = noised(x, mask, reference, generator) / a
+        fitted = drawn(x, mask, reference, generator)
+        fitted_mask = None if mask is None else mask_from_sizes(mask.sum(1))
+    fitted = fitted / a
     names = channels(stats.layout)
     found = []
     for name, unit, columns, scale in names:
         data = None if noisy is None else _numbers(noisy, mask, columns) * scale
         unfitted = scale / a
         found.append(
-            _histogram(name, unit, _numbers(fitted, mask, columns) * scale, data, unfitted)
+            _histogram(name, unit, _numbers(fitted, fitted_mask, columns) * scale, data, unfitted)
         )
-    if mask is not None:
-        unit = names[0][1]
-        scale = names[0][3]
-        data = None if noisy is None else _sizes(noisy, mask) * scale**2
+    if fitted_mask is not None:
+        _, unit, _, scale = names[0]
+        data = None if noisy is None or mask is None else _sizes(noisy, mask) * scale**2
         squared = "model units²" if unit == "model units" else f"{unit}²"
         found.append(
             _histogram(
-                "size of a molecule, v_x", squared, _sizes(fitted, mask) * scale**2, data, None
+                "size of a molecule, v_x",
+                squared,
+                _sizes(fitted, fitted_mask) * scale**2,
+                data,
+                None,
             )
         )
     return tuple(found)
@@ -339,8 +343,8 @@ def _draws(
     if isinstance(moments, ExchangeableMoments):
         order = torch.multinomial(moments.counts, _MOST_ITEMS, True, generator=generator)
         sizes = moments.sizes[order]
-        mask = torch.arange(int(sizes.max())) < sizes[:, None]
-        return reference.sample(sizes, generator=generator, dtype=torch.float64), mask
+        x = reference.sample(sizes, generator=generator, dtype=torch.float64)
+        return x, mask_from_sizes(sizes)
     count = min(_MOST_ITEMS, max(2, _DRAWS // max(1, math.prod(moments.shape))))
     shape = (count, *moments.shape)
     return reference.sample(shape, generator=generator, dtype=torch.float32), None

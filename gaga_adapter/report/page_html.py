@@ -294,8 +294,8 @@ def _metrics(facts: Facts) -> str:
     bar = " The bar is the data's own figure." if has_data else ""
     table = (
         f'<table class="metrics"><caption>{len(facts.samples.molecules):,} molecules; ± is one '
-        f"standard error, the line around a dot two. Percentages on a scale to 100.{bar}</caption><thead><tr>"
-        '<th scope="col">figure</th><th scope="col" class="wide-cell">from 0</th>'
+        f"standard error, the line around a dot two. Percentages on a scale to 100.{bar}</caption>"
+        '<thead><tr><th scope="col">figure</th><th scope="col" class="wide-cell">from 0</th>'
         f'<th scope="col" class="number">samples</th>{heading}</tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )

@@ -83,7 +83,7 @@ details { margin: 10px 0 0; font-size: 14.5px; }
 summary { color: var(--accent); cursor: pointer; font-size: 14px; }
 details[open] summary { margin-bottom: 8px; }
 details + .note, details + p { margin-top: 12px; }
-td svg.meter { display: block; width: 100%; height: 18px; }
+td svg.meter { display: block; overflow: visible; width: 100%; height: 18px; }
 code { font: 0.92em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 footer { padding-top: 36px; padding-bottom: 56px; color: var(--soft); font-size: 14px; }
 footer p { border-top: 1px solid var(--rule); padding-top: 14px; max-width: none; }
@@ -129,7 +129,8 @@ svg .mark-text { font-weight: 600; }
   th, td { padding-right: 9px; }
   table { font-size: 14px; } .wide-cell { min-width: 48px; width: 20%; }
   .calls .number .note { display: block; }
-  .metrics tr { display: grid; grid-template-columns: 1fr 7em 7em; padding: 7px 0 3px;
+  .metrics tr { display: grid; grid-template-columns: 1fr 7.4em 7.4em; column-gap: 8px;
+    padding: 7px 0 3px; font-size: 13.5px;
     border-bottom: 1px solid var(--grid); }
   .metrics tbody tr:last-child { border-bottom: 0; }
   .metrics th, .metrics td { border: 0; padding: 0; }
@@ -140,16 +141,24 @@ svg .mark-text { font-weight: 600; }
   @page { margin: 16mm 14mm; }
   :root { --ground: #fff; --card: #fff; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-  body { font-size: 10.5pt; }
+  body { font-size: 9.5pt; line-height: 1.45; }
+  .lead { font-size: 11pt; margin-top: 8pt; } .key { margin-top: 14pt; }
+  .key div { padding: 8pt 10pt; } .key dd { font-size: 15pt; }
+  .note, figcaption, caption, .legend, .molecules, .kicker { font-size: 8.5pt; }
+  .key dt, .key dd small, thead th, .molecules span { font-size: 8pt; }
+  table { font-size: 9pt; } th, td { padding-top: 3pt; padding-bottom: 3pt; }
+  h2 { font-size: 13pt; } h3 { font-size: 9.5pt; }
   main, footer { max-width: none; padding: 0; }
-  header { padding-top: 0; } h1 { font-size: 22pt; }
-  section { padding-top: 20pt; }
+  header { padding-top: 0; } h1 { font-size: 19pt; }
+  section { padding-top: 16pt; } footer { padding-top: 16pt; padding-bottom: 0; }
+  details:not([open]) { display: none; }
   .wide { display: block; } .narrow, .screen { display: none; }
   .key { grid-template-columns: repeat(4, 1fr); }
   .panels { grid-template-columns: repeat(3, 1fr); }
   .molecules { grid-template-columns: repeat(4, 1fr); }
-  figure { break-inside: avoid; padding: 10pt; }
-  h2, h3 { break-after: avoid; } tr, li, .panels > div { break-inside: avoid; }
+  figure { margin-top: 8pt; padding: 9pt; break-inside: avoid; }
+  h2, h3, section > p { break-after: avoid; break-inside: avoid; }
+  section > .note { break-after: auto; } tr, li, .panels > div { break-inside: avoid; }
   .scroll { overflow: visible; }
 }
 """
