@@ -86,11 +86,11 @@ def started() -> Iterator[None]:
         ProcessError: the others do not come, or the launcher does not say where they are.
     """
     if _is_group() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_PORT" in os.environ:
+        if "ACCELERATE_USE_CPU" in os.environ and not torch.cuda.is_available():
             warnings.warn(
-                "`accelerate launch --cpu` starts one process, whatever --num_processes says. "
-                "Start several with `torchrun --nproc-per-node 2 -m gaga_adapter ...`, or with "
-                "`accelerate launch --multi_gpu --num_processes 2`, which needs no GPU.",
+                "without a GPU, `accelerate launch` starts one process, whatever --num_processes "
+                "says. For several add --multi_gpu, which needs no GPU, or take `torchrun "
+                "--nproc-per-node 2 -m gaga_adapter ...`.",
                 GAGAWarning,
                 stacklevel=3,
             )

@@ -288,9 +288,10 @@ def test_a_launcher_that_is_not_reached(monkeypatch):
         pass
 
 
-def test_accelerate_on_the_cpu_says_that_it_starts_one_process(monkeypatch):
+@pytest.mark.parametrize("asked_for_the_cpu", ["True", "False"])
+def test_accelerate_without_a_gpu_says_that_it_starts_one_process(monkeypatch, asked_for_the_cpu):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", asked_for_the_cpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.warns(UserWarning, match="starts one process"), started():
         pass
