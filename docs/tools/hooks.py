@@ -4,6 +4,7 @@
   README.md or a page of benchmarks/ from its json;
 - `<!-- table?: scaling -->` becomes nothing where that has not been measured yet;
 - `<!-- section: integrations/README.md # How to write the next one -->` becomes that section;
+- `<!-- page?: benchmarks/SAMPLING.md -->` becomes that page, as a section, once there is one;
 - `{{ references: curves/paper/value/3 | .1f }}` becomes that number of benchmarks/results;
 - `figures/NAME.png` are those of benchmarks/results;
 - a page of the API for every public module; and the changelog.
@@ -146,7 +147,7 @@ def table(name: str) -> str:
         text = page.read_text(encoding="utf-8")
         found = re.search(rf"<!-- {name}:begin -->\n(.*?)\n<!-- {name}:end -->", text, re.DOTALL)
         if found:
-            return found[1]
+            return found[1].replace(" ± ", "\u00a0±\u00a0")  # not apart from its error
     raise KeyError(name)
 
 
@@ -171,6 +172,14 @@ def section(file: str, title: str) -> str:
     if not found:
         raise KeyError(title)
     return found[2].strip()
+
+
+def page_if_there(file: str) -> str:
+    """A page as a section: its headings one level lower, its links to other files as text."""
+    if not (ROOT / file).is_file():
+        return ""
+    text = re.sub(r"^#", "##", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!http|#)[^)]*\)", r"\1", text)
 
 
 def figure(file: str, keys: str, form: str = "") -> str:
@@ -211,6 +220,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             lambda m: section(m[1], m[2]),
             markdown,
             flags=re.MULTILINE,
+        )
+        markdown = re.sub(
+            r"^<!-- page\?: (\S+) -->$", lambda m: page_if_there(m[1]), markdown, flags=re.MULTILINE
         )
         markdown = with_figures(markdown)
     except KeyError as error:
