@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import typer
 
+from gaga_adapter.cli import choices
 from gaga_adapter.collecting import Batch
 from gaga_adapter.errors import DataError
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
@@ -36,9 +37,10 @@ Elements = Annotated[
 ]
 HydrogensOption = Annotated[
     str,
-    typer.Option(
+    choices.one_of(
+        choices.hydrogens,
+        "keep them as they are, remove all, or add those that the bonds imply (SDF, SMILES).",
         "--hydrogens",
-        help="keep them as they are, remove all, or add those that the bonds imply (SDF, SMILES).",
     ),
 ]
 Embed = Annotated[
@@ -49,7 +51,7 @@ SkipBad = Annotated[
     bool,
     typer.Option("--skip-bad", help="Leave malformed molecules out and count them."),
 ]
-PositionScale = Annotated[float, typer.Option(help="Positions are divided by it.")]
+PositionScale = Annotated[float, typer.Option(help="Positions, in angstrom, are divided by it.")]
 OnehotScale = Annotated[float, typer.Option(help="One-hot entries are divided by it.")]
 ChargeScale = Annotated[
     float | None,

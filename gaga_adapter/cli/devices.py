@@ -8,13 +8,15 @@ from typing import Annotated
 import torch
 import typer
 
+from gaga_adapter.cli import choices
 from gaga_adapter.errors import GAGAError
 
 Device = Annotated[
     str,
     typer.Option(
         help="Of the model: auto, cpu, cuda, cuda:1, mps. auto is a GPU of its own for each "
-        "process of a machine, and the CPU where there is none."
+        "process of a machine, and the CPU where there is none.",
+        autocompletion=choices.completed(choices.devices),
     ),
 ]
 

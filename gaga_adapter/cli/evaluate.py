@@ -82,7 +82,15 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge molecules: EDM's metrics, shape, PoseBusters, distances from held-out data."""
+    """Judge molecules: stability, validity, shape, distances.
+
+    EDM's metrics, with standard errors; size and shape of the molecules;
+    PoseBusters' checks where it is installed; with --against, Wasserstein
+    distances from held-out molecules, beside what chance alone would give.
+
+      gaga evaluate samples.sdf
+      gaga evaluate samples.sdf --against qm9:test --novelty --json
+    """
     from gaga_adapter.molecules.formats import read_molecules, stream_molecules
 
     if posebusters:

@@ -21,7 +21,14 @@ from gaga_adapter.cli.data import (
     open_data,
 )
 from gaga_adapter.cli.devices import Device, torch_device
-from gaga_adapter.cli.judges import Model, make_criterion
+from gaga_adapter.cli.judges import (
+    CovarianceOption,
+    CriterionOption,
+    Model,
+    ReferenceOption,
+    Tolerance,
+    make_criterion,
+)
 from gaga_adapter.cli.outputs import writable_folder
 from gaga_adapter.cli.show import Plot, document, print_stats, save_plot
 from gaga_adapter.processes import n_processes, process_index, started
@@ -38,32 +45,17 @@ def run(
     position_scale: PositionScale = 1.0,
     onehot_scale: OnehotScale = 4.0,
     charge_scale: ChargeScale = None,
-    reference: Annotated[
-        str,
-        typer.Option(
-            help="Start to judge: shape, size, channel, paper, unit; element, low_rank, full. "
-            "auto is shape for molecules, the covariance for arrays."
-        ),
-    ] = "auto",
-    covariance: Annotated[
-        str, typer.Option(help="Of arrays: channel, element, low_rank or full.")
-    ] = "channel",
-    criterion: Annotated[
-        str, typer.Option(help="two_sample, cumulant, ks_mi or certificate.")
-    ] = "two_sample",
+    reference: ReferenceOption = "auto",
+    covariance: CovarianceOption = "channel",
+    criterion: CriterionOption = "two_sample",
     model: Model = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Nats per item that may remain at t*, 0.5 if not given; of ks_mi the rate of "
-            "false alarms, 0.05.",
-            show_default=False,
-        ),
-    ] = None,
+    tolerance: Tolerance = None,
     by_size: Annotated[
         bool, typer.Option("--by-size", help="Choose a t* for each molecule size, too.")
     ] = False,
-    samples: Annotated[int, typer.Option(help="Items that the criterion sees.")] = 4000,
+    samples: Annotated[
+        int, typer.Option(help="Items that the criterion sees, drawn at random.")
+    ] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     plot: Plot = None,
     device: Device = "auto",
@@ -72,8 +64,13 @@ def run(
 ) -> None:
     """Fit the statistics of a data set and choose t*.
 
-    Several processes share the pass over the data:
-    torchrun --nproc-per-node 4 -m gaga_adapter fit ...
+    The data are read once, in the memory of one batch. A criterion then says
+    how far the noised data are from the Gaussian start at each noise level; t*
+    is the first level within the tolerance. Several processes share the pass.
+
+      gaga fit molecules.sdf --elements auto --out stats/
+      gaga fit latents.npy --covariance element --out stats/ --plot curve.png
+      torchrun --nproc-per-node 4 -m gaga_adapter fit molecules.sdf --out stats/
     """
     from gaga_adapter.fitting import fit
 

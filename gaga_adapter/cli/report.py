@@ -66,9 +66,13 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a page about fitted statistics: curve, t*, what it saves, data, molecules, metrics.
+    """Write one html page: curve, t*, savings, data, molecules.
 
-    The page is one file that loads nothing from the network; the numbers are in it as json.
+    The page is one file that loads nothing from the network. The numbers of
+    its plots and tables are in it as json; metrics have error bars.
+
+      gaga report stats/ --out report.html
+      gaga report qm9 --data qm9:test --model embedded --out report.html
     """
     from gaga_adapter.report.page import facts, write_report
     from gaga_adapter.report.page_judges import verdicts

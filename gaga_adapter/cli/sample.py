@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.cli.devices import Device, torch_device
 from gaga_adapter.cli.outputs import writable_file
@@ -21,24 +22,41 @@ def run(
     out: Annotated[Path, typer.Option(help="SDF file to write.", callback=writable_file)],
     n: Annotated[int, typer.Option("-n", "--number", help="How many molecules.", min=1)] = 16,
     model: Annotated[
-        str, typer.Option(help="Pipeline folder or hub id; `embedded` is the small QM9 model.")
+        str,
+        typer.Option(
+            help="Pipeline folder or hub id; embedded is the small QM9 model.",
+            autocompletion=choices.completed(choices.pipelines),
+        ),
     ] = "embedded",
     stats: Annotated[
-        str | None, typer.Option(help="Start at t* from these statistics: folder, hub id, or qm9.")
+        str | None,
+        typer.Option(
+            help="Start at t* from these statistics: folder, hub id, or qm9.",
+            autocompletion=choices.completed(choices.statistics),
+        ),
     ] = None,
     t_star: Annotated[
         float | None, typer.Option(help="Start here instead, in timesteps of the scheduler.")
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="auto (the default), shape, size, channel, paper or unit."),
+        choices.one_of(
+            choices.molecule_references,
+            "Start: auto (the default), shape, size, channel, paper or unit.",
+        ),
     ] = None,
     spacing: Annotated[
         str | None,
-        typer.Option(help="suffix (the default): fewer calls; respace: all steps in [0, t*]."),
+        choices.one_of(
+            choices.spacings,
+            "suffix (the default): fewer network calls; respace: all steps in [0, t*].",
+        ),
     ] = None,
     scheduler: Annotated[
-        str, typer.Option(help="ddpm, ddim, dpm++, unipc, euler, euler-a, heun, pndm or lms.")
+        str,
+        choices.one_of(
+            choices.schedulers, "ddpm, ddim, dpm++, unipc, euler, euler-a, heun, pndm or lms."
+        ),
     ] = "ddpm",
     steps: Annotated[
         int, typer.Option(help="Steps of the full trajectory (suffix), or in all (respace).", min=1)
@@ -52,10 +70,12 @@ def run(
     """Sample molecules into an SDF file.
 
     They are on disk as they are made, in the folder OUT.parts: a run that was
-    interrupted goes on there when it is started again.
+    interrupted goes on there when it is started again. Several processes share
+    the work and sample what one would.
 
-    Several processes share the work and sample what one would:
-    torchrun --nproc-per-node 4 -m gaga_adapter sample ...
+      gaga sample -n 64 --stats qm9 --out samples.sdf
+      gaga sample -n 64 --stats stats/ --model my-pipeline/ --out samples.sdf
+      torchrun --nproc-per-node 4 -m gaga_adapter sample -n 9999 --out many.sdf
     """
     from gaga_adapter.molecules.pieces import sample_sdf
     from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline
