@@ -1,11 +1,47 @@
-"""Files of a hub repository, in huggingface_hub's own cache."""
+"""Files of a hub repository: read through huggingface_hub's own cache, written as one commit.
+
+`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` mean what they mean to huggingface_hub.
+What goes wrong there ends in one sentence: what failed, why, and what to do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gaga_adapter.errors import ArtefactError
+from gaga_adapter.errors import ArtefactError, WriteError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CARD = "README.md"
+
+
+def check_repo_id(repo_id: str, owner: bool = True) -> None:
+    """Refuse what cannot be a repository, before anybody is asked for it.
+
+    Args:
+        repo_id: such as `user/name`.
+        owner: whether `user/` is needed; without it a repository is the token holder's.
+
+    Raises:
+        ArtefactError: it is empty, an address, or of another form.
+    """
+    one = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
+    if re.fullmatch(rf"{one}/{one}" if owner else rf"(?:{one}/)?{one}", repo_id):
+        return
+    address = re.match(
+        rf"(?:\w+://)?[\w.-]+\.\w+(?::\d+)?/(?:models/)?({one}/{one})(?:/|$)", repo_id
+    )
+    if address:
+        raise ArtefactError(f"{repo_id} is an address. Pass the hub id in it: {address[1]}.")
+    raise ArtefactError(
+        f"{repo_id!r} is no hub id: user and name, of letters, digits and '-_.', with one slash "
+        "between them. Pass one such as user/name."
+    )
 
 
 def download(
@@ -16,6 +52,7 @@ def download(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    endpoint: str | None = None,
 ) -> Path:
     """A local folder with the files of a repository that match.
 
@@ -27,12 +64,12 @@ def download(
         token: hub token.
         cache_dir: where downloads are kept.
         local_files_only: do not ask the hub.
+        endpoint: address of the hub; huggingface_hub's own by default.
 
     Raises:
         ArtefactError: the repository cannot be read.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(
@@ -43,10 +80,128 @@ def download(
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
                 allow_patterns=list(patterns),
+                endpoint=endpoint,
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    except _failures() as error:
+        reason = _reason(error, endpoint, token)
         raise ArtefactError(
-            f"{repo_id} is neither a folder here nor readable on the hub ({reason}). {instead}"
+            f"{repo_id} is neither a folder here nor readable on the hub: {reason} {instead}"
         ) from error
+
+
+def publish(
+    repo_id: str,
+    write: Callable[[Path, str, str | None], None],
+    message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    endpoint: str | None = None,
+) -> str:
+    """Make the repository where there is none, and commit files to it, all or none.
+
+    The commit names the one that its card was read from; if somebody committed meanwhile the hub
+    refuses it, and nobody's card is overwritten.
+
+    Args:
+        repo_id: `user/name`, or `name` for one of the token holder's.
+        write: writes the files, from (folder, full id, the repository's card or `None`).
+        message: of the commit.
+        private: of a new repository; the account's default when `None`.
+        token: hub token; the one that `hf auth login` or `HF_TOKEN` gave by default.
+        create_pr: open a pull request instead of committing to `main`.
+        endpoint: address of the hub; huggingface_hub's own by default.
+
+    Returns:
+        the address of the commit, or of the pull request.
+
+    Raises:
+        ArtefactError: the id is none.
+        WriteError: the hub did not take the files; what it had is unchanged.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    check_repo_id(repo_id, owner=False)
+    if not message.strip():
+        raise WriteError("the message of the commit is empty. Say what changed.")
+    api = HfApi(token=token, endpoint=endpoint)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        head = api.repo_info(repo_id).sha
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), repo_id, _card(api, repo_id, head))
+            # upload_folder may commit twice; one commit is all or nothing.
+            files = sorted(file for file in Path(folder).iterdir() if file.is_file())
+            info = api.create_commit(
+                repo_id,
+                [CommitOperationAdd(file.name, file) for file in files],
+                commit_message=message,
+                create_pr=create_pr,
+                parent_commit=head,
+            )
+    except _failures() as error:
+        if isinstance(error, (ArtefactError, WriteError)):
+            raise
+        reason = _reason(error, endpoint, token)
+        raise WriteError(
+            f"cannot push to {repo_id}: {reason} What the hub had is unchanged."
+        ) from error
+    return str(info.pr_url or info.commit_url)
+
+
+def _card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+    """The card of a repository as it stands; `None` where there is none."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = api.hf_hub_download(repo_id, CARD, revision=revision, local_dir=folder)
+        except LocalEntryNotFoundError:
+            raise  # the hub could not be asked
+        except EntryNotFoundError:
+            return None
+        return Path(file).read_text(encoding="utf-8")
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises: of its own, of the disk, and of the http client it stands on."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client = HfHubHTTPError.__mro__[1]  # requests', httpx' or httpx2's, by version
+    return (client, OSError, ValueError)
+
+
+def _reason(error: Exception, endpoint: str | None, token: str | None) -> str:
+    """Why, and what to do, in a sentence or two."""
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, GatedRepoError):
+        return "it is gated. Ask for access on its page, and pass a token."
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or it is private and the token does not open it."
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such revision."
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set. Unset it."
+    if isinstance(error, LocalEntryNotFoundError) or (
+        status is None and type(error).__name__ in ("ConnectError", "ConnectionError")
+    ):
+        return f"{endpoint or constants.ENDPOINT} was not reached, and no copy is in the cache."
+    if status == 401:
+        known = "the token was refused" if token or get_token() else "there is no token"
+        return f"{known}. Run `hf auth login`, or set HF_TOKEN."
+    if status == 403:
+        return "the token may not write there. Make one that may, or push to your own account."
+    if status == 412:
+        return "somebody else committed meanwhile. Push again."
+    lines = str(error).strip().splitlines()
+    return f"{(lines[0] if lines else repr(error)).rstrip('.')}."

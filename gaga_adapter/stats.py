@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
-from gaga_adapter.hub import download
+from gaga_adapter.hub import check_repo_id, download, publish
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments, moments_from_state_dict
 from gaga_adapter.paths import GaussianPath
@@ -44,6 +43,10 @@ CONFIG_NAME = "gaga_config.json"
 TENSORS_NAME = "gaga_stats.safetensors"
 #: Artefacts that ship with the package, by name.
 EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
+_INSTEAD = (
+    "Pass a folder written by `gaga fit`, a hub id such as user/name, or one of: "
+    f"{', '.join(EMBEDDED)}."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +170,7 @@ class GAGAStats:
         token: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        endpoint: str | None = None,
     ) -> GAGAStats:
         """Read an artefact from a folder, a hub repository, or by the name of an embedded one.
 
@@ -177,29 +181,40 @@ class GAGAStats:
             token: hub token.
             cache_dir: where downloads are kept.
             local_files_only: do not ask the hub.
+            endpoint: address of the hub; huggingface_hub's own by default.
 
         Raises:
-            ArtefactError: there is none, it is corrupt, or of a newer schema.
+            ArtefactError: there is none, it cannot be read, it is corrupt, or of a newer schema.
         """
-        folder = Path(name_or_path)
-        if str(name_or_path) in EMBEDDED and not (folder / CONFIG_NAME).is_file():
-            folder = EMBEDDED[str(name_or_path)]
-        elif not folder.exists() and _looks_like_hub_id(str(name_or_path)):
-            folder = download(
-                str(name_or_path),
-                [CONFIG_NAME, TENSORS_NAME],
-                f"Pass a folder written by `gaga fit`, a hub id, or one of: {', '.join(EMBEDDED)}.",
-                revision,
-                token,
-                cache_dir,
-                local_files_only,
-            )
+        name, folder = str(name_or_path), Path(name_or_path)
+        if name in EMBEDDED and not (folder / CONFIG_NAME).is_file():
+            return cls._read(EMBEDDED[name], name)
+        if not name:
+            raise ArtefactError(f"the name of the statistics is empty. {_INSTEAD}")
+        if "://" in name:
+            check_repo_id(name)
+        if folder.exists() or not _looks_like_hub_id(name):
+            return cls._read(folder, name)
+        wanted = [CONFIG_NAME, TENSORS_NAME]
+        folder = download(
+            *(name, wanted, _INSTEAD, revision, token, cache_dir, local_files_only, endpoint)
+        )
+        try:
+            return cls._read(folder, name)
+        except ArtefactError as error:
+            raise ArtefactError(
+                f"{name} was downloaded and cannot be used: {error} Tell its owner, or remove "
+                f"{folder.parent.parent} to download it anew."
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path, name: str) -> GAGAStats:
+        """The artefact in a folder, which the user called `name`."""
         config_file, tensors_file = folder / CONFIG_NAME, folder / TENSORS_NAME
         missing = [f.name for f in (config_file, tensors_file) if not f.is_file()]
         if missing:
             raise ArtefactError(
-                f"no fitted statistics in {name_or_path}: {' and '.join(missing)} not found. "
-                f"Pass a folder written by `gaga fit`, a hub id, or one of: {', '.join(EMBEDDED)}."
+                f"no fitted statistics in {name}: {' and '.join(missing)} not found. {_INSTEAD}"
             )
         try:
             config = json.loads(config_file.read_text(encoding="utf-8"))
@@ -229,25 +244,40 @@ class GAGAStats:
         token: str | None = None,
         commit_message: str = "Upload GAGA statistics",
         create_pr: bool = False,
+        licence: str | None = None,
+        endpoint: str | None = None,
     ) -> str:
-        """Upload the artefact to the Hugging Face hub, creating the repository where needed.
+        """Upload the artefact and its card to the Hugging Face hub, in one commit.
+
+        The repository is made where there is none. Of a card that is there, only what stands
+        between its markers is written anew; the rest is its owner's.
+
+        Args:
+            repo_id: `user/name`, or `name` for one of your own.
+            private: of a new repository; the account's default when `None`.
+            token: hub token; that of `hf auth login` or `HF_TOKEN` by default.
+            commit_message: what changed.
+            create_pr: open a pull request instead of committing to `main`.
+            licence: of the statistics, as the hub spells it, such as `cc0-1.0`.
+            endpoint: address of the hub; huggingface_hub's own by default.
 
         Returns:
-            the address of the commit.
-        """
-        from huggingface_hub import HfApi
+            the address of the commit, or of the pull request.
 
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
+        Raises:
+            ArtefactError: the id is none, or the card on the hub has one marker of two.
+            DataError: no licence identifier.
+            WriteError: the hub did not take it; what was there is unchanged.
+        """
+        from gaga_adapter.report.card import check_licence, write_card
+
+        check_licence(licence)
+
+        def write(folder: Path, full_id: str, card: str | None) -> None:
             self.save_pretrained(folder)
-            info = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                create_pr=create_pr,
-            )
-        return str(info.commit_url)
+            write_card(self, folder, full_id, card, licence)
+
+        return publish(repo_id, write, commit_message, private, token, create_pr, endpoint)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, JSON-able."""

@@ -156,29 +156,6 @@ def test_hub_download_comes_from_the_cache(tmp_path):
     assert same(stats, again)
 
 
-def test_push_to_hub_uploads_the_folder(monkeypatch):
-    import huggingface_hub
-
-    seen = {}
-
-    class Api:
-        def __init__(self, token=None):
-            seen["token"] = token
-
-        def create_repo(self, repo_id, private, exist_ok):
-            return type("Url", (), {"repo_id": f"me/{repo_id}"})
-
-        def upload_folder(self, repo_id, folder_path, commit_message, create_pr):
-            seen.update(repo=repo_id, stats=GAGAStats.from_pretrained(folder_path))
-            return type("Info", (), {"commit_url": "https://hub/commit"})
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    stats = molecule_stats()
-    assert stats.push_to_hub("qm9-gaga", token="secret") == "https://hub/commit"
-    assert seen["repo"] == "me/qm9-gaga"
-    assert same(seen["stats"], stats)
-
-
 @pytest.mark.parametrize("name", ["edm/polynomial_2", "ddpm/linear", "karras/edm", "flow/linear"])
 def test_t_star_is_the_first_time_at_or_beyond(name):
     path = named_path(name)

@@ -1,0 +1,81 @@
+"""`gaga push`: an artefact and its card to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
+from gaga_adapter.cli.outputs import writable_folder
+from gaga_adapter.hub import check_repo_id
+from gaga_adapter.stats import GAGAStats
+
+
+def run(
+    stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="USER/NAME", help="Repository; made if there is none.")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload GAGA statistics",
+    licence: Annotated[
+        str | None, typer.Option(help="Of the statistics, such as mit or cc0-1.0.")
+    ] = None,
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="Open a pull request instead of committing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing; print the card of a new repository.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="With --dry-run: write the card and all files here instead.",
+            callback=writable_folder,
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Push fitted statistics and their card to the Hugging Face hub.
+
+    The token is that of `hf auth login` or HF_TOKEN. Others then write USER/NAME
+    wherever statistics are asked for. Of a card that is there, only the part
+    between the two gaga lines is written anew.
+    """
+    if folder is not None and not dry_run:
+        raise typer.BadParameter("it goes with --dry-run.", param_hint="--out")
+    fitted = GAGAStats.from_pretrained(stats)
+    if not dry_run:
+        address = fitted.push_to_hub(
+            repo,
+            private=private or None,
+            commit_message=message,
+            create_pr=pull_request,
+            licence=licence,
+        )
+        if as_json:
+            print_json({"repo": repo, "address": address})
+        else:
+            out.print(address, soft_wrap=True)
+        return
+    from gaga_adapter.report.card import generated, merged, write_card
+
+    check_repo_id(repo)
+    if folder is None:
+        card = merged(generated(fitted, repo, drawn=False), repo, licence=licence)
+        if as_json:
+            print_json({"repo": repo, "card": card})
+        else:
+            print(card, end="")
+        return
+    write_card(fitted, folder, repo, licence=licence)
+    fitted.save_pretrained(folder)
+    if as_json:
+        print_json({"repo": repo, "folder": str(folder)})
+    say(f"wrote {folder}: what gaga push would send. Nothing was sent.")
