@@ -94,9 +94,9 @@ def schedulers() -> Sequence[str]:
 
 def spacings() -> Sequence[str]:
     """What becomes of a scheduler's timesteps."""
-    from gaga_adapter.scheduler import SPACINGS
+    from gaga_adapter.scheduler.storage import SPACINGS
 
-    return tuple(SPACINGS)
+    return SPACINGS
 
 
 def hydrogens() -> Sequence[str]:
