@@ -143,6 +143,8 @@ def test_missing_and_unknown_files_say_what_is_allowed(tmp_path):
     (tmp_path / "gone2.sdf").write_text("x")
     with pytest.raises(DataError, match=r"no file .*gone.sdf\. Did you mean .*gone2.sdf\?"):
         read_molecules(tmp_path / "gone.sdf")
+    with pytest.raises(DataError, match=r"no file or folder .*gone\. Did you mean .*gone2.sdf\?"):
+        read_molecules(tmp_path / "gone")
     with pytest.raises(DataError, match=rf"cannot tell what mols.pdb is. {allowed}.*obabel"):
         read_molecules("mols.pdb")
     with pytest.raises(DataError, match=r"no split 'dev'"):

@@ -11,6 +11,7 @@ from rdkit.Chem import rdDetermineBonds, rdDistGeom
 
 from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError
 from gaga_adapter.molecules.chemistry import to_rdkit
+from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats import read_molecules, sdf_text, stream_molecules
 
 ASPIRIN, GLYCINE, BENZENE = "CC(=O)Oc1ccccc1C(=O)O", "[NH3+]CC(=O)[O-]", "c1ccccc1"
@@ -214,6 +215,8 @@ def test_ase_database_with_a_deleted_row(tmp_path, mols, monkeypatch):
             database.write(image, data={"large": [0.0] * 10}, gap=-1.0)
     database.delete([2])
     check(read_molecules(tmp_path / "a.db"), [mols[0], mols[2], *mols])
+    share = stream_molecules(tmp_path / "a.db", batch_size=2, share=(1, 2))
+    check(MoleculeSet.concatenate(list(share)), mols[:2])
 
 
 def test_what_is_no_database(tmp_path, monkeypatch):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from gaga_adapter.errors import DataError, MissingExtraError
 from gaga_adapter.molecules.formats.record import Format, Record
 
-_ROWS = 1000  # fetched at a time; ase itself fetches all that is asked for
+_ROWS = 512  # fetched at a time; ase itself fetches all that is asked for
 _COLUMNS = ["id", "numbers", "positions", "pbc", "charge"]
 
 
-class AseDatabase(Format[Any]):
+class AseDatabase(Format[int]):
     """One ASE database.
 
     Args:
@@ -25,34 +27,42 @@ class AseDatabase(Format[Any]):
 
     def __init__(self, path: Path) -> None:
         self.name, self._path = str(path), path
+        self._fetched: dict[int, Any] = {}
         try:
             import ase.db  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("ase", "ase") from error
 
-    def records(self) -> Iterator[Any]:
-        """Rows in the order of their id."""
-        import sqlite3
-
-        from ase.db import connect
-
+    def records(self) -> Iterator[int]:
+        """The ids of the rows, in order."""
         try:
-            database = connect(self._path, type="db")
-            last = [row.id for row in database.select(sort="-id", limit=1, columns=["id"])]
-            for start in range(0, last[0] + 1 if last else 0, _ROWS):
-                yield from database.select(
-                    [("id", ">=", start), ("id", "<", start + _ROWS)],
-                    columns=_COLUMNS,
-                    include_data=False,
-                )
-        except (sqlite3.Error, KeyError, ValueError) as error:
+            with closing(
+                sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+            ) as db:
+                for (row,) in db.execute("SELECT id FROM systems ORDER BY id"):
+                    yield row
+        except sqlite3.Error as error:
             raise DataError(f"{self.name} is no ASE database: {error}.") from error
 
-    def molecule(self, piece: Any, index: int) -> Record:  # noqa: ANN401  # an ase row
-        """Elements and positions of one row."""
+    def molecule(self, piece: int, index: int) -> Record:
+        """Elements and positions of one row; the rows behind it are fetched with it."""
+        if piece not in self._fetched:
+            self._fetched = self._fetch(piece)
+        row = self._fetched.pop(piece)
         return Record.of(
-            piece.positions,
-            piece.numbers,
-            is_charged=bool(getattr(piece, "charge", 0)),
-            is_periodic=bool(piece.pbc.any()),
+            row.positions,
+            row.numbers,
+            is_charged=bool(getattr(row, "charge", 0)),
+            is_periodic=bool(row.pbc.any()),
         )
+
+    def _fetch(self, first: int) -> dict[int, Any]:
+        from ase.db import connect
+
+        rows = connect(self._path, type="db").select(
+            [("id", ">=", first), ("id", "<", first + _ROWS)], columns=_COLUMNS, include_data=False
+        )
+        try:
+            return {row.id: row for row in rows}
+        except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"cannot be read by ase: {error}") from error

@@ -8,6 +8,7 @@ skips the others cheaply, and one malformed molecule does not end the file.
 from __future__ import annotations
 
 import gzip
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ class NotEmbedded(DataError):
     """No geometry was found for a molecular graph; not a fault of the file."""
 
 
-class Format(Generic[Piece]):
+class Format(ABC, Generic[Piece]):
     """A source of molecules.
 
     Attributes:
@@ -108,14 +109,15 @@ class Format(Generic[Piece]):
     name: str
     states_bonds: bool = False
 
+    @abstractmethod
     def records(self) -> Iterator[Piece]:
         """Pieces of one molecule each, in order; cheap, and with memory for one of them.
 
         Raises:
             DataError: what follows cannot be cut into molecules.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def molecule(self, piece: Piece, index: int) -> Record:
         """The molecule in one piece.
 
@@ -126,7 +128,6 @@ class Format(Generic[Piece]):
         Raises:
             DataError: the reason why there is none, to be read behind "molecule 3".
         """
-        raise NotImplementedError
 
     def elements(self, piece: Piece, index: int) -> set[int]:
         """Atomic numbers that occur in one piece; raises like `molecule`."""

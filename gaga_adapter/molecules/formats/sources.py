@@ -107,7 +107,7 @@ def _file(path: Path, hydrogens: Hydrogens, embed: bool, seed: int) -> Format[An
         ".csv": lambda: SmilesFile(path, seed),
     }
     kind = _kind(path)
-    if kind not in readers:
+    if kind not in readers and (path.suffix or path.exists()):
         raise DataError(
             f"cannot tell what {path} is. Allowed: {ALLOWED}. Open Babel converts others: "
             f"obabel {path.name} -O {path.stem}.sdf"
@@ -116,7 +116,7 @@ def _file(path: Path, hydrogens: Hydrogens, embed: bool, seed: int) -> Format[An
         siblings = [one.name for one in path.parent.glob("*")]
         close = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f" Did you mean {path.parent / close[0]}?" if close else ""
-        raise DataError(f"there is no file {path}.{hint}")
+        raise DataError(f"there is no file{'' if path.suffix else ' or folder'} {path}.{hint}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty. Pass a file with at least one molecule.")
     if kind in GRAPHS and not embed:
