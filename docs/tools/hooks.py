@@ -7,11 +7,12 @@
 - `<!-- page?: benchmarks/SAMPLING.md -->` becomes that page, as a section, once there is one;
 - `{{ references: curves/paper/value/3 | .1f }}` becomes that number of benchmarks/results;
 - `figures/NAME.png` are those of benchmarks/results;
-- a page of the API for every public module; and the changelog.
+- a page of the API for every public module, one of the scripts in examples/, and the changelog.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -103,6 +104,20 @@ def _source(module: str) -> str:
     return f"{path}.py" if (ROOT / f"{path}.py").is_file() else f"{path}/__init__.py"
 
 
+def examples() -> str:
+    """The scripts of examples/ as a page; empty where there are none."""
+    parts = []
+    for script in sorted((ROOT / "docs" / "examples").glob("*.py")):
+        text = script.read_text(encoding="utf-8")
+        told = ast.get_docstring(ast.parse(text)) or ""
+        code = re.sub(r'^(?:#![^\n]*\n)?r?""".*?"""\n+', "", text, count=1, flags=re.DOTALL)
+        parts.append(
+            f"## {script.stem}\n\n`docs/examples/{script.name}`\n\n````text\n{told}\n````\n\n"
+            f"````python\n{code}````\n"
+        )
+    return "# Examples\n\nScripts that run as they are.\n\n" + "\n".join(parts) if parts else ""
+
+
 def on_config(config: Any) -> Any:  # noqa: ANN401 - of mkdocs
     """Put the pages of the API into the navigation."""
     for entry in config.nav:
@@ -112,6 +127,8 @@ def on_config(config: Any) -> Any:  # noqa: ANN401 - of mkdocs
                 pages = [{public_name(m).removeprefix("gaga_adapter."): _uri(m)} for m in modules]
                 subjects.append({subject: pages})
             entry["API"] = subjects
+    if examples():
+        config.nav.insert(2, {"Examples": "examples.md"})
     return config
 
 
@@ -131,6 +148,8 @@ def on_files(files: Files, config: Any) -> Files:  # noqa: ANN401 - of mkdocs
             listed.append(f"- [`{name}`]({_uri(module).removeprefix('api/')})")
     index = (ROOT / "docs" / "tools" / "api.md").read_text(encoding="utf-8")
     page("api/index.md", index + "\n".join(listed) + "\n")
+    if examples():
+        page("examples.md", examples())
     page("changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     for picture in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
         files.append(File.generated(config, f"figures/{picture.name}", abs_src_path=str(picture)))
