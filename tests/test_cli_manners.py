@@ -116,7 +116,7 @@ def test_paths_are_printed_as_they_are(capsys, monkeypatch):
         ),
         (["criteria", "a.npy", "--plot", "."], "cannot write .: it is a folder"),
         (["criteria", "a.npy", "--plot", "/proc/a.png"], "cannot write /proc/a.png"),
-        (["run", "edm", "--criterion", "certificat", "--", "a.py"], "'certificat' is none of"),
+        (["run", "edm", "--criterion", "certificates", "--", "a.py"], "'certificates' is none of"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
@@ -338,8 +338,8 @@ def test_completion_in_bash(complete, line, names):
 def test_the_names_are_those_of_the_library():
     from typing import get_args
 
-    from gaga_adapter.moments.dense import DenseKind
     from gaga_adapter.molecules.formats import Hydrogens
+    from gaga_adapter.moments.dense import DenseKind
 
     assert set(choices.covariances()) == set(get_args(DenseKind))
     assert set(choices.hydrogens()) == set(get_args(Hydrogens))

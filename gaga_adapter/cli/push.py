@@ -42,11 +42,14 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Push fitted statistics and their card to the Hugging Face hub.
+    """Push statistics and their card to the Hugging Face hub.
 
-    The token is that of `hf auth login` or HF_TOKEN. Others then write USER/NAME
+    The token is that of hf auth login, or HF_TOKEN. Others then write USER/NAME
     wherever statistics are asked for. Of a card that is there, only the part
     between the two gaga lines is written anew.
+
+      gaga push stats/ me/my-stats --dry-run
+      gaga push stats/ me/my-stats --private
     """
     if folder is not None and not dry_run:
         raise typer.BadParameter("it goes with --dry-run.", param_hint="--out")
