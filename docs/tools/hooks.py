@@ -111,9 +111,10 @@ def examples() -> str:
         text = script.read_text(encoding="utf-8")
         told = ast.get_docstring(ast.parse(text)) or ""
         code = re.sub(r'^(?:#![^\n]*\n)?r?""".*?"""\n+', "", text, count=1, flags=re.DOTALL)
+        told = re.sub(r"\b(t|sigma)\*", r"\1\\*", told)
         parts.append(
-            f"## {script.stem}\n\n`docs/examples/{script.name}`\n\n````text\n{told}\n````\n\n"
-            f"````python\n{code}````\n"
+            f"## {script.stem.replace('_', ' ')}\n\n{told}\n\n`docs/examples/{script.name}`\n\n"
+            f"```python\n{code}```\n"
         )
     return "# Examples\n\nScripts that run as they are.\n\n" + "\n".join(parts) if parts else ""
 
