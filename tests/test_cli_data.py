@@ -214,7 +214,7 @@ def test_heavy_atoms_get_their_hydrogens_before_they_are_judged(gaga, tmp_path):
         (["evaluate", "a.smi"], "a.smi holds SMILES"),
         (["evaluate", "good.xyz", "--against", "gone.sdf"], "there is no file gone.sdf"),
         (["evaluate", "good.xyz", "--hydrogens", "add"], "good.xyz states no bonds"),
-        (["evaluate", "good.xyz", "--hydrogens", "yes"], "hydrogens='yes'. Allowed: keep"),
+        (["evaluate", "good.xyz", "--hydrogens", "yes"], "'yes' is none of keep, remove, add"),
         (["fit", "good.xyz", "--out", "x", "--hydrogens", "remove"], "good.xyz: molecule 0 has no"),
         (["fit", "good.xyz", "--out", "x", "--elements", "H,Qq"], "unknown element 'Qq'"),
         (["criteria", "gone.db"], "there is no file gone.db"),
