@@ -15,6 +15,7 @@ wrapping.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaga_adapter.criteria.levels import coefficients, drawn, noised
-from gaga_adapter.errors import StatsMismatchError, TruncationError
+from gaga_adapter.errors import GAGAWarning, StatsMismatchError, TruncationError
 from gaga_adapter.layout import AtomLayout, DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.paths import NAMED_PATHS, named_path
@@ -183,14 +184,19 @@ def savings(stats: GAGAStats) -> tuple[Saving, ...]:
     found = []
     for schedule, solver, scheduler, n in rows:
         scheduler.set_timesteps(n)
-        full, kept = len(scheduler.timesteps), None
+        full = len(scheduler.timesteps)
         try:
-            fresh = type(scheduler).from_config(scheduler.config)
-            wrapped = GAGAScheduler.from_pretrained(fresh, stats=stats)
+            stats.t_star(scheduler)
+        except TruncationError:  # the schedule never gets that noisy; the table says so
+            found.append(Saving(schedule, solver, n, full, None))
+            continue
+        wrapped = GAGAScheduler.from_pretrained(scheduler, stats=stats)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", GAGAWarning
+            )  # a grid that begins within t* saves nothing
             wrapped.set_timesteps(n)
-            kept = min(len(wrapped.timesteps), full)
-        except TruncationError:
-            pass  # the schedule never gets that noisy; the table says so
+        kept = min(len(wrapped.timesteps), full)
         found.append(Saving(schedule, solver, n, full, kept))
     return tuple(found)
 

@@ -190,7 +190,8 @@ def _savings(facts: Facts) -> str:
         )
     table = (
         '<table class="calls"><caption>Network calls from t* on, of those of the full trajectory, '
-        "counted on diffusers schedulers with the spacing <code>suffix</code>.</caption><thead><tr>"
+        "counted on diffusers schedulers with the spacing <code>suffix</code>; some need one call "
+        "to take in the start.</caption><thead><tr>"
         '<th scope="col">schedule and solver</th><th scope="col">calls</th>'
         '<th scope="col" class="number">calls left</th>'
         f'<th scope="col" class="number">saved</th></tr></thead><tbody>{"".join(rows)}</tbody>'

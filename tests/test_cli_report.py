@@ -1,0 +1,110 @@
+"""`gaga report` as a user types it: the page, its json, and one line for a mistake."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from gaga_adapter import GAGAStats
+from gaga_adapter.cli import main
+from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.encoding import encode
+from gaga_adapter.molecules.formats import write_sdf
+from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+
+
+@pytest.fixture
+def gaga(monkeypatch, capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def chains(tmp_path):
+    """A folder with statistics of chains, and the SDF file they were fitted on."""
+    generator = np.random.default_rng(0)
+    made = []
+    for _ in range(200):
+        n = int(generator.integers(4, 9))
+        x = np.cumsum(generator.normal(size=(n, 3)) * 0.3 + [1.2, 0, 0], axis=0)
+        made.append((x, generator.choice([1, 6], size=n)))
+    molecules = MoleculeSet.from_list(made, "chains")
+    layout = MoleculeLayout(("H", "C"))
+    moments = ExchangeableMoments(layout.n_features)
+    moments.update(*encode(molecules, layout))
+    GAGAStats(layout, moments, 0.2, None, {"data": "chains"}).save_pretrained(tmp_path / "stats")
+    write_sdf(molecules, tmp_path / "chains.sdf")
+    return tmp_path / "stats", tmp_path / "chains.sdf"
+
+
+def test_page_of_molecules_and_its_json(gaga, chains, tmp_path):
+    stats, sdf = chains
+    file = tmp_path / "page.html"
+    code, out, err = gaga(
+        "report", stats, "--data", sdf, "--samples", sdf, "--criteria", "none", "--items", 100,
+        "--json", "--out", file,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "wrote" in err
+    document = json.loads(out)
+    assert document["stats"] == json.loads(json.dumps(GAGAStats.from_pretrained(stats).to_dict()))
+    assert document["data"] == {"name": str(sdf), "count": 100}
+    assert document["samples"]["count"] == 200
+    assert document["written"]
+    assert document["criteria"] == {}
+    page = file.read_text(encoding="utf-8")
+    assert "chains: sampling can start at step" in page
+    assert 'aria-label="molecule C' in page
+
+
+def test_further_curves_against_the_start_that_was_fitted(gaga, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(400, 2, 2, generator=generator) - 0.5
+    moments = DenseMoments((2, 2))
+    moments.update(x)
+    GAGAStats(DenseLayout((2, 2)), moments, 0.0, None, {}).save_pretrained(tmp_path / "stats")
+    np.save(tmp_path / "x.npy", x.numpy())
+    code, out, err = gaga(
+        "report", tmp_path / "stats", "--data", tmp_path / "x.npy", "--json", "--quiet",
+        "--out", tmp_path / "page.html",
+    )  # fmt: skip
+    assert code == 0, err
+    assert err == ""
+    found = json.loads(out)["criteria"]["cumulant"]
+    assert found["curve"]["reference"] == "channel"
+    assert found["curve"]["n_samples"] == 400
+    noise, data = found["interval"]
+    assert noise <= found["log_snr_star"] + 0.3
+    assert noise <= data
+
+
+def test_mistakes_are_one_line(gaga, chains, tmp_path):
+    stats, sdf = chains
+    page = tmp_path / "page.html"
+    code, _, err = gaga("report", stats, "--criteria", "ks_mi", "--out", page)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--criteria ks_mi given without --data" in err
+    code, _, err = gaga("report", stats, "--data", "x.npy", "--out", page)
+    assert code == 2
+    assert "Pass molecules" in err
+    latent = ExchangeableMoments(1)
+    latent.update(torch.randn(50, 4, 4, generator=torch.Generator().manual_seed(0)))
+    GAGAStats(AtomLayout(1), latent, 0.0).save_pretrained(tmp_path / "latent")
+    code, _, err = gaga("report", tmp_path / "latent", "--data", sdf, "--out", page)
+    assert code == 2
+    assert "no file holds" in err
+    code, _, err = gaga("report", tmp_path / "latent", "--model", "embedded", "--out", page)
+    assert code == 2
+    assert "--model samples molecules" in err
+    assert not page.exists()
