@@ -82,6 +82,8 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.molecules.encoding",
         "gaga_adapter.molecules.metrics",
         "gaga_adapter.molecules.shape",
+        "gaga_adapter.molecules.distances",
+        "gaga_adapter.molecules.plausibility",
         "gaga_adapter.molecules.draw",
         "gaga_adapter.molecules.denoiser",
         "gaga_adapter.molecules.pipeline",
