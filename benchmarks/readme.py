@@ -1,4 +1,4 @@
-"""Writes the measured tables into README.md and CRITERIA.md, between their markers.
+"""Writes the measured tables into README.md, CRITERIA.md and SCALING.md, between their markers.
 
 python benchmarks/readme.py            write
 python benchmarks/readme.py --check    exit 1 if a page is older than the results
@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+import scaling
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -198,6 +200,7 @@ def published_table(found: dict[str, Any]) -> str:
 
 
 README, CRITERIA = ROOT / "README.md", RESULTS.parent / "CRITERIA.md"
+SCALING = RESULTS.parent / "SCALING.md"
 TABLES = {
     "quality": (README, quality_table),
     "references": (README, references_table),
@@ -206,12 +209,13 @@ TABLES = {
     "criteria_power": (CRITERIA, power_table),
     "criteria_speed": (CRITERIA, published_table),
     "modalities": (CRITERIA, modalities_table),
+    "scaling": (SCALING, scaling.markdown),
 }
 
 
 def main() -> None:
     """Replace what stands between the markers."""
-    old = {file: file.read_text(encoding="utf-8") for file in (README, CRITERIA)}
+    old = {file: file.read_text(encoding="utf-8") for file in (README, CRITERIA, SCALING)}
     new = dict(old)
     for name, (file, table) in TABLES.items():
         found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
