@@ -1,263 +1,110 @@
 """Train the compact denoiser on QM9, and write it as the pipeline that the package ships.
 
     python benchmarks/train_qm9.py --out runs/qm9 --steps 20000
+    torchrun --nproc-per-node 2 benchmarks/train_qm9.py --out runs/qm9
+    python benchmarks/train_qm9.py --out runs/short --mode truncated --t-star 525
+    python benchmarks/train_qm9.py --out runs/qm9 --plot runs/qm9/metrics.png
     python benchmarks/train_qm9.py --out runs/qm9 --ship gaga_adapter/molecules/assets/qm9
 
-The state is saved every `--save-every` steps and found again by itself: start the same command
-after an interruption and it goes on with the same batches, noise and learning rates. `--ship
-FOLDER` writes the averaged weights in half precision as a `MoleculePipeline`; that is all it takes
-to replace the model.
-
-The loss is the error of the predicted clean molecule: positions weighted by 1 / c_out^2 (Karras et
-al. 2022), elements by cross-entropy. Noise levels are half uniform in t of `edm/polynomial_2`,
-stratified over the batch, and half log-normal in sigma, which spends more on the scale of bond
-lengths.
+Start the same command after an interruption and it goes on, to the same weights (`qm9_training.py`
+has the loop). Under `torchrun` or `accelerate launch` the processes share each batch. `--mode
+truncated` trains in [0, t*] alone, with everything else as in `full`. `--ship FOLDER` writes the
+averaged weights in half precision as a `MoleculePipeline`; that is all it takes to replace the
+model.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import time
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
+from qm9_training import METRICS, STATE, Recipe, Run, averaged, validate
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from gaga_adapter.molecules.denoiser import MoleculeDenoiser
+from gaga_adapter import GAGAScheduler
+from gaga_adapter.atomic import replacing
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.metrics import evaluate
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.molecules.qm9 import load_qm9
-from gaga_adapter.paths import named_path
+from gaga_adapter.processes import process_index
 from gaga_adapter.solvers import scheduler_named
-from gaga_adapter.subspace import remove_mean
-
-SCHEDULE = "edm/polynomial_2"
 
 
 def main() -> None:
-    """Train, resume or ship."""
-    args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    """Train, resume, plot or ship."""
+    args = arguments()
     if args.ship is not None:
-        ship(args.out / "state.pt", args.ship)
+        ship(args.out / STATE, args.ship)
+        return
+    if args.plot is not None:
+        plot(args.out / METRICS, args.plot)
         return
     if args.threads:
         torch.set_num_threads(args.threads)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group()
+    train(args)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def train(args: argparse.Namespace) -> None:
+    """From the latest state in the folder to the last step."""
     device = torch.device(args.device)
-    torch.manual_seed(args.seed)  # initial weights; everything else has its own generator
-    model = MoleculeDenoiser(
-        width=args.width,
-        pair_width=args.pair_width,
-        n_layers=args.layers,
-        n_vectors=args.vectors,
-        n_heads=8,
-    ).to(device)
-    average = {name: value.detach().clone() for name, value in model.named_parameters()}
-    optimizers = make_optimizers(model, args)
-    step = 0
-    state_file = args.out / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        average = state["average"]
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step = state["step"]
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    run = Run(recipe(args), args.out, device)
+    x, mask = encode(load_qm9("train").subset(slice(args.molecules)), run.model.layout)
+    valid, valid_mask = encode(load_qm9("valid").subset(range(512)), run.model.layout)
+    if process_index() == 0:
+        count = sum(p.numel() for p in run.model.parameters())
+        print(f"{count:,} parameters, {len(x):,} molecules, from step {run.step:,}", flush=True)
 
-    train, train_mask = encode(load_qm9("train"), model.layout)
-    valid, valid_mask = encode(load_qm9("valid").subset(range(512)), model.layout)
-    sampler = Batches(train_mask.sum(1), args.batch_size, args.seed)
-    print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(train):,} molecules, "
-        f"{len(sampler):,} steps an epoch, from step {step:,}",
-        flush=True,
-    )
+    def judge(run: Run) -> dict[str, float]:
+        model = run.averaged().to(device)
+        found = validate(model, valid, valid_mask, run.recipe.t_star)
+        return found | sampled(MoleculePipeline(model, edm_scheduler()), valid_mask, args)
+
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}")]
-    with (
-        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress,
-        (args.out / "metrics.jsonl").open("a") as log,
-    ):
-        bar = progress.add_task("training", total=args.steps, completed=step)
-        running, began = torch.zeros(2), time.perf_counter()
-        while step < args.steps:
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["base_lr"] * learning_rate(step, args.steps, args.warmup)
-            rows = sampler.rows(step)
-            n_max = int(train_mask[rows].sum(1).max())
-            x0, mask = train[rows, :n_max].to(device), train_mask[rows, :n_max].to(device)
-            generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                position, element = losses(model, x0, mask, generator)
-                loss = position + args.element_weight * element
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip)
-            for optimizer in optimizers:
-                optimizer.step()
-            step += 1
-            decay = min(args.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, value in model.named_parameters():
-                    average[name].lerp_(value, 1 - decay)
-            running += torch.stack([position.detach(), element.detach()]).cpu()
-            progress.update(bar, completed=step)
-            if step % args.log_every == 0 or step == args.steps:
-                rate = args.log_every / (time.perf_counter() - began)
-                line: dict[str, float] = {
-                    "step": step,
-                    "position": float(running[0]) / args.log_every,
-                    "element": float(running[1]) / args.log_every,
-                    "steps_per_second": rate,
-                }
-                if step % args.valid_every == 0 or step == args.steps:
-                    line |= validate(model, average, valid.to(device), valid_mask.to(device))
-                    line |= sample(model, average, valid_mask.sum(1)[: args.sample_size])
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                progress.console.print(" ".join(f"{k}={v:.4g}" for k, v in line.items()))
-                running, began = torch.zeros(2), time.perf_counter()
-            if step % args.save_every == 0 or step == args.steps:
-                save(state_file, model, average, optimizers, step)
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=process_index() > 0
+    ) as progress:
+        bar = progress.add_task("training", total=args.steps, completed=run.step)
 
+        def log(line: dict[str, float]) -> None:
+            progress.update(bar, completed=line["step"])
+            progress.console.print(" ".join(f"{k}={v:.4g}" for k, v in line.items()))
 
-def losses(
-    model: MoleculeDenoiser, x0: Tensor, mask: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Weighted squared error of positions per degree of freedom, cross-entropy per atom.
-
-    Args:
-        model: the denoiser.
-        x0: clean molecules (B, N, 3+F).
-        mask: (B, N).
-        generator: of noise and noise levels.
-
-    Returns:
-        two means over the batch, ().
-    """
-    batch = len(x0)
-    sigma = noise_levels(batch, generator).to(x0)
-    noise = torch.randn(x0.shape, generator=generator).to(x0) * mask[..., None]
-    noise = torch.cat([remove_mean(noise[..., :3], mask), noise[..., 3:]], -1)
-    predicted = model(x0 + sigma[:, None, None] * noise, sigma, mask)
-    std = model.config.position_std
-    c_out_square = (sigma * std).square() / (sigma.square() + std**2)
-    error = (predicted.sample[..., :3].float() - x0[..., :3]).square().sum((1, 2))
-    n_atoms = mask.sum(1)
-    position = (error / c_out_square / (3 * (n_atoms - 1).clamp_min(1))).mean()
-    element = x0[..., 3 : 3 + predicted.logits.shape[-1]].argmax(-1)
-    entropy = torch.nn.functional.cross_entropy(
-        predicted.logits.float().transpose(1, 2), element, reduction="none"
-    )
-    return position, ((entropy * mask).sum(1) / n_atoms).mean()
-
-
-def noise_levels(batch: int, generator: torch.Generator) -> Tensor:
-    """Sigma = b / a of one batch: half uniform in t and stratified, half log-normal."""
-    half = batch // 2
-    path = named_path(SCHEDULE)
-    t = (torch.arange(half) + torch.rand(half, generator=generator)) / max(half, 1)
-    uniform = torch.exp(-0.5 * path.log_snr(t * 0.999 + 0.0005)).float()
-    normal = torch.exp(torch.randn(batch - half, generator=generator) * 1.2 - 1.6)
-    return torch.cat([uniform, normal]).clamp(2e-3, 300)
-
-
-def make_optimizers(
-    model: MoleculeDenoiser, args: argparse.Namespace
-) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between hidden streams, AdamW for everything else."""
-    hidden, rest = [], []
-    for name, parameter in model.named_parameters():
-        is_hidden = parameter.ndim == 2 and name.startswith("layers")
-        (hidden if is_hidden and args.muon_lr else rest).append(parameter)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
-    ]
-    if hidden:
-        optimizers.append(
-            torch.optim.Muon(
-                hidden,
-                lr=args.muon_lr,
-                weight_decay=args.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
+        run.train(
+            *(x, mask, log),
+            save_every=args.save_every,
+            log_every=args.log_every,
+            judge=judge if args.sample_size else None,
+            judge_every=args.valid_every,
+            compiled=args.compile,
         )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-    return optimizers
 
 
-def learning_rate(step: int, steps: int, warmup: int) -> float:
-    """Factor of the base rate: a linear rise, then a cosine down to 1%."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-class Batches:
-    """Batches of molecules of nearly one size, the same for the same seed and step."""
-
-    def __init__(self, n_atoms: Tensor, batch_size: int, seed: int, pool: int = 32) -> None:
-        self.n_atoms, self.batch_size, self.seed, self.pool = n_atoms, batch_size, seed, pool
-        self._epoch, self._rows = -1, torch.empty(0, dtype=torch.long)
-
-    def __len__(self) -> int:
-        return len(self.n_atoms) // self.batch_size
-
-    def rows(self, step: int) -> Tensor:
-        """Molecules of one step, (batch_size,)."""
-        epoch, index = divmod(step, len(self))
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 7919 + epoch)
-            order = torch.randperm(len(self.n_atoms), generator=generator)
-            order = order[: len(self) * self.batch_size]
-            chunks = order.split(self.batch_size * self.pool)
-            by_size = torch.cat([c[self.n_atoms[c].argsort(stable=True)] for c in chunks])
-            batches = by_size.view(-1, self.batch_size)
-            self._rows = batches[torch.randperm(len(batches), generator=generator)]
-            self._epoch = epoch
-        return self._rows[index]
-
-
-@torch.no_grad()
-def validate(
-    model: MoleculeDenoiser, average: dict[str, Tensor], x0: Tensor, mask: Tensor
-) -> dict[str, float]:
-    """Losses of the averaged weights on held-out molecules with fixed noise."""
-    own = {name: value.detach().clone() for name, value in model.named_parameters()}
-    model.load_state_dict(average)
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(2)
-    parts = zip(x0.split(64), mask.split(64), strict=True)
-    for part, part_mask in parts:
-        total += torch.stack(losses(model, part, part_mask, generator)).cpu() * len(part)
-    model.load_state_dict(own)
-    return {
-        "valid_position": float(total[0]) / len(x0),
-        "valid_element": float(total[1]) / len(x0),
-    }
-
-
-def sample(model: MoleculeDenoiser, average: dict[str, Tensor], sizes: Tensor) -> dict[str, float]:
-    """Stability and validity of molecules of these sizes (n,), by the averaged weights.
+def sampled(pipeline: MoleculePipeline, mask: Tensor, args: argparse.Namespace) -> dict[str, float]:
+    """Stability and validity of a few molecules, from t* for a model that was trained up to there.
 
     DPM-Solver++ in 25 calls: quick enough to look at while training goes on.
     """
-    copy = MoleculeDenoiser(**saved_config(model))
-    copy.load_state_dict(average)
-    copy.to(next(model.parameters()).device)
-    pipeline = MoleculePipeline(copy, scheduler_named("dpm++", edm_scheduler()))
+    pipeline.scheduler = scheduler_named("dpm++", pipeline.scheduler)
+    if args.mode == "truncated":
+        pipeline.scheduler = GAGAScheduler.from_pretrained(
+            pipeline.scheduler, stats="qm9", t_star=args.t_star, spacing="respace"
+        )
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
+    sizes = mask.sum(1)[: args.sample_size]
     found = evaluate(pipeline(n_atoms=sizes, num_inference_steps=25, generator=generator).molecules)
     return {
         "atom_stability": found.atom_stability.value,
@@ -266,41 +113,12 @@ def sample(model: MoleculeDenoiser, average: dict[str, Tensor], sizes: Tensor) -
     }
 
 
-def saved_config(model: MoleculeDenoiser) -> dict[str, Any]:
-    """What makes a model of the same kind."""
-    return {name: value for name, value in model.config.items() if not name.startswith("_")}
-
-
-def save(
-    file: Path,
-    model: MoleculeDenoiser,
-    average: dict[str, Tensor],
-    optimizers: list[torch.optim.Optimizer],
-    step: int,
-) -> None:
-    """Write the whole state under another name, then rename: never half a file."""
-    temporary = file.with_suffix(".tmp")
-    torch.save(
-        {
-            "step": step,
-            "config": saved_config(model),
-            "model": model.state_dict(),
-            "average": average,
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        },
-        temporary,
-    )
-    os.replace(temporary, file)
-
-
 def ship(state_file: Path, folder: Path) -> None:
     """Write the averaged weights in half precision as a `MoleculePipeline`."""
     state = torch.load(state_file, map_location="cpu", weights_only=True)
-    model = MoleculeDenoiser(**state["config"])
-    model.load_state_dict(state["average"])
     sizes = torch.as_tensor(load_qm9("train").n_atoms).bincount()
     pipeline = MoleculePipeline(
-        denoiser=model.half(),
+        denoiser=averaged(state).half(),
         scheduler=edm_scheduler(),
         size_counts=[int(count) for count in sizes],
     )
@@ -308,13 +126,67 @@ def ship(state_file: Path, folder: Path) -> None:
     print(f"step {state['step']:,} -> {folder}")
 
 
-def parse_args() -> argparse.Namespace:
+def plot(metrics: Path, picture: Path) -> None:
+    """Losses in training and on held-out molecules, and the quality of the samples, by step."""
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    panels = {
+        "error of positions, weighted": ("position", "valid_position"),
+        "cross-entropy of elements, nats": ("element", "valid_element"),
+        "share of samples": ("atom_stability", "molecule_stability", "validity"),
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(12, 3.4), layout="constrained")
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            at = [(line["step"], line[name]) for line in lines if name in line]
+            if at:
+                axis.plot(*zip(*at, strict=True), label=name.replace("_", " "))
+        axis.set(xlabel="optimizer steps", title=title)
+        if axis.has_data():
+            axis.legend(frameon=False)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format=picture.suffix.lstrip(".") or "png", dpi=120)
+    plt.close(figure)
+
+
+def recipe(args: argparse.Namespace) -> Recipe:
+    """What the command line says of the weights."""
+    net = {
+        "width": args.width,
+        "pair_width": args.pair_width,
+        "n_layers": args.layers,
+        "n_vectors": args.vectors,
+        "n_heads": 8,
+    }
+    return Recipe(
+        steps=args.steps,
+        t_star=args.t_star if args.mode == "truncated" else None,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        muon_lr=args.muon_lr,
+        weight_decay=args.weight_decay,
+        warmup=args.warmup,
+        clip=args.clip,
+        ema=args.ema,
+        element_weight=args.element_weight,
+        bf16=args.bf16,
+        net=net,
+    )
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/qm9"))
     parser.add_argument("--ship", type=Path, default=None, help="write the pipeline here and stop")
+    parser.add_argument("--plot", type=Path, default=None, help="draw the metrics here and stop")
+    parser.add_argument("--mode", choices=("full", "truncated"), default="full")
+    parser.add_argument("--t-star", type=int, default=525, help="of 1000 steps, when truncated")
     parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
+    parser.add_argument("--molecules", type=int, default=None, help="the first so many, of all")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--muon-lr", type=float, default=3e-3, help="0 trains all with AdamW")
     parser.add_argument("--weight-decay", type=float, default=1e-2)
@@ -330,13 +202,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--compile", action="store_true", help="torch.compile, for a GPU")
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--valid-every", type=int, default=1000)
     parser.add_argument("--sample-size", type=int, default=64, help="molecules to judge then")
     parser.add_argument("--save-every", type=int, default=500)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.bf16 is None:
-        args.bf16 = args.device != "cpu"
+        args.bf16 = not args.device.startswith("cpu")
     return args
 
 

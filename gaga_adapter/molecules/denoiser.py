@@ -50,6 +50,11 @@ class DenoiserOutput(BaseOutput):  # type: ignore[misc]
     logits: Tensor
 
 
+def _full_precision(positions: Tensor) -> torch.autocast:
+    """No autocast: a square of differences loses bond lengths in 8 bits. Nothing without one."""
+    return torch.autocast(positions.device.type, enabled=False)
+
+
 class _Layer(nn.Module):
     """One round: pairs look at both atoms and their vectors, which then gather from the pairs."""
 
@@ -77,12 +82,14 @@ class _Layer(nn.Module):
         scale_1, shift_1, scale_2, shift_2 = self.modulation(cond)[:, None].chunk(4, -1)
         x = self.norm(h) * (1 + scale_1) + shift_1
 
-        products = v @ v.transpose(-1, -2)  # (B, K, N, N)
-        square = products.diagonal(dim1=-1, dim2=-2)
-        distance = square[..., None] + square[..., None, :] - 2 * products
-        distance = rearrange((distance.clamp_min(0) + 1e-4).sqrt(), "b k i j -> b i j k")
+        with _full_precision(v):
+            products = v @ v.transpose(-1, -2)  # (B, K, N, N)
+            square = products.diagonal(dim1=-1, dim2=-2)
+            distance = square[..., None] + square[..., None, :] - 2 * products
+            distance = rearrange((distance.clamp_min(0) + 1e-4).sqrt(), "b k i j -> b i j k")
+            seen_distance = self.products_to_pair(distance)
         left, right = self.atom_to_pair(x).chunk(2, -1)
-        u = e + left[:, :, None] + right[:, None] + self.products_to_pair(distance)
+        u = e + left[:, :, None] + right[:, None] + seen_distance
         u = functional.silu(self.pair_hidden(functional.silu(u)))
         e = e + self.pair_update(u)
 
@@ -98,9 +105,10 @@ class _Layer(nn.Module):
         reach = 1 + rearrange(distance, "b i j k -> b k i j")
         pull = gates[:, self.n_heads :] * is_pair[:, None] / reach
         pull = pull / n_atoms[:, None].sqrt()
-        moved = pull @ v - pull.sum(-1, keepdim=True) * v
-        moved = self.mix_vectors(rearrange(moved, "b k n xyz -> b n xyz k"))
-        v = v + rearrange(moved, "b n xyz k -> b k n xyz")
+        with _full_precision(v):
+            moved = pull @ v - pull.sum(-1, keepdim=True) * v
+            moved = self.mix_vectors(rearrange(moved, "b k n xyz -> b n xyz k"))
+            v = v + rearrange(moved, "b n xyz k -> b k n xyz")
 
         x = self.feed_norm(h) * (1 + scale_2) + shift_2
         return h + self.feed_out(functional.silu(self.feed_in(x))), e, v
@@ -216,7 +224,8 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         size = (n_atoms / 29).expand_as(atoms)
         condition = cond[:, None].expand(-1, sample.shape[1], -1)
         h = self.embed_atom(torch.cat([onehot_in, condition, size], -1)) * atoms
-        product = position @ position.transpose(-1, -2)
+        with _full_precision(position):
+            product = position @ position.transpose(-1, -2)
         square = product.diagonal(dim1=-1, dim2=-2)
         distance = (square[..., None] + square[..., None, :] - 2 * product).clamp_min(1e-6).sqrt()
         e = self.embed_pair(self._radial_basis(distance * layout.position_scale))
@@ -237,7 +246,8 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
             numbers = torch.tensor(atomic_numbers(layout.elements)).to(probability)
             features.append(probability @ numbers[:, None] / layout.charge_scale)
 
-        update = self.to_position(rearrange(v, "b k n xyz -> b n xyz k")).squeeze(-1)
+        with _full_precision(v):
+            update = self.to_position(rearrange(v, "b k n xyz -> b n xyz k")).squeeze(-1)
         c_skip = std**2 / (sigma.square() + std**2)
         c_out = sigma * std * c_in
         clean = remove_mean(c_skip * position + c_out * update, mask)

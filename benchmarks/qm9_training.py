@@ -1,0 +1,432 @@
+"""The loop that trains the compact denoiser: deterministic, and indifferent to being killed.
+
+What a step does follows from the seed and the number of the step alone: the molecules of the
+batch, the noise levels, the noise. Several processes cut the same global batch between them and
+average their gradients. The state is replaced as a whole every `save_every` steps, and a run that
+finds one goes on from there; lines of metrics behind it are written again.
+
+The loss is the error of the predicted clean molecule: positions weighted by 1 / c_out^2 (Karras et
+al. 2022), elements by cross-entropy. Noise levels are half uniform in t of `edm/polynomial_2`,
+stratified over the batch, and half log-normal in sigma, which spends more on the scale of bond
+lengths; `truncated` cuts both laws at t*, and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gaga_adapter.atomic import replacing
+from gaga_adapter.molecules.denoiser import MoleculeDenoiser
+from gaga_adapter.paths import named_path
+from gaga_adapter.processes import n_processes, process_index
+from gaga_adapter.subspace import remove_mean
+from gaga_adapter.training import TruncatedTimesteps, record_trained
+
+PATH = named_path("edm/polynomial_2")
+STEPS = 1000  # of the path, in which t* is counted
+STATE, METRICS = "state.pt", "metrics.jsonl"
+#: The mean of ln sigma and its standard deviation, of the log-normal half.
+LOG_SIGMA = (-1.6, 1.2)
+
+Log = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights.
+
+    Attributes:
+        steps: optimizer steps, over which the rate falls.
+        t_star: noisiest step of 1000 that is trained; `None` for the full path.
+        seed: of weights, batches, levels and noise.
+        batch_size: molecules in a step, of all processes together.
+        lr: of AdamW.
+        muon_lr: of the matrices between hidden streams, by Muon; 0 trains all with AdamW.
+        weight_decay: of both.
+        warmup: steps of the linear rise.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights.
+        element_weight: of the cross-entropy.
+        bf16: autocast.
+        net: options of `MoleculeDenoiser`.
+    """
+
+    steps: int = 20_000
+    t_star: int | None = None
+    seed: int = 0
+    batch_size: int = 64
+    lr: float = 1.5e-3
+    muon_lr: float = 3e-3
+    weight_decay: float = 1e-2
+    warmup: int = 300
+    clip: float = 2.0
+    ema: float = 0.999
+    element_weight: float = 0.5
+    bf16: bool = False
+    net: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained_log_snr(self) -> float | None:
+        """Log-SNR of the noisiest level in training; `None` for the full path."""
+        return None if self.t_star is None else float(PATH.log_snr(self.t_star / STEPS))
+
+
+# -- one step --------------------------------------------------------------------------------------
+
+
+class NoiseLevels:
+    """Sigma = b / a: half uniform in t and stratified, half log-normal; cut at t*, if there is one.
+
+    The same random numbers go into both laws with and without t*.
+    """
+
+    def __init__(self, t_star: int | None) -> None:
+        end = 1.0 if t_star is None else t_star / STEPS
+        sigma_star = math.inf if t_star is None else self._sigma(torch.tensor(end)).item()
+        self.in_time = TruncatedTimesteps.uniform(end, sharded=False)
+        self.in_sigma = TruncatedTimesteps.log_normal(
+            sigma_star, *LOG_SIGMA, stratified=False, sharded=False
+        )
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Levels (B,) of a global batch of two or more."""
+        uniform = self._sigma(self.in_time.sample(batch // 2, generator))
+        normal = self.in_sigma.sample(batch - batch // 2, generator)
+        return torch.cat([uniform, normal]).clamp_min(2e-3)
+
+    @staticmethod
+    def _sigma(t: Tensor) -> Tensor:
+        return torch.exp(-0.5 * PATH.log_snr(t.double())).float()
+
+
+def losses(
+    model: MoleculeDenoiser,
+    x0: Tensor,
+    mask: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    position_std: float,
+) -> tuple[Tensor, Tensor]:
+    """Weighted squared error of positions per degree of freedom, cross-entropy per atom.
+
+    Args:
+        model: the denoiser, compiled or not.
+        x0: clean molecules (B, N, 3+F).
+        mask: (B, N).
+        sigma: noise levels (B,).
+        noise: standard normal (B, N, 3+F), of any mean, padding included.
+        position_std: of the model's configuration.
+
+    Returns:
+        two means over the batch, ().
+    """
+    noise = noise * mask[..., None]
+    noise = torch.cat([remove_mean(noise[..., :3], mask), noise[..., 3:]], -1)
+    predicted = model(x0 + sigma[:, None, None] * noise, sigma, mask)
+    c_out_square = (sigma * position_std).square() / (sigma.square() + position_std**2)
+    error = (predicted.sample[..., :3].float() - x0[..., :3]).square().sum((1, 2))
+    n_atoms = mask.sum(1)
+    position = (error / c_out_square / (3 * (n_atoms - 1).clamp_min(1))).mean()
+    element = x0[..., 3 : 3 + predicted.logits.shape[-1]].argmax(-1)
+    entropy = torch.nn.functional.cross_entropy(
+        predicted.logits.float().transpose(1, 2), element, reduction="none"
+    )
+    return position, ((entropy * mask).sum(1) / n_atoms).mean()
+
+
+class Batches:
+    """Batches of molecules of nearly one size, the same for the same seed and step."""
+
+    def __init__(self, n_atoms: Tensor, batch_size: int, seed: int, pool: int = 32) -> None:
+        self.n_atoms, self.batch_size, self.seed, self.pool = n_atoms, batch_size, seed, pool
+        self._epoch, self._rows = -1, torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.n_atoms) // self.batch_size
+
+    def rows(self, step: int) -> Tensor:
+        """Molecules of one step, (batch_size,)."""
+        epoch, index = divmod(step, len(self))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 7919 + epoch)
+            order = torch.randperm(len(self.n_atoms), generator=generator)
+            order = order[: len(self) * self.batch_size]
+            chunks = order.split(self.batch_size * self.pool)
+            by_size = torch.cat([c[self.n_atoms[c].argsort(stable=True)] for c in chunks])
+            batches = by_size.view(-1, self.batch_size)
+            self._rows = batches[torch.randperm(len(batches), generator=generator)]
+            self._epoch = epoch
+        return self._rows[index]
+
+
+def learning_rate(step: int, steps: int, warmup: int) -> float:
+    """Factor of the base rate: a linear rise, then a cosine down to 1%."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def optimizers_of(model: MoleculeDenoiser, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between hidden streams, AdamW for everything else."""
+    hidden, rest = [], []
+    for name, parameter in model.named_parameters():
+        is_hidden = parameter.ndim == 2 and name.startswith("layers")
+        (hidden if is_hidden and recipe.muon_lr else rest).append(parameter)
+    decay = recipe.weight_decay
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=decay)
+    ]
+    if hidden:
+        made.append(
+            torch.optim.Muon(
+                hidden, lr=recipe.muon_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return made
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+class Run:
+    """A training run in a folder.
+
+    Attributes:
+        recipe: what decides its weights.
+        folder: holds `state.pt` and `metrics.jsonl`.
+        model: the network, at the latest step.
+        average: its averaged weights, by name.
+        step: optimizer steps done.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
+        if recipe.batch_size % n_processes():
+            raise SystemExit(
+                f"a batch of {recipe.batch_size} cannot be cut between {n_processes()} processes. "
+                "Choose a multiple."
+            )
+        self.recipe, self.folder, self.device = recipe, folder, device
+        torch.manual_seed(recipe.seed)  # initial weights; everything else has its own generator
+        self.model = MoleculeDenoiser(**recipe.net).to(device)
+        self.average = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self.optimizers = optimizers_of(self.model, recipe)
+        self.step = 0
+        self._running, self._since = torch.zeros(2, dtype=torch.float64), 0
+        if (folder / STATE).exists():
+            self._resume()
+        if process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f".{STATE}.*.tmp"):
+                left.unlink()
+            self._cut_metrics()
+
+    def train(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        log: Log = lambda line: None,
+        until: int | None = None,
+        save_every: int = 500,
+        log_every: int = 100,
+        judge: Callable[[Run], dict[str, float]] | None = None,
+        judge_every: int = 1000,
+        compiled: bool = False,
+    ) -> None:
+        """Go on to the last step.
+
+        Args:
+            x: encoded molecules (M, N, 3+F).
+            mask: real atoms (M, N).
+            log: gets the lines of metrics on the first process.
+            until: stop after this step; the recipe's last one by default.
+            save_every: steps between two states.
+            log_every: steps between two lines.
+            judge: what else to measure every `judge_every` steps, on the first process.
+            judge_every: a multiple of `log_every`.
+            compiled: use `torch.compile`.
+        """
+        recipe, rank, world = self.recipe, process_index(), n_processes()
+        network = torch.compile(self.model, dynamic=True) if compiled else self.model
+        batches = Batches(mask.sum(1), recipe.batch_size, recipe.seed)
+        levels = NoiseLevels(recipe.t_star)
+        last = recipe.steps if until is None else min(until, recipe.steps)
+        began, timed = time.perf_counter(), 0
+        while self.step < last:
+            rows = batches.rows(self.step)
+            width = int(mask[rows].sum(1).max())
+            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
+            sigma = levels.draw(len(rows), generator)
+            noise = torch.randn(len(rows), width, x.shape[-1], generator=generator)
+            part = [
+                whole[rank::world].to(self.device)
+                for whole in (x[rows, :width], mask[rows, :width], sigma, noise)
+            ]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
+                position, element = losses(network, *part, self.model.config.position_std)
+                loss = position + recipe.element_weight * element
+            self._update(loss)
+            self.step += 1
+            self._running += torch.stack([position.detach(), element.detach()]).cpu()
+            self._since, timed = self._since + 1, timed + 1
+            if self.step % log_every == 0 or self.step == recipe.steps:
+                line = self._line(timed / (time.perf_counter() - began))
+                if judge and (self.step % judge_every == 0 or self.step == recipe.steps):
+                    line |= judge(self) if rank == 0 else {}
+                if rank == 0:
+                    with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+                    log(line)
+                began, timed = time.perf_counter(), 0
+            if self.step % save_every == 0 or self.step == last:
+                self.save()
+
+    def averaged(self) -> MoleculeDenoiser:
+        """A network of its own with the averaged weights, that knows how far it was trained."""
+        return averaged(self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a run needs to go on."""
+        return {
+            "step": self.step,
+            "config": _options(self.model.config),
+            "recipe": asdict(self.recipe),
+            "trained_log_snr": self.recipe.trained_log_snr,
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "running": self._running,
+            "since": self._since,
+        }
+
+    def save(self) -> None:
+        """Replace the state file, on the first process; on disk before it takes the name."""
+        if process_index():
+            return
+        with replacing(self.folder / STATE) as temporary, temporary.open("wb") as file:
+            torch.save(self.state(), file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _update(self, loss: Tensor) -> None:
+        """Gradients, averaged over the processes; one step of the weights and of their average."""
+        recipe = self.recipe
+        rate = learning_rate(self.step, recipe.steps, recipe.warmup)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * rate
+            optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if n_processes() > 1:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            together = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(together)
+            together /= n_processes()
+            pieces = together.split([gradient.numel() for gradient in gradients])
+            for gradient, piece in zip(gradients, pieces, strict=True):
+                gradient.copy_(piece.view_as(gradient))
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        decay = min(recipe.ema, (2 + self.step) / (11 + self.step))
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                self.average[name].lerp_(value, 1 - decay)
+
+    def _line(self, rate: float) -> dict[str, float]:
+        """Mean losses since the last line, over all processes."""
+        if n_processes() > 1:
+            dist.all_reduce(self._running)
+        means = (self._running / (n_processes() * self._since)).tolist()
+        self._running, self._since = torch.zeros(2, dtype=torch.float64), 0
+        return {
+            "step": self.step,
+            "position": means[0],
+            "element": means[1],
+            "steps_per_second": rate,
+        }
+
+    def _resume(self) -> None:
+        file = self.folder / STATE
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        kept, asked = state.get("recipe", {}), asdict(self.recipe)
+        other = [k for k in kept if k not in ("steps", "net") and kept[k] != asked[k]]
+        if _options(state["config"]) != _options(self.model.config):
+            other.append("net")
+        if other:
+            raise SystemExit(
+                f"{file} was trained with another {', '.join(other)}. Go on with the same options, "
+                "or choose another folder."
+            )
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step = state["step"]
+        self._running = state.get("running", self._running).cpu()
+        self._since = state.get("since", 0)
+
+    def _cut_metrics(self) -> None:
+        """Drop the lines behind the state, and half a line at the end."""
+        file = self.folder / METRICS
+        if not file.exists():
+            return
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in kept if json.loads(line)["step"] <= self.step]
+        if kept != lines:
+            with replacing(file) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def averaged(state: dict[str, Any]) -> MoleculeDenoiser:
+    """The network of a state with the averaged weights, that knows how far it was trained."""
+    model = MoleculeDenoiser(**state["config"])
+    model.load_state_dict(state["average"])
+    record_trained(model, state.get("trained_log_snr"))
+    return model
+
+
+@torch.no_grad()
+def validate(
+    model: MoleculeDenoiser, x: Tensor, mask: Tensor, t_star: int | None, batch_size: int = 64
+) -> dict[str, float]:
+    """Losses on held-out molecules, with the same levels up to t* and the same noise every time.
+
+    Args:
+        model: the network.
+        x: encoded molecules (M, N, 3+F).
+        mask: real atoms (M, N).
+        t_star: of the levels, whatever the network was trained on.
+        batch_size: molecules in one call.
+    """
+    generator, levels = torch.Generator().manual_seed(0), NoiseLevels(t_star)
+    device, total = next(model.parameters()).device, torch.zeros(2)
+    for x0, atoms in zip(x.split(batch_size), mask.split(batch_size), strict=True):
+        sigma = levels.draw(len(x0), generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        part = (whole.to(device) for whole in (x0, atoms, sigma, noise))
+        found = losses(model, *part, model.config.position_std)
+        total += torch.stack(found).cpu() * len(x0)
+    position, element = (total / len(x)).tolist()
+    return {"valid_position": position, "valid_element": element}
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a network of the same kind, however far it was trained."""
+    kept = {k: v for k, v in config.items() if not k.startswith("_") and k != "t_star_log_snr"}
+    return kept | {"elements": list(kept["elements"])}
