@@ -46,10 +46,10 @@ _EPILOG = """A session:
   gaga sample -n 64 --stats stats/ --model my-pipeline/ --out samples.sdf
   gaga evaluate samples.sdf --against held-out.sdf
 
-Results go to stdout, progress and prose to stderr; --json prints results as one
-json document, --quiet leaves progress and prose out. Exit codes: 0 done; 2 a
-mistake, which one line explains; 130 after Ctrl-C, with no file half-written;
-1 a bug. QM9 is cached in $GAGA_CACHE, or else in ~/.cache/gaga-adapter.
+Results go to stdout, progress and prose to stderr. --json prints the results
+as one json document; --quiet leaves out progress and prose. Exit codes: 0 done;
+2 a mistake, which one line explains; 130 after Ctrl-C, with no file
+half-written; 1 a bug. QM9 is cached in $GAGA_CACHE or ~/.cache/gaga-adapter.
 
 gaga COMMAND --help tells the rest. Tutorial, how-to pages and the theory:
 https://github.com/gaga-adapter/gaga-adapter/tree/main/docs

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +17,12 @@ from gaga_adapter.atomic import replacing
 from gaga_adapter.cli.console import (
     Json,
     Quiet,
-    err,
+    Report,
     figure,
     out,
     percent,
     print_json,
+    progress_bar,
     quiet_loading,
     say,
 )
@@ -80,13 +82,14 @@ def run(
     metrics: dict[str, MoleculeMetrics] = {}
     for name, scheduler in rows.items():
         pipeline.scheduler = scheduler
-        pipeline.set_progress_bar_config(
-            desc=f"{name:10}", leave=False, disable=err.quiet or not err.is_terminal
-        )
         began = time.perf_counter()
-        result = pipeline(
-            n, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed)
-        )
+        with progress_bar() as progress:
+            result = pipeline(
+                n,
+                num_inference_steps=steps,
+                generator=torch.Generator().manual_seed(seed),
+                progress_bar=_Calls(f"{name}: network calls", progress).opened,
+            )
         seconds = time.perf_counter() - began
         metrics[name] = evaluate(result.molecules)
         slug = name.removeprefix("GAGA ")
@@ -109,6 +112,25 @@ def run(
     else:
         out.print(_table(record, metrics))
     say(f"wrote SDF files, demo.json and molecules.png to {folder}")
+
+
+class _Calls:
+    """Network calls of a pipeline, told to a progress bar."""
+
+    def __init__(self, what: str, report: Report) -> None:
+        self.what, self.report = what, report
+        self.done = self.total = 0
+
+    @contextmanager
+    def opened(self, total: int) -> Iterator[_Calls]:
+        """With the number of calls that the pipeline expects."""
+        self.total = total
+        yield self
+
+    def update(self) -> None:
+        """One call was made."""
+        self.done += 1
+        self.report(self.what, self.done, max(self.done, self.total))
 
 
 def _table(record: dict[str, Any], metrics: dict[str, MoleculeMetrics]) -> Table:
