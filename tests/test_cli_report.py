@@ -70,7 +70,7 @@ def test_page_of_molecules_and_its_json(gaga, chains, tmp_path):
 
 def test_further_curves_against_the_start_that_was_fitted(gaga, tmp_path):
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(400, 2, 2, generator=generator) - 0.5
+    x = torch.rand(1200, 2, 2, generator=generator) - 0.5
     moments = DenseMoments((2, 2))
     moments.update(x)
     GAGAStats(DenseLayout((2, 2)), moments, 0.0, None, {}).save_pretrained(tmp_path / "stats")
@@ -83,7 +83,7 @@ def test_further_curves_against_the_start_that_was_fitted(gaga, tmp_path):
     assert err == ""
     found = json.loads(out)["criteria"]["cumulant"]
     assert found["curve"]["reference"] == "channel"
-    assert found["curve"]["n_samples"] == 400
+    assert found["curve"]["n_samples"] == 1200
     noise, data = found["interval"]
     assert noise <= found["log_snr_star"] + 0.3
     assert noise <= data

@@ -190,7 +190,7 @@ def savings(stats: GAGAStats) -> tuple[Saving, ...]:
         except TruncationError:  # the schedule never gets that noisy; the table says so
             found.append(Saving(schedule, solver, n, full, None))
             continue
-        wrapped = GAGAScheduler.from_pretrained(scheduler, stats=stats)
+        wrapped: Any = GAGAScheduler.from_pretrained(scheduler, stats=stats)
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", GAGAWarning
