@@ -2,7 +2,6 @@
 
 - `<!-- table: quality -->` becomes the table of that name, which `benchmarks/*.py` wrote into
   README.md or a page of benchmarks/ from its json;
-- `<!-- table?: scaling -->` becomes nothing where that has not been measured yet;
 - `<!-- section: integrations/README.md # How to write the next one -->` becomes that section;
 - `<!-- page?: benchmarks/SAMPLING.md -->` becomes that page, as a section, once there is one;
 - `{{ references: curves/paper/value/3 | .1f }}` becomes that number of benchmarks/results;
@@ -173,14 +172,6 @@ def table(name: str) -> str:
     raise KeyError(name)
 
 
-def table_if_measured(name: str) -> str:
-    """`table`, or nothing."""
-    try:
-        return table(name)
-    except KeyError:
-        return ""
-
-
 def section(file: str, title: str) -> str:
     """What stands under a heading of a file, without the heading.
 
@@ -230,12 +221,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     try:
         markdown = re.sub(
             r"^<!-- table: (\w+) -->$", lambda m: table(m[1]), markdown, flags=re.MULTILINE
-        )
-        markdown = re.sub(
-            r"^<!-- table\?: (\w+) -->$",
-            lambda m: table_if_measured(m[1]),
-            markdown,
-            flags=re.MULTILINE,
         )
         markdown = re.sub(
             r"^<!-- section: (\S+) # (.+) -->$",
