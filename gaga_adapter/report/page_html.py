@@ -28,6 +28,7 @@ from gaga_adapter.report.page_figures import (
 )
 from gaga_adapter.report.page_plot import number
 from gaga_adapter.report.page_style import STYLE
+from gaga_adapter.selection import Selection
 
 _WIDE, _NARROW = 880, 340  # pixels
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -82,7 +83,7 @@ def _header(facts: Facts) -> str:
     else:
         title = f"{name}: sampling can start at step {home.value:.0f} of 1000"
     sigma = stats.sigma_star
-    chosen = stats.selection
+    chosen = _chosen(facts)
     item = "item" if isinstance(stats.layout, DenseLayout) else "molecule"
     where = (
         f"At log-SNR {_signed(stats.log_snr_star)} the noise has {sigma:.2f} times the scale of "
@@ -168,9 +169,8 @@ def _by_size(facts: Facts) -> str:
         return ""
     wide, narrow = (size_plot(chosen.by_size, chosen.log_snr_star, w) for w in (_WIDE, _NARROW))
     return _section(
-        "Small molecules can start earlier",
-        "<p>Each size has its own t*. A batch of one size can start there: "
-        "<code>stats.at_size(n)</code>.</p>"
+        "t* by molecule size",
+        "<p>A batch of one size can start at its own t*, by <code>stats.at_size(n)</code>.</p>"
         f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div><figcaption>The '
         "higher the log-SNR, the closer to the data sampling can start.</figcaption></figure>",
     )
@@ -438,7 +438,7 @@ def _start_text(start: Start) -> str:
 
 
 def _interval(facts: Facts) -> str:
-    chosen = facts.stats.selection
+    chosen = _chosen(facts)
     if chosen is None or chosen.interval is None:
         return "larger is closer to the data"
     noise, data = chosen.interval
@@ -446,7 +446,7 @@ def _interval(facts: Facts) -> str:
 
 
 def _step_interval(facts: Facts, home: Start) -> str:
-    chosen = facts.stats.selection
+    chosen = _chosen(facts)
     if home.share is None:
         return ""
     if chosen is None or chosen.interval is None:
@@ -459,6 +459,14 @@ def _step_interval(facts: Facts, home: Start) -> str:
 def _reason(name: str, reason: str) -> str:
     told = reason if reason.startswith(name) else f"{name}: {reason}"
     return f"{told}.".replace("<=", "≤").replace(">=", "≥").replace(" -", " −")
+
+
+def _chosen(facts: Facts) -> Selection | None:
+    """The choice behind t*; none where another t* was put in its place."""
+    chosen = facts.stats.selection
+    if chosen is None or chosen.log_snr_star != facts.stats.log_snr_star:
+        return None
+    return chosen
 
 
 def _n_stored(facts: Facts) -> int:
