@@ -63,8 +63,9 @@ def _usage(error: Exception) -> str:
     """A mistake on the command line: what was wrong, a near name, and where to read on."""
     message = str(error.format_message())  # type: ignore[attr-defined]
     message = re.sub(r"\s*\(Possible options: .*", "", message)  # sorted by the alphabet
-    for near in (getattr(error, "possibilities", None) or [])[:1]:
-        message += f". Did you mean {near}?"
+    near = list(getattr(error, "possibilities", None) or [])
+    if near and "Did you mean" not in message:
+        message += f". Did you mean {near[0]}?"
     stop = "" if message.endswith(("?", ".")) else "."
     context = getattr(error, "ctx", None)
     path = "gaga" if context is None else context.command_path
