@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,8 +73,8 @@ def download(
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
+        with _without_bars():
+            folder = snapshot_download(
                 repo_id,
                 revision=revision,
                 token=token,
@@ -82,7 +83,7 @@ def download(
                 allow_patterns=list(patterns),
                 endpoint=endpoint,
             )
-        )
+        return Path(folder)
     except _failures() as error:
         reason = _reason(error, endpoint, token)
         raise ArtefactError(
@@ -162,6 +163,26 @@ def _card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
         except EntryNotFoundError:
             return None
         return Path(file).read_text(encoding="utf-8")
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bar of huggingface_hub over two small files, unless its environment variable asks."""
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _failures() -> tuple[type[Exception], ...]:
