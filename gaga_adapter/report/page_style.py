@@ -62,7 +62,7 @@ svg.plot { display: block; width: 100%; height: auto; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr));
   gap: 18px 22px; }
 .panels h3 { margin-bottom: 2px; }
-.molecules { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr));
+.molecules { display: grid; grid-template-columns: repeat(4, 1fr);
   gap: 14px; margin: 0; padding: 0; list-style: none; text-align: center; font-size: 14px;
   line-height: 1.35; }
 .molecules svg { display: block; width: 100%; height: auto; }
