@@ -16,7 +16,7 @@ from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, DataError, MissingExtraError
 from gaga_adapter.hub import CARD
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
-from gaga_adapter.report.curves import check_picture, save_curves
+from gaga_adapter.report.curves import DEFAULT_PATH, check_picture, save_curves
 from gaga_adapter.report.page_facts import Start, starts
 from gaga_adapter.selection import MARGIN
 from gaga_adapter.stats import GAGAStats
@@ -54,7 +54,8 @@ def write_card(
         name = chosen.curve.criterion
         try:
             check_picture(folder / PICTURE)
-            save_curves(folder / PICTURE, {name: chosen.curve}, {name: chosen})
+            schedule = "ddpm/linear" if isinstance(stats.layout, DenseLayout) else DEFAULT_PATH
+            save_curves(folder / PICTURE, {name: chosen.curve}, {name: chosen}, path_name=schedule)
             drawn = True
         except MissingExtraError:
             pass  # the card has the table instead
