@@ -65,7 +65,6 @@ def test_diffusers_images(run, tmp_path, monkeypatch):
     pixels = names["images"][:, 0] / 2 + 0.5
     noise = torch.randn((32, 8, 8), generator=torch.Generator().manual_seed(0))
     alike = (pixels.mean(0) + pixels.std(0) * noise).clamp(0, 1)
-    print(distance(full), distance(short), distance(alike))
     assert distance(short) < 1.1 * distance(full)
     assert distance(short) < 0.9 * distance(alike)
 
