@@ -35,7 +35,7 @@ from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.pipeline import ASSETS, EMBEDDED, MoleculePipeline
-from gaga_adapter.solvers import scheduler_named, use_exact_table
+from gaga_adapter.solvers import scheduler_named
 from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ class Cell:
     """One row of the table.
 
     Attributes:
-        solver: a name of `SOLVERS`.
+        solver: a name of `gaga_adapter.solvers`.
         steps: what `set_timesteps` gets.
         t_star: first timestep of 1000; None for the full trajectory.
         reference: the Gaussian start at t*.
@@ -76,10 +76,12 @@ class Cell:
 FITTED = 525
 REFERENCES = ("shape", "size", "channel", "paper", "unit")
 FEW_STEPS = (
-    ("ddpm", 50),
-    ("euler-a", 50),
+    ("sde-dpm++-karras", 50),
+    ("sde-dpm++-karras", 20),
     ("sde-dpm++", 50),
     ("sde-dpm++", 20),
+    ("ddpm", 50),
+    ("euler-a", 50),
     ("dpm++", 50),
     ("dpm++", 20),
     ("ddim", 50),
@@ -115,20 +117,6 @@ GROUPS: dict[str, list[Cell]] = {
     ],
 }
 ORDER = [cell.name for group in GROUPS.values() for cell in group]
-#: Solvers beside those of `gaga_adapter.solvers`: diffusers class and options.
-SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sde-dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-}
-
-
-def solver(name: str, like: Any) -> Any:  # noqa: ANN401 - diffusers schedulers
-    """A diffusers scheduler on the noise table of the model."""
-    if name not in SOLVERS:
-        return scheduler_named(name, like)
-    class_name, options = SOLVERS[name]
-    made = getattr(diffusers, class_name).from_config(like.config, **options)
-    use_exact_table(made)
-    return made
 
 
 # -- chunks ----------------------------------------------------------------------------------------
@@ -193,7 +181,7 @@ class Sampler:
 
     def sample(self, cell: Cell, seed: int, count: int) -> Chunk:
         """The molecules of one seed."""
-        scheduler = solver(cell.solver, self.base)
+        scheduler = scheduler_named(cell.solver, self.base)
         if cell.t_star is not None:
             scheduler = GAGAScheduler.from_pretrained(
                 scheduler,

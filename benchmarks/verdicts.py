@@ -9,9 +9,9 @@ and of the full trajectory of 1000 DDPM steps:
 - Wasserstein distances are better the lower they are.
 
 `z` is the difference over its standard error, positive where the cell is better; both cells are
-taken as independent, though they start from the same seeds. A figure is *worse* if z < -2. With
-some twenty figures a cell, one in two cells that are as good as the full trajectory has such a
-figure by chance.
+taken as independent, though they start from the same seeds. A figure is *worse* if z < -2. A cell
+that is as good as the full trajectory has `expected_by_chance` such figures; `surely_worse` are
+those that survive Holm's correction (1979) over the figures of the cell, at 5 %.
 """
 
 from __future__ import annotations
@@ -130,7 +130,25 @@ def _compared(cell: dict[str, Any], rival: dict[str, Any], held_out: dict[str, A
         "molecule_stability_ratio": _ratio(ours, theirs),
         "z": z,
         "worse": [name for name, value in z.items() if value is not None and value < WORSE],
+        "surely_worse": surely_worse(z),
+        "expected_by_chance": _tail(WORSE) * sum(value is not None for value in z.values()),
     }
+
+
+def surely_worse(z: dict[str, float | None], level: float = 0.05) -> list[str]:
+    """Names whose z is too low even as one of all (Holm 1979); one-sided, at `level` in all."""
+    known = sorted((value, name) for name, value in z.items() if value is not None)
+    found: list[str] = []
+    for rank, (value, name) in enumerate(known):
+        if _tail(value) > level / (len(known) - rank):
+            break
+        found.append(name)
+    return found
+
+
+def _tail(z: float) -> float:
+    """Probability of a standard normal below z."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
 def _z(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, sign: float) -> float | None:

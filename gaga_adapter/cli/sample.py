@@ -55,7 +55,8 @@ def run(
     scheduler: Annotated[
         str,
         choices.one_of(
-            choices.schedulers, "ddpm, ddim, dpm++, unipc, euler, euler-a, heun, pndm or lms."
+            choices.schedulers,
+            "ddpm, ddim, dpm++, sde-dpm++, sde-dpm++-karras, unipc, euler, euler-a, heun, pndm or lms.",
         ),
     ] = "ddpm",
     steps: Annotated[
