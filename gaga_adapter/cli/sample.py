@@ -56,7 +56,8 @@ def run(
         str,
         choices.one_of(
             choices.schedulers,
-            "ddpm, ddim, dpm++, sde-dpm++, sde-dpm++-karras, unipc, euler, euler-a, heun, pndm or lms.",
+            "ddpm, ddim, dpm++, sde-dpm++, sde-dpm++-karras, unipc, euler, euler-a, heun, pndm "
+            "or lms.",
         ),
     ] = "ddpm",
     steps: Annotated[
