@@ -1,5 +1,7 @@
 """The molecule pipeline under every scheduler: subspace, sizes, seeds, outputs, disk."""
 
+import math
+
 import diffusers
 import pytest
 import torch
@@ -9,6 +11,7 @@ from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.errors import (
     ArtefactError,
     DataError,
+    GAGAWarning,
     StatsMismatchError,
     TruncationError,
     UnsupportedSchedulerError,
@@ -17,6 +20,7 @@ from gaga_adapter.layout import AtomLayout, MoleculeLayout
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.formats import read_molecules
+from gaga_adapter.molecules.metrics import evaluate
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.paths import named_path
@@ -117,6 +121,7 @@ def test_sizes_follow_the_data(pipe):
     assert float(((counts[3:] - 1000) ** 2 / 1000).sum()) < 27.6
 
 
+@pytest.mark.filterwarnings("ignore:.*have no hydrogens")  # what an untrained network makes
 def test_output_types(pipe, tmp_path):
     pipe.scheduler = scheduler_named("ddim", edm_scheduler())
     molecules = run(pipe).molecules
@@ -130,6 +135,30 @@ def test_output_types(pipe, tmp_path):
     again = read_molecules(file)
     assert (again.atomic_numbers == molecules.atomic_numbers).all()
     assert abs(again.positions - molecules.positions).max() < 1e-3
+
+
+def test_a_diverged_sample_does_not_take_the_others_with_it(pipe, monkeypatch):
+    pipe.scheduler = edm_scheduler()
+    whole = run(pipe).molecules
+    forward = pipe.denoiser.forward
+
+    def diverging(sample, sigma, mask):
+        output = forward(sample, sigma, mask)
+        output.sample[mask.sum(1) == max(SIZES)] = math.nan
+        return output
+
+    monkeypatch.setattr(pipe.denoiser, "forward", diverging)
+    with pytest.warns(GAGAWarning, match=f"{SIZES.count(max(SIZES))} of {len(SIZES)} samples div"):
+        molecules = run(pipe).molecules
+    assert molecules.n_atoms.tolist() == SIZES
+    for row, size in enumerate(SIZES):
+        if size == max(SIZES):
+            assert abs(molecules.positions[row]).max() == 0
+        else:
+            assert (molecules.positions[row] == whole.positions[row]).all()
+    judged = evaluate(molecules.subset([SIZES.index(max(SIZES))]))
+    assert judged.molecule_stability.value == 0
+    assert not run(pipe, output_type="tensor").molecules.isfinite().all()
 
 
 def test_save_and_load(pipe, tmp_path):

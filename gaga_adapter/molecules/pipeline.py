@@ -5,6 +5,7 @@ pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
 molecules = pipe(16, num_inference_steps=100).molecules
 """
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, DataError
+from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning
 from gaga_adapter.molecules.chemistry import to_rdkit
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
@@ -147,7 +148,9 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             num_inference_steps: what `scheduler.set_timesteps` gets.
             generator: CPU generator of everything random.
             batch_size: molecules in one network call.
-            output_type: "molecules", "tensor", "rdkit" or "sdf".
+            output_type: "molecules", "tensor", "rdkit" or "sdf". All but the tensor have diverged
+                samples (not finite) as atoms at the origin, which every metric counts as broken; a
+                `GAGAWarning` says how many.
             progress_bar: opened with a guess of the number of network calls; diffusers' own by
                 default.
 
@@ -203,9 +206,22 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         )
         molecules: Any = clean
         if output_type != "tensor":
-            molecules = decode(clean, mask, self.denoiser.layout)
+            molecules = decode(_in_one_piece(clean), mask, self.denoiser.layout)
         if output_type == "rdkit":
             molecules = to_rdkit(molecules)
         if output_type == "sdf":
             molecules = sdf_text(molecules)
         return MoleculePipelineOutput(molecules=molecules, mask=mask, network_calls=calls)
+
+
+def _in_one_piece(clean: Tensor) -> Tensor:
+    """Samples (B, N, 3+F) with zeros in place of those that are not finite."""
+    diverged = ~clean.isfinite().all(2).all(1)
+    if diverged.any():
+        warnings.warn(
+            f"{int(diverged.sum())} of {len(clean)} samples diverged (NaN or infinite) and are "
+            "written as atoms at the origin. More steps, or another scheduler, may help.",
+            GAGAWarning,
+            stacklevel=3,
+        )
+    return clean.masked_fill(diverged[:, None, None], 0.0)
