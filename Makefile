@@ -10,7 +10,7 @@ demo: $(VENV)/.demo ## sample QM9 molecules along the full trajectory and from t
 	$(BIN)/gaga demo --out demo-output
 
 test: $(VENV)/.test ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.dev ## style, types, spelling
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=["unit", "paper", "channel", "size", "shape"])
     args = parser.parse_args()
     stats, path = GAGAStats.from_pretrained("qm9"), named_path("edm/polynomial_2")
-    x, mask = encode(load_qm9("train").subset(range(args.n)), MoleculeLayout())
+    x, mask = encode(load_qm9("test").subset(range(args.n)), MoleculeLayout())
     log_snr = path.log_snr(torch.tensor(args.t, dtype=torch.float64) / 1000)
     found: dict[str, Any] = provenance() | {"n": args.n, "t": args.t, "curves": {}}
     print("reference " + "".join(f"      t={t:4}" for t in args.t))
