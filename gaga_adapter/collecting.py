@@ -95,6 +95,11 @@ def collect(
     """
     if n_criterion < 1:
         raise DataError(f"n_criterion={n_criterion}: the criterion needs items to see. Pass more.")
+    if isinstance(data, Tensor):
+        raise DataError(
+            f"data is one tensor {tuple(data.shape)}, and an iterable of batches is needed. "
+            "Pass [x], or x.split(512)."
+        )
     processes = sharing_processes(sharing)
     moments: Moments
     if isinstance(layout, DenseLayout):
@@ -139,6 +144,10 @@ def _numbered(
 
 def _update(moments: Moments, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """Take in one batch; its x and, for molecules, its mask."""
+    if not isinstance(batch, Tensor | tuple | list):
+        raise DataError(
+            f"a batch is a {type(batch).__name__}, not a tensor. Pass torch.from_numpy(batch)."
+        )
     x, *rest = (batch,) if isinstance(batch, Tensor) else batch
     if isinstance(moments, ExchangeableMoments):
         if len(rest) != 1:

@@ -184,8 +184,8 @@ def select(
         star,
         tolerance,
         curve,
-        f"{held} from log-SNR {star:.3g} on towards noise ({value} at log-SNR "
-        f"{curve.log_snr[first - 1]:.3g}; {curve.n_samples} samples against the "
+        f"{held} from log-SNR {star:.3g} on towards noise (at log-SNR "
+        f"{curve.log_snr[first - 1]:.3g} it is {value}; {curve.n_samples} samples against the "
         f"{curve.reference} reference)",
     )
 

@@ -211,6 +211,15 @@ class GAGAStats:
     def _read(cls, folder: Path, name: str) -> GAGAStats:
         """The artefact in a folder, which the user called `name`."""
         config_file, tensors_file = folder / CONFIG_NAME, folder / TENSORS_NAME
+        if folder.is_file():
+            raise ArtefactError(
+                f"{name} is a file, and fitted statistics are a folder. "
+                + (
+                    f"Pass {folder.parent}."
+                    if folder.name in (CONFIG_NAME, TENSORS_NAME)
+                    else f"If these are data, `gaga fit {name} --out stats/` makes one."
+                )
+            )
         missing = [f.name for f in (config_file, tensors_file) if not f.is_file()]
         if missing:
             raise ArtefactError(

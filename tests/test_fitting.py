@@ -111,6 +111,10 @@ def test_dense_batches_of_another_form():
     assert boxed.log_snr_star == alone.log_snr_star
     with pytest.raises(DataError, match="dense data are x alone; got batches of 2 entries"):
         run([(x, torch.zeros(1200))], layout)
+    with pytest.raises(DataError, match=r"Pass torch\.from_numpy\(batch\)"):
+        run([x.numpy()], layout)
+    with pytest.raises(DataError, match=r"Pass \[x\]"):
+        run(x, layout)
     with pytest.raises(DataError, match=r"shapes \(2, 3, 3\) and \(2, 6, 6\)"):
         run([x, torch.zeros(4, 2, 6, 6)], layout)
 

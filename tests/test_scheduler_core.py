@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMPipeline,
     DDPMScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
@@ -159,6 +160,12 @@ def test_a_users_subclass_is_found_through_its_bases():
         UnsupportedSchedulerError, match="MyScheduler: it is none of the classes known, nor"
     ):
         wrap(MyScheduler())
+    with pytest.raises(UnsupportedSchedulerError, match=r"DDPMScheduler\(\) instead of"):
+        wrap(DDPMScheduler)
+    with pytest.raises(UnsupportedSchedulerError, match=r"DDPMPipeline.* Pass pipe\.scheduler"):
+        wrap(DDPMPipeline(unet=None, scheduler=DDPMScheduler()))
+    with pytest.raises(TruncationError, match="t_star='550' is no number"):
+        wrap(DDPMScheduler(), t_star="550")
     with pytest.raises(AttributeError, match="has no attribute 'GAGANothing'"):
         _ = gaga_adapter.scheduler.GAGANothing
 

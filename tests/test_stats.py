@@ -140,6 +140,16 @@ def test_missing(tmp_path):
         GAGAStats.from_pretrained(tmp_path / "nowhere")
 
 
+def test_a_file_instead_of_the_folder(tmp_path):
+    molecule_stats().save_pretrained(tmp_path)
+    with pytest.raises(ArtefactError, match=f"is a file, .* Pass {tmp_path}"):
+        GAGAStats.from_pretrained(tmp_path / CONFIG_NAME)
+    data = tmp_path / "a.sdf"
+    data.touch()
+    with pytest.raises(ArtefactError, match=r"`gaga fit .*a\.sdf --out stats/` makes one"):
+        GAGAStats.from_pretrained(data)
+
+
 def test_a_hub_id_that_cannot_be_read(tmp_path):
     with pytest.raises(ArtefactError, match="neither a folder here nor readable on the hub"):
         GAGAStats.from_pretrained("someone/nothing", cache_dir=tmp_path, local_files_only=True)

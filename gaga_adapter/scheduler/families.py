@@ -283,6 +283,16 @@ def family_of(scheduler_class: type[Any]) -> Family:
             )
         if base.__name__ in FAMILIES:
             return FAMILIES[base.__name__]
+    if issubclass(scheduler_class, type):
+        raise UnsupportedSchedulerError(
+            "got a class, and a scheduler is an object of one. Pass pipe.scheduler, or "
+            "DDPMScheduler() instead of DDPMScheduler."
+        )
+    if hasattr(scheduler_class, "register_modules"):
+        raise UnsupportedSchedulerError(
+            f"got the pipeline {scheduler_class.__name__}, and its scheduler is needed. "
+            "Pass pipe.scheduler."
+        )
     raise UnsupportedSchedulerError(
         f"cannot truncate {scheduler_class.__name__}: it is none of the classes known, nor derived "
         f"from one. "

@@ -50,7 +50,11 @@ def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
     """
     convention = supported_family(scheduler).convention(scheduler)
     low, high = sorted(convention.ends(scheduler))
-    if not low <= timestep <= high:
+    try:
+        inside = low <= timestep <= high
+    except TypeError as error:
+        raise TruncationError(f"t_star={timestep!r} is no number. Pass a timestep.") from error
+    if not inside:
         count = scheduler.config.get("num_train_timesteps")
         told = f"(num_train_timesteps={count})" if count else ""
         raise TruncationError(
