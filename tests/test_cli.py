@@ -89,6 +89,16 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
     assert calls("--out", cut, "--stats", "qm9", "--scheduler", "dpm++") < 10
 
 
+def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, tmp_path):
+    arguments = ("sample", "-n", 2, "--steps", 10, "--stats", "qm9", "--out", tmp_path / "a.sdf")
+    code, _, err = gaga(*arguments, "--t-star", 400)
+    assert (code, "5 network calls from timestep 444 on" in err) == (0, True), err
+    assert "accelerate" not in err
+    assert "nearly clean" not in err
+    code, _, err = gaga(*arguments, "--t-star", 0.5)
+    assert (code, "where the data are nearly clean; their curve begins at" in err) == (0, True), err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,6 +106,8 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
         (["fit", "nothing.txt", "--out", "x"], "cannot tell what nothing.txt is"),
         (["show", "nowhere"], "no fitted statistics in nowhere"),
         (["evaluate", "nothing.xyz"], "there is no file nothing.xyz"),
+        (["sample", "--out", "a.xyz"], "cannot write a.xyz: molecules are written as SDF. Name it"),
+        (["fit", "qm9", "--out", "x", "--covariance", "full"], "--covariance full is of arrays"),
         (["sample", "--out", "a.sdf", "--scheduler", "ddmp"], "'ddmp' is none of ddpm, ddim, "),
         (["sample", "--out", "a.sdf", "--model", "nowhere"], "no molecule pipeline at nowhere"),
         (["sample", "--out", "a.sdf", "--stats", "nowhere"], "no fitted statistics in nowhere"),

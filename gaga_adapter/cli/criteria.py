@@ -20,6 +20,7 @@ from gaga_adapter.cli.data import (
     PositionScale,
     SkipBad,
     Source,
+    check_covariance,
     open_data,
 )
 from gaga_adapter.cli.judges import (
@@ -112,6 +113,7 @@ def run(
         *(data, elements, position_scale, onehot_scale, charge_scale),
         *(hydrogens, embed, skip_bad, seed),
     )
+    check_covariance(source, covariance)
     with progress_bar() as progress:
         found = compare(
             source.batches((process_index(), n_processes())),

@@ -13,7 +13,7 @@ import typer
 
 from gaga_adapter.cli import choices
 from gaga_adapter.collecting import Batch
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.molecules.formats import Hydrogens, MoleculeStream, stream_molecules
 
@@ -112,7 +112,7 @@ def open_data(
 
     Args:
         data: names of sources.
-        elements: symbols with commas, or `auto`.
+        elements: symbols with commas or blanks between, or `auto`.
         position_scale: of the layout, like the next two.
         onehot_scale: of the layout.
         charge_scale: of the layout.
@@ -129,7 +129,7 @@ def open_data(
         if len(data) > 1:
             raise DataError(f"got {', '.join(data)}: pass one .npy file at a time, and it alone.")
         return _open_array(Path(arrays[0]))
-    names = tuple(e.strip() for e in elements.split(","))
+    names = tuple(elements.replace(",", " ").split())
     # a wrong way with hydrogens is refused by name
     reading = (cast(Hydrogens, hydrogens), embed, skip_bad, seed)
     if names == ("auto",):
@@ -137,6 +137,19 @@ def open_data(
     layout = MoleculeLayout(names, position_scale, onehot_scale, charge_scale)
     molecules = stream_molecules(data, _BATCH, layout.elements, *reading)
     return Source(molecules.name, layout, molecules)
+
+
+def check_covariance(source: Source, covariance: str) -> None:
+    """Refuse a covariance of arrays for molecules, whose start `--reference` names.
+
+    Raises:
+        StatsMismatchError: it was given for molecules.
+    """
+    if covariance != "channel" and isinstance(source.layout, MoleculeLayout):
+        raise StatsMismatchError(
+            f"--covariance {covariance} is of arrays, and {source.name} are molecules. "
+            "Pass --reference shape, size, channel, paper or unit."
+        )
 
 
 def _open_array(file: Path) -> Source:

@@ -87,6 +87,8 @@ def run(
     EDM's metrics, with standard errors; size and shape of the molecules;
     PoseBusters' checks where it is installed; with --against, Wasserstein
     distances from held-out molecules, beside what chance alone would give.
+    EDM's rule takes bonds from distances, also where a file states them: sound
+    aromatic rings may count as unstable. Judge real molecules for comparison.
 
       gaga evaluate samples.sdf
       gaga evaluate samples.sdf --against qm9:test --novelty --json

@@ -18,6 +18,7 @@ from gaga_adapter.cli.data import (
     OnehotScale,
     PositionScale,
     SkipBad,
+    check_covariance,
     open_data,
 )
 from gaga_adapter.cli.devices import Device, torch_device
@@ -83,6 +84,7 @@ def run(
         *(data, elements, position_scale, onehot_scale, charge_scale),
         *(hydrogens, embed, skip_bad, seed),
     )
+    check_covariance(source, covariance)
     with progress_bar() as progress:
         stats = fit(
             source.batches((process_index(), n_processes())),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +14,7 @@ from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.cli.devices import Device, torch_device
 from gaga_adapter.cli.outputs import writable_file
-from gaga_adapter.errors import TruncationError
+from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
 from gaga_adapter.processes import process_index, started
 
 
@@ -84,6 +85,10 @@ def run(
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.solvers import scheduler_named
 
+    if out.suffix.lower() not in ("", ".sdf"):
+        raise WriteError(
+            f"cannot write {out}: molecules are written as SDF. Name it {out.with_suffix('.sdf')}."
+        )
     quiet_loading()
     pipeline = MoleculePipeline.load(model)
     pipeline.scheduler = scheduler_named(scheduler, pipeline.scheduler)
@@ -103,6 +108,8 @@ def run(
             spacing=spacing,
             reference=reference,
         )
+        if t_star is not None:
+            _warn_beyond_the_curve(pipeline.scheduler, t_star)
     pipeline.to(torch_device(device))
     began = time.perf_counter()
     with progress_bar() as progress:
@@ -113,5 +120,24 @@ def run(
     if as_json:
         print_json({"out": str(out), "seconds": seconds, **asdict(done)})
     calls = "all found" if done.network_calls is None else f"{done.network_calls} network calls"
+    if stats is not None and done.network_calls is not None:
+        calls += f" from timestep {float(pipeline.scheduler.timesteps[0]):g} on"
     found = f", {done.n_found} of them found in {out}.parts" if done.n_found else ""
     say(f"wrote {n} molecules to {out}{found}: {calls}, {seconds:.1f} s")
+
+
+def _warn_beyond_the_curve(
+    scheduler: Any,  # noqa: ANN401 - a truncated scheduler of any class
+    t_star: float,
+) -> None:
+    """Say so where a start is nearer to the data than any level that was judged."""
+    selection = scheduler.stats.selection
+    if selection is None or scheduler.log_snr_star <= (end := selection.curve.log_snr[0]):
+        return
+    warnings.warn(
+        f"--t-star {t_star:g} is at log-SNR {scheduler.log_snr_star:.3g}, where the data are "
+        f"nearly clean; their curve begins at {end:g}. It counts timesteps of the scheduler "
+        f"(of {scheduler.config.num_train_timesteps}), not a share of the path.",
+        GAGAWarning,
+        stacklevel=2,
+    )

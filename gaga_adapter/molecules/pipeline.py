@@ -15,7 +15,7 @@ from typing import Any, Optional
 import torch
 from diffusers import DDPMScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, is_accelerate_available
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning
@@ -105,7 +105,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         try:
             if not Path(folder).is_dir() and "/" not in folder:
                 raise OSError("there is no such folder, and a hub id has the form user/name")
-            pipeline = cls.from_pretrained(folder)
+            # said, since what diffusers does by itself without accelerate comes with a warning
+            pipeline = cls.from_pretrained(folder, low_cpu_mem_usage=is_accelerate_available())
         except (OSError, ValueError) as error:
             raise ArtefactError(
                 f"no molecule pipeline at {name_or_path} ({str(error).splitlines()[0]}). Pass a "
