@@ -314,13 +314,17 @@ class Run:
         }
 
     def save(self) -> None:
-        """Replace the state file, on the first process; on disk before it takes the name."""
-        if process_index():
-            return
-        with replacing(self.folder / STATE) as temporary, temporary.open("wb") as file:
-            torch.save(self.state(), file)
-            file.flush()
-            os.fsync(file.fileno())
+        """Replace the state file, from the first process; on disk before it takes the name."""
+        if n_processes() > 1:  # the sums of all: every process goes on from this file
+            dist.all_reduce(self._running)
+            self._running /= n_processes()
+        if process_index() == 0:
+            with replacing(self.folder / STATE) as temporary, temporary.open("wb") as file:
+                torch.save(self.state(), file)
+                file.flush()
+                os.fsync(file.fileno())
+        if n_processes() > 1:
+            dist.barrier()
 
     def _update(self, loss: Tensor) -> None:
         """Gradients, averaged over the processes; one step of the weights and of their average."""

@@ -1,4 +1,4 @@
-"""Writes the measured tables into README.md, CRITERIA.md and SCALING.md, between their markers.
+"""Writes the measured tables into README.md and the pages beside this file, between their markers.
 
 python benchmarks/readme.py            write
 python benchmarks/readme.py --check    exit 1 if a page is older than the results
@@ -12,49 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import sampling_tables
 import scaling
+import training
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-
-
-def cell(estimate: dict[str, float] | None, scale: float = 1.0, digits: int = 1) -> str:
-    """Value and standard error."""
-    if estimate is None:
-        return "–"
-    error = estimate["std_error"]
-    text = f"{scale * estimate['value']:.{digits}f}"
-    return text if error is None else f"{text} ± {scale * error:.{digits}f}"
-
-
-def quality_table(found: dict[str, Any]) -> str:
-    """Rows of `quality.json`."""
-    rows = found["rows"]
-    lines = [
-        "| start | network calls | atoms stable % | molecules stable % | valid % "
-        "| v_x | spread of v_x | anisotropy |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in sorted(rows.items(), key=lambda item: "seconds" in item[1]):
-        metrics, shape = row["metrics"], row["metrics"]["shape"]
-        label = f"**{name}**" if name.startswith("shape") else name
-        calls = str(row.get("network_calls", "–"))
-        cells = [
-            cell(metrics["atom_stability"], 100),
-            cell(metrics["molecule_stability"], 100),
-            cell(metrics["validity"], 100),
-            cell(shape["v_x"], digits=3),
-            cell(shape["v_x_spread"], digits=3),
-            cell(shape["anisotropy"], digits=3),
-        ]
-        lines.append(f"| {label} | {calls} | " + " | ".join(cells) + " |")
-    lines.append("")
-    lines.append(
-        f"{found['setting']['n']} molecules a row from the same seeds, DDPM, "
-        f"{found['setting']['steps']} steps of the full path, embedded model; "
-        "± is one standard error. `python benchmarks/quality.py`"
-    )
-    return "\n".join(lines)
 
 
 def references_table(found: dict[str, Any]) -> str:
@@ -200,25 +163,30 @@ def published_table(found: dict[str, Any]) -> str:
 
 
 README, CRITERIA = ROOT / "README.md", RESULTS.parent / "CRITERIA.md"
-SCALING = RESULTS.parent / "SCALING.md"
+SAMPLING, SCALING = RESULTS.parent / "SAMPLING.md", RESULTS.parent / "SCALING.md"
+#: Marker -> page, results, and what is written between the markers.
 TABLES = {
-    "quality": (README, quality_table),
-    "references": (README, references_table),
-    "criteria_qm9": (README, criteria_table),
-    "scheduler_overhead": (README, overhead_table),
-    "criteria_power": (CRITERIA, power_table),
-    "criteria_speed": (CRITERIA, published_table),
-    "modalities": (CRITERIA, modalities_table),
-    "scaling": (SCALING, scaling.markdown),
+    "sampling": (README, "sampling", sampling_tables.short),
+    "references": (README, "references", references_table),
+    "criteria_qm9": (README, "criteria_qm9", criteria_table),
+    "scheduler_overhead": (README, "scheduler_overhead", overhead_table),
+    "criteria_power": (CRITERIA, "criteria_power", power_table),
+    "criteria_speed": (CRITERIA, "criteria_speed", published_table),
+    "modalities": (CRITERIA, "modalities", modalities_table),
+    "sampling_goals": (SAMPLING, "sampling", sampling_tables.goals),
+    "sampling_quality": (SAMPLING, "sampling", sampling_tables.quality),
+    "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
+    "training": (SAMPLING, "training", training.markdown),
+    "scaling": (SCALING, "scaling", scaling.markdown),
 }
 
 
 def main() -> None:
     """Replace what stands between the markers."""
-    old = {file: file.read_text(encoding="utf-8") for file in (README, CRITERIA, SCALING)}
+    old = {file: file.read_text(encoding="utf-8") for file, _, _ in TABLES.values()}
     new = dict(old)
-    for name, (file, table) in TABLES.items():
-        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    for name, (file, results, table) in TABLES.items():
+        found = json.loads((RESULTS / f"{results}.json").read_text(encoding="utf-8"))
         block = f"<!-- {name}:begin -->\n{table(found)}\n<!-- {name}:end -->"
         new[file], count = re.subn(
             rf"<!-- {name}:begin -->.*?<!-- {name}:end -->",

@@ -194,7 +194,12 @@ class Sampler:
         pipeline.scheduler = scheduler
         generator = torch.Generator().manual_seed(self.setting["seed"] + seed)
         cpu, wall = time.process_time(), time.perf_counter()
-        made = pipeline(count, num_inference_steps=cell.steps, generator=generator)
+        made = pipeline(
+            count,
+            num_inference_steps=cell.steps,
+            generator=generator,
+            batch_size=self.setting["batch_size"],
+        )
         return Chunk(
             made.molecules,
             made.network_calls,
@@ -258,7 +263,7 @@ def judge_finished(
         record |= judged(molecules, held_out)
         with results(args.out, sampler.setting, args.replace) as found:
             there = found["cells"] | {cell.name: record}
-            found["cells"] = {name: there[name] for name in sorted(there, key=ORDER.index)}
+            found["cells"] = {name: there[name] for name in ORDER if name in there}
             found["held_out"] = held_out.record
             found |= compare(found)
     with results(args.out, sampler.setting, args.replace) as found:
@@ -275,7 +280,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shard", default="0/1", help="i/k: this process samples chunks i, i+k...")
     parser.add_argument("--merge", action="store_true", help="judge what is sampled, and no more")
     parser.add_argument("--sample-only", action="store_true", help="leave the judging to --merge")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the first chunk; +1 for each")
     parser.add_argument("--chunk", type=int, default=128, help="molecules of one seed")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)

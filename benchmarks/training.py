@@ -162,8 +162,43 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def markdown(found: dict[str, Any]) -> str:
+    """The last step of every training, as a table."""
+    last = max(row["step"] for row in rows(found))
+    bounds = sorted({t for row in rows(found) for t in row["losses"]}, key=int)
+    head = ["trained on", "sampled from", "network calls"]
+    head += [f"error, levels in [0, {t}]" for t in bounds]
+    head += ["atoms stable %", "molecules stable %", "valid %", "v_x", "spread of v_x", "W v_x"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    scales = (100, 100, 100, 1, 1, 1)
+    for row in rows(found):
+        if row["step"] != last:
+            continue
+        cells = [f"{row['losses'][t]:.4f}" if t in row["losses"] else "–" for t in bounds]
+        for (_, one), scale in zip(row["figures"].items(), scales, strict=True):
+            digits = 1 if scale == 100 else 3
+            cells.append(
+                "–"
+                if one is None
+                else f"{scale * one['value']:.{digits}f} ± {scale * one['std_error']:.{digits}f}"
+            )
+        where = "the full path" if row["trained"] == "full" else row["trained"].split()[-1]
+        where = where if row["trained"] == "full" else f"[0, {where}]"
+        start = "the end" if row["start"] is None else f"`shape` at {row['start']}"
+        lines.append(f"| {where} | {start} | {row['network_calls']} | " + " | ".join(cells) + " |")
+    setting, seeds = found["setting"], max(row["seeds"] for row in rows(found))
+    lines.append("")
+    lines.append(
+        f"A small net ({', '.join(f'{k} {v}' for k, v in setting['net'].items())}) after {last} "
+        f"optimizer steps of {setting['batch_size']} molecules, everything but the levels equal; "
+        f"means over {seeds} seeds of {setting['sampled']} molecules each. "
+        "`python benchmarks/training.py`"
+    )
+    return "\n".join(lines)
+
+
 def draw(found: dict[str, Any], picture: Path) -> None:
-    """Loss, stability and size of the molecules against optimizer steps."""
+    """Loss, stability of atoms and size of the molecules against optimizer steps."""
     import matplotlib.pyplot as plt
 
     made = rows(found)
@@ -173,13 +208,13 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     for trained, start in dict.fromkeys((row["trained"], row["start"]) for row in made):
         line = [r for r in made if (r["trained"], r["start"]) == (trained, start)]
         steps = [row["step"] for row in line]
-        style = {"color": colours[trained], "ls": "-" if start is None else "--", "marker": "."}
-        if trained != "full":
-            style["ls"] = "-"
+        starts = list(dict.fromkeys(row["start"] for row in made if row["trained"] == trained))
+        style = {"color": colours[trained], "ls": ("-", "--", ":")[starts.index(start) % 3]}
+        style["marker"] = "."
         label = f"{trained}, sampled {'in full' if start is None else f'from t = {start}'}"
         if trained != "full" or start is None:
             axes[0].plot(steps, [r["losses"][least] for r in line], label=trained, **style)
-        for axis, name, scale in ((axes[1], "molecule_stability", 100), (axes[2], "W1 v_x", 1)):
+        for axis, name, scale in ((axes[1], "atom_stability", 100), (axes[2], "W1 v_x", 1)):
             found_there = [row["figures"][name] for row in line]
             axis.errorbar(
                 steps,
@@ -190,7 +225,7 @@ def draw(found: dict[str, Any], picture: Path) -> None:
                 **style,
             )
     axes[0].set(ylabel=f"held-out error of positions, levels in [0, {least}]")
-    axes[1].set(ylabel="molecules stable, %")
+    axes[1].set(ylabel="atoms stable, %")
     axes[2].set(ylabel="Wasserstein distance of v_x from QM9, Å²", yscale="log")
     for axis in axes:
         axis.set(xlabel="optimizer steps")

@@ -3,7 +3,8 @@
 A figure of a cell is compared with the same figure of the full trajectory under the same solver,
 and of the full trajectory of 1000 DDPM steps:
 
-- shares, such as stability, are better the higher they are;
+- shares, such as stability, are better the higher they are; novelty is shown and not compared:
+  broken molecules are new, too;
 - means of the form of molecules (`v_x`, its spread, anisotropy) are better the closer they are to
   those of the held-out molecules;
 - Wasserstein distances are better the lower they are.
@@ -43,6 +44,7 @@ SHARES = (
 )
 FORMS = ("v_x", "v_x_spread", "anisotropy")
 WORSE = -2.0  # standard errors
+CLEAR = 99.0  # stands for any more of them
 BEST = "ddpm 1000, full"
 
 
@@ -113,8 +115,8 @@ def _compared(cell: dict[str, Any], rival: dict[str, Any], held_out: dict[str, A
     """Ratio of calls and of stable molecules, z of each figure, and the worse ones."""
     z: dict[str, float | None] = {}
     for name in SHARES:
-        ours, theirs = cell["figures"][name], rival["figures"][name]
-        z[name] = _z(ours, theirs, 1.0)
+        if name != "novelty":
+            z[name] = _z(cell["figures"][name], rival["figures"][name], 1.0)
     for name in FORMS:
         target = held_out["figures"][name]["value"]
         ours, theirs = (
@@ -152,11 +154,22 @@ def _tail(z: float) -> float:
 
 
 def _z(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, sign: float) -> float | None:
-    """Signed difference over its standard error; None where it is not known."""
-    if ours is None or theirs is None or None in (ours["std_error"], theirs["std_error"]):
+    """Signed difference over its standard error, at most `CLEAR`; None where nothing compares.
+
+    A figure that only the rival has, because nothing of the cell is left to measure, is clearly
+    worse.
+    """
+    if theirs is None or theirs["std_error"] is None:
+        return None
+    if ours is None:
+        return -CLEAR
+    if ours["std_error"] is None:
         return None
     error = math.hypot(ours["std_error"], theirs["std_error"])
-    return sign * (ours["value"] - theirs["value"]) / error if error > 0 else None
+    difference = sign * (ours["value"] - theirs["value"])
+    if difference == 0:
+        return 0.0
+    return math.copysign(min(CLEAR, abs(difference) / error if error else CLEAR), difference)
 
 
 def _ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float] | None:
