@@ -89,6 +89,7 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
     assert calls("--out", cut, "--stats", "qm9", "--scheduler", "dpm++") < 10
 
 
+@pytest.mark.filterwarnings("default")  # the command prints them
 def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, tmp_path):
     arguments = ("sample", "-n", 2, "--steps", 10, "--stats", "qm9", "--out", tmp_path / "a.sdf")
     code, _, err = gaga(*arguments, "--t-star", 400)
