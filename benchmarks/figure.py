@@ -125,7 +125,7 @@ def cost(sampling: dict[str, Any]) -> None:
     right.axhspan(0, floor, color="#dfe3e8", lw=0)
     right.text(19, floor * 0.35, "QM9 against itself", fontsize=8)
     right.set(ylim=(0, None))
-    left.set_title("Stability alone rewards collapsed molecules …", fontsize=10.5, loc="left")
+    left.set_title("Stability alone does not see a wrong start …", fontsize=10.5, loc="left")
     right.set_title("… which their size shows", fontsize=10.5, loc="left")
     solvers = dict.fromkeys(cell["solver"] for cell in sampling["cells"].values())
     for name, colour in starts.items():
