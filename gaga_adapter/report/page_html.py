@@ -302,7 +302,7 @@ def _metrics(facts: Facts) -> str:
     )
     return _section(
         "Metrics",
-        "<p>Stability cannot see a wrong start: compact, alike molecules are even more stable. "
+        "<p>Stability cannot see a wrong start: compact, alike molecules are no less stable. "
         f"Read it beside size, spread and anisotropy.</p><figure>{table}</figure>",
     )
 
