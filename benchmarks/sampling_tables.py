@@ -149,7 +149,7 @@ def _collapse(found: dict[str, Any]) -> str:
     data = found["held_out"]["figures"]["v_x_spread"]["value"]
     told = []
     for kind in ("paper", "unit", "shape"):
-        names = [f"ddpm {steps}, {kind} at 400, suffix" for steps in (1000, 200)]
+        names = [f"ddpm {steps}, {kind} at 400, suffix" for steps in (200, 1000)]
         cell = next((found["cells"][name] for name in names if name in found["cells"]), None)
         if cell is not None:
             share = cell["figures"]["v_x_spread"]["value"] / data

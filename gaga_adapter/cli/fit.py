@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,14 @@ def run(
             n_criterion=samples,
             by_size=by_size,
             seed=seed,
-            provenance={"data": source.name, "torch_threads": torch.get_num_threads()},
+            provenance={
+                "data": "+".join(Path(name).name for name in data),  # no folders: it is published
+                "date": datetime.now(timezone.utc).date().isoformat(),
+                "hydrogens": hydrogens,
+                "embed": embed,
+                "skip_bad": skip_bad,
+                "torch_threads": torch.get_num_threads(),
+            },
             progress=lambda what, done, total: progress(
                 what, done, source.total if what == "moments" else total
             ),
