@@ -22,6 +22,14 @@ from gaga_adapter.errors import WriteError
 ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Also where a shell started the tests in the background, and has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def gaga(monkeypatch, capsys):
     """Run the command in this process: (exit code, stdout, stderr)."""
