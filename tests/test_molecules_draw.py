@@ -9,7 +9,7 @@ import pytest
 
 from gaga_adapter.errors import DataError, WriteError
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.draw import _models, _Pen, draw_grid
+from gaga_adapter.molecules.draw import _Pen, ball_and_stick, draw_grid
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -86,7 +86,7 @@ def test_the_picture_is_no_mirror_image():
     rng = np.random.default_rng(0)
     for _ in range(20):
         x = rng.normal(size=(4, 3)) * [4, 2, 1]
-        model = _models(MoleculeSet.from_list([(x, [1, 6, 17, 8])]))[0]
+        model = ball_and_stick(MoleculeSet.from_list([(x, [1, 6, 17, 8])]))[0]
         distances = [np.linalg.norm(x[i] - x[j]) for i, j in combinations(range(4), 2)]
         turned = [np.linalg.norm(model.xyz[i] - model.xyz[j]) for i, j in combinations(range(4), 2)]
         np.testing.assert_allclose(turned, distances, rtol=1e-5)

@@ -40,12 +40,12 @@ _STICK = 0.11  # angstrom: half the width of a single bond
 _WHITE = np.ones(3)
 _INK = np.array([0.13, 0.15, 0.19])
 _RING = np.array([0.98, 0.58, 0.12])
-_COLOURS = {
+ELEMENT_COLOURS = {
     1: (0.90, 0.91, 0.93), 5: (0.95, 0.68, 0.60), 6: (0.38, 0.40, 0.45), 7: (0.24, 0.44, 0.90),
     8: (0.88, 0.23, 0.21), 9: (0.38, 0.76, 0.40), 14: (0.80, 0.66, 0.48), 15: (0.94, 0.52, 0.14),
     16: (0.93, 0.78, 0.22), 17: (0.22, 0.68, 0.30), 35: (0.60, 0.24, 0.16), 53: (0.50, 0.20, 0.62),
 }  # fmt: skip
-_OTHER = (0.78, 0.45, 0.70)
+OTHER_COLOUR = (0.78, 0.45, 0.70)
 
 
 def draw_grid(
@@ -68,7 +68,7 @@ def draw_grid(
         raise DataError(
             f"nothing to draw: {len(rows)} rows of {columns} molecules. Pass one or more."
         )
-    shown = [_models(molecules.subset(slice(columns))) for _, molecules in rows]
+    shown = [ball_and_stick(molecules.subset(slice(columns))) for _, molecules in rows]
     # One scale for all that are not twice the usual size: a molecule that flew apart shrinks alone.
     fits = np.array([min(model.fit, _LARGEST) for row in shown for model in row])
     scale = float(fits[fits > np.median(fits) / 2].min())
@@ -86,7 +86,7 @@ def draw_grid(
 
 
 @dataclass(frozen=True, eq=False)
-class _Model:
+class BallAndStick:
     """One molecule, turned to the viewer.
 
     Attributes:
@@ -134,7 +134,7 @@ class _Model:
             job()
 
 
-def _models(molecules: MoleculeSet) -> list[_Model]:
+def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
     """Turn every molecule of a set to the viewer."""
     orders = bond_orders(molecules)
     broken = broken_atoms(molecules.atomic_numbers, orders)
@@ -142,10 +142,10 @@ def _models(molecules: MoleculeSet) -> list[_Model]:
     for index, n in enumerate(molecules.n_atoms):
         xyz, numbers = molecules.molecule(index)
         models.append(
-            _Model(
+            BallAndStick(
                 xyz=_turned(xyz.astype(np.float64)),
                 radii=np.where(numbers == 1, 0.27, np.where(numbers > 10, 0.52, 0.42)),
-                colours=np.array([_COLOURS.get(z, _OTHER) for z in numbers.tolist()]),
+                colours=np.array([ELEMENT_COLOURS.get(z, OTHER_COLOUR) for z in numbers.tolist()]),
                 orders=orders[index, :n, :n],
                 broken=broken[index, :n],
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gaga_adapter.molecules.draw import _COLOURS, _OTHER, _Model, _models
+from gaga_adapter.molecules.draw import ELEMENT_COLOURS, OTHER_COLOUR, BallAndStick, ball_and_stick
 from gaga_adapter.molecules.elements import SYMBOLS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _STICK = 0.22  # angstrom: width of a single bond
 
 def molecule_cards(molecules: MoleculeSet) -> str:
     """List entries, one picture and caption each; they need `gradients` once in the page."""
-    models = _models(molecules)
+    models = ball_and_stick(molecules)
     fits = np.array([min(_fit(model), _LARGEST) for model in models])
     scale = float(fits[fits > np.median(fits) / 2].min())  # one that flew apart shrinks alone
     cards = []
@@ -54,7 +54,7 @@ def gradients(molecules: MoleculeSet) -> str:
     """The gradients that the pictures refer to."""
     found = []
     for z in np.unique(molecules.atomic_numbers[molecules.atomic_numbers > 0]).tolist():
-        colour = np.array(_COLOURS.get(z, _OTHER))
+        colour = np.array(ELEMENT_COLOURS.get(z, OTHER_COLOUR))
         stops = (
             (0, 0.35 * colour + 0.65),
             (45, colour),
@@ -76,14 +76,14 @@ def hill_formula(symbols: list[str]) -> list[tuple[str, int]]:
     return [(symbol, counts[symbol]) for symbol in order]
 
 
-def _fit(model: _Model) -> float:
+def _fit(model: BallAndStick) -> float:
     """Pixels per angstrom at which a model fills its picture."""
     reach = model.radii[:, None]
     size = (model.xyz + reach).max(axis=0) - (model.xyz - reach).min(axis=0)
     return float(((np.array([_WIDTH, _HEIGHT]) - 2 * _PAD) / size[:2]).min())
 
 
-def _picture(model: _Model, numbers: NDArray[np.uint8], scale: float) -> str:
+def _picture(model: BallAndStick, numbers: NDArray[np.uint8], scale: float) -> str:
     reach = model.radii[:, None]
     box = (model.xyz + reach).max(axis=0) + (model.xyz - reach).min(axis=0)
     place = (model.xyz - box / 2) * (scale, -scale, scale) + (_WIDTH / 2, _HEIGHT / 2, 0)
@@ -111,7 +111,7 @@ def _ball(x: float, y: float, radius: float, number: int, haze: float, broken: b
 
 
 def _stick(
-    start: _Array, end: _Array, model: _Model, i: int, j: int, scale: float, haze: float
+    start: _Array, end: _Array, model: BallAndStick, i: int, j: int, scale: float, haze: float
 ) -> str:
     order = int(model.orders[i, j])
     across = np.array([start[1] - end[1], end[0] - start[0]])
