@@ -1,0 +1,204 @@
+"""Freezes what a rearrangement of the house must not move: `python tests/goldens/frozen.py`.
+
+It writes `signatures.txt` (every public name with how it is called), `artefacts/` (one artefact of
+each kind), and `numbers.json` (the start of every reference on noise that is exact in binary, and
+ten seeded runs). `artefacts/` is written once and then only read: old artefacts must go on loading.
+Those called `order_4` hold the sums for cumulants that version 0.1 could stream with `max_order=4`.
+"""
+
+import inspect
+import json
+from importlib import import_module
+from pathlib import Path
+
+import diffusers
+import torch
+
+from gaga_adapter import GAGAScheduler, GAGAStats, MoleculePipeline, fit
+from gaga_adapter.hashing import stream
+from gaga_adapter.layout import DenseLayout, MoleculeLayout
+from gaga_adapter.subspace import mask_from_sizes, project
+
+FOLDER = Path(__file__).parent
+#: Packages whose `__all__` is what users import from.
+PUBLIC = (
+    "gaga_adapter",
+    "gaga_adapter.criteria",
+    "gaga_adapter.integrations",
+    "gaga_adapter.molecules.formats",
+    "gaga_adapter.moments",
+    "gaga_adapter.reference",
+    "gaga_adapter.scheduler",
+    "gaga_adapter.training",
+)
+DENSE_KINDS = ("channel", "element", "low_rank", "full")
+MOLECULE_KINDS = ("unit", "paper", "channel", "size", "shape")
+SHAPE = (2, 3, 3)
+SIZES = torch.tensor([4, 8, 2, 4])
+#: A run of each: the scheduler, what it is made with, and the number of steps.
+RUNS = {
+    "DDPMScheduler": ({}, 20),
+    "DDIMScheduler": ({}, 20),
+    "DPMSolverMultistepScheduler": ({"use_karras_sigmas": True}, 10),
+    "UniPCMultistepScheduler": ({"prediction_type": "v_prediction"}, 10),
+    "EulerDiscreteScheduler": ({}, 10),
+    "HeunDiscreteScheduler": ({}, 10),
+    "PNDMScheduler": ({"skip_prk_steps": True}, 10),
+    "EDMDPMSolverMultistepScheduler": ({}, 10),
+    "FlowMatchEulerDiscreteScheduler": ({"shift": 3.0}, 10),
+}
+
+
+# -- signatures ------------------------------------------------------------------------------------
+
+
+def _members(owner):
+    """Public methods and properties that a class of this package adds to its bases."""
+    for name in sorted(vars(owner)):
+        if not name.startswith("_"):
+            yield name, inspect.getattr_static(owner, name)
+
+
+def _signature_lines(title, value):
+    if isinstance(value, property):
+        yield f"{title}: property"
+    elif isinstance(value, classmethod | staticmethod):
+        yield f"{title}{inspect.signature(value.__func__)}"
+    elif inspect.isclass(value):
+        try:
+            yield f"{title}{inspect.signature(value)}"
+        except (TypeError, ValueError):
+            yield title
+        for name, member in _members(value):
+            yield from _signature_lines(f"{title}.{name}", member)
+    elif inspect.isfunction(value):
+        yield f"{title}{inspect.signature(value)}"
+
+
+def signatures():
+    """Every public name with its signature, one a line."""
+    lines = []
+    for package in PUBLIC:
+        module = import_module(package)
+        for name in sorted(module.__all__):
+            lines += _signature_lines(f"{package}.{name}", getattr(module, name))
+    return "\n".join(lines) + "\n"
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def dyadic(shape, seed):
+    """Numbers of a uniform law in [-2, 2) that are multiples of 1/64: exact in every arithmetic."""
+    count = torch.Size(shape).numel()
+    bits = stream(seed, count) >> 56  # -128 ... 127
+    return (bits.to(torch.float64) / 64).reshape(*shape)
+
+
+def toy_molecules(seed, n_molecules=40):
+    """Molecules (x, mask) of 2, 4 and 8 atoms with two features."""
+    sizes = torch.tensor([2, 4, 8]).repeat(n_molecules)[:n_molecules]
+    mask = mask_from_sizes(sizes)
+    x = dyadic((n_molecules, 8, 5), seed) * torch.tensor([1.0, 0.5, 2.0, 0.25, 0.25])
+    return project(x, mask), mask
+
+
+def artefacts():
+    """Name and statistics of each kind, from data that are exact in binary."""
+    for kind in DENSE_KINDS:
+        data = dyadic((64, *SHAPE), seed=1) * torch.tensor([0.5, 2.0]).reshape(2, 1, 1)
+        fitted = fit(
+            [data.float()], DenseLayout(SHAPE), covariance=kind, n_criterion=64, n_bootstrap=0,
+            criterion="cumulant", tolerance=5.0,
+        )  # fmt: skip
+        yield f"dense_{kind}", fitted
+    layout = MoleculeLayout(("H", "C"), 1.0, 0.25)
+    molecules = [toy_molecules(seed, 400) for seed in (1, 2)]
+    yield (
+        "molecules",
+        fit(molecules, layout, n_criterion=400, n_bootstrap=0, criterion="cumulant", tolerance=50),
+    )
+
+
+def load(name):
+    """One of the frozen artefacts."""
+    return GAGAStats.from_pretrained(FOLDER / "artefacts" / name)
+
+
+def starts():
+    """Start of every reference at a = 0.8, b = 0.6, on noise that is exact in binary."""
+    for kind in DENSE_KINDS:
+        reference = load(f"dense_{kind}").reference(kind).at(0.8, 0.6)
+        yield f"dense/{kind}", reference.transport(dyadic((2, *SHAPE), seed=3))
+    stats, mask = load("molecules"), mask_from_sizes(SIZES)
+    noise = project(dyadic((*mask.shape, 5), seed=3), mask)
+    for kind in MOLECULE_KINDS:
+        yield f"molecules/{kind}", stats.reference(kind).at(0.8, 0.6).transport(noise, mask)
+
+
+def network(seen, timestep):
+    """Smooth, different at every timestep, and bounded: a stand-in for any network."""
+    return torch.tanh(0.7 * seen + 0.1 * torch.sin(torch.as_tensor(timestep).double()))
+
+
+def dense_run(name):
+    """One wrapped run on the channel statistics."""
+    options, n_steps = RUNS[name]
+    base = getattr(diffusers, name)(**options)
+    scheduler = GAGAScheduler.from_pretrained(base, stats=load("dense_channel"), handover="init")
+    generator = torch.Generator().manual_seed(0)
+    scheduler.set_timesteps(n_steps)
+    sample = torch.randn(2, *SHAPE, generator=generator) * scheduler.init_noise_sigma
+    extra = {"generator": generator} if name == "DDPMScheduler" else {}
+    for timestep in scheduler.timesteps:
+        seen = sample
+        if hasattr(scheduler, "scale_model_input"):
+            seen = scheduler.scale_model_input(sample, timestep)
+        output = network(seen, timestep).to(seen)
+        sample = scheduler.step(output, timestep, sample, **extra).prev_sample
+    return sample
+
+
+def molecule_run():
+    """Four small molecules of the embedded model, from the `size` reference."""
+    pipe = MoleculePipeline.load()
+    base = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = GAGAScheduler.from_pretrained(base, stats="qm9", reference="size")
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    made = pipe(
+        n_atoms=[5, 9, 9, 3], num_inference_steps=10, generator=generator, output_type="tensor"
+    )
+    return made.molecules
+
+
+def runs():
+    """Ten seeded runs."""
+    for name in RUNS:
+        yield name, dense_run(name)
+    yield "MoleculePipeline", molecule_run()
+
+
+def numbers():
+    """All that `numbers.json` holds."""
+    named = {"starts": dict(starts()), "runs": dict(runs())}
+    return {
+        group: {
+            name: {
+                "shape": list(value.shape),
+                "values": [float(f"{v:.13g}") for v in value.flatten().tolist()],
+            }
+            for name, value in members.items()
+        }
+        for group, members in named.items()
+    }
+
+
+if __name__ == "__main__":
+    for name, stats in artefacts():
+        if not (FOLDER / "artefacts" / name).is_dir():
+            stats.save_pretrained(FOLDER / "artefacts" / name)
+    (FOLDER / "signatures.txt").write_text(signatures(), encoding="utf-8")
+    text = json.dumps(numbers(), separators=(",", ":"))
+    (FOLDER / "numbers.json").write_text(text + "\n", encoding="utf-8")
+    print(f"wrote signatures.txt, numbers.json and artefacts/ to {FOLDER}")
