@@ -25,14 +25,14 @@ from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
 from gaga_adapter.criteria import CriterionCurve
-from gaga_adapter.criteria.certificate import Certificate, discarded
+from gaga_adapter.criteria.certificate.criterion import Certificate, discarded
+from gaga_adapter.criteria.certificate.denoisers import as_denoiser
 from gaga_adapter.criteria.contributions import Contributions
-from gaga_adapter.criteria.denoisers import as_denoiser
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.pipeline import MoleculePipeline
-from gaga_adapter.molecules.qm9 import load_qm9
-from gaga_adapter.paths import GaussianPath
+from gaga_adapter.molecules.qm9.data import load_qm9
+from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.selection import select
 
 RESULTS = Path(__file__).parent / "results"

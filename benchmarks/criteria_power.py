@@ -33,9 +33,9 @@ from provenance import provenance
 from torch import Generator, Tensor
 
 from gaga_adapter.criteria import CRITERIA, Criterion, CriterionCurve, criterion
-from gaga_adapter.criteria.certificate import Certificate
-from gaga_adapter.criteria.linear import posterior_mean
-from gaga_adapter.criteria.two_sample import TwoSample
+from gaga_adapter.criteria.certificate.criterion import Certificate
+from gaga_adapter.criteria.certificate.linear import posterior_mean
+from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.subspace import project

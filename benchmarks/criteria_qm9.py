@@ -22,15 +22,15 @@ from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
 from gaga_adapter.criteria import Criterion, CriterionCurve
-from gaga_adapter.criteria.certificate import Certificate
-from gaga_adapter.criteria.cumulant import Cumulant
-from gaga_adapter.criteria.denoisers import as_denoiser
-from gaga_adapter.criteria.ks_mi import KSMI
-from gaga_adapter.criteria.two_sample import TwoSample
+from gaga_adapter.criteria.certificate.criterion import Certificate
+from gaga_adapter.criteria.certificate.denoisers import as_denoiser
+from gaga_adapter.criteria.cumulant.criterion import Cumulant
+from gaga_adapter.criteria.ks_mi.criterion import KSMI
+from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.pipeline import MoleculePipeline
-from gaga_adapter.molecules.qm9 import load_qm9
+from gaga_adapter.molecules.qm9.data import load_qm9
 from gaga_adapter.report.curves import save_curves
 from gaga_adapter.selection import Selection, bootstrap, select, select_by_size
 

@@ -34,10 +34,15 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from gaga_adapter import named_path
-from gaga_adapter.criteria.published import PAPER, Pairs, PublishedResult, published_first_pass
+from gaga_adapter.criteria.ks_mi.published import (
+    PAPER,
+    Pairs,
+    PublishedResult,
+    published_first_pass,
+)
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
-from gaga_adapter.molecules.qm9 import load_qm9
+from gaga_adapter.molecules.qm9.data import load_qm9
 from gaga_adapter.subspace import remove_mean
 
 RESULT = Path(__file__).parent / "results" / "criteria_speed.json"

@@ -20,7 +20,7 @@ from provenance import provenance
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.encoding import encode
-from gaga_adapter.molecules.qm9 import load_qm9
+from gaga_adapter.molecules.qm9.data import load_qm9
 from gaga_adapter.moments import ExchangeableMoments
 
 RESULT = Path(__file__).parent / "results" / "fit.json"

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 
 from gaga_adapter import GAGAStats, ReferenceGaussian, named_path
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.two_sample import TwoSample
+from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
-from gaga_adapter.molecules.qm9 import load_qm9
+from gaga_adapter.molecules.qm9.data import load_qm9
 from gaga_adapter.moments import DenseKind, DenseMoments, ExchangeableMoments
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import DEFAULT_TOLERANCE, select

@@ -26,10 +26,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gaga_adapter.atomic import replacing
+from gaga_adapter.distributed import n_processes, process_index
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
-from gaga_adapter.paths import named_path
-from gaga_adapter.processes import n_processes, process_index
+from gaga_adapter.noise.paths import named_path
 from gaga_adapter.subspace import remove_mean
 from gaga_adapter.training import TruncatedTimesteps, record_trained
 

@@ -32,11 +32,11 @@ from rich.table import Table
 
 from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.layout import MoleculeLayout
-from gaga_adapter.molecules.chemistry import to_rdkit
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.formats import sdf_text, stream_molecules
-from gaga_adapter.molecules.qm9 import load_qm9
+from gaga_adapter.molecules.metrics.chemistry import to_rdkit
+from gaga_adapter.molecules.qm9.data import load_qm9
 from gaga_adapter.moments import ExchangeableMoments
 
 BATCH = 2048

@@ -18,10 +18,10 @@ import torch
 from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
-from gaga_adapter.criteria.two_sample import TwoSample
+from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
-from gaga_adapter.molecules.qm9 import load_qm9
+from gaga_adapter.molecules.qm9.data import load_qm9
 
 RESULT = Path(__file__).parent / "results" / "references.json"
 

@@ -32,10 +32,10 @@ from provenance import provenance
 from verdicts import HeldOut, compare, judged, table
 
 from gaga_adapter import GAGAScheduler, GAGAStats
-from gaga_adapter.atomic import replacing
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.pipeline import ASSETS, EMBEDDED, MoleculePipeline
-from gaga_adapter.solvers import scheduler_named
+from gaga_adapter.sampling.solvers import scheduler_named
 from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ class Cell:
     """One row of the table.
 
     Attributes:
-        solver: a name of `gaga_adapter.solvers`.
+        solver: a name of `gaga_adapter.sampling.solvers`.
         steps: what `set_timesteps` gets.
         t_star: first timestep of 1000; None for the full trajectory.
         reference: the Gaussian start at t*.

@@ -47,13 +47,13 @@ def work(out: Path) -> None:
     import torch
 
     from gaga_adapter.cli.data import open_data
-    from gaga_adapter.collecting import _merge, _UniformSample, collect
+    from gaga_adapter.distributed import Processes, started
     from gaga_adapter.fitting import fit
     from gaga_adapter.molecules.formats import write_sdf
     from gaga_adapter.molecules.pieces import sample_sdf
     from gaga_adapter.molecules.pipeline import MoleculePipeline
-    from gaga_adapter.molecules.qm9 import load_qm9
-    from gaga_adapter.processes import Processes, started
+    from gaga_adapter.molecules.qm9.data import load_qm9
+    from gaga_adapter.streaming import _merge, _UniformSample, collect
 
     torch.set_num_threads(1)
     with started():

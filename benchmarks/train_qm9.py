@@ -27,13 +27,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from gaga_adapter import GAGAScheduler
-from gaga_adapter.atomic import replacing
+from gaga_adapter.distributed import process_index
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.encoding import encode
-from gaga_adapter.molecules.metrics import evaluate
+from gaga_adapter.molecules.metrics.evaluate import evaluate
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
-from gaga_adapter.molecules.qm9 import load_qm9
-from gaga_adapter.processes import process_index
-from gaga_adapter.solvers import scheduler_named
+from gaga_adapter.molecules.qm9.data import load_qm9
+from gaga_adapter.sampling.solvers import scheduler_named
 
 
 def main() -> None:

@@ -26,12 +26,12 @@ from qm9_training import Recipe, Run, validate
 from torch import Tensor
 
 from gaga_adapter import GAGAScheduler, GAGAStats
-from gaga_adapter.atomic import replacing
-from gaga_adapter.molecules.distances import Geometry, distances
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.encoding import encode
-from gaga_adapter.molecules.metrics import evaluate
+from gaga_adapter.molecules.metrics.distances import Geometry, distances
+from gaga_adapter.molecules.metrics.evaluate import evaluate
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
-from gaga_adapter.molecules.qm9 import load_qm9
+from gaga_adapter.molecules.qm9.data import load_qm9
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.distances import Geometry, distances
-from gaga_adapter.molecules.metrics import evaluate
-from gaga_adapter.molecules.qm9 import load_qm9, qm9_train_smiles
-from gaga_adapter.molecules.shape import gyration_eigenvalues
+from gaga_adapter.molecules.metrics.distances import Geometry, distances
+from gaga_adapter.molecules.metrics.evaluate import evaluate
+from gaga_adapter.molecules.metrics.shape import gyration_eigenvalues
+from gaga_adapter.molecules.qm9.data import load_qm9, qm9_train_smiles
 
 RESULTS = Path(__file__).parent / "results"
 V_X_BINS = np.linspace(0.5, 4.5, 41)

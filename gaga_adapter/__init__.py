@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gaga_adapter.integrations import apply_patch, patched, remove_patch
     from gaga_adapter.molecules.denoiser import MoleculeDenoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
-    from gaga_adapter.paths import (
+    from gaga_adapter.noise.paths import (
         FlowPath,
         GaussianPath,
         TabulatedPath,
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 __version__ = _version("gaga-adapter")
 
 _HOME = {
-    "FlowPath": "gaga_adapter.paths",
+    "FlowPath": "gaga_adapter.noise.paths",
     "GAGAScheduler": "gaga_adapter.scheduler",
     "GAGAStats": "gaga_adapter.stats",
-    "GaussianPath": "gaga_adapter.paths",
+    "GaussianPath": "gaga_adapter.noise.paths",
     "MoleculeDenoiser": "gaga_adapter.molecules.denoiser",
     "MoleculePipeline": "gaga_adapter.molecules.pipeline",
     "ReferenceGaussian": "gaga_adapter.reference",
-    "TabulatedPath": "gaga_adapter.paths",
+    "TabulatedPath": "gaga_adapter.noise.paths",
     "TruncatedTimesteps": "gaga_adapter.training",
-    "VEPath": "gaga_adapter.paths",
-    "VPPath": "gaga_adapter.paths",
+    "VEPath": "gaga_adapter.noise.paths",
+    "VPPath": "gaga_adapter.noise.paths",
     "apply_patch": "gaga_adapter.integrations",
     "compare": "gaga_adapter.fitting",
     "fit": "gaga_adapter.fitting",
-    "named_path": "gaga_adapter.paths",
+    "named_path": "gaga_adapter.noise.paths",
     "patched": "gaga_adapter.integrations",
     "remove_patch": "gaga_adapter.integrations",
     "truncated_elbo": "gaga_adapter.training",

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from gaga_adapter.collecting import Batch, Collected, Report, Sharing, collect, sharing_processes
 from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
 from gaga_adapter.errors import DataError, TruncationError
@@ -25,6 +24,7 @@ from gaga_adapter.moments import DenseKind
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import Selection, bootstrap, check_tolerance, select, select_by_size
 from gaga_adapter.stats import GAGAStats, library_versions
+from gaga_adapter.streaming import Batch, Collected, Report, Sharing, collect, sharing_processes
 
 #: Where the curve is drawn by default: from far above any useful t* down to nearly pure noise, and
 #: densest where t* usually lies.

@@ -26,12 +26,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
-from gaga_adapter.hub import check_repo_id, download, publish
+from gaga_adapter.files.atomic import replacing
+from gaga_adapter.files.hub import check_repo_id, download, publish
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments, moments_from_state_dict
-from gaga_adapter.paths import GaussianPath
+from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.selection import Selection
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .fitting import fit_from
-from .patch import PatchHandle, apply_patch, patched, remove_patch
+from .patching.fitting import fit_from
+from .patching.patch import PatchHandle, apply_patch, patched, remove_patch
 
 if TYPE_CHECKING:
     from .karras import KarrasStart, truncate_sigmas
-    from .pipeline import EDMPipeline, as_pipeline
+    from .sampling.pipeline import EDMPipeline, as_pipeline
 
 _LAZY = {  # what loads more than torch
-    "EDMPipeline": "pipeline",
+    "EDMPipeline": "sampling.pipeline",
     "KarrasStart": "karras",
-    "as_pipeline": "pipeline",
+    "as_pipeline": "sampling.pipeline",
     "truncate_sigmas": "karras",
 }
 

@@ -22,8 +22,8 @@ from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.subspace import project
 
 from .edm import ATTRIBUTES, EDM, METHODS, largest_class, lost_class, molecules
+from .patching.subclass import Recipe
 from .protocol import Batch, Model, lacks, register
-from .swap import Recipe
 
 
 class GeoLDM(EDM):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.layout import Layout
 
-from .swap import Recipe, plain
+from .patching.subclass import Recipe, plain
 
 #: Modules of this package that register adapters, the general before the special.
 BUILT_IN = (".edm", ".geoldm", ".molcraftdiffusion", ".mlconfgen")

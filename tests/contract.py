@@ -19,8 +19,8 @@ from unittest import mock
 
 import torch
 from gaga_adapter.integrations import apply_patch, patched, remove_patch
-from gaga_adapter.integrations.patch import state_of
-from gaga_adapter.integrations.prior import at_gamma
+from gaga_adapter.integrations.patching.patch import state_of
+from gaga_adapter.integrations.patching.prior import at_gamma
 from gaga_adapter.integrations.protocol import adapter_for
 
 from gaga_adapter.errors import (

@@ -1,18 +1,14 @@
 """The fence of a rearrangement: what users call, what they saved, and what came out of it."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from goldens import frozen
 
 from gaga_adapter import GAGAStats
 
-sys.path.insert(0, str(Path(__file__).parent))  # the goldens are beside this file
-from goldens import frozen
-
-MAKE = "Run `python tests/goldens/frozen.py`, look at the difference, and say why in the commit."
+MAKE = "If this is meant, run `python tests/goldens/frozen.py signatures` (or numbers) and say why."
 NUMBERS = json.loads((frozen.FOLDER / "numbers.json").read_text(encoding="utf-8"))
 ARTEFACTS = sorted(folder.name for folder in (frozen.FOLDER / "artefacts").iterdir())
 

@@ -10,7 +10,7 @@ import pytest
 
 import gaga_adapter
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

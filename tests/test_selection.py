@@ -104,7 +104,7 @@ def test_tolerances_are_positive(tolerance):
 
 def test_the_default_puts_the_design_curve_near_t_500():
     """The `shape` column that was measured on QM9, at the log-SNR of polynomial_2."""
-    from gaga_adapter.paths import named_path
+    from gaga_adapter.noise.paths import named_path
 
     path = named_path("edm/polynomial_2")
     levels = [float(path.log_snr(t / 1000)) for t in (400, 500, 550, 600, 700)]

@@ -87,14 +87,14 @@ def covariances() -> Sequence[str]:
 
 def schedulers() -> Sequence[str]:
     """Samplers by name."""
-    from gaga_adapter.solvers import SCHEDULERS
+    from gaga_adapter.sampling.solvers import SCHEDULERS
 
     return tuple(SCHEDULERS)
 
 
 def spacings() -> Sequence[str]:
     """What becomes of a scheduler's timesteps."""
-    from gaga_adapter.scheduler.storage import SPACINGS
+    from gaga_adapter.scheduler.options import SPACINGS
 
     return SPACINGS
 

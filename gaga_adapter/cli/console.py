@@ -33,7 +33,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from gaga_adapter.molecules.estimate import Estimate
+    from gaga_adapter.molecules.metrics.estimate import Estimate
 
 #: Called with (what, done, total); total is None where nobody knows it.
 Report = Callable[[str, int, "int | None"], None]

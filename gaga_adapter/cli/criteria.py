@@ -33,8 +33,8 @@ from gaga_adapter.cli.judges import (
 from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.cli.show import t_star_cell, t_star_table
 from gaga_adapter.criteria import CRITERIA
+from gaga_adapter.distributed import n_processes, process_index, started
 from gaga_adapter.fitting import Comparison, compare
-from gaga_adapter.processes import n_processes, process_index, started
 from gaga_adapter.selection import DEFAULT_TOLERANCES
 
 

@@ -12,10 +12,10 @@ import torch
 import typer
 
 from gaga_adapter.cli import choices
-from gaga_adapter.collecting import Batch
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.molecules.formats import Hydrogens, MoleculeStream, stream_molecules
+from gaga_adapter.streaming import Batch
 
 _BATCH = 2048  # molecules
 _BATCH_NUMBERS = 4_000_000  # of dense arrays

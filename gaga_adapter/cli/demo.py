@@ -13,7 +13,6 @@ import torch
 import typer
 from rich.table import Table
 
-from gaga_adapter.atomic import replacing
 from gaga_adapter.cli.console import (
     Json,
     Quiet,
@@ -27,10 +26,11 @@ from gaga_adapter.cli.console import (
     say,
 )
 from gaga_adapter.cli.outputs import writable_folder
+from gaga_adapter.files.atomic import replacing
 
 if TYPE_CHECKING:
-    from gaga_adapter.molecules.estimate import Estimate
-    from gaga_adapter.molecules.metrics import MoleculeMetrics
+    from gaga_adapter.molecules.metrics.estimate import Estimate
+    from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics
 
 
 def run(
@@ -60,9 +60,9 @@ def run(
     """
     from gaga_adapter.molecules.draw import draw_grid
     from gaga_adapter.molecules.formats import write_sdf
-    from gaga_adapter.molecules.metrics import evaluate
+    from gaga_adapter.molecules.metrics.evaluate import evaluate
     from gaga_adapter.molecules.pipeline import MoleculePipeline
-    from gaga_adapter.molecules.qm9 import load_qm9
+    from gaga_adapter.molecules.qm9.data import load_qm9
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
 

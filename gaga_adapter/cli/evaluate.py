@@ -22,16 +22,16 @@ from gaga_adapter.cli.console import (
     say,
 )
 from gaga_adapter.cli.data import HydrogensOption, SkipBad
+from gaga_adapter.distributed import Processes, started
+from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.elements import SYMBOLS
-from gaga_adapter.processes import Processes, started
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.data import MoleculeSet
-    from gaga_adapter.molecules.distances import DistanceFigures
     from gaga_adapter.molecules.formats import MoleculeStream, Tally
-    from gaga_adapter.molecules.metrics import MoleculeMetrics
-    from gaga_adapter.molecules.plausibility import Plausibility
+    from gaga_adapter.molecules.metrics.distances import DistanceFigures
+    from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics
+    from gaga_adapter.molecules.metrics.plausibility import Plausibility
 
 _UNITS = {"v_x": "angstrom²", "bond_lengths": "angstrom", "bond_angles": "degrees"}
 
@@ -115,7 +115,7 @@ def run(
 
 def _require_posebusters() -> None:
     from gaga_adapter.errors import MissingExtraError
-    from gaga_adapter.molecules.plausibility import has_posebusters
+    from gaga_adapter.molecules.metrics.plausibility import has_posebusters
 
     if not has_posebusters():
         raise MissingExtraError("posebusters", "posebusters")
@@ -130,12 +130,12 @@ def _evaluate(
     seed: int,
     progress: Report,
 ) -> _Evaluation:
-    from gaga_adapter.molecules.bonds import judged_elements
     from gaga_adapter.molecules.data import MoleculeSet
-    from gaga_adapter.molecules.distances import distances
-    from gaga_adapter.molecules.metrics import evaluate
-    from gaga_adapter.molecules.plausibility import has_posebusters
-    from gaga_adapter.molecules.qm9 import qm9_train_smiles
+    from gaga_adapter.molecules.metrics.bonds import judged_elements
+    from gaga_adapter.molecules.metrics.distances import distances
+    from gaga_adapter.molecules.metrics.evaluate import evaluate
+    from gaga_adapter.molecules.metrics.plausibility import has_posebusters
+    from gaga_adapter.molecules.qm9.data import qm9_train_smiles
 
     generator = torch.Generator().manual_seed(seed)
     parts = []
@@ -181,8 +181,8 @@ def _busted(
     molecules: MoleculeSet, stream: MoleculeStream, rows: list[int], progress: Report
 ) -> Plausibility:
     """PoseBusters on some of the molecules, shared between the processes of the run."""
-    from gaga_adapter.molecules.chemistry import to_rdkit
-    from gaga_adapter.molecules.plausibility import answers, plausibility
+    from gaga_adapter.molecules.metrics.chemistry import to_rdkit
+    from gaga_adapter.molecules.metrics.plausibility import answers, plausibility
 
     processes = Processes.of_the_run()
     mine = rows[processes.index :: processes.count]

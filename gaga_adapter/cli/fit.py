@@ -33,7 +33,7 @@ from gaga_adapter.cli.judges import (
 )
 from gaga_adapter.cli.outputs import writable_folder
 from gaga_adapter.cli.show import Plot, document, print_stats, save_plot
-from gaga_adapter.processes import n_processes, process_index, started
+from gaga_adapter.distributed import n_processes, process_index, started
 
 
 @started()

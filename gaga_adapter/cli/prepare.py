@@ -29,17 +29,17 @@ def run(
 
       gaga prepare qm9 --into e3_diffusion_for_molecules/
     """
-    from gaga_adapter.integrations.checkouts import require_checkout
-    from gaga_adapter.integrations.prepare import (
+    from gaga_adapter.integrations.launcher.checkouts import require_checkout
+    from gaga_adapter.integrations.launcher.prepare import (
         SPLITS,
         edm_arrays,
         require_room,
         second_half,
         write_data,
     )
-    from gaga_adapter.molecules.chemistry import to_smiles
-    from gaga_adapter.molecules.qm9 import load_qm9, split_indices
-    from gaga_adapter.molecules.qm9_properties import atom_reference_sums, qm9_properties
+    from gaga_adapter.molecules.metrics.chemistry import to_smiles
+    from gaga_adapter.molecules.qm9.data import load_qm9, split_indices
+    from gaga_adapter.molecules.qm9.properties import atom_reference_sums, qm9_properties
 
     if data != "qm9":
         raise DataError(f"cannot prepare {data!r}. Known: qm9.")

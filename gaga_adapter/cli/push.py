@@ -9,7 +9,7 @@ import typer
 
 from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
 from gaga_adapter.cli.outputs import writable_folder
-from gaga_adapter.hub import check_repo_id
+from gaga_adapter.files.hub import check_repo_id
 from gaga_adapter.stats import GAGAStats
 
 

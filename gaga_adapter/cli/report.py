@@ -25,13 +25,13 @@ from gaga_adapter.cli.data import open_data
 from gaga_adapter.cli.devices import Device, torch_device
 from gaga_adapter.cli.judges import make_criterion
 from gaga_adapter.cli.outputs import writable_file
-from gaga_adapter.collecting import collect
 from gaga_adapter.errors import DataError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
+from gaga_adapter.streaming import collect
 
 if TYPE_CHECKING:
-    from gaga_adapter.report.page_facts import HeldOut, Samples
+    from gaga_adapter.report.facts import HeldOut, Samples
 
 
 def run(
@@ -74,8 +74,8 @@ def run(
       gaga report stats/ --out report.html
       gaga report qm9 --data qm9:test --model embedded --out report.html
     """
+    from gaga_adapter.report.judges import verdicts
     from gaga_adapter.report.page import facts, write_report
-    from gaga_adapter.report.page_judges import verdicts
 
     fitted = GAGAStats.from_pretrained(stats)
     if criteria is not None and data is None and criteria != "none":
@@ -109,7 +109,7 @@ def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
 
 def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Report) -> HeldOut:
     """A uniform sample of the data, in the layout of the statistics."""
-    from gaga_adapter.report.page_facts import HeldOut
+    from gaga_adapter.report.facts import HeldOut
 
     layout = stats.layout
     if isinstance(layout, AtomLayout):
@@ -143,7 +143,7 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Repo
 
 def _read(file: str) -> Samples:
     from gaga_adapter.molecules.formats import read_molecules
-    from gaga_adapter.report.page_facts import Samples
+    from gaga_adapter.report.facts import Samples
 
     return Samples(read_molecules(file), file)
 
@@ -152,7 +152,7 @@ def _sample(
     stats: GAGAStats, model: str, n: int, steps: int, seed: int, device: str, progress: Report
 ) -> Samples:
     from gaga_adapter.molecules.pipeline import MoleculePipeline
-    from gaga_adapter.report.page_facts import Samples
+    from gaga_adapter.report.facts import Samples
     from gaga_adapter.scheduler import GAGAScheduler
 
     if not isinstance(stats.layout, MoleculeLayout):

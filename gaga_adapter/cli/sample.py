@@ -14,8 +14,8 @@ from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.cli.devices import Device, torch_device
 from gaga_adapter.cli.outputs import writable_file
+from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
-from gaga_adapter.processes import process_index, started
 
 
 @started()
@@ -82,8 +82,8 @@ def run(
     """
     from gaga_adapter.molecules.pieces import sample_sdf
     from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline
+    from gaga_adapter.sampling.solvers import scheduler_named
     from gaga_adapter.scheduler import GAGAScheduler
-    from gaga_adapter.solvers import scheduler_named
 
     if out.suffix.lower() not in ("", ".sdf"):
         raise WriteError(

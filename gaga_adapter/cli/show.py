@@ -13,7 +13,7 @@ from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
 from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.errors import ArtefactError, TruncationError
-from gaga_adapter.paths import NAMED_PATHS, named_path
+from gaga_adapter.noise.paths import NAMED_PATHS, named_path
 from gaga_adapter.stats import GAGAStats
 
 Plot = Annotated[

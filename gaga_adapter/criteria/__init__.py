@@ -61,10 +61,10 @@ class Criterion(Protocol):
 
 #: Criterion by name: where its class is. They load when asked for.
 CRITERIA: Mapping[str, tuple[str, str]] = {
-    "two_sample": ("gaga_adapter.criteria.two_sample", "TwoSample"),
-    "cumulant": ("gaga_adapter.criteria.cumulant", "Cumulant"),
-    "ks_mi": ("gaga_adapter.criteria.ks_mi", "KSMI"),
-    "certificate": ("gaga_adapter.criteria.certificate", "Certificate"),
+    "two_sample": ("gaga_adapter.criteria.two_sample.criterion", "TwoSample"),
+    "cumulant": ("gaga_adapter.criteria.cumulant.criterion", "Cumulant"),
+    "ks_mi": ("gaga_adapter.criteria.ks_mi.criterion", "KSMI"),
+    "certificate": ("gaga_adapter.criteria.certificate.criterion", "Certificate"),
 }
 #: Criteria that cannot be made from their name alone, with what they need.
 _NEEDS = {"certificate": "a trained denoiser: Certificate(as_denoiser(model))"}

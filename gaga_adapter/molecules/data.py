@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.elements import SYMBOLS
 
 
 @dataclass(frozen=True, eq=False)

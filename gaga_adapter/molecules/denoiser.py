@@ -29,9 +29,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gaga_adapter.elements import atomic_numbers
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import MoleculeLayout
-from gaga_adapter.molecules.elements import atomic_numbers
 from gaga_adapter.subspace import remove_mean
 
 _MAX_DISTANCE = 12.0  # angstrom; the radial basis covers distances up to here

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.bonds import bond_orders, broken_atoms
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.metrics.bonds import bond_orders, broken_atoms
 
 _Array = NDArray[np.float64]
 

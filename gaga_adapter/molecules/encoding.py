@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaga_adapter.elements import SYMBOLS, atomic_numbers
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.elements import SYMBOLS, atomic_numbers
 
 
 def encode(molecules: MoleculeSet, layout: MoleculeLayout) -> tuple[Tensor, Tensor]:

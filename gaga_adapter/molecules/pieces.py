@@ -25,12 +25,12 @@ from pathlib import Path
 
 import torch
 
-from gaga_adapter.atomic import replacing
+from gaga_adapter.distributed import Processes, Tick
 from gaga_adapter.errors import DataError, ProcessError
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.hashing import splitmix64
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.pipeline import MoleculePipeline
-from gaga_adapter.processes import Processes, Tick
 
 _BATCHES = 4  # of a piece: more waste less padding, fewer lose less work to a kill
 

@@ -19,13 +19,13 @@ from diffusers.utils import BaseOutput, is_accelerate_available
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning
-from gaga_adapter.molecules.chemistry import to_rdkit
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.formats import sdf_text
-from gaga_adapter.paths import named_path
-from gaga_adapter.prediction import NetworkView
-from gaga_adapter.sampling import (
+from gaga_adapter.molecules.metrics.chemistry import to_rdkit
+from gaga_adapter.noise.paths import named_path
+from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.sampling.loop import (
     ProgressBar,
     Stepped,
     check_statistics,
@@ -33,8 +33,8 @@ from gaga_adapter.sampling import (
     sample_atoms,
     walk,
 )
-from gaga_adapter.solvers import ancestral_scheduler
-from gaga_adapter.training.trained import trained_log_snr
+from gaga_adapter.sampling.solvers import ancestral_scheduler
+from gaga_adapter.trained import trained_log_snr
 
 EMBEDDED = "embedded"
 ASSETS = Path(__file__).parent / "assets"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.moments.dense import DenseKind, DenseMoments
-from gaga_adapter.moments.exchangeable import ExchangeableMoments
+from gaga_adapter.moments.molecules import ExchangeableMoments
 from gaga_adapter.moments.sizes import SizeMoments
 
 Moments = DenseMoments | ExchangeableMoments

@@ -23,7 +23,7 @@ from torch import Tensor
 from gaga_adapter.errors import DataError, GAGAWarning
 
 if TYPE_CHECKING:
-    from gaga_adapter.moments.exchangeable import ExchangeableMoments
+    from gaga_adapter.moments.molecules import ExchangeableMoments
 
 
 @dataclass(frozen=True)

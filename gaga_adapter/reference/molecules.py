@@ -22,8 +22,8 @@ from torch import Tensor
 from gaga_adapter.covariance import EigenCovariance
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.moments import ExchangeableMoments
-from gaga_adapter.reference.atoms import MoleculeGaussian, MoleculeStatistics
 from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
+from gaga_adapter.reference.gaussian import MoleculeGaussian, MoleculeStatistics
 from gaga_adapter.subspace import mask_from_padding, mask_from_sizes, project
 
 

@@ -30,8 +30,8 @@ from gaga_adapter.covariance import EigenCovariance
 from gaga_adapter.errors import DataError
 from gaga_adapter.hashing import atom_hashes, splitmix64, stream, uniforms
 from gaga_adapter.moments import ExchangeableMoments
-from gaga_adapter.reference.atoms import MoleculeGaussian, MoleculeStatistics
 from gaga_adapter.reference.base import LOG_2_PI
+from gaga_adapter.reference.gaussian import MoleculeGaussian, MoleculeStatistics
 from gaga_adapter.reference.haar import log_haar_average, n_nodes, rotations
 from gaga_adapter.reference.molecules import MoleculeReference
 

@@ -12,12 +12,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import ArtefactError, DataError, MissingExtraError
-from gaga_adapter.hub import CARD
+from gaga_adapter.files.atomic import replacing
+from gaga_adapter.files.hub import CARD
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.report.curves import DEFAULT_PATH, check_picture, save_curves
-from gaga_adapter.report.page_facts import Start, starts
+from gaga_adapter.report.facts import Start, starts
 from gaga_adapter.selection import MARGIN
 from gaga_adapter.stats import GAGAStats
 

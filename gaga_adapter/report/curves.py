@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gaga_adapter.atomic import replacing
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import DataError, MissingExtraError, TruncationError
-from gaga_adapter.paths import GaussianPath, named_path
+from gaga_adapter.files.atomic import replacing
+from gaga_adapter.noise.paths import GaussianPath, named_path
 from gaga_adapter.selection import DEFAULT_TOLERANCES, MARGIN, Selection, threshold
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from gaga_adapter.atomic import replacing
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.fitting import Verdict
-from gaga_adapter.report.page_facts import (
+from gaga_adapter.report.facts import (
     HeldOut,
     Histogram,
     Samples,
@@ -32,7 +32,7 @@ from gaga_adapter.report.page_facts import (
     savings,
     starts,
 )
-from gaga_adapter.report.page_figures import Judged
+from gaga_adapter.report.figures import Judged
 from gaga_adapter.stats import GAGAStats
 
 #: Version of the json in the page.
@@ -122,7 +122,7 @@ def facts(
             unjudged[label] = verdict.reason
     metrics = []
     if samples is not None:
-        from gaga_adapter.molecules.metrics import evaluate
+        from gaga_adapter.molecules.metrics.evaluate import evaluate
 
         truth = None if held_out is None else as_molecules(stats.layout, held_out)
         metrics = metric_rows(

@@ -13,10 +13,9 @@ from typing import Any
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.layout import AtomLayout, DenseLayout, Layout
 from gaga_adapter.moments import DenseMoments
-from gaga_adapter.paths import NAMED_PATHS, named_path
-from gaga_adapter.report.page import Facts, embedded_json
-from gaga_adapter.report.page_facts import MOST_CHANNELS, Start
-from gaga_adapter.report.page_figures import (
+from gaga_adapter.noise.paths import NAMED_PATHS, named_path
+from gaga_adapter.report.facts import MOST_CHANNELS, Start
+from gaga_adapter.report.figures import (
     Judged,
     calls_bar,
     curve_plot,
@@ -26,6 +25,7 @@ from gaga_adapter.report.page_figures import (
     meter,
     size_plot,
 )
+from gaga_adapter.report.page import Facts, embedded_json
 from gaga_adapter.report.page_plot import number
 from gaga_adapter.report.page_style import STYLE
 from gaga_adapter.selection import Selection
@@ -255,7 +255,7 @@ def _molecules(facts: Facts) -> str:
     samples = facts.samples
     if samples is None:
         return ""
-    from gaga_adapter.report.page_molecules import gradients, molecule_cards
+    from gaga_adapter.report.molecules import gradients, molecule_cards
 
     shown = samples.molecules.subset(slice(_MOST_PICTURES))
     calls = "" if samples.network_calls is None else f", {samples.network_calls} network calls"

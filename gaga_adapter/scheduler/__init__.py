@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from gaga_adapter.errors import HandoverError
-from gaga_adapter.scheduler.core import GAGAScheduler, class_named
+from gaga_adapter.scheduler.wrapper import GAGAScheduler, class_named
 
 __all__ = ["GAGAScheduler", "HandoverError"]
 

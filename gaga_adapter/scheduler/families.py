@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import UnsupportedSchedulerError
-from gaga_adapter.scheduler import conventions as at
-from gaga_adapter.scheduler.conventions import Convention, Scheduler
+from gaga_adapter.noise import conventions as at
+from gaga_adapter.noise.conventions import Convention, Scheduler
 
 
 def _whole_steps(scheduler: Scheduler) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
-from gaga_adapter.scheduler.conventions import Level, Scheduler, log_snr
+from gaga_adapter.noise.conventions import Level, Scheduler, log_snr
 from gaga_adapter.scheduler.families import Family
 
 #: A level counts as at t* if its log-SNR is off by no more than float32 tables are.

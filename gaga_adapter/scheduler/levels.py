@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError
-from gaga_adapter.scheduler.conventions import Scheduler
+from gaga_adapter.noise.conventions import Scheduler
 from gaga_adapter.scheduler.families import supported_family
 
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, GAGAWarning, HandoverError
+from gaga_adapter.noise.conventions import Scheduler
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.scheduler.conventions import Scheduler
 from gaga_adapter.scheduler.families import supported_family
 from gaga_adapter.scheduler.grid import Finest, GridMaker
 from gaga_adapter.scheduler.handover import (
@@ -32,7 +32,7 @@ from gaga_adapter.scheduler.handover import (
     Start,
     is_same,
 )
-from gaga_adapter.scheduler.storage import Options
+from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats
 
 _UNBOUNDED = sys.maxsize

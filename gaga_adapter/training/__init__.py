@@ -5,9 +5,9 @@ sigma = TruncatedTimesteps.log_normal(stats.sigma_star, -1.2, 1.2).sample(batch_
 elbo = truncated_elbo(model, batches, path, stats)
 """
 
+from gaga_adapter.trained import check_trained, record_trained, trained_log_snr
 from gaga_adapter.training.elbo import TruncatedELBO, truncated_elbo
 from gaga_adapter.training.timesteps import TruncatedTimesteps
-from gaga_adapter.training.trained import check_trained, record_trained, trained_log_snr
 
 __all__ = [
     "TruncatedELBO",

@@ -29,10 +29,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gaga_adapter.criteria.denoisers import Denoiser, Predict, as_denoiser
+from gaga_adapter.criteria.certificate.denoisers import Denoiser, Predict, as_denoiser
 from gaga_adapter.criteria.levels import check_data
 from gaga_adapter.errors import DataError, StatsMismatchError, TruncationError
-from gaga_adapter.paths import GaussianPath
+from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.reference.base import draw_noise
 from gaga_adapter.stats import GAGAStats

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaga_adapter.distributed import gathered, n_processes, process_index
 from gaga_adapter.errors import DataError, TruncationError
-from gaga_adapter.processes import gathered, n_processes, process_index
 from gaga_adapter.reference.base import workspace
 from gaga_adapter.training.densities import (
     Density,

@@ -45,7 +45,7 @@ def judge_as_edm(positions, charges):
 
 def golden_molecules():
     """QM9 molecules with Gaussian noise on their positions, rounded to what the json holds."""
-    from gaga_adapter.molecules.qm9 import load_qm9
+    from gaga_adapter.molecules.qm9.data import load_qm9
 
     rng = np.random.default_rng(0)
     qm9 = load_qm9()

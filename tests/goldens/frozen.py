@@ -1,6 +1,6 @@
-"""Freezes what a rearrangement of the house must not move: `python tests/goldens/frozen.py`.
+"""Freezes what a rearrangement of the house must not move: `python tests/goldens/frozen.py PART ...`.
 
-It writes `signatures.txt` (every public name with how it is called), `artefacts/` (one artefact of
+The parts are `signatures`, `numbers` and `artefacts`. It writes `signatures.txt` (every public name with how it is called), `artefacts/` (one artefact of
 each kind), and `numbers.json` (the start of every reference on noise that is exact in binary, and
 ten seeded runs). `artefacts/` is written once and then only read: old artefacts must go on loading.
 Those called `order_4` hold the sums for cumulants that version 0.1 could stream with `max_order=4`.
@@ -8,6 +8,7 @@ Those called `order_4` hold the sums for cumulants that version 0.1 could stream
 
 import inspect
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -195,10 +196,16 @@ def numbers():
 
 
 if __name__ == "__main__":
-    for name, stats in artefacts():
-        if not (FOLDER / "artefacts" / name).is_dir():
-            stats.save_pretrained(FOLDER / "artefacts" / name)
-    (FOLDER / "signatures.txt").write_text(signatures(), encoding="utf-8")
-    text = json.dumps(numbers(), separators=(",", ":"))
-    (FOLDER / "numbers.json").write_text(text + "\n", encoding="utf-8")
-    print(f"wrote signatures.txt, numbers.json and artefacts/ to {FOLDER}")
+    parts = set(sys.argv[1:])
+    if not parts or parts - {"signatures", "numbers", "artefacts"}:
+        raise SystemExit(__doc__)
+    if "artefacts" in parts:
+        for name, stats in artefacts():
+            if not (FOLDER / "artefacts" / name).is_dir():
+                stats.save_pretrained(FOLDER / "artefacts" / name)
+    if "signatures" in parts:
+        (FOLDER / "signatures.txt").write_text(signatures(), encoding="utf-8")
+    if "numbers" in parts:
+        text = json.dumps(numbers(), separators=(",", ":"))
+        (FOLDER / "numbers.json").write_text(text + "\n", encoding="utf-8")
+    print(f"wrote {', '.join(sorted(parts))} to {FOLDER}")

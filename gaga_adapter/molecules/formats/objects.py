@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gaga_adapter.elements import atomic_numbers
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.elements import atomic_numbers
 from gaga_adapter.molecules.formats.rdkit_mol import record_of
 from gaga_adapter.molecules.formats.record import Format, Record
 

@@ -17,8 +17,8 @@ from typing import Any, Generic, Literal, TextIO, TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.elements import SYMBOLS
 
 Hydrogens = Literal["keep", "remove", "add"]
 Piece = TypeVar("Piece")

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from gaga_adapter.atomic import replacing
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.chemistry import to_rdkit
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats.rdkit_mol import embedded, record_of, with_hydrogens
 from gaga_adapter.molecules.formats.record import Format, Hydrogens, Record, open_text
+from gaga_adapter.molecules.metrics.chemistry import to_rdkit
 
 _MOST_LINES = 1_000_000  # of one record; a file without `$$$$` is no SDF file
 

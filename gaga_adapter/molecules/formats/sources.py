@@ -18,7 +18,7 @@ from gaga_adapter.molecules.formats.record import Format, Hydrogens
 from gaga_adapter.molecules.formats.sdf import SdfFile
 from gaga_adapter.molecules.formats.smiles import SmilesFile
 from gaga_adapter.molecules.formats.xyz import XyzFile
-from gaga_adapter.molecules.qm9 import load_qm9
+from gaga_adapter.molecules.qm9.data import load_qm9
 
 GEOMETRIES = (".sdf", ".xyz", ".extxyz", ".npz", ".db")
 GRAPHS = (".smi", ".csv")

@@ -19,9 +19,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from gaga_adapter.elements import SYMBOLS, atomic_numbers
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.elements import SYMBOLS, atomic_numbers
 from gaga_adapter.molecules.formats.objects import Whole
 from gaga_adapter.molecules.formats.record import (
     Format,

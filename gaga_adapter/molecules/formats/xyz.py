@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gaga_adapter.elements import atomic_number
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.elements import atomic_number
 from gaga_adapter.molecules.formats.record import Format, Record, open_text
 
 _PROPERTIES = re.compile(r'\bProperties="?([^\s"]+)', re.IGNORECASE)

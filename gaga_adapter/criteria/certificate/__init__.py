@@ -1,0 +1,1 @@
+"""What a trained denoiser knows of noised data that the Gaussian does not."""

@@ -1,0 +1,343 @@
+r"""Certificate: what a trained denoiser knows of noised data that the reference does not.
+
+For `y = x_0 + sigma eps`, snr = 1 / sigma², and any law Q of x_0 (Verdú 2010; the Gaussian case by
+Guo, Shamai and Verdú 2005),
+
+    KL(p_snr || q_snr) = 1/2 ∫_0^snr [mse_Q(s) - mmse(s)] ds,
+
+where mse_Q is the error, under the data, of the denoiser that is optimal for Q (`linear.py`), and
+mmse that of the best there is. A model's error on held-out data is not below mmse, so with it the
+integral is a lower bound of the KL, by exactly what the model misses; it is tight for a good model.
+Data that the model has learnt by heart certify nothing.
+
+**Pairs.** Both denoise the same noised items, and the noise that their errors share drops out. The
+closed form of mse_Q over the noise stands beside them as the column `lmmse`: a check, and the
+linear minimum if the moments of the reference are the data's own.
+
+**One integral for every reference.** In place of Q a Gaussian anchor stands under the integral, and
+the step from it to Q needs no denoiser (`linear.py`). The anchor of molecules is `size`, so a poor
+mean or scale of the reference costs no network calls and no accuracy; a dense reference is its own.
+
+**Where the model is worse than linear** it certifies nothing, and the linear denoiser takes its
+place there: the integrand is 0. The even items decide where this holds for the odd ones and these
+for them, so an item has no say in its own case, and choosing the better of two noisy averages adds
+no bias. A `GAGAWarning` names these levels.
+
+**Quadrature.** In log-SNR, `∫ .. ds = ∫ .. s d log s`: the integral of the cubic spline through the
+levels of the curve and others between and below, at most `step` apart. A denoiser made for a table
+of timesteps is asked at the nearest of these. What lies below `noisiest`, or outside of the table,
+is left out; the true integrand is not negative, so the bound holds. All this is linear in the
+errors of an item: one row of contributions per item, and standard errors that know how the levels
+hang together.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, pairwise
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from gaga_adapter.criteria.certificate.denoisers import Denoiser, Predict, as_denoiser
+from gaga_adapter.criteria.certificate.linear import (
+    anchor_of,
+    anchor_to_reference,
+    expected_error,
+    is_gaussian,
+    posterior_mean,
+)
+from gaga_adapter.criteria.contributions import Contributions
+from gaga_adapter.criteria.curve import CriterionCurve
+from gaga_adapter.criteria.levels import check_data, falling, noised
+from gaga_adapter.errors import DataError, GAGAWarning, TruncationError, UnsupportedModelError
+from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.subspace import project
+
+_FEWEST = 10  # items without which no half can decide for the other
+_SURE = 4.0  # standard errors from which a model counts as worse than linear: 3e-5 per level
+_TAIL = 0.01  # nats that may be left out below `noisiest` in silence
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Certified lower bound of `KL(p_t || reference)`, in nats per data item.
+
+    Attributes:
+        denoiser: what `as_denoiser` returns or takes alone.
+        n_samples: at most so many data items.
+        batch_size: items in one call of the denoiser.
+        n_noise: noised copies of each item per level.
+        noisiest: log-SNR at which the integral starts; lower where the curve asks for it.
+        step: largest distance of two levels of the integral, in log-SNR.
+    """
+
+    name: ClassVar[str] = "certificate"
+    unit: ClassVar[str] = "nats"
+
+    denoiser: Denoiser | Predict
+    n_samples: int = 1000
+    batch_size: int = 64
+    n_noise: int = 1
+    noisiest: float = -7.0
+    step: float = 0.4
+
+    def __post_init__(self) -> None:
+        as_denoiser(self.denoiser)
+        if self.n_samples < _FEWEST or min(self.batch_size, self.n_noise) < 1:
+            raise DataError(
+                f"n_samples={self.n_samples}, batch_size={self.batch_size}, n_noise={self.n_noise}:"
+                f" need at least {_FEWEST}, 1 and 1."
+            )
+        if not (math.isfinite(self.noisiest) and 0 < self.step <= 1):
+            raise DataError(
+                f"noisiest={self.noisiest}, step={self.step}: need a finite log-SNR, and a step "
+                "in (0, 1]."
+            )
+
+    def curve(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        reference: ReferenceGaussian,
+        log_snr: Tensor,
+        generator: Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CriterionCurve:
+        """The certified curve against one reference; see `Criterion.curve` and `curves`."""
+        return self.curves(x, mask, [reference], log_snr, generator, progress)[0]
+
+    def curves(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        references: Sequence[ReferenceGaussian],
+        log_snr: Tensor,
+        generator: Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[CriterionCurve]:
+        """Certified curves against several references, from the same calls of the denoiser.
+
+        Args:
+            x: held-out data: molecules (M, N, 3 + F), or dense (M, C, ...).
+            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+            references: at any level; the anchor is that of the first.
+            log_snr: levels (L,), in any order.
+            generator: picks the items and draws the noise.
+            progress: called with (levels done, in all), those of the integral and of each curve.
+
+        Returns:
+            One curve per reference, with extra columns of the errors per item (squared, all
+            channels) at the level of the integral nearest to each: `model_error`, `linear_error` of
+            the anchor, and `lmmse`, which is `linear_error` averaged over the noise in closed form
+            (NaN for an anchor that is no Gaussian).
+
+        Raises:
+            DataError: no reference, too few items, a number that is not finite, or other shapes.
+            StatsMismatchError: a reference describes other channels.
+            UnsupportedModelError: the denoiser returns something else than a prediction of x_0, or
+                its timesteps do not reach the levels.
+        """
+        if not references:
+            raise DataError("no reference to compare with. Pass one or more.")
+        levels = falling(log_snr)
+        denoiser, anchor = as_denoiser(self.denoiser), anchor_of(references[0])
+        x, mask = self._picked(x, mask, generator)
+        nodes = self._nodes(levels, denoiser)
+        done, total = count(1), len(nodes) + len(levels) * len(references)
+
+        def tick() -> None:
+            if progress is not None:
+                progress(next(done), total)
+
+        linear, model = self._errors(denoiser, anchor, x, mask, nodes, generator, tick)
+        gain = 0.5 * nodes.exp() * (linear - model)  # the integrand per item, (M, K)
+        integral = torch.where(_informative(gain), gain, 0.0) @ _weights(nodes, levels).T
+        _report(gain, nodes)
+
+        extra = _columns(linear, model, anchor, x, mask, nodes, levels)
+        found = []
+        for reference in references:
+            rows = integral.clone()
+            for column, level in enumerate(levels):
+                rows[:, column] += anchor_to_reference(
+                    anchor, reference, x, mask, level, self.n_noise, generator
+                )
+                tick()
+            parts = Contributions.of_items(rows, mask)
+            value, error = parts.value_and_error(self.unit)
+            curve = CriterionCurve(
+                criterion=self.name,
+                reference=reference.kind,
+                unit=self.unit,
+                log_snr=tuple(levels),
+                value=tuple(value.tolist()),
+                std_error=tuple(error.tolist()),
+                n_samples=len(x),
+                extra=extra,
+                contributions=parts,
+            )
+            found.append(curve)
+        return found
+
+    def _picked(
+        self, x: Tensor, mask: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Checked data, at most `n_samples` items of them; molecules with zero centre of mass."""
+        check_data(x, mask)
+        if len(x) < _FEWEST:
+            raise DataError(f"found {len(x)} data items, need at least {_FEWEST}. Pass more data.")
+        home = generator.device if generator is not None else None
+        pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
+        pick = pick.to(x.device)
+        x = x[pick] if x.dtype == torch.float64 else x[pick].float()
+        return (x, None) if mask is None else (project(x, mask[pick]), mask[pick])
+
+    def _nodes(self, levels: list[float], denoiser: Denoiser) -> Tensor:
+        """Levels of the integral (K,), rising, float64: those of the curve and more."""
+        marks = [min(self.noisiest, levels[-1] - self.step), *reversed(levels)]
+        pieces = [torch.tensor(marks[:1], dtype=torch.float64)]
+        for low, high in pairwise(marks):
+            n = math.ceil((high - low) / self.step)
+            pieces.append(torch.linspace(low, high, n + 1, dtype=torch.float64)[1:])
+        wanted = torch.cat(pieces)
+        # A table is also asked at its first level beyond the curve, so that nothing is lost there.
+        beyond = wanted.new_tensor(sorted(v for v in denoiser.levels or () if v >= levels[0])[:1])
+        nodes: Tensor = torch.unique(torch.cat([denoiser.nearest(wanted), beyond]))
+        if len(nodes) < 2:
+            raise UnsupportedModelError(
+                f"of the denoiser's timesteps only that at log-SNR {float(nodes[0]):.3g} is near "
+                f"{marks[0]:.3g} to {marks[-1]:.3g}. Ask for levels that it was made for."
+            )
+        return nodes
+
+    def _errors(
+        self,
+        denoiser: Denoiser,
+        anchor: ReferenceGaussian,
+        x: Tensor,
+        mask: Tensor | None,
+        nodes: Tensor,
+        generator: Generator | None,
+        tick: Callable[[], None],
+    ) -> tuple[Tensor, Tensor]:
+        """Squared errors of the linear denoiser and of the model (M, K) each, float64."""
+        linear, model = torch.zeros(2, len(x), len(nodes), dtype=torch.float64)
+        # Molecules of like size share a batch, which is cut to the largest of them.
+        order = torch.arange(len(x)) if mask is None else mask.sum(1).argsort(stable=True).cpu()
+        for k, level in enumerate(nodes.tolist()):
+            sigma = math.exp(-level / 2)
+            for _ in range(self.n_noise):
+                y = noised(x, mask, anchor.at(1.0, sigma), generator)
+                for rows in torch.split(order, self.batch_size):
+                    clean, noisy, real = x[rows], y[rows], None
+                    if mask is not None:
+                        width = int(mask[rows].any(0).nonzero().max()) + 1
+                        clean, noisy, real = clean[:, :width], noisy[:, :width], mask[rows, :width]
+                    best = posterior_mean(anchor, noisy, sigma, real)
+                    for errors, guess in ((linear, best), (model, denoiser(noisy, sigma, real))):
+                        difference = guess.to(errors) - clean.to(errors)
+                        errors[rows, k] += difference.square().flatten(1).sum(1) / self.n_noise
+            tick()
+        return linear, model
+
+
+def discarded(curve: CriterionCurve, log_snr_star: float) -> tuple[float, float]:
+    """Nats that a start at `log_snr_star` discards, at least: the curve there, linear in between.
+
+    Args:
+        curve: in nats, as of `Certificate`.
+        log_snr_star: within the levels of the curve.
+
+    Returns:
+        The value and its standard error; without contributions an upper limit of that error.
+
+    Raises:
+        DataError: a curve of p-values.
+        TruncationError: outside of the curve.
+    """
+    if curve.unit != "nats":
+        raise DataError(f"the {curve.criterion} curve is in {curve.unit}, not in nats.")
+    rising = curve.log_snr[::-1]
+    if not rising[0] <= log_snr_star <= rising[-1]:
+        raise TruncationError(
+            f"log_snr_star={log_snr_star:.4g} is outside of the curve, {rising[0]:.4g} to "
+            f"{rising[-1]:.4g}. Draw the curve at levels around it."
+        )
+    if curve.contributions is None:
+        columns = (curve.value[::-1], curve.std_error[::-1])
+        value, error = (float(np.interp(log_snr_star, rising, column)) for column in columns)
+        return value, error
+    share = np.array([np.interp(log_snr_star, rising, level) for level in np.eye(len(rising))])
+    weight, parts = torch.from_numpy(share[::-1].copy()), curve.contributions
+    used = weight > 0  # a level that is NaN does not reach beyond its neighbours
+    here = replace(parts, values=(parts.values[:, used] @ weight[used])[:, None])
+    value, error = map(float, here.value_and_error(curve.unit))
+    return value, error
+
+
+def _informative(gain: Tensor) -> Tensor:
+    """Where the model beats the linear denoiser on the items of the other half: bool (M, K)."""
+    half = torch.arange(len(gain)) % 2
+    wins = torch.stack([gain[half == h].mean(0) > 0 for h in (0, 1)])
+    return wins[1 - half]
+
+
+def _weights(nodes: Tensor, levels: list[float]) -> Tensor:
+    """Integral up to each level (L) of the cubic spline through values at the nodes: (L, K)."""
+    from scipy.interpolate import CubicSpline
+
+    spline = CubicSpline(nodes.numpy(), torch.eye(len(nodes), dtype=torch.float64).numpy())
+    # Nothing is assumed beyond the nodes.
+    ends = torch.tensor(levels, dtype=torch.float64).clamp(float(nodes[0]), float(nodes[-1]))
+    return torch.from_numpy(spline.antiderivative()(ends.numpy()))
+
+
+def _columns(
+    linear: Tensor,
+    model: Tensor,
+    anchor: ReferenceGaussian,
+    x: Tensor,
+    mask: Tensor | None,
+    nodes: Tensor,
+    levels: list[float],
+) -> dict[str, tuple[float, ...]]:
+    """Errors per item at the node nearest to each level, and their closed form."""
+    at = [int((nodes - level).abs().argmin()) for level in levels]
+    lmmse = [math.nan] * len(levels)
+    if is_gaussian(anchor):
+        lmmse = [float(expected_error(anchor, x, mask, float(nodes[k])).mean()) for k in at]
+    return {
+        "model_error": tuple(model.mean(0)[at].tolist()),
+        "linear_error": tuple(linear.mean(0)[at].tolist()),
+        "lmmse": tuple(lmmse),
+    }
+
+
+def _report(gain: Tensor, nodes: Tensor) -> None:
+    """Warn where the integrand (M, K) says that the model is worse than linear, or much is left."""
+    mean, error = gain.mean(0), gain.std(0) / math.sqrt(len(gain))
+    worse = mean < -_SURE * error
+    if bool(worse.any()):
+        at = ", ".join(f"{level:.3g}" for level in nodes[worse].tolist())
+        warnings.warn(
+            f"the model denoises worse than the linear denoiser at log-SNR {at} (by up to "
+            f"{-float(mean[worse].min()):.2g} nats per unit of log-SNR). It is uninformative "
+            "there, and these levels add nothing to the certificate.",
+            GAGAWarning,
+            stacklevel=4,
+        )
+    # As if the integrand fell like snr², its slowest where the first moments agree.
+    tail = float(mean[0]) / 2
+    if float(mean[0]) > _SURE * float(error[0]) and tail > _TAIL:
+        warnings.warn(
+            f"about {tail:.2g} nats lie below log-SNR {float(nodes[0]):.3g} and are left out of "
+            "the certificate. Set `noisiest` lower to count them.",
+            GAGAWarning,
+            stacklevel=4,
+        )

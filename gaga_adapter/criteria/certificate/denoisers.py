@@ -1,0 +1,209 @@
+r"""Denoisers in one form: `(x_0 + sigma eps, sigma, mask) -> x_0`.
+
+A model that takes a timestep sees `a y` with `y = x_0 + sigma eps` and `sigma = b / a`, and answers
+in its scheduler's words (`prediction.py`), an affine function of the clean prediction:
+`output = alpha x_0 + beta (a y)`. Both coefficients are read off the scheduler's own rule, and
+inverted. A table of timesteps knows its own sigmas alone; the nearest is used.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.subspace import project
+
+#: Predicts x_0 (B, ...) from `x_0 + sigma eps` of that shape, sigma and the mask (B, N) or `None`.
+Predict = Callable[[Tensor, float, Tensor | None], Any]
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A denoiser whose answers are checked.
+
+    Attributes:
+        predict: what it calls; returns a tensor, or an object with one under `.sample`.
+        levels: log-SNRs that it was made for, in any order; `None` for any.
+    """
+
+    predict: Predict
+    levels: tuple[float, ...] | None = None
+
+    @torch.no_grad()
+    def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
+        """Predict x_0.
+
+        Args:
+            noisy: `x_0 + sigma eps` (B, ...); molecules (B, N, 3 + F) have zero centre of mass.
+            sigma: noise standard deviation.
+            mask: molecules: real atoms (B, N), bool; `None` for dense data.
+
+        Returns:
+            (B, ...) as `noisy`; for molecules projected on zero centre of mass and zero padding.
+
+        Raises:
+            UnsupportedModelError: the model returned no tensor, one of another shape, or a number
+                that is not finite.
+        """
+        found = self.predict(noisy, sigma, mask)
+        clean = found if isinstance(found, Tensor) else getattr(found, "sample", None)
+        if not isinstance(clean, Tensor):
+            raise UnsupportedModelError(
+                f"the denoiser returned a {type(found).__name__}. It must return a tensor like its "
+                "input, or an object with one under `.sample`."
+            )
+        if clean.shape != noisy.shape:
+            raise UnsupportedModelError(
+                f"the denoiser returned {tuple(clean.shape)} for an input {tuple(noisy.shape)}. It "
+                "must predict the clean data and nothing else (a learned variance must be cut off)."
+            )
+        clean = clean.to(noisy)
+        clean = clean if mask is None else project(clean, mask)
+        if not bool(torch.isfinite(clean).all()):
+            raise UnsupportedModelError(
+                f"the denoiser returned a number that is not finite at sigma={sigma:.4g}. Check "
+                "its weights, its precision, and that it was trained for this noise."
+            )
+        return clean
+
+    def nearest(self, log_snr: Tensor) -> Tensor:
+        """Levels that the denoiser was made for, the nearest to each of `log_snr` (K,), float64."""
+        if self.levels is None:
+            return log_snr
+        levels = torch.tensor(self.levels, dtype=torch.float64)
+        return levels[(log_snr[:, None] - levels).abs().argmin(1)]
+
+
+def as_denoiser(
+    model: Any,  # noqa: ANN401 - any model
+    scheduler: Any = None,  # noqa: ANN401 - any diffusers scheduler
+) -> Denoiser:
+    """Any denoising model in the form that a criterion calls.
+
+    Args:
+        model: with `scheduler`, a network `(sample, timestep)` for dense data as diffusers has
+            them, unconditional. Without, a callable `(noisy, sigma, mask)` that predicts x_0 from
+            `x_0 + sigma eps`, such as the package's `MoleculeDenoiser`. A module is given tensors
+            of its own device and precision.
+        scheduler: the scheduler that the model was trained for; says what its input and output are.
+
+    Raises:
+        UnsupportedModelError: not such a model, a pipeline, or a module in training mode.
+        UnsupportedSchedulerError: the scheduler has a convention of its own.
+    """
+    if isinstance(model, Denoiser):
+        return model
+    name = type(model).__name__
+    if hasattr(model, "components") and hasattr(model, "scheduler"):
+        raise UnsupportedModelError(
+            f"{name} is a pipeline. Pass the network in it: as_denoiser(pipe.denoiser), or with "
+            "its scheduler, as_denoiser(pipe.unet, pipe.scheduler)."
+        )
+    if not callable(model):
+        raise UnsupportedModelError(
+            f"a denoiser is a callable (noisy, sigma, mask) -> x_0 or a model with its scheduler, "
+            f"got {name}."
+        )
+    if isinstance(model, nn.Module) and model.training:
+        raise UnsupportedModelError(f"{name} is in training mode. Call model.eval() first.")
+    parameters = _parameters(model)
+    if scheduler is None:
+        if "timestep" in parameters:
+            raise UnsupportedModelError(
+                f"{name} takes a timestep, and only its scheduler says which noise that is. "
+                "Pass it too: as_denoiser(model, scheduler)."
+            )
+        return Denoiser(_at_home(model))
+    if "sigma" in parameters:
+        raise UnsupportedModelError(
+            f"{name} takes sigma and no timestep. Leave the scheduler out: as_denoiser(model)."
+        )
+    view = NetworkView.of(scheduler)
+    return Denoiser(_Timestepped(model, view, "timestep" in parameters), _levels(view))
+
+
+@dataclass(frozen=True)
+class _Timestepped:
+    """A network of (sample, timestep) that answers as its scheduler asks."""
+
+    model: Callable[..., Any]
+    view: NetworkView
+    by_name: bool
+
+    def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            raise UnsupportedModelError(
+                "a network of (sample, timestep) does not see which atoms are real. Write a "
+                "callable (noisy, sigma, mask) -> x_0 around it."
+            )
+        timestep = _timestep(self.view, sigma)
+        a, _ = self.view.level(timestep)
+        model = _at_home(self.model)
+        # An index is an integer; a clock is a float that keeps its digits in every precision.
+        kind = torch.int64 if self.view.log_sigma is not None else torch.float32
+        t = torch.tensor(timestep, device=noisy.device).to(kind)
+        seen = a * noisy
+        found = model(seen, timestep=t) if self.by_name else model(seen, t)
+        output = found if isinstance(found, Tensor) else getattr(found, "sample", found)
+        if not isinstance(output, Tensor) or output.shape != noisy.shape:
+            return output  # the caller refuses it
+        one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        alpha = float(self.view.output(one, zero, timestep))
+        beta = float(self.view.output(zero, one, timestep))
+        return (output.to(noisy) - beta * seen) / alpha
+
+
+def _timestep(view: NetworkView, sigma: float) -> float:
+    """The timestep whose sigma is nearest, in log, to this one: the inverse of `view.level`."""
+    if view.family == "flow":
+        return view.num_train_timesteps * sigma / (1 + sigma)
+    if view.clock == "quarter_log":
+        return math.log(sigma) / 4
+    if view.clock == "arctangent":
+        return math.atan(sigma) * 2 / math.pi
+    assert view.log_sigma is not None
+    return int((view.log_sigma - math.log(sigma)).abs().argmin())
+
+
+def _levels(view: NetworkView) -> tuple[float, ...] | None:
+    """Log-SNRs of a table of timesteps; those without noise or without signal are left out."""
+    if view.log_sigma is None:
+        return None
+    levels = -2 * view.log_sigma
+    return tuple(levels[torch.isfinite(levels)].tolist())
+
+
+def _parameters(model: Any) -> frozenset[str]:  # noqa: ANN401 - any callable
+    """Names of what the model is called with; none where Python cannot tell."""
+    try:
+        called = model.forward if isinstance(model, nn.Module) else model
+        return frozenset(inspect.signature(called).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
+def _at_home(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model, given tensors on its own device and floats in its own precision."""
+    home = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if home is None:
+        return model
+
+    def moved(value: Any) -> Any:  # noqa: ANN401 - an argument of the model
+        if not isinstance(value, Tensor):
+            return value
+        # A clock () keeps its precision.
+        floats = value.is_floating_point() and value.dim() > 0
+        return value.to(home.device, home.dtype if floats else value.dtype)
+
+    def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        return model(*map(moved, arguments), **{name: moved(v) for name, v in named.items()})
+
+    return call

@@ -1,0 +1,277 @@
+r"""Batches of clean data, ready to give the norms of their cumulants at any noise level.
+
+Each batch estimates, without bias, how its mean, covariance and higher cumulants differ from those
+of the reference. Inner products of different batches then have no bias from noise. Whitening by
+the reference's covariance is a factor `a / sqrt(a² λ + b²)` per index, so a level costs a rescaling
+and a Gram matrix (G, G) of the batches, and nothing is noised. Dense events of many entries, whose
+tensors would be too large, give the same matrix from the inner products of the events
+(`kstatistic_products.py`).
+
+A Gaussian reference has no cumulants beyond the second. Those of any other are estimated from its
+own draws, and subtracted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Generator, Tensor
+
+from gaga_adapter.covariance import DiagonalCovariance
+from gaga_adapter.criteria.certificate.linear import anchor_of, is_gaussian
+from gaga_adapter.criteria.cumulant.invariants import (
+    Parts,
+    block_grams,
+    contractions,
+    second_moments,
+)
+from gaga_adapter.criteria.cumulant.kstatistics import k_statistic
+from gaga_adapter.criteria.cumulant.products import k_statistic_product
+from gaga_adapter.errors import DataError
+from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
+
+#: Numbers of a joint cumulant tensor; beyond, inner products of items serve instead.
+TENSOR_LIMIT = 2**20
+_MOST_PER_BATCH, _PRODUCT_LIMIT = 512, 2**36  # items of a batch, and squared times entries, then
+_BASIS_LIMIT = 4096  # entries of an event whose eigenvectors are completed
+
+
+@dataclass(frozen=True, eq=False)
+class SizeBatches:
+    """Batches of molecules of one size.
+
+    Attributes:
+        n_atoms: N.
+        n_items: molecules in all batches.
+        found: contractions of cumulants of each batch, less those of the reference.
+        second: differences of `v`, `W`, `B` and of the mean of each batch.
+        variances: of the reference, along `p` (), `u` (F,) and `g` (F,).
+    """
+
+    n_atoms: int
+    n_items: int
+    found: list[dict[str, Tensor]]
+    second: list[dict[str, Tensor]]
+    variances: dict[str, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        batch: Tensor,
+        reference: MoleculeReference,
+        max_order: int,
+        draws_per_item: int,
+        generator: Generator | None,
+    ) -> SizeBatches:
+        """Batches of molecules.
+
+        Args:
+            x: molecules of one size (n, N, 3 + F), float64.
+            batch: number of the batch of each (n,), from 0.
+            reference: at any level.
+            max_order: 2 to 4.
+            draws_per_item: draws of a reference that is no Gaussian, per molecule.
+            generator: of these draws.
+        """
+        n_atoms = x.shape[1]
+        anchor = anchor_of(reference) if not is_gaussian(reference) else reference
+        assert isinstance(anchor, MoleculeReference)
+        law = anchor.at(1.0, 0.0).gaussian(n_atoms)
+        bases = law.within.basis[0], law.between.basis[0]
+        variances = {
+            "p": law.gyration[0, 0],
+            "u": law.between.eigenvalues[0],
+            "g": law.within.eigenvalues[0],
+        }
+        known = {
+            "v": variances["p"],
+            "W": variances["g"].diag(),
+            "B": variances["u"].diag(),
+            "m": math.sqrt(n_atoms) * (law.mean[0] @ bases[1]),
+        }
+        parts, drawn = _parts(x, *bases), None
+        if not is_gaussian(reference):
+            sizes = torch.full((len(x) * draws_per_item,), n_atoms)
+            draws = reference.at(1.0, 0.0).sample(sizes, generator=generator, dtype=torch.float64)
+            drawn = _parts(draws, *bases)
+        found, second = [], []
+        for g in range(int(batch.max()) + 1):
+            rows = batch == g
+            own, moments = _estimates(parts.take(rows), max_order)
+            theirs: dict[str, Tensor] = {}
+            others = known
+            if drawn is not None:
+                part = drawn.take(rows.repeat_interleave(draws_per_item))
+                theirs, others = _estimates(part, max_order)
+            found.append({k: own[k] - theirs[k] if theirs else own[k] for k in own})
+            second.append({k: moments[k] - others[k] for k in moments})
+        return cls(n_atoms, len(x), found, second, variances)
+
+    @property
+    def n_batches(self) -> int:
+        """G."""
+        return len(self.second)
+
+    def grams(self, a: float, b: float) -> dict[str, Tensor]:
+        """Gram matrices (G, G) of the whitened differences at a level, by block."""
+        scale = {k: a * (a**2 * v + b**2).rsqrt() for k, v in self.variances.items()}
+        free = self.n_atoms - 1
+        mean = torch.stack([d["m"] for d in self.second]) * scale["u"]
+        v = torch.stack([d["v"] for d in self.second])[:, None] * scale["p"] ** 2
+        within, between = (
+            (torch.stack([d[name] for d in self.second]) * s[:, None] * s).flatten(1)
+            for name, s in (("W", scale["g"]), ("B", scale["u"]))
+        )
+        second = 3 * free * v @ v.T + free * within @ within.T + between @ between.T
+        blocks = {"mean": mean @ mean.T, "covariance": second}
+        if self.found[0]:
+            blocks |= block_grams(self.found, scale, self.n_atoms)
+        return blocks
+
+
+def _parts(x: Tensor, within: Tensor, between: Tensor) -> Parts:
+    """Molecules (n, N, 3 + F) in their parts, features along these axes (F, F)."""
+    positions, features = x[..., :3], x[..., 3:]
+    mean = features.mean(1)
+    return Parts(
+        positions - positions.mean(1, keepdim=True),
+        (features - mean[:, None]) @ within,
+        math.sqrt(x.shape[1]) * mean @ between,
+    )
+
+
+def _estimates(parts: Parts, max_order: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Contractions of the cumulants beyond the second, and the second moments."""
+    return contractions(parts, max_order) if max_order > 2 else {}, second_moments(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseBatches:
+    """Batches of dense events.
+
+    Attributes:
+        n_items: events in all batches.
+        estimates: by order, while the tensors are small, differences from the reference: the mean
+            (G, d), the covariance (G, d, d), then joint cumulants (G, d, .., d).
+        centred: events (n_g, d) of each batch around its mean, for the orders of larger tensors.
+        beyond: these orders.
+        variances: of the reference along each coordinate (d,).
+    """
+
+    n_items: int
+    estimates: dict[int, Tensor]
+    centred: list[Tensor]
+    beyond: tuple[int, ...]
+    variances: Tensor
+
+    @staticmethod
+    def room(d: int, max_order: int, n_batches: int) -> float:
+        """How many events of d entries can be judged: any number while there are tensors."""
+        if d**max_order <= TENSOR_LIMIT:
+            return math.inf
+        return min(_MOST_PER_BATCH * n_batches, math.isqrt(_PRODUCT_LIMIT // d))
+
+    @classmethod
+    def of(
+        cls, x: Tensor, batch: Tensor, reference: DenseReference, max_order: int
+    ) -> DenseBatches:
+        """Batches of events.
+
+        Args:
+            x: events (M, C, ...), float64.
+            batch: number of the batch of each (M,), from 0.
+            reference: at any level.
+            max_order: 2 to 6.
+
+        Raises:
+            DataError: too many entries for the eigenvectors of the reference.
+        """
+        mean, covariance = reference.at(1.0, 0.0).gaussian(x.shape[1:], x.device)
+        y = x.flatten(1) - mean
+        d = y.shape[1]
+        if isinstance(covariance, DiagonalCovariance):
+            variances = covariance.var
+        else:
+            if d > _BASIS_LIMIT:
+                raise DataError(
+                    f"events of {d} entries are too large for cumulants against the "
+                    f"{reference.kind} reference; at most {_BASIS_LIMIT}. Judge against `element` "
+                    "or `channel`, or by two_sample."
+                )
+            basis = torch.linalg.qr(covariance.basis, mode="complete").Q
+            basis[:, : covariance.basis.shape[1]] = covariance.basis
+            y = y @ basis
+            rest = covariance.residual.expand(covariance.n_rest)
+            variances = torch.cat([covariance.eigenvalues, rest])
+        parts = [y[batch == g] for g in range(int(batch.max()) + 1)]
+        orders = range(2, max_order + 1)
+        beyond = tuple(order for order in orders if d**order > TENSOR_LIMIT)
+        estimates = {
+            order: torch.stack([k_statistic(part, order) for part in parts])
+            for order in (1, *orders)
+            if order not in beyond
+        }
+        if 2 in estimates:
+            estimates[2] = estimates[2] - variances.diag()
+        centred = [part - part.mean(0) for part in parts] if beyond else []
+        return cls(len(x), estimates, centred, beyond, variances)
+
+    @property
+    def n_batches(self) -> int:
+        """G."""
+        return len(self.estimates[1])
+
+    def grams(self, a: float, b: float) -> dict[str, Tensor]:
+        """Gram matrices (G, G) of the whitened differences at a level, by block.
+
+        Without tensors, those of different batches alone: the diagonals are zero.
+        """
+        scale = a * (a**2 * self.variances + b**2).rsqrt()
+        grams = {}
+        for order, estimate in self.estimates.items():
+            whitened = estimate
+            for axis in range(1, order + 1):
+                whitened = whitened * scale.reshape(
+                    [-1 if k == axis else 1 for k in range(order + 1)]
+                )
+            flat = whitened.flatten(1)
+            grams[order] = flat @ flat.T
+        if self.beyond:
+            grams |= self._products(scale)
+        names = {1: "mean", 2: "covariance"}
+        return {names.get(order, f"order_{order}"): grams[order] for order in sorted(grams)}
+
+    def _products(self, scale: Tensor) -> dict[int, Tensor]:
+        """Gram matrices (G, G) of the orders beyond, from the inner products of events."""
+        n = self.n_batches
+        grams = {order: scale.new_zeros(n, n) for order in self.beyond}
+        known = scale**2 * self.variances  # covariance of the whitened reference (d,)
+        whitened = [part * scale for part in self.centred]
+        # <C_g - D, C_h - D> = <C_g, C_h> - <C_g, D> - <C_h, D> + |D|²
+        along = [float((part.square() @ known).sum()) / (len(part) - 1) for part in whitened]
+        for g, h in combinations(range(n), 2):
+            gram = whitened[g] @ whitened[h].T
+            for order in self.beyond:
+                product = k_statistic_product(gram, order)
+                if order == 2:
+                    product = product - along[g] - along[h] + known.square().sum()
+                grams[order][g, h] = grams[order][h, g] = product
+        return grams
+
+
+def checked_reference(reference: ReferenceGaussian, mask: Tensor | None) -> None:
+    """Refuse a reference of another kind of data.
+
+    Raises:
+        DataError: molecules need a reference of molecules, and dense data one of dense data.
+    """
+    wanted = DenseReference if mask is None else MoleculeReference
+    if not isinstance(reference, wanted):
+        raise DataError(
+            f"a {type(reference).__name__} is no reference for these data; need a "
+            f"{wanted.__name__}, such as make_reference gives."
+        )

@@ -1,0 +1,304 @@
+r"""Cumulants: the whole curve from clean data, without noise, samples or a model.
+
+Noise has no cumulants beyond the second, and cumulants of independent sums add, so those of
+`x_t = a x_0 + b eps` are `a^k C^(k)(x_0)`. The paper (Qu et al., ICLR 2026, Proposition 3.1)
+measures non-Gaussianity, for x_t of unit variances, by
+
+    H^K = beta ||offdiag C^(2)||² + sum_{k=3..K} w_k ||C^(k)||²
+
+and leaves `beta, w_k > 0` free. Here x_t is whitened by the reference, and the mean and the whole
+covariance count where they differ from the reference's,
+
+    H^K = 1/2 ||E y||² + beta ||Cov y - I||² + sum_{k=3..K} w_k ||C^(k)(y)||²,
+
+which is the paper's where the reference has the data's own variances. The default weights are those
+of the Edgeworth expansion of KL(x_t || reference) around the reference (McCullagh 1987, chapter 5;
+Comon 1994, section 3): `beta = 1/4, w_k = 1/(2 k!)`, so that H is an estimate in nats. It is the
+leading part near the reference, where t* is chosen, and no bound. Far from it, it overshoots where
+tails are heavy or a scale is shared (its square counts what a KL counts by its logarithm), and
+falls short where values are few: of an entry that is ±1 at even chances K = 4 sees `2²/48 = 0.08`
+nats at most. Against a mixture (`shape`) the cumulants of the reference are subtracted:
+`||C^(k)(data) - C^(k)(reference)||²`.
+
+**Dense data**: joint cumulants of all entries, up to order 6. Where the tensor of one would have
+more than 2^20 numbers, the norms come from the inner products of items
+(`kstatistic_products.py`), and at most 5120 items are judged, fewer beyond 2600 entries.
+
+**Molecules**: the full joint tensors of every size, up to order 4, by their symmetry
+(`molecule_invariants.py`): also the cumulants of two positions with one or two features. Sizes of
+fewer than 24 distinct molecules are left out; the column `share` says how much was judged.
+
+Estimates are unbiased: k-statistics in each of G batches, products of different batches only.
+Pseudo-values of the jackknife over batches are the contributions. Where non-Gaussianity is one of
+rare items, an estimate without bias is still too small more often than it is too large, and its
+error with it; below 1000 items a warning says so. A reference of p numbers that was fitted to N
+items, these among them, looks better than it is by p / N nats (Akaike 1974).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from gaga_adapter.criteria.contributions import Contributions
+from gaga_adapter.criteria.cumulant.batches import (
+    TENSOR_LIMIT,
+    DenseBatches,
+    SizeBatches,
+    checked_reference,
+)
+from gaga_adapter.criteria.cumulant.invariants import BLOCKS
+from gaga_adapter.criteria.cumulant.kstatistics import MAX_ORDER, norm_pseudo_values
+from gaga_adapter.criteria.curve import CriterionCurve
+from gaga_adapter.criteria.levels import check_data, coefficients, falling
+from gaga_adapter.criteria.two_sample.separation import copies
+from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
+from gaga_adapter.reference.base import workspace
+
+_MAX_MOLECULE_ORDER = 4
+_FEWEST_BATCHES, _BATCH = 3, 8
+_FEW = 1000
+#: Columns of the curve of molecules: types of cumulants, by the blocks they hold.
+_TYPES = {
+    "fff": ("uuu", "ugg", "ggg"),
+    "ppf": ("upp", "gpp"),
+    "ffff": ("uuuu", "uugg", "uggg", "gggg"),
+    "ppff": ("uupp", "ugpp", "ggpp"),
+    "pppp": ("pppp",),
+}
+
+
+@dataclass(frozen=True)
+class Cumulant:
+    """Cumulants of noised data against those of the reference, in nats per data item.
+
+    Attributes:
+        max_order: K, from 2; up to 6 for dense data, up to 4 for molecules (more counts as 4).
+        beta: weight of the covariance.
+        weights: w_3 .. w_K; those of the Edgeworth expansion when `None`.
+        n_samples: at most so many data items.
+        n_batches: G, of molecules per size.
+        draws_per_item: draws of a reference that is no Gaussian, per data item.
+
+    Raises:
+        DataError: a setting that makes no sense.
+    """
+
+    name: ClassVar[str] = "cumulant"
+    unit: ClassVar[str] = "nats"
+
+    max_order: int = 4
+    beta: float = 0.25
+    weights: tuple[float, ...] | None = None
+    n_samples: int = 50_000
+    n_batches: int = 10
+    draws_per_item: int = 4
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.max_order <= MAX_ORDER:
+            raise DataError(f"max_order={self.max_order}: orders 2 to {MAX_ORDER} are known.")
+        if self.weights is not None and len(self.weights) != self.max_order - 2:
+            raise DataError(
+                f"got {len(self.weights)} weights; max_order={self.max_order} needs "
+                f"{self.max_order - 2}, of orders 3 to {self.max_order}."
+            )
+        if not all(w >= 0 and math.isfinite(w) for w in (self.beta, *(self.weights or ()))):
+            raise DataError(
+                f"beta={self.beta}, weights={self.weights}: finite and not negative, please."
+            )
+        for name, least in (("n_batches", 3), ("n_samples", 24), ("draws_per_item", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"{name}={getattr(self, name)} must be at least {least}.")
+
+    def curve(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        reference: ReferenceGaussian,
+        log_snr: Tensor,
+        generator: Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CriterionCurve:
+        """H^K over log-SNR; see `Criterion.curve`.
+
+        Args:
+            x: molecules (M, N, 3 + F), or dense data (M, C, ...).
+            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+            reference: at any level.
+            log_snr: levels (L,), in any order.
+            generator: puts the items into batches; draws a reference that is no Gaussian.
+            progress: called with (levels done, levels in all).
+
+        Returns:
+            Curve with the extra columns `mean` and `covariance`, then for dense data `order_3` ..
+            `order_K`, for molecules `fff, ppf, ffff, ppff, pppp` (p a position, f a feature) and
+            `share`, of the molecules that were judged. The first ones sum to the value.
+
+        Raises:
+            DataError: too few items, a number that is not finite, or other shapes.
+        """
+        check_data(x, mask)
+        levels = falling(log_snr)
+        checked_reference(reference, mask)
+        x, mask, group = self._chosen(x, mask, generator)
+        makers: Sequence[Callable[[], DenseBatches | SizeBatches]]
+        if mask is None:
+            assert isinstance(reference, DenseReference)
+            makers = [self._dense(x, group, reference)]
+        else:
+            assert isinstance(reference, MoleculeReference)
+            makers = self._molecules(x, mask, group, reference, generator)
+        judged, rows, weights, sizes = 0, [], [], []
+        sums: dict[str, Tensor] = {}
+        for done, make in enumerate(makers):
+            part, found = make(), []
+            for k, level in enumerate(levels, 1):
+                found.append(self._weighed(part.grams(*coefficients(level))))
+                if progress is not None:
+                    progress((done * len(levels) + k) // len(makers), len(levels))
+            pseudo = {name: torch.stack([one[name] for one in found], 1).cpu() for name in found[0]}
+            judged += part.n_items
+            for name, values in pseudo.items():
+                sums[name] = sums.get(name, 0) + part.n_items * values.mean(0)
+            rows.append(torch.stack(list(pseudo.values())).sum(0))
+            weights += [part.n_items / part.n_batches] * part.n_batches
+            sizes += [part.n_atoms] * part.n_batches if isinstance(part, SizeBatches) else []
+        contributions = Contributions(
+            torch.cat(rows),
+            torch.tensor(weights, dtype=torch.float64),
+            torch.tensor(sizes) if sizes else None,
+        )
+        extra = {name: tuple((total / judged).tolist()) for name, total in sums.items()}
+        if mask is not None:
+            extra["share"] = (judged / len(x),) * len(levels)
+        value, error = contributions.value_and_error(self.unit)
+        return CriterionCurve(
+            criterion=self.name,
+            reference=reference.kind,
+            unit=self.unit,
+            log_snr=tuple(levels),
+            value=tuple(value.tolist()),
+            std_error=tuple(error.tolist()),
+            n_samples=judged,
+            extra=extra,
+            contributions=contributions,
+        )
+
+    def _chosen(
+        self, x: Tensor, mask: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """At most `n_samples` of the items, and the number of the distinct item of each (M,)."""
+        room: float = math.inf
+        if mask is None:
+            room = DenseBatches.room(math.prod(x.shape[1:]), self.max_order, self.n_batches)
+        home = generator.device if generator is not None else None
+        pick = torch.randperm(len(x), generator=generator, device=home).to(x.device)
+        pick = pick[: int(min(self.n_samples, room, len(x)))]
+        x, mask = x[pick], None if mask is None else mask[pick]
+        group = torch.from_numpy(copies(x, mask))
+        n_distinct = int(group.max()) + 1
+        if n_distinct < 0.9 * len(x):
+            warnings.warn(
+                f"only {n_distinct} of {len(x)} data items are distinct. Copies are kept in one "
+                "batch. If the set was repeated or drawn with replacement, pass each item once.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        if _FEWEST_BATCHES * _BATCH <= n_distinct < min(_FEW, room):
+            warnings.warn(
+                f"{n_distinct} data items may lack the rare ones that make a cumulant large: the "
+                f"value is then too small and t* optimistic. Pass at least {_FEW} where you can.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        return x, mask, group
+
+    def _weighed(self, grams: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Pseudo-values (G,) by column, in nats."""
+        pseudo = {name: norm_pseudo_values(gram) for name, gram in grams.items()}
+        found = {"mean": 0.5 * pseudo["mean"], "covariance": self.beta * pseudo["covariance"]}
+        if pseudo.keys() & set(BLOCKS):
+            for name, blocks in _TYPES.items():
+                known = [pseudo[block] for block in blocks if block in pseudo]
+                if known:
+                    found[name] = self._weight(len(name)) * torch.stack(known).sum(0)
+        for order in range(3, self.max_order + 1):
+            if f"order_{order}" in pseudo:
+                found[f"order_{order}"] = self._weight(order) * pseudo[f"order_{order}"]
+        return found
+
+    def _weight(self, order: int) -> float:
+        if self.weights is not None:
+            return self.weights[order - 3]
+        return 1 / (2 * math.factorial(order))
+
+    def _dense(
+        self, x: Tensor, group: Tensor, reference: DenseReference
+    ) -> Callable[[], DenseBatches]:
+        batch, n_batches = self._batches(group)
+        if n_batches < _FEWEST_BATCHES:
+            raise DataError(
+                f"found {len(x)} data items, too few that are distinct: need at least "
+                f"{_FEWEST_BATCHES * _BATCH}. Pass more data."
+            )
+        home = workspace(x.device)
+        x, batch = x.to(home).to(torch.float64), batch.to(home)
+        return partial(DenseBatches.of, x, batch, reference, self.max_order)
+
+    def _molecules(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        group: Tensor,
+        reference: MoleculeReference,
+        generator: Generator | None,
+    ) -> list[Callable[[], SizeBatches]]:
+        """What makes the batches of each size: one after the other, as their tensors are large."""
+        order, f = min(self.max_order, _MAX_MOLECULE_ORDER), x.shape[2] - 3
+        if f**order > TENSOR_LIMIT:
+            raise DataError(
+                f"cumulants of order {order} of {f} feature channels are {f}^{order} numbers, too "
+                f"many: at most 2^{TENSOR_LIMIT.bit_length() - 1}. Lower max_order."
+            )
+        found: list[Callable[[], SizeBatches]] = []
+        n_atoms, left_out = mask.sum(1), 0
+        for size in torch.unique(n_atoms).tolist():
+            rows = n_atoms == size
+            here = x[rows][mask[rows]].reshape(-1, size, x.shape[2]).to("cpu").to(torch.float64)
+            batch, n_batches = self._batches(group[rows.cpu()])
+            if n_batches < _FEWEST_BATCHES:
+                left_out += len(here)
+                continue
+            settings = (reference, order, self.draws_per_item, generator)
+            found.append(partial(SizeBatches.of, here, batch, *settings))
+        if not found:
+            raise DataError(
+                f"found {len(x)} molecules, but of no size {_FEWEST_BATCHES * _BATCH} that are "
+                "distinct, which a cumulant needs. Pass more data."
+            )
+        if left_out > 0.05 * len(x):
+            warnings.warn(
+                f"{left_out} of {len(x)} molecules are left out: fewer than "
+                f"{_FEWEST_BATCHES * _BATCH} distinct ones of their size.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        return found
+
+    def _batches(self, group: Tensor) -> tuple[Tensor, int]:
+        """Batch of each item (M,), copies of one item in one batch; and how many batches.
+
+        Args:
+            group: number of the distinct item (M,).
+        """
+        distinct, place = torch.unique(group, return_inverse=True)
+        n_batches = min(self.n_batches, len(distinct) // _BATCH)
+        return place % max(n_batches, 1), n_batches

@@ -1,0 +1,1 @@
+"""The published statistics: Kolmogorov-Smirnov distances and mutual information."""

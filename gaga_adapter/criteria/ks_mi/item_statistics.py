@@ -1,0 +1,139 @@
+r"""What `ks_mi` measures on one data item: KS distances and average mutual information.
+
+*Molecules*, positions and features apart: the KS distance of all entries from N(0, 1), and the
+average nearest-neighbour mutual information of pairs of channels over the atoms. Pairs of atoms are
+not used: their samples are the channels, and with k neighbours among k + 1 samples the estimate is
+identically 0.
+
+*Dense items* (C, ...), flattened to channels over places: the KS distance of their entries, and the
+mutual information of pairs of channels over the places, and of neighbouring places over themselves.
+Large items are looked at in a fixed random part. An item of one place is one channel of C places.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from itertools import combinations
+
+import torch
+from torch import Generator, Tensor
+
+from gaga_adapter.criteria.ks_mi.ks import ks_statistic
+from gaga_adapter.criteria.ks_mi.mutual_information import knn_mutual_information
+from gaga_adapter.errors import DataError
+
+_ENTRIES = 256  # of a dense item, at most, that KS looks at
+_PLACES = 64  # of a dense item, at most, over which mutual information is taken
+
+
+class ItemStatistics(ABC):
+    """Statistics of items, the same entries and pairs in every call.
+
+    Args:
+        n_neighbors: k of the mutual information.
+        n_pairs: at most so many distinct pairs of channels.
+        generator: picks pairs and entries, and breaks ties.
+    """
+
+    def __init__(self, n_neighbors: int, n_pairs: int, generator: Generator | None) -> None:
+        self.n_neighbors = n_neighbors
+        self._n_pairs = n_pairs
+        self._generator = generator
+        self._pairs: dict[int, list[tuple[int, int]]] = {}
+
+    @abstractmethod
+    def standard(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of entries, from draws (R, ...); they broadcast to items."""
+
+    @abstractmethod
+    def views(self, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Samples (B, n) for KS and columns (B, C, n) for mutual information, of items."""
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """KS distances (B, K) and average mutual information (B, I) of standardised items."""
+        samples, columns = self.views(z)
+        distances = [ks_statistic(values) for values in samples]
+        information = [
+            knn_mutual_information(
+                values,
+                self._chosen(values.shape[1]),
+                self.n_neighbors,
+                self._generator,
+                clip=False,
+            ).mean(1)
+            for values in columns
+        ]
+        return torch.stack(distances, 1), torch.stack(information, 1)
+
+    def _chosen(self, width: int) -> list[tuple[int, int]]:
+        """Distinct pairs of columns: all of them, or as many at random."""
+        if width not in self._pairs:
+            pairs = list(combinations(range(width), 2))
+            pick = _some(len(pairs), self._n_pairs, self._generator)
+            self._pairs[width] = [pairs[i] for i in pick.tolist()]
+        return self._pairs[width]
+
+
+class MoleculeStatistics(ItemStatistics):
+    """Of molecules of one size (B, N, 3 + F)."""
+
+    def standard(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (3 + F,) of the channels; positions have mean 0 and one deviation."""
+        atoms = draws.flatten(0, 1).to(torch.float64)
+        mean, deviation = atoms.mean(0), atoms.std(0)
+        mean[:3], deviation[:3] = 0, atoms[:, :3].square().mean().sqrt()
+        return mean, deviation
+
+    def views(self, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Positions, and features where there are some (for mutual information, two)."""
+        positions, features = z[..., :3], z[..., 3:]
+        width = features.shape[-1]
+        samples = [positions.flatten(1)] + [features.flatten(1)] * (width > 0)
+        return samples, [positions.mT] + [features.mT] * (width > 1)
+
+
+class DenseStatistics(ItemStatistics):
+    """Of dense items (B, C, ...).
+
+    Args:
+        shape: of an item (C, ...).
+        n_neighbors: k of the mutual information.
+        n_pairs: at most so many distinct pairs of channels.
+        generator: picks pairs and entries, and breaks ties.
+
+    Raises:
+        DataError: an item has too few places in a row.
+    """
+
+    def __init__(
+        self, shape: torch.Size, n_neighbors: int, n_pairs: int, generator: Generator | None
+    ) -> None:
+        super().__init__(n_neighbors, n_pairs, generator)
+        places = shape[1:].numel()
+        self._shape = (1, shape[0]) if places == 1 else (shape[0], places)
+        channels, places = self._shape
+        if places < n_neighbors + 3:
+            raise DataError(
+                f"items of shape {tuple(shape)} are {places} places in a row: mutual information "
+                f"of {n_neighbors} neighbours needs {n_neighbors + 3}. Use another criterion."
+            )
+        self._entries = _some(channels * places, _ENTRIES, generator)
+        self._places = _some(places - 1, _PLACES, generator)
+
+    def standard(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (C, ...) of each entry."""
+        return draws.to(torch.float64).mean(0), draws.to(torch.float64).std(0)
+
+    def views(self, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Entries; channels where there are two, and one channel beside its own next place."""
+        places = self._places.to(z.device)
+        flat = z.reshape(len(z), *self._shape)
+        neighbours = torch.stack([flat[:, 0, places], flat[:, 0, places + 1]], dim=1)
+        columns = [neighbours] if len(flat[0]) == 1 else [flat[:, :, places], neighbours]
+        return [flat.flatten(1)[:, self._entries.to(z.device)]], columns
+
+
+def _some(count: int, most: int, generator: Generator | None) -> Tensor:
+    """All of `count` numbers, or so many at random, in order (m,)."""
+    home = None if generator is None else generator.device
+    return torch.randperm(count, generator=generator, device=home)[:most].sort().values.cpu()

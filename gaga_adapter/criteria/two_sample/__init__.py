@@ -1,0 +1,1 @@
+"""A classifier between noised data and draws of the reference."""

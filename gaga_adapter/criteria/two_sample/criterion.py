@@ -1,0 +1,327 @@
+r"""Two-sample criterion: can a classifier tell noised data from draws of the reference?
+
+At a noise level, data `x_t = a x_0 + b eps` (law p) meet as many draws of the reference (law q), of
+the same sizes, as features (`features_molecules.py`, `features_dense.py`). Boosted trees and a
+logistic regression learn to tell them apart on all folds but one; their average log-odds are the
+score of the fold left out. Half of that fold calibrates the other half: a slope and limits turn its
+scores into log-odds `T`, an estimate of `log p/q` that has not seen the points it is averaged over
+(`classifier.py`), and so into a lower bound of `KL(p || q)` (`separation.py`). By data processing
+it is also below the KL of the full tensors. Weak features, classifiers or few samples only loosen
+it: it is evidence *of* divergence, and a small value is as good as the sample is large. Two draws
+of one law have a slope near 0 and a bound within its error of 0, on average below it by what the
+slope's noise costs (about 3 / n nats). Half a fold of n / 8 points shows no density ratio beyond
+n / 8, so the bound saturates at `log(n / 8) + 1` nats (7.2 at n = 4,000). Within two nats of that
+the column `saturated` is 1: that much *or more*.
+
+The standard error is that of the average given the classifiers; the AUC is averaged over the half
+folds, with the error of DeLong et al. 1988. What the choice of the training samples adds is not in
+them; where there is nothing to see the AUC scatters by √2 times as much. The column `p_value` is
+free of that: fold k is judged by classifiers that have learnt from the folds before it alone, by an
+exact test that swaps pairs (`permutation.py`).
+
+**The check of the reference.** At one level of every curve, the data are replaced by draws of the
+reference at the level of the data, noised just as the data are. If the classifier tells even these
+from draws of the reference at that level, at p < 1e-4, then not the data are at fault but the
+reference's own draws, its levels or the features, and a `GAGAWarning` says so.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from gaga_adapter.criteria.curve import CriterionCurve
+from gaga_adapter.criteria.levels import check_data, coefficients, drawn, falling
+from gaga_adapter.criteria.two_sample.classifier import Classifier, calibrated
+from gaga_adapter.criteria.two_sample.features import paired_features
+from gaga_adapter.criteria.two_sample.permutation import (
+    fisher_p_value,
+    rank_differences,
+    swap_p_value,
+)
+from gaga_adapter.criteria.two_sample.separation import (
+    Separation,
+    auc,
+    bound_terms,
+    cells,
+    copies,
+    of_distinct,
+)
+from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference.base import workspace
+from gaga_adapter.subspace import mask_from_sizes
+
+_Array = NDArray[np.float64]
+_FEW = 1000  # below this many items the bound is loose
+_FAULT = 1e-4  # p-value of two draws of the reference below which it is at fault
+
+
+@dataclass(frozen=True)
+class TwoSample:
+    """Two-sample criterion, in nats per data item.
+
+    Attributes:
+        n_samples: at most so many data items, and as many draws of the reference.
+        folds: of the cross-validation.
+        max_iter: trees of the boosted classifier.
+        learning_rate: of the boosted classifier.
+        max_leaf_nodes: leaves per tree.
+        penalty: L2 weight of the logistic regression, for standardised features.
+        n_permutations: of the p-value of each fold but the first.
+        check_reference: check the reference against itself, at the cost of one more level.
+    """
+
+    name: ClassVar[str] = "two_sample"
+    unit: ClassVar[str] = "nats"
+
+    n_samples: int = 12_000
+    folds: int = 4
+    max_iter: int = 100
+    learning_rate: float = 0.06
+    max_leaf_nodes: int = 8
+    penalty: float = 100.0
+    n_permutations: int = 999
+    check_reference: bool = True
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or self.n_samples < self._fewest or self.n_permutations < 1:
+            raise DataError(
+                f"folds={self.folds}, n_samples={self.n_samples}, n_permutations="
+                f"{self.n_permutations}: need at least 2 folds, {self._fewest} samples and "
+                "1 permutation."
+            )
+
+    @property
+    def _classifier(self) -> Classifier:
+        return Classifier(self.max_iter, self.learning_rate, self.max_leaf_nodes, self.penalty)
+
+    @property
+    def _fewest(self) -> int:
+        """Data items without which nothing can be learnt: 25 to test on per fold."""
+        return 25 * self.folds
+
+    def curve(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        reference: ReferenceGaussian,
+        log_snr: Tensor,
+        generator: Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CriterionCurve:
+        """Lower bound of `KL(p_t || reference)` over log-SNR; see `Criterion.curve`.
+
+        Args:
+            x: molecules (M, N, 3 + F), or dense data (M, C, ...).
+            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+            reference: at any level.
+            log_snr: levels (L,), in any order.
+            generator: picks the items, draws the noise and the reference.
+            progress: called with (levels done, levels in all).
+
+        Returns:
+            Curve with the extra columns `auc`, `auc_std_error`, `p_value`, `saturated` (0 or 1) and
+            `null_p_value`, that of the check of the reference; NaN at levels without it.
+
+        Raises:
+            DataError: too few items, a number that is not finite, or shapes that make no sense.
+        """
+        levels = falling(log_snr)
+        x, mask, group = self._picked(x, mask, generator)
+        found = []
+        for done, level in enumerate(levels, 1):
+            here = reference.at(*coefficients(level))
+            data, draws = paired_features(x, mask, here, group, generator)
+            found.append(self.separate(data, draws, _seed(generator), group))
+            if progress is not None:
+                progress(done, len(levels))
+        null = [math.nan] * len(levels)
+        if self.check_reference:
+            middle = len(levels) // 2
+            null[middle] = self._checked(reference, x, mask, levels[middle], generator)
+        parts = of_distinct(
+            np.stack([one.terms for one in found], 1), group, None if mask is None else mask.sum(1)
+        )
+        value, error = parts.value_and_error(self.unit)
+        return CriterionCurve(
+            criterion=self.name,
+            reference=reference.kind,
+            unit=self.unit,
+            log_snr=tuple(levels),
+            value=tuple(value.tolist()),
+            std_error=tuple(error.tolist()),
+            n_samples=len(x),
+            extra={
+                "auc": tuple(one.auc for one in found),
+                "auc_std_error": tuple(one.auc_std_error for one in found),
+                "p_value": tuple(one.p_value for one in found),
+                "saturated": tuple(float(one.saturated) for one in found),
+                "null_p_value": tuple(null),
+            },
+            contributions=parts,
+        )
+
+    def null_check(
+        self,
+        reference: ReferenceGaussian,
+        x: Tensor,
+        mask: Tensor | None,
+        log_snr: float,
+        generator: Generator | None = None,
+    ) -> Separation:
+        """What the classifier sees between two draws of the reference itself: nothing.
+
+        Draws at the level of the data, noised as data are, meet draws at the level.
+
+        Args:
+            reference: at any level.
+            x: data (M, ...) that say how many draws, and of which shape or sizes.
+            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+            log_snr: the level.
+            generator: draws the noise and the reference.
+        """
+        clean = drawn(x, mask, reference.at(1.0, 0.0), generator)
+        mask = None if mask is None else mask_from_sizes(mask.sum(1))
+        level, each = reference.at(*coefficients(log_snr)), np.arange(len(clean))
+        return self.separate(
+            *paired_features(clean, mask, level, each, generator), _seed(generator)
+        )
+
+    def _checked(
+        self,
+        reference: ReferenceGaussian,
+        x: Tensor,
+        mask: Tensor | None,
+        log_snr: float,
+        generator: Generator | None,
+    ) -> float:
+        """The p-value of `null_check`, with a warning where it says that something is at fault."""
+        null = self.null_check(reference, x, mask, log_snr, generator)
+        if null.p_value < _FAULT:
+            warnings.warn(
+                f"draws of the {reference.kind!r} reference at the level of the data, noised to "
+                f"log-SNR {log_snr:.3g}, differ from its draws at that level (AUC {null.auc:.3f}, "
+                f"p = {null.p_value:.1g}): the reference or the features are at fault, and this "
+                "curve cannot be trusted. If the reference is your own, check its sample and at.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        return null.p_value
+
+    def _picked(
+        self, x: Tensor, mask: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, Tensor | None, NDArray[np.int64]]:
+        """Checked data, at most `n_samples` items of them, and which are copies of one another."""
+        check_data(x, mask)
+        home = generator.device if generator is not None else None
+        pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
+        pick = pick.to(x.device)
+        work = workspace(x.device)
+        x, mask = x[pick].to(work), None if mask is None else mask[pick].to(work)
+        x = x if x.dtype == torch.float64 else x.float()
+        if len(x) < self._fewest:
+            raise DataError(
+                f"found {len(x)} data items, need at least {self._fewest} to tell them from "
+                "the reference. Pass more data."
+            )
+        group = copies(x, mask)
+        n_distinct = int(group.max()) + 1
+        if n_distinct < 0.9 * len(x):
+            warnings.warn(
+                f"only {n_distinct} of {len(x)} data items are distinct. Copies are kept in one "
+                "fold and count as one in the errors. If the set was repeated or drawn with "
+                "replacement, pass each item once.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        if n_distinct < _FEW:
+            warnings.warn(
+                f"{n_distinct} data items make a loose lower bound of the divergence, and so an "
+                f"optimistic t*. Pass at least {_FEW} where you can.",
+                GAGAWarning,
+                stacklevel=3,
+            )
+        return x, mask, group
+
+    def separate(
+        self, data: Tensor, drawn: Tensor, seed: int, group: NDArray[np.int64] | None = None
+    ) -> Separation:
+        """Tell two samples apart by cross-validation.
+
+        Args:
+            data: features of the data (M, D).
+            drawn: features of the reference (M, D); row i pairs with row i of `data`.
+            seed: of the boosted trees and the permutations.
+            group: number of the distinct item (M,) behind each row; each its own when `None`.
+        """
+        n = len(data)
+        group = np.arange(n) if group is None else group
+        rows = torch.cat([data, drawn]).cpu().numpy()
+        is_data = np.repeat([True, False], n)
+        cell = np.tile(cells(group, 2 * self.folds), 2)
+        fold, half = cell % self.folds, cell < self.folds
+        score, log_odds = np.empty(2 * n), np.empty(2 * n)
+        areas = []
+        for k in range(self.folds):
+            held = fold == k
+            score[held] = self._classifier.scores(rows[~held], is_data[~held], rows[held], seed)
+            for test, other in ((held & half, held & ~half), (held & ~half, held & half)):
+                log_odds[test] = calibrated(score[other], is_data[other], score[test])
+                areas.append(auc(score[test & is_data], score[test & ~is_data], group[test[:n]]))
+        terms = bound_terms(log_odds[:n], log_odds[n:])
+        kl, error = of_distinct(terms[:, None], group).value_and_error(self.unit)
+        return Separation(
+            kl=float(kl),
+            kl_std_error=float(error),
+            auc=math.fsum(area for area, _ in areas) / len(areas),
+            auc_std_error=math.hypot(*(error for _, error in areas)) / len(areas),
+            p_value=self._p_value(rows, is_data, fold, score[fold == self.folds - 1], group, seed),
+            saturated=float(kl) > math.log(n / (2 * self.folds)) - 1,
+            terms=terms,
+        )
+
+    def _p_value(
+        self,
+        rows: NDArray[np.floating],
+        is_data: NDArray[np.bool_],
+        fold: NDArray[np.int64],
+        last: _Array,
+        group: NDArray[np.int64],
+        seed: int,
+    ) -> float:
+        """Each fold but the first, judged by what the folds before it teach; copies swap together.
+
+        Args:
+            rows: features (2 M, D), data first.
+            is_data: (2 M,).
+            fold: of each row (2 M,).
+            last: scores of the last fold, whose classifier knows no later one.
+            group: number of the distinct item (M,).
+            seed: of the boosted trees and the permutations.
+        """
+        rng, p_values = np.random.default_rng(seed), []
+        for k in range(1, self.folds):
+            held, known = fold == k, fold < k
+            if k == self.folds - 1:
+                score = last
+            else:
+                score = self._classifier.scores(rows[known], is_data[known], rows[held], seed)
+            differences = rank_differences(score[is_data[held]], score[~is_data[held]])
+            item = np.unique(group[held[is_data]], return_inverse=True)[1]
+            together = np.bincount(item, differences).astype(np.float64)
+            p_values.append(swap_p_value(together, self.n_permutations, rng))
+        return fisher_p_value(p_values)
+
+
+def _seed(generator: Generator | None) -> int:
+    home = generator.device if generator is not None else None
+    return int(torch.randint(2**31, (), generator=generator, device=home))

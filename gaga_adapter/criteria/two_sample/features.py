@@ -1,0 +1,71 @@
+"""Noised data and draws of the reference, as features: everything in which both are alike.
+
+Row i of either sample has the same size, the same units and as many copies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from gaga_adapter.criteria.levels import drawn, noised
+from gaga_adapter.criteria.two_sample.features_dense import DenseUnits, dense_features
+from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
+from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.subspace import mask_from_sizes
+
+
+def paired_features(
+    x: Tensor,
+    mask: Tensor | None,
+    reference: ReferenceGaussian,
+    group: NDArray[np.int64],
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Features (M, D) of noised data, and of as many draws of the reference at its level.
+
+    Args:
+        x: clean data: molecules (M, N, 3 + F), or dense (M, C, ...).
+        mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+        reference: at the level.
+        group: number of the distinct item (M,) behind each item.
+        generator: draws the noise and the reference.
+    """
+    one, other = noised(x, mask, reference, generator), _draws(x, mask, reference, group, generator)
+    # Units come from both samples alike, so that they say nothing of which is which.
+    if mask is None:
+        units = DenseUnits.of(torch.cat([one, other]))
+        return dense_features(one, units), dense_features(other, units)
+    both = (one, mask), (other, mask_from_sizes(mask.sum(1)))
+    length = _root_mean_square([y[..., :3][real] for y, real in both])
+    amplitude = _root_mean_square([y[..., 3:][real] for y, real in both])
+    one, other = (molecule_features(y, real, length, amplitude) for y, real in both)
+    return one, other
+
+
+def _draws(
+    x: Tensor,
+    mask: Tensor | None,
+    reference: ReferenceGaussian,
+    group: NDArray[np.int64],
+    generator: Generator | None,
+) -> Tensor:
+    """Draws of the reference, one per item; copies, each with its own noise, meet such copies."""
+    first = torch.from_numpy(np.unique(group, return_index=True)[1])
+    if len(first) == len(x):
+        return drawn(x, mask, reference, generator)
+    clean = drawn(
+        x[first], None if mask is None else mask[first], reference.at(1.0, 0.0), generator
+    )
+    real = None if mask is None else mask_from_sizes(mask.sum(1))
+    return noised(clean[torch.from_numpy(group)], real, reference, generator)
+
+
+def _root_mean_square(parts: list[Tensor]) -> float:
+    """Unit of length; 1 where there is none, as for the positions of single atoms."""
+    square = torch.cat(parts).double().square()
+    return math.sqrt(float(square.mean())) or 1.0 if square.numel() else 1.0

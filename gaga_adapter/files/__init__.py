@@ -1,0 +1,1 @@
+"""What is on disk and on the hub: whole files or none."""

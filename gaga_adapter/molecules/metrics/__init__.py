@@ -1,0 +1,1 @@
+"""How molecules are judged: stability, validity, shape, distances from data."""

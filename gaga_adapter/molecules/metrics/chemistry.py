@@ -1,0 +1,82 @@
+"""Molecules of rdkit and SMILES, with bonds by EDM's distance rule.
+
+SMILES follow EDM's `qm9/rdkit_functions.py`: all hydrogens are explicit, bonds come from distances,
+a molecule is valid when rdkit can sanitise it, and its SMILES is that of its largest fragment.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.metrics.bonds import bond_orders
+
+_BATCH = 2048  # molecules at a time: bounds the memory of the pair tensors
+
+
+def to_rdkit(molecules: MoleculeSet) -> list[Any]:
+    """One `rdkit.Chem.Mol` per molecule, its positions the only conformer; not sanitised."""
+    from rdkit import Chem
+
+    built = []
+    for part in molecules.batches(_BATCH):
+        for index, orders in enumerate(bond_orders(part)):
+            positions, numbers = part.molecule(index)
+            mol = _build(numbers, orders)
+            conformer = Chem.Conformer(len(numbers))
+            conformer.SetPositions(positions.astype(np.float64))
+            conformer.Set3D(True)
+            mol.AddConformer(conformer, assignId=True)
+            built.append(mol.GetMol())
+    return built
+
+
+def to_smiles(molecules: MoleculeSet, largest_fragment: bool = True) -> tuple[str | None, ...]:
+    """Canonical SMILES of each molecule, hydrogens explicit; None where rdkit cannot sanitise it.
+
+    Args:
+        molecules: M molecules.
+        largest_fragment: name the largest connected part alone, as EDM does for generated molecules
+            (the first one among equals); name all parts otherwise, as EDM does for training data.
+    """
+    from rdkit import rdBase
+
+    with rdBase.BlockLogs():
+        return tuple(
+            _smiles(_build(part.molecule(index)[1], orders), largest_fragment)
+            for part in molecules.batches(_BATCH)
+            for index, orders in enumerate(bond_orders(part))
+        )
+
+
+def _build(numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> Any:  # noqa: ANN401
+    """An `rdkit.Chem.RWMol` of atoms (n,) and bond orders (>= n, >= n)."""
+    from rdkit import Chem
+
+    kinds = (Chem.BondType.ZERO, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+    mol = Chem.RWMol()
+    for number in numbers.tolist():
+        mol.AddAtom(Chem.Atom(number))
+    first, second = np.nonzero(np.tril(orders))
+    for i, j, order in zip(
+        first.tolist(), second.tolist(), orders[first, second].tolist(), strict=True
+    ):
+        mol.AddBond(i, j, kinds[order])
+    return mol
+
+
+def _smiles(mol: Any, largest_fragment: bool) -> str | None:  # noqa: ANN401
+    from rdkit import Chem
+
+    try:
+        Chem.SanitizeMol(mol)
+        if largest_fragment:
+            fragments = Chem.GetMolFrags(mol, asMols=True)
+            mol = max(fragments, key=lambda fragment: fragment.GetNumAtoms())
+            Chem.SanitizeMol(mol)
+    except ValueError:  # rdkit's AtomValenceException, KekulizeException, ...
+        return None
+    return str(Chem.MolToSmiles(mol))

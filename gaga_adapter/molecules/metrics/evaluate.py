@@ -1,0 +1,155 @@
+"""How good generated molecules are, by the definitions of the EDM codebase (Hoogeboom et al. 2022).
+
+- atom stability: share of atoms whose bond orders sum to an allowed valence;
+- molecule stability: share of molecules of which every atom is stable;
+- validity: share of molecules that rdkit can sanitise, bonds taken from distances;
+- uniqueness: share of distinct SMILES (largest fragments) among the valid molecules;
+- novelty: share of the distinct SMILES that the training data does not have.
+
+EDM prints 0 where a figure cannot be computed; here it is None. These figures do not see the form
+of the molecules, so `evaluate` reports that beside them (`shape.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gaga_adapter.distributed import Processes
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.metrics.bonds import bond_orders, stable_atoms
+from gaga_adapter.molecules.metrics.chemistry import to_smiles
+from gaga_adapter.molecules.metrics.estimate import (
+    Estimate,
+    estimate_distinct,
+    estimate_mean,
+    estimate_ratio,
+)
+from gaga_adapter.molecules.metrics.shape import ShapeFigures, shape_figures
+
+_BATCH = 2048  # molecules at a time: bounds the memory of the pair tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What was found for each of M molecules.
+
+    Attributes:
+        n_atoms: (M,) atoms.
+        n_stable: (M,) stable atoms.
+        smiles: SMILES of the largest fragment; None where rdkit cannot sanitise the molecule.
+    """
+
+    n_atoms: NDArray[np.int64]
+    n_stable: NDArray[np.int64]
+    smiles: tuple[str | None, ...]
+
+    @property
+    def stable(self) -> NDArray[np.bool_]:
+        """(M,) whether every atom is stable."""
+        return np.equal(self.n_stable, self.n_atoms)
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(M,) whether rdkit can sanitise the molecule."""
+        return np.array([smiles is not None for smiles in self.smiles])
+
+
+@dataclass(frozen=True)
+class MoleculeMetrics:
+    """Figures of a set of molecules, each with its standard error; None where not computable.
+
+    Attributes:
+        n_molecules: how many molecules were judged.
+        atom_stability: share of stable atoms.
+        molecule_stability: share of molecules with stable atoms only.
+        validity: share of valid molecules.
+        uniqueness: share of distinct SMILES among the valid; None if none is valid.
+        novelty: share of the distinct SMILES that are not in the reference; None without one.
+        shape: the form of the molecules.
+    """
+
+    n_molecules: int
+    atom_stability: Estimate
+    molecule_stability: Estimate
+    validity: Estimate
+    uniqueness: Estimate | None
+    novelty: Estimate | None
+    shape: ShapeFigures
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: nested dictionaries of `value` and `std_error`, null where not computable."""
+        return asdict(self)
+
+
+def judge(molecules: MoleculeSet, processes: Processes | None = None) -> Verdicts:
+    """The verdict on every single molecule.
+
+    Args:
+        molecules: M molecules, the same on all processes.
+        processes: who shares them, process r of W taking every W-th; this one alone by default.
+
+    Raises:
+        DataError: no valence is known for an element.
+        ProcessError: another process failed or is gone.
+    """
+    processes = processes or Processes()
+    order = np.arange(len(molecules))
+    shares = [order[rank :: processes.count] for rank in range(processes.count)]
+    found: list[tuple[NDArray[np.int64], tuple[str | None, ...]]] = []
+    with processes.in_step() as tick:
+        if len(shares[processes.index]):
+            for part in molecules.subset(shares[processes.index]).batches(_BATCH):
+                stable = stable_atoms(part, bond_orders(part)).sum(axis=1, dtype=np.int64)
+                found.append((stable, to_smiles(part)))
+                tick(len(found))
+    n_stable = np.zeros(len(molecules), np.int64)
+    smiles: list[str | None] = [None] * len(molecules)
+    for rows, parts in zip(shares, processes.everyones(found), strict=True):
+        if len(rows):
+            n_stable[rows] = np.concatenate([stable for stable, _ in parts])
+            smiles[rows[0] :: processes.count] = [one for _, some in parts for one in some]
+    return Verdicts(molecules.n_atoms, n_stable, tuple(smiles))
+
+
+def evaluate(
+    molecules: MoleculeSet,
+    novelty_smiles: Collection[str] | None = None,
+    processes: Processes | None = None,
+) -> MoleculeMetrics:
+    """All figures of a set of molecules.
+
+    Args:
+        molecules: generated molecules.
+        novelty_smiles: SMILES of the training data, such as `qm9_train_smiles()`.
+        processes: who shares the work, all of them with the same molecules; this one alone by
+            default.
+
+    Returns:
+        the figures, the same on all processes.
+
+    Raises:
+        DataError: no valence is known for an element.
+        ProcessError: another process failed or is gone.
+    """
+    verdicts = judge(molecules, processes)
+    counts = Counter(smiles for smiles in verdicts.smiles if smiles is not None)
+    novelty = None
+    if novelty_smiles is not None:
+        known = frozenset(novelty_smiles)
+        novelty = estimate_mean([smiles not in known for smiles in counts])
+    ones = np.ones(len(molecules))
+    return MoleculeMetrics(
+        n_molecules=len(molecules),
+        atom_stability=estimate_ratio(verdicts.n_stable, verdicts.n_atoms),
+        molecule_stability=estimate_ratio(verdicts.stable, ones),
+        validity=estimate_ratio(verdicts.valid, ones),
+        uniqueness=estimate_distinct(list(counts.values())),
+        novelty=novelty,
+        shape=shape_figures(molecules),
+    )

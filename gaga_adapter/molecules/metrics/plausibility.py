@@ -1,0 +1,151 @@
+"""PoseBusters' checks of single molecules (Buttenschoen, Morris and Deane 2024), config `mol`.
+
+A molecule passes if it passes every check: it sanitises, is one connected piece without radicals,
+has bond lengths, angles and distances within the bounds of distance geometry, flat aromatic rings
+and double bonds, no flat saturated rings, and no more than 100 times the energy of its relaxed
+conformers. A check that cannot be computed is not passed, and counted beside. The ratio of energies
+means little for molecules of a few atoms: water and methane have no strain left when relaxed, and
+their DFT geometries fail.
+
+The checks take the bonds as they are: those of the file where it states them, and else those of
+EDM's distance rule.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gaga_adapter.errors import DataError, MissingExtraError
+from gaga_adapter.molecules.metrics.estimate import Estimate, estimate_mean
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check on all molecules.
+
+    Attributes:
+        passed: share of the molecules that pass.
+        n_not_computable: molecules for which there is no answer; they do not count as passed.
+    """
+
+    passed: Estimate
+    n_not_computable: int
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """What PoseBusters says of a set of molecules.
+
+    Attributes:
+        n_molecules: how many were checked.
+        passed: share of the molecules that pass all checks.
+        checks: each by PoseBusters' name for it.
+    """
+
+    n_molecules: int
+    passed: Estimate
+    checks: Mapping[str, Check]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def has_posebusters() -> bool:
+    """Whether PoseBusters is installed."""
+    return find_spec("posebusters") is not None
+
+
+def answers(
+    mols: Iterable[Any], report: Callable[[int], None] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """PoseBusters' answers for every single molecule.
+
+    Args:
+        mols: M rdkit molecules of one conformer each; not changed.
+        report: called with how many are done.
+
+    Returns:
+        by check, (M,): 1 passed, 0 failed, NaN not computable.
+
+    Raises:
+        MissingExtraError: PoseBusters is not installed.
+    """
+    try:
+        from posebusters import PoseBusters
+    except ImportError as error:
+        raise MissingExtraError("posebusters", "posebusters") from error
+    from rdkit import Chem
+
+    buster = PoseBusters(config="mol")
+    modules = [one for one in buster.config["modules"] if "chosen_binary_test_output" in one]
+    buster.config["modules"] = modules  # the energies stand there once more, without an answer
+    found: dict[str, list[float]] = {}
+    with _silent():
+        for done, mol in enumerate(mols, 1):
+            table = buster.bust([Chem.Mol(mol)])  # a copy: some checks change what they see
+            for name in table.columns:
+                value = table[name].iloc[0]
+                known = isinstance(value, bool | np.bool_)
+                found.setdefault(str(name), []).append(float(value) if known else np.nan)
+            if report is not None:
+                report(done)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def plausibility(given: Mapping[str, NDArray[np.float64]]) -> Plausibility:
+    """Shares of molecules that pass, with standard errors.
+
+    Args:
+        given: as `answers` returns it.
+
+    Raises:
+        DataError: no molecules.
+    """
+    table = np.array(list(given.values()))
+    if not table.size:
+        raise DataError("no molecules to check. Pass at least one.")
+    checks = {
+        name: Check(_share(values == 1), int(np.isnan(values).sum()))
+        for name, values in given.items()
+    }
+    return Plausibility(table.shape[1], _share((table == 1).all(axis=0)), checks)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on the screen from PoseBusters, which sends rdkit's messages to Python's loggers.
+
+    It changes the stream of rdkit's handler now and then, and an answer is lost if that one is
+    closed. Outside, rdkit writes as it does by itself.
+    """
+    import rdkit
+    from rdkit import rdBase
+
+    loggers: list[Any] = [rdkit.log_handler, logging.getLogger("posebusters")]
+    levels = [one.level for one in loggers]
+    rdkit.log_handler.stream = sys.stderr
+    rdBase.LogToPythonLogger()
+    for one in loggers:
+        one.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+        rdBase.LogToCppStreams()
+
+
+def _share(passed: NDArray[np.bool_]) -> Estimate:
+    share = estimate_mean(passed)
+    assert share is not None
+    return share

@@ -1,0 +1,1 @@
+"""The QM9 data set: geometries, and properties."""

@@ -1,0 +1,186 @@
+"""QM9: 130,831 molecules of up to 9 heavy atoms with DFT geometries (Ramakrishnan et al. 2014).
+
+The geometries come from the `qm9pack` package, which holds the whole set as csv files. Its own
+import needs `pkg_resources`, so the files are found without importing it. What they say is parsed
+once and cached as one npz file in `$GAGA_CACHE`, or else in `~/.cache/gaga-adapter`.
+
+The split is that of the EDM codebase (Hoogeboom et al. 2022, `qm9/data/prepare/qm9.py`): numpy's
+legacy generator with seed 0 permutes the molecules; the first 100,000 train, the next 17,748
+validate and the last 13,083 test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import warnings
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from gaga_adapter.elements import SYMBOLS
+from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError, WriteError
+from gaga_adapter.files.atomic import replacing
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.metrics.chemistry import to_smiles
+
+Split = Literal["train", "valid", "test"]
+
+N_MOLECULES = 130_831
+N_TRAIN, N_VALID = 100_000, 17_748
+_CACHE_NAME = "qm9-1.npz"  # count up when the arrays in it change
+_SMILES_NAME = "qm9-train-smiles-1.txt"
+_CONSOLE = Console(stderr=True)
+
+
+def load_qm9(
+    split: Split | None = None, cache_dir: str | os.PathLike[str] | None = None
+) -> MoleculeSet:
+    """All of QM9 ordered by its own index, or one split in the order of EDM's permutation.
+
+    A split's order is random, so its first k molecules are a random sample of it.
+
+    Args:
+        split: `train`, `valid`, `test`, or None for everything.
+        cache_dir: keeps the parsed arrays; `$GAGA_CACHE` or `~/.cache/gaga-adapter` if None.
+
+    Raises:
+        DataError: the split is unknown, or the installed data is not the QM9 it should be.
+        MissingExtraError: `qm9pack` is not installed and nothing is cached.
+    """
+    if split not in (None, "train", "valid", "test"):
+        raise DataError(f"QM9 has no split {split!r}. Allowed: train, valid, test, or none.")
+    path = _cache_folder(cache_dir) / _CACHE_NAME
+    everything = _load_cache(path)
+    if everything is None:
+        everything = _parse_qm9pack()
+        _try_to_cache(path, partial(_write_arrays, everything))
+    if split is None:
+        return everything
+    part = everything.subset(split_indices(split))
+    return MoleculeSet(part.positions, part.atomic_numbers, f"qm9:{split}", part.smiles)
+
+
+def split_indices(split: Split) -> NDArray[np.int64]:
+    """Rows of the whole set that form a split, in the order of EDM's permutation.
+
+    Args:
+        split: `train`, `valid` or `test`.
+    """
+    legacy = np.random.RandomState(0)  # local; the split is defined by this generator
+    ends = {"train": (0, N_TRAIN), "valid": (N_TRAIN, N_TRAIN + N_VALID)}
+    start, stop = ends.get(split, (N_TRAIN + N_VALID, N_MOLECULES))
+    return legacy.permutation(N_MOLECULES)[start:stop].astype(np.int64)
+
+
+def qm9_train_smiles(cache_dir: str | os.PathLike[str] | None = None) -> frozenset[str]:
+    """SMILES of the training split as EDM writes them, the reference of its novelty.
+
+    Hydrogens are explicit and bonds come from distances, so these are not the SMILES that QM9
+    states. Made once (in about a minute) and cached.
+
+    Args:
+        cache_dir: as for `load_qm9`.
+
+    Raises:
+        MissingExtraError: `qm9pack` is not installed and nothing is cached.
+    """
+    path = _cache_folder(cache_dir) / _SMILES_NAME
+    with contextlib.suppress(OSError):
+        return frozenset(path.read_text(encoding="ascii").split())
+    train = load_qm9("train", cache_dir)
+    batches = track(
+        train.batches(1000),
+        "SMILES of QM9 (once)",
+        len(train) / 1000,
+        console=_CONSOLE,
+        transient=True,
+    )
+    made = [to_smiles(part, largest_fragment=False) for part in batches]
+    smiles = frozenset(one for part in made for one in part if one is not None)
+    text = "\n".join(sorted(smiles))
+    _try_to_cache(path, lambda temporary: temporary.write_text(text, encoding="ascii"))
+    return smiles
+
+
+def _parse_qm9pack() -> MoleculeSet:
+    """Read the csv files of qm9pack; lists in them are written as Python lists in strings."""
+    spec = find_spec("qm9pack")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("qm9pack", "data")
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    files = sorted(folder.glob("qm9_part*.csv"))
+    columns: dict[str, list[str]] = {
+        key: [] for key in ("Index", "SMILES", "N_atoms", "Elements", "XYZ_Ang")
+    }
+    for file in track(files, "reading QM9 (once)", console=_CONSOLE, transient=True):
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = csv.reader(stream)
+            header = next(rows)
+            wanted = [(header.index(key), values) for key, values in columns.items()]
+            for row in rows:
+                for position, values in wanted:
+                    values.append(row[position])
+    n_atoms = np.array(columns["N_atoms"], np.int64)
+    symbols = "".join(columns["Elements"]).translate(str.maketrans("", "", "[]', ")).encode()
+    flat = ",".join(columns["XYZ_Ang"]).translate(str.maketrans("", "", "[] "))
+    xyz = np.fromstring(flat, np.float64, sep=",")
+    if len(n_atoms) != N_MOLECULES or not (len(symbols) == n_atoms.sum() == len(xyz) / 3):
+        raise DataError(
+            f"{folder}: {len(n_atoms)} molecules with {len(symbols)} elements and {len(xyz)} "
+            f"coordinates. QM9 has {N_MOLECULES} molecules; reinstall qm9pack."
+        )
+    number_of = np.zeros(256, np.uint8)
+    for number in (1, 6, 7, 8, 9):
+        number_of[ord(SYMBOLS[number])] = number
+    real = np.arange(n_atoms.max()) < n_atoms[:, None]
+    numbers = np.zeros(real.shape, np.uint8)
+    positions = np.zeros((*real.shape, 3), np.float32)
+    numbers[real] = number_of[np.frombuffer(symbols, np.uint8)]
+    positions[real] = xyz.reshape(-1, 3)
+    order = np.argsort(np.array(columns["Index"], np.int64))
+    smiles = tuple(columns["SMILES"][row] for row in order)
+    return MoleculeSet(positions[order], numbers[order], "qm9", smiles)
+
+
+def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    default = os.environ.get("GAGA_CACHE") or Path.home() / ".cache" / "gaga-adapter"
+    return Path(cache_dir or default)
+
+
+def _load_cache(path: Path) -> MoleculeSet | None:
+    """The cached set; None if there is none, or if it cannot be read and must be built again."""
+    try:
+        with path.open("rb") as stream, np.load(stream) as arrays:
+            smiles = tuple(arrays["smiles"].astype(str).tolist())
+            return MoleculeSet(arrays["positions"], arrays["atomic_numbers"], "qm9", smiles)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_arrays(molecules: MoleculeSet, path: Path) -> None:
+    with path.open("wb") as stream:
+        np.savez(
+            stream,
+            positions=molecules.positions,
+            atomic_numbers=molecules.atomic_numbers,
+            smiles=np.array(molecules.smiles, np.bytes_),
+        )
+
+
+def _try_to_cache(path: Path, write: Callable[[Path], object]) -> None:
+    """A cache that cannot be written costs only time: warn and go on."""
+    try:
+        with replacing(path) as temporary:
+            write(temporary)
+    except WriteError as error:
+        warnings.warn(f"QM9 is not cached: {error} Set GAGA_CACHE.", GAGAWarning, stacklevel=3)

@@ -1,0 +1,1 @@
+"""Noise levels: paths, and where diffusers schedulers keep them."""

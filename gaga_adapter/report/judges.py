@@ -1,0 +1,72 @@
+"""Further criteria for a page: curves of given data against the reference that was fitted.
+
+Unlike in `fitting.compare` the moments are those of the artefact. So data that were held out say
+what the start is worth on data it has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from gaga_adapter.criteria import Criterion
+from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.fitting import DEFAULT_LOG_SNR, Verdict
+from gaga_adapter.report.facts import HeldOut
+from gaga_adapter.selection import bootstrap, select
+from gaga_adapter.stats import GAGAStats
+
+
+def verdicts(
+    stats: GAGAStats,
+    held_out: HeldOut,
+    judges: Sequence[Criterion],
+    seed: int = 0,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> dict[str, Verdict]:
+    """What criteria say of data and the fitted start; one that cannot judge says why.
+
+    The levels, the kind of the reference and the tolerance are those of the stored curve, where the
+    statistics hold one.
+
+    Args:
+        stats: what was fitted.
+        held_out: data in its layout.
+        judges: criteria.
+        seed: each starts from it.
+        progress: called with (criterion, levels done, levels in all).
+    """
+    chosen = stats.selection
+    levels = DEFAULT_LOG_SNR if chosen is None else chosen.curve.log_snr
+    reference = stats.reference("auto" if chosen is None else chosen.curve.reference)
+    found = {}
+    for judge in judges:
+
+        def report(done: int, total: int, name: str = judge.name) -> None:
+            if progress is not None:
+                progress(name, done, total)
+
+        generator = torch.Generator().manual_seed(seed)
+        same_unit = chosen is not None and chosen.curve.unit == judge.unit
+        tolerance = chosen.tolerance if chosen is not None and same_unit else None
+        curve = selection = None
+        try:
+            curve = judge.curve(
+                held_out.x,
+                held_out.mask,
+                reference,
+                torch.tensor(levels, dtype=torch.float64),
+                generator=generator,
+                progress=report,
+            )
+            selection = select(curve, tolerance)
+            if curve.contributions is not None:
+                interval = bootstrap(curve, tolerance, generator=generator)
+                selection = replace(selection, interval=interval)
+            reason = selection.reason
+        except (DataError, TruncationError) as error:
+            reason = str(error)
+        found[judge.name] = Verdict(curve, selection, reason)
+    return found

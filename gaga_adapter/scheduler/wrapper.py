@@ -1,0 +1,357 @@
+"""`GAGAScheduler`: any diffusers scheduler, cut at t* and started from the fitted Gaussian.
+
+Every supported class has a generated subclass, `class GAGADDIMScheduler(GAGAScheduler,
+DDIMScheduler)`, that lets its base make a grid, cuts it in place (`grid.py`) and hands the
+Gaussian to the loop (`handover.py`). It *is* its base in every other respect: attributes,
+signatures, configuration. Since only the grid is cut, and no table, there is no inner scheduler
+and nothing to delegate; once a run is under way, a step costs one look at a counter.
+
+Generated classes are attributes of this package (PEP 562), where pickle and diffusers look for
+them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaga_adapter.errors import ArtefactError
+from gaga_adapter.noise.conventions import Scheduler
+from gaga_adapter.scheduler.families import supported_family
+from gaga_adapter.scheduler.handover import NetworkHook, watched_network
+from gaga_adapter.scheduler.levels import timestep_log_snr, training_timesteps
+from gaga_adapter.scheduler.options import (
+    PREFIX,
+    Options,
+    load_plain,
+    plain_class,
+    scheduler_folder,
+)
+from gaga_adapter.scheduler.run import TruncatedRun, Truncation
+from gaga_adapter.stats import GAGAStats
+from gaga_adapter.trained import check_trained, trained_log_snr
+from gaga_adapter.training.timesteps import TruncatedTimesteps
+
+
+class GAGAScheduler(TruncatedRun):
+    """A diffusers scheduler that starts at t* from the fitted Gaussian.
+
+    `GAGAScheduler.from_pretrained(base, stats=...)` returns an instance of a generated subclass of
+    this class and of the base's.
+    """
+
+    # -- making one ------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: Any,  # noqa: ANN401 - a scheduler, a folder or a hub id
+        subfolder: str | None = None,
+        stats: GAGAStats | str | Path | None = None,
+        t_star: float | None = None,
+        spacing: str | None = None,
+        reference: str | None = None,
+        handover: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> GAGAScheduler:
+        """Truncate a scheduler, or load a truncated one that was saved.
+
+        Args:
+            base: a diffusers scheduler (it is copied), a folder, or a hub id. What a truncated
+                scheduler was saved to brings its statistics and options along.
+            subfolder: of the folder or repository, such as `scheduler`.
+            stats: fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
+            t_star: first timestep in the scheduler's own units, instead of the fitted point.
+            spacing: `suffix` (default) cuts the scheduler's grid at t*: fewer network calls.
+                `respace` puts all steps inside of [0, t*].
+            reference: kind of the Gaussian start; `auto` (default) is the finest that was fitted.
+            handover: how the start enters the loop: `auto` (default), `init`, `step`, `scale` or
+                `hook`.
+            revision: branch, tag or commit of the base on the hub.
+            token: hub token.
+            cache_dir: where downloads are kept.
+            local_files_only: do not ask the hub.
+
+        Raises:
+            UnsupportedSchedulerError: the base has no place for a Gaussian start.
+            TruncationError: `t_star` is no timestep of the base, or an option is unknown.
+            ArtefactError: the statistics, or the scheduler, cannot be read.
+            StatsMismatchError: the reference is unknown or finer than what was fitted.
+        """
+        options: Options | None = None
+        cache = None if cache_dir is None else str(cache_dir)
+        if isinstance(base, str | Path):
+            folder = scheduler_folder(
+                str(base), subfolder, revision, token, cache, local_files_only
+            )
+            options = Options.load(folder)
+            stats = folder if stats is None and options is not None else stats
+            base = load_plain(folder)
+        elif isinstance(base, GAGAScheduler) and base._gaga is not None:
+            options = base._gaga.options
+            stats = base._gaga.stats if stats is None else stats
+        if stats is None:
+            raise ArtefactError(
+                f"no fitted statistics for {type(base).__name__}. "
+                "Pass stats=..., what `gaga fit` wrote."
+            )
+        if not isinstance(stats, GAGAStats):
+            stats = GAGAStats.from_pretrained(
+                stats, token=token, cache_dir=cache, local_files_only=local_files_only
+            )
+        given = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
+        named: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        return cls._gaga_truncated(base, stats, replace(options or Options(), **named))
+
+    @classmethod
+    def _gaga_truncated(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
+        """A truncated copy of a scheduler."""
+        supported_family(base)
+        result = empty(base._gaga_base if isinstance(base, GAGAScheduler) else type(base))
+        own = {k: v for k, v in base.__dict__.items() if not k.startswith("_gaga")}
+        result.__dict__.update(copy.deepcopy(own))
+        log_snr_star = stats.log_snr_star
+        if options.t_star is not None:
+            log_snr_star = timestep_log_snr(base, options.t_star)
+        check_trained(options.trained_log_snr, log_snr_star)
+        reference = stats.reference(options.reference)
+        result._gaga = Truncation(stats, options, log_snr_star, reference)
+        result._gaga_finest = {}
+        return result
+
+    @classmethod
+    def from_config(cls, config: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Refused: a configuration has no statistics.
+
+        Raises:
+            ArtefactError: always, with what to do.
+        """
+        plain = cls._gaga_base.__name__ if hasattr(cls, "_gaga_base") else "the base class"
+        raise ArtefactError(
+            f"a configuration alone has no statistics for {cls.__name__}. "
+            f"Pass {plain}.from_config(config) to GAGAScheduler.from_pretrained, with stats=..."
+        )
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        push_to_hub: bool = False,
+        **kwargs: Any,  # noqa: ANN401 - diffusers' own signature
+    ) -> None:
+        """Write configuration, options and statistics into one folder, and push it if asked to.
+
+        Raises:
+            WriteError: the folder cannot be written; what was there before is intact.
+        """
+        truncation = self._gaga_truncation()
+        truncation.stats.save_pretrained(save_directory)
+        truncation.options.save(Path(save_directory))
+        base: Any = super()
+        base.save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {k: v for k, v in self.__dict__.items() if k != "_gaga_hook"}
+        return empty, (self._gaga_base,), state
+
+    @property
+    def stats(self) -> GAGAStats:
+        """The fitted statistics."""
+        return self._gaga_truncation().stats
+
+    @property
+    def log_snr_star(self) -> float:
+        """A run starts at the last entry of the grid at or below this log-SNR."""
+        return self._gaga_truncation().log_snr_star
+
+    # -- training --------------------------------------------------------------------------------
+
+    def training_timesteps(self) -> Tensor:
+        """Timesteps (K,) to train on, from data to t*, in the scheduler's own units.
+
+        Raises:
+            UnsupportedSchedulerError: the scheduler trains on continuous noise levels.
+        """
+        return training_timesteps(self, self.log_snr_star)
+
+    def sample_timesteps(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Timesteps (B,) for one training batch: uniform on [0, t*], stratified over the batch.
+
+        In place of `torch.randint(0, scheduler.config.num_train_timesteps, (batch_size,))`. From
+        then on the scheduler, saved or not, starts no run at a noisier level than it trained on.
+        For importance weights use `TruncatedTimesteps.table(scheduler.training_timesteps(),
+        importance=True)`.
+
+        Args:
+            batch_size: examples of this process; several processes draw different timesteps.
+            generator: source of randomness.
+            device: of the result; that of the generator, else the CPU, when `None`.
+
+        Raises:
+            UnsupportedSchedulerError: the scheduler trains on continuous noise levels.
+        """
+        timesteps = self.training_timesteps()
+        self.keep_within(timestep_log_snr(self, float(timesteps[-1])))
+        return TruncatedTimesteps.table(timesteps).sample(batch_size, generator, device)
+
+    def keep_within(self, log_snr: float | None) -> None:
+        """Start no run where the network was not trained; `None` lifts the limit.
+
+        Args:
+            log_snr: of the noisiest level in training.
+
+        Raises:
+            TruncationError: t* itself is noisier.
+        """
+        truncation = self._gaga_truncation()
+        if log_snr == truncation.options.trained_log_snr:
+            return
+        options = replace(truncation.options, trained_log_snr=log_snr)
+        check_trained(log_snr, truncation.log_snr_star)
+        self._gaga = replace(truncation, options=options)
+
+    @property
+    def trained_log_snr(self) -> float | None:
+        """Log-SNR of the noisiest level in training; `None` if it was the whole path."""
+        return self._gaga_truncation().options.trained_log_snr
+
+    # -- watching a network ----------------------------------------------------------------------
+
+    def attach(self, pipe: Any) -> None:  # noqa: ANN401 - any diffusers pipeline
+        """Become the pipeline's scheduler, and map the first input of its network.
+
+        No pipeline then needs an extra network call. Copies and saved schedulers are not attached.
+        A network whose checkpoint says how far it was trained is not called beyond.
+
+        Args:
+            pipe: a pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
+
+        Raises:
+            HandoverError: it has none of these.
+            TruncationError: the network was trained on a shorter trajectory than t*.
+        """
+        self.detach()
+        trained = trained_log_snr(watched_network(pipe))
+        if trained is not None:
+            self.keep_within(trained)
+        self._gaga_hook = NetworkHook.on(pipe, self._gaga_watch)
+        pipe.scheduler = self
+
+    def detach(self) -> None:
+        """Stop watching the network; nothing happens if it was not watched."""
+        if self._gaga_hook is not None:
+            self._gaga_hook.remove()
+            self._gaga_hook = None
+
+
+# -- generated classes ---------------------------------------------------------------------------
+
+_GENERATED: dict[type[Any], type[Any]] = {}
+
+
+def generated_class(base: type[Any]) -> type[Any]:
+    """`class GAGA<Base>(GAGAScheduler, Base)`, made once per base."""
+    if base not in _GENERATED:
+        wrapped = {
+            name: wrap(getattr(base, name), name)
+            for name, wrap in _WRAPPERS.items()
+            if hasattr(base, name)
+        }
+        body = {
+            **wrapped,
+            "__doc__": f"`{base.__name__}`, cut at t* and started from the fitted Gaussian.",
+            "__module__": __package__,
+            "_gaga_base": base,
+            "_gaga_signatures": {n: inspect.signature(getattr(base, n)) for n in wrapped},
+        }
+        _GENERATED[base] = type(PREFIX + base.__name__, (GAGAScheduler, base), body)
+    return _GENERATED[base]
+
+
+def empty(base: type[Any]) -> GAGAScheduler:
+    """A generated instance without attributes, for copies and pickles."""
+    result: GAGAScheduler = object.__new__(generated_class(base))
+    return result
+
+
+def class_named(name: str) -> type[Any]:
+    """The generated class of this name, whose base is in diffusers or has been imported.
+
+    Raises:
+        AttributeError: there is no such scheduler.
+    """
+    base = plain_class(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    if base is None:
+        raise AttributeError(f"module {__package__!r} has no attribute {name!r}")
+    return generated_class(base)
+
+
+def _wrap_step(step: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        left = self._gaga_left
+        if left:
+            self._gaga_left = left - 1
+            return step(self, *args, **kwargs)
+        return self._gaga_first_step(step, args, kwargs)
+
+    return wrapped
+
+
+def _wrap_scale(scale: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(scale)
+    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if self._gaga_left:
+            return scale(self, *args, **kwargs)
+        return self._gaga_scale(scale, args, kwargs)
+
+    return wrapped
+
+
+def _wrap_set_timesteps(make: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(make)
+    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        self._gaga_set_timesteps(make, args, kwargs)
+
+    return wrapped
+
+
+def _wrap_begin(begin: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(begin)
+    def wrapped(self: GAGAScheduler, begin_index: int = 0) -> None:
+        self._gaga_begin(begin, begin_index)
+
+    return wrapped
+
+
+def _wrap_noise(add: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(add)
+    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self._gaga_noise(add, name, args, kwargs)
+
+    return wrapped
+
+
+_WRAPPERS: dict[str, Callable[[Callable[..., Any], str], Callable[..., Any]]] = {
+    "step": _wrap_step,
+    "scale_model_input": _wrap_scale,
+    "set_timesteps": _wrap_set_timesteps,
+    "set_begin_index": _wrap_begin,
+    "add_noise": _wrap_noise,
+    "scale_noise": _wrap_noise,
+}

@@ -1,0 +1,108 @@
+"""Data files in the form that EDM and GeoLDM read, so that they download nothing.
+
+They look for `qm9/temp/qm9/{train,valid,test}.npz` and for pickled lists of SMILES in `qm9/temp`,
+to which generated molecules are compared. All files appear together or none.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gaga_adapter.errors import DataError, WriteError
+from gaga_adapter.files.atomic import replacing
+
+SPLITS = ("train", "valid", "test")
+#: Data sets whose SMILES are compared to; the second half trains conditional models.
+SMILES = ("qm9", "qm9_second_half")
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def require_room(checkout: Path, force: bool = False) -> None:
+    """See that nothing would be overwritten.
+
+    Raises:
+        WriteError: there is a file already, and `force` was not given.
+    """
+    there = [file for file in _files(checkout) if file.exists()]
+    if there and not force:
+        names = ", ".join(str(file.relative_to(checkout)) for file in there)
+        raise WriteError(f"{checkout} has {names} already. Pass --force to replace them.")
+
+
+def second_half(n_train: int) -> NDArray[np.int64]:
+    """Rows of the training split that upstream calls `qm9_second_half`, in its order."""
+    permutation = np.random.RandomState(42).permutation(n_train)  # upstream's own
+    return permutation[n_train // 2 :].astype(np.int64)
+
+
+def edm_arrays(
+    positions: NDArray[np.float32], atomic_numbers: NDArray[np.uint8], properties: Arrays
+) -> dict[str, NDArray[Any]]:
+    """One split as upstream names it.
+
+    Args:
+        positions: (M, Nmax, 3), angstrom; padding is 0.
+        atomic_numbers: (M, Nmax), padding is 0 and comes last.
+        properties: more arrays (M,) by name, to condition on.
+    """
+    charges = atomic_numbers.astype(np.int64)
+    num_atoms = (charges > 0).sum(axis=1)
+    return {"num_atoms": num_atoms, "charges": charges, "positions": positions, **properties}
+
+
+def write_data(
+    checkout: Path,
+    splits: Mapping[str, Arrays],
+    smiles: Mapping[str, Sequence[str]],
+    force: bool = False,
+) -> list[Path]:
+    """Write the data files of a checkout.
+
+    Args:
+        checkout: of EDM or GeoLDM.
+        splits: arrays of `SPLITS`, as `edm_arrays` makes them.
+        smiles: of the molecules of `SMILES`.
+        force: replace files that are there.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: the splits differ in their arrays or their elements, which upstream refuses.
+        WriteError: a file is there already, or cannot be written.
+    """
+    require_room(checkout, force)
+    parts: dict[str, dict[str, Any]] = {name: dict(splits[name]) for name in SPLITS}
+    for what, found in (
+        ("arrays", {name: sorted(part) for name, part in parts.items()}),
+        ("elements", {name: np.unique(part["charges"]).tolist() for name, part in parts.items()}),
+    ):
+        if any(found[name] != found["train"] for name in SPLITS):
+            raise DataError(f"every split needs the same {what}; got {found}.")
+    files = _files(checkout)
+    with ExitStack() as stack:
+        temporary = [stack.enter_context(replacing(file)) for file in files]
+        for part, path in zip(parts.values(), temporary, strict=False):
+            with path.open("wb") as stream:
+                np.savez_compressed(stream, **part)
+        for name, path in zip(SMILES, temporary[len(SPLITS) :], strict=True):
+            with path.open("wb") as stream:
+                pickle.dump(list(smiles[name]), stream)
+    return files
+
+
+def _files(checkout: Path) -> list[Path]:
+    """Of `SPLITS`, then of `SMILES`."""
+    folder = checkout / "qm9" / "temp"
+    return [
+        *(folder / "qm9" / f"{name}.npz" for name in SPLITS),
+        *(folder / f"{name}_smiles.pickle" for name in SMILES),
+    ]

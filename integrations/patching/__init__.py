@@ -1,0 +1,1 @@
+"""Patches a model in memory, reversibly, so that it starts at t*."""

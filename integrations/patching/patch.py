@@ -1,0 +1,244 @@
+r"""Start a model of the EDM lineage at t*, in memory, without a line of its code changed.
+
+Such a model counts its integer steps down from its attribute `T`, and divides them by it. The patch
+sets `T = t_star`, so that the loop, the random times of the loss and its number of terms all end at
+t*, and makes the model an instance of a generated subclass (`truncated.py`) that gives the network
+the times it knows and draws its first noise from the fitted Gaussian. With the divergence from that
+Gaussian as prior term, the loss
+
+    KL(q(z_t* | x) || reference) + sum_{t <= t*} L_t + L_0
+
+is a bound on the likelihood of the truncated model. At t* = T with the reference N(0, I) nothing
+changes, bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError
+from gaga_adapter.stats import GAGAStats
+
+from ..protocol import Adapter, Model, adapter_for
+from .late import Deferred, Fit
+from .relayout import in_layout
+from .truncated import STATE, Truncation, check_by_sampling, check_fresh
+
+Stats = GAGAStats | str | Path | Fit
+State = Truncation | Deferred
+
+
+@dataclass(frozen=True, eq=False)
+class PatchHandle:
+    """What `apply_patch` did to a model.
+
+    Attributes:
+        model: the patched model.
+        state: how it is cut, or what it waits for.
+    """
+
+    model: Model
+    state: State
+
+    def settle(self) -> Truncation:
+        """How the model is cut; a model that waits for its first use is fitted now."""
+        if isinstance(self.state, Truncation):
+            return self.state
+        if state_of(self.model) is self.state:
+            self.state.settle(self.model)
+        now = state_of(self.model)
+        if not isinstance(now, Truncation) or now.origin is not self.state:
+            raise TruncationError("this patch was removed before it was fitted. Apply it again.")
+        return now
+
+    @property
+    def t_star(self) -> int:
+        """The step where the model starts, of its own `n_steps`."""
+        return self.settle().t_star
+
+    @property
+    def n_steps(self) -> int:
+        """The model's own number of steps T."""
+        return self.settle().n_steps
+
+    @property
+    def log_snr(self) -> float:
+        """Log-SNR at t*, by the schedule as it stands: a learned one moves it."""
+        cut = self.settle()
+        units = cut.t_star if state_of(self.model) is cut else cut.n_steps
+        time = torch.full((1, 1), cut.t_star / units, device=next(self.model.parameters()).device)
+        with torch.no_grad():
+            return -float(cut.adapter.schedule(self.model)(time))
+
+    def remove(self) -> None:
+        """Undo this patch; nothing happens if it was undone, or replaced by another."""
+        now = state_of(self.model)
+        if now is not None and (now is self.state or getattr(now, "origin", None) is self.state):
+            now.uninstall(self.model)
+
+
+def apply_patch(
+    model: Model,
+    stats: Stats | None = None,
+    t_star: int | None = None,
+    reference: str = "auto",
+    fix_last_class: bool = False,
+) -> PatchHandle:
+    """Start a model at t* from the fitted Gaussian: sampling, training and evaluation.
+
+    A model that is patched already is patched anew. If anything is refused, it stays as it was.
+
+    Args:
+        model: `EnVariationalDiffusion`, `EnLatentDiffusion`, or what another adapter recognises.
+        stats: fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`); `None`
+            to start at `t_star` from N(0, I). A function of the model, such as
+            `lambda model: fit_from(model, loader)`, is called when the model is first used.
+        t_star: the step to start at, 1 to T; by default the first at or beyond the fitted log-SNR,
+            by the model's own schedule as it stands.
+        reference: kind of the Gaussian; `auto` is `shape`, and `unit` is the model's own N(0, I).
+        fix_last_class: give samples their last element class, which EDM and GeoLDM drop where the
+            model has no charges.
+
+    Raises:
+        UnsupportedModelError: no adapter recognises the model, or its sampler ignores T.
+        TruncationError: `t_star` is no step of the model, or its schedule never gets that noisy.
+        StatsMismatchError: the statistics describe something else than the model diffuses.
+        ArtefactError: the statistics cannot be read, or there are none where they are needed.
+    """
+    model = bare(model)
+    adapter = adapter_for(model)
+    before = state_of(model)
+    if isinstance(stats, str | Path):
+        stats = GAGAStats.from_pretrained(stats)
+    cut = functools.partial(
+        _cut, adapter, t_star=t_star, reference=reference, fix_last_class=fix_last_class
+    )
+    remove_patch(model)
+    try:
+        if stats is None or isinstance(stats, GAGAStats):
+            return PatchHandle(model, cut(model, stats))
+        check_by_sampling(model, Truncation(adapter, adapter.n_steps(model), 1))
+        waiting = Deferred(adapter, stats, cut)
+        waiting.install(model)
+        return PatchHandle(model, waiting)
+    except BaseException:
+        if before is not None:
+            before.install(model)
+        raise
+
+
+def remove_patch(model: Model) -> None:
+    """Give a model its class, steps and schedule back; nothing happens if it is not patched."""
+    model = bare(model)
+    state = state_of(model)
+    if state is not None:
+        state.uninstall(model)
+
+
+@contextmanager
+def patched(
+    model: Model,
+    stats: Stats | None = None,
+    t_star: int | None = None,
+    reference: str = "auto",
+    fix_last_class: bool = False,
+) -> Iterator[PatchHandle]:
+    """`apply_patch` for a `with` block; a patch from before the block is there after it."""
+    before = state_of(bare(model))
+    handle = apply_patch(model, stats, t_star, reference, fix_last_class)
+    try:
+        yield handle
+    finally:
+        remove_patch(model)
+        if before is not None:
+            before.install(handle.model)
+
+
+def state_of(model: Model) -> State | None:
+    """How a model is cut or what it waits for; `None` if it is not patched."""
+    found: State | None = getattr(model, "__dict__", {}).get(STATE)
+    return found
+
+
+def bare(model: Model) -> Model:
+    """The model inside of a data-parallel wrapper."""
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model
+
+
+def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
+    """The first step t >= 1 of an unpatched model with `-gamma(t / T) <= log_snr_star`.
+
+    Raises:
+        TruncationError: there is none.
+    """
+    n_steps = adapter.n_steps(model)
+    steps = torch.arange(n_steps + 1, device=next(model.parameters()).device)[:, None]
+    with torch.no_grad():
+        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().double()
+    beyond = (log_snr[1:] <= log_snr_star + 1e-6).nonzero()  # schedules are float32
+    if not len(beyond):
+        raise TruncationError(
+            f"the schedule of {type(model).__name__}(T={n_steps}) never falls to a log-SNR of "
+            f"{log_snr_star:.6g}: its range is [{float(log_snr.min()):.6g}, "
+            f"{float(log_snr.max()):.6g}]. Pass t_star, or statistics with a higher log_snr_star."
+        )
+    return int(beyond[0]) + 1
+
+
+# -- cutting -------------------------------------------------------------------------------------
+
+
+def _cut(
+    adapter: Adapter,
+    model: Model,
+    stats: GAGAStats | None,
+    t_star: int | None,
+    reference: str,
+    fix_last_class: bool,
+    origin: object = None,
+) -> Truncation:
+    """Cut an unpatched model; if that is refused, it stays unpatched."""
+    n_steps = adapter.n_steps(model)
+    gaussian = prior = None
+    if stats is None:
+        if reference not in ("auto", "unit"):
+            raise ArtefactError(
+                f"the reference {reference!r} needs fitted statistics. Pass stats=..., or "
+                "reference='unit' to start from N(0, I)."
+            )
+        if t_star is None:
+            raise ArtefactError("neither stats nor t_star is given. Pass one, or both.")
+    else:
+        check_fresh(adapter, model, stats)
+        elements = getattr(stats.layout, "elements", None)
+        stats = in_layout(stats, adapter.layout(model, elements), reference)
+        if reference != "unit":
+            gaussian = prior = stats.reference(reference)
+            if gaussian.kind == "shape":
+                prior = stats.reference("size")
+        if t_star is None:
+            t_star = first_step(adapter, model, stats.log_snr_star)
+    if isinstance(t_star, bool) or not 1 <= t_star <= n_steps or t_star % 1:
+        raise TruncationError(
+            f"t_star={t_star} is no step of {type(model).__name__}(T={n_steps}). "
+            f"Pass an integer from 1 to {n_steps}."
+        )
+    truncation = Truncation(
+        adapter, n_steps, int(t_star), gaussian, prior, stats, fix_last_class, origin
+    )
+    check_by_sampling(model, truncation)
+    truncation.install(model)
+    if not fix_last_class:
+        for fault in adapter.faults(model):
+            warnings.warn(fault, GAGAWarning, stacklevel=3)
+    return truncation

@@ -1,0 +1,1 @@
+"""A model of the EDM lineage as a diffusers pipeline."""

@@ -1,0 +1,163 @@
+"""The training script: killed at any moment it ends at the same weights; t* is kept to."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from qm9_training import METRICS, PATH, STATE, NoiseLevels, Recipe, averaged
+from runners.training_runner import NET, RECIPE, molecules, train, train_as
+from torch import multiprocessing as torch_multiprocessing
+
+from gaga_adapter import GAGAScheduler
+from gaga_adapter.errors import TruncationError
+from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
+
+
+def weights(folder):
+    state = torch.load(Path(folder) / STATE, weights_only=True)
+    return {**state["model"], **{f"average.{k}": v for k, v in state["average"].items()}}
+
+
+def lines(folder):
+    """Metrics without what a clock decides."""
+    text = (Path(folder) / METRICS).read_text().splitlines()
+    return [{k: v for k, v in json.loads(t).items() if k != "steps_per_second"} for t in text]
+
+
+def assert_equal(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+# -- killed --------------------------------------------------------------------------------------
+
+
+def test_killed_ten_times_it_ends_at_the_same_weights(tmp_path):
+    """By SIGKILL, each time after a random while; what a kill leaves can always be read."""
+    train(tmp_path / "whole")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["runners.training_runner"])
+    pause, killed, steps = random.Random(7), 0, set()
+    while killed < 10:
+        child = context.Process(target=train, args=(tmp_path / "killed", RECIPE, 0.03))
+        child.start()
+        begun = tmp_path / "killed" / METRICS
+        before = begun.stat().st_mtime_ns if begun.exists() else 0
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and child.is_alive():
+            if begun.exists() and begun.stat().st_mtime_ns != before:
+                break  # it trains
+            time.sleep(0.01)
+        child.join(pause.uniform(0, 0.3))
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            killed += 1
+        else:
+            assert child.exitcode == 0
+            (tmp_path / "killed" / STATE).unlink()  # it was finished: from the start again
+        if (tmp_path / "killed" / STATE).exists():
+            steps.add(torch.load(tmp_path / "killed" / STATE, weights_only=True)["step"])
+    assert len(steps) > 3
+    train(tmp_path / "killed")
+    assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+    assert {file.name for file in (tmp_path / "killed").iterdir()} == {STATE, METRICS}
+
+
+def test_half_a_line_and_lines_behind_the_state_are_written_again(tmp_path):
+    train(tmp_path / "whole")
+    train(tmp_path / "cut", until=21)
+    with (tmp_path / "cut" / METRICS).open("a") as file:
+        file.write('{"step": 22, "position": 1e9, "element": 0, "steps_per_second": 1}\n{"ste')
+    train(tmp_path / "cut")
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert [line["step"] for line in lines(tmp_path / "cut")] == list(range(2, 61, 2))
+
+
+def test_other_options_are_no_resumption(tmp_path):
+    train(tmp_path, until=3)
+    for other, said in (({"seed": 1}, "seed"), ({"net": NET | {"width": 32}}, "net")):
+        with pytest.raises(SystemExit, match=f"another {said}"):
+            train(tmp_path, Recipe(**{**vars(RECIPE), **other}))
+    assert train(tmp_path, Recipe(**{**vars(RECIPE), "steps": 70}), until=4).step == 4
+
+
+def test_states_of_before_go_on_and_ship(tmp_path):
+    """States written before recipes were: step, config, model, average, optimizers."""
+    old = train(tmp_path / "old", until=30).state()
+    old = {name: old[name] for name in ("step", "config", "model", "average", "optimizers")}
+    old["config"] = old["config"] | {"t_star_log_snr": None}
+    torch.save(old, tmp_path / "old" / STATE)
+    train(tmp_path / "whole")
+    train(tmp_path / "old")
+    assert_equal(weights(tmp_path / "old"), weights(tmp_path / "whole"))
+    assert averaged(old).config.t_star_log_snr is None
+
+
+# -- t* ------------------------------------------------------------------------------------------
+
+
+def test_levels_end_at_t_star_and_use_the_same_numbers():
+    for t_star in (525, 200):
+        limit = float(torch.exp(-0.5 * PATH.log_snr(t_star / 1000)))
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.cat([NoiseLevels(t_star).draw(64, generator) for _ in range(100)])
+        assert 0.97 * limit < float(drawn.max()) <= limit * (1 + 1e-6)
+        full = NoiseLevels(None).draw(64, torch.Generator().manual_seed(0))
+        cut = NoiseLevels(t_star).draw(64, torch.Generator().manual_seed(0))
+        assert float(full.max()) > 10 > limit
+        t, of = (PATH.time_at_log_snr(-2 * one[:32].double().log()) for one in (cut, full))
+        torch.testing.assert_close(t, of * t_star / 1000, atol=2e-3, rtol=1e-3)
+
+
+def test_a_truncated_model_says_how_far_it_was_trained(tmp_path):
+    recipe = Recipe(**{**vars(RECIPE), "t_star": 400, "steps": 4})
+    run = train(tmp_path, recipe)
+    pipeline = MoleculePipeline(run.averaged(), edm_scheduler())
+    pipeline.save_pretrained(tmp_path / "shipped")
+    pipeline = MoleculePipeline.load(tmp_path / "shipped")
+    pipeline.set_progress_bar_config(disable=True)
+    with pytest.raises(TruncationError, match="knows nothing noisier"):
+        pipeline(n_atoms=[5], num_inference_steps=10)
+    pipeline.scheduler = GAGAScheduler.from_pretrained(pipeline.scheduler, stats="qm9", t_star=400)
+    assert pipeline(n_atoms=[5], num_inference_steps=10).network_calls <= 4
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+
+def test_two_processes_share_the_batch_of_one(tmp_path):
+    torch_multiprocessing.start_processes(
+        train_as, (tmp_path / "two", tmp_path / "meeting"), nprocs=2, start_method="forkserver"
+    )
+    train(tmp_path / "one", Recipe(**{**vars(RECIPE), "steps": 6}))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1.5e-3, rtol=0)  # half of one step
+    for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+# -- geometry under autocast ---------------------------------------------------------------------
+
+
+def test_bfloat16_leaves_the_geometry_alone():
+    """Squares of distances in 8 bits would be off by 0.1 at ten angstrom from the centre."""
+    model = MoleculePipeline.load().denoiser
+    x, mask = molecules()
+    x = x.clone()
+    x[..., :3] *= 4
+    with torch.no_grad():
+        exact = model(x, 0.1, mask).sample
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(x, 0.1, mask).sample
+    assert rounded.dtype == torch.float32
+    assert float((rounded - exact)[..., :3].abs().max()) < 0.02

@@ -1,0 +1,479 @@
+"""`gaga run` on checkouts of stand-in models; on EDM and GeoLDM where they are checked out."""
+
+import argparse
+import importlib.util
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gaga_adapter.integrations.launcher.prepare import write_data
+from gaga_adapter.integrations.protocol import adapter_named
+
+from gaga_adapter import GAGAStats
+from gaga_adapter.cli import main
+from gaga_adapter.errors import GAGAWarning
+from gaga_adapter.layout import AtomLayout, MoleculeLayout
+
+HERE = Path(__file__).parents[2]
+from fakes import edm_like  # noqa: E402
+from fakes.checkout import write_checkout  # noqa: E402
+
+STEPS = 40
+KINDS = ("edm", "geoldm")
+pytestmark = pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning")
+
+
+@pytest.fixture
+def gaga(monkeypatch, capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, tmp_path, monkeypatch):
+    """The working directory is a checkout of this kind."""
+    write_checkout(tmp_path, request.param)
+    monkeypatch.chdir(tmp_path)
+    return request.param
+
+
+@pytest.fixture
+def edm(tmp_path, monkeypatch):
+    write_checkout(tmp_path, "edm")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def geoldm(tmp_path, monkeypatch):
+    write_checkout(tmp_path, "geoldm")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def trained(gaga):
+    """Train a model as upstream does."""
+
+    def train(kind):
+        whole = ("--stats", "none", "--t-star", STEPS)
+        code, _, err = gaga("run", kind, *whole, "--", "main_qm9.py")
+        assert code == 0, err
+
+    return train
+
+
+def alone(script):
+    """What Python makes of a script without us."""
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def printed(out, what):
+    return re.search(rf"^{what} (.*)$", out, re.MULTILINE).group(1)
+
+
+def stats_beside(exp_name="x"):
+    return GAGAStats.from_pretrained(Path("outputs", exp_name, "gaga"))
+
+
+# -- what it does to the models --------------------------------------------------------------------
+
+
+def test_training_and_evaluation_start_at_t_star(gaga, kind):
+    code, out, err = gaga("run", kind, "--t-star", 22, "--", "main_qm9.py")
+    assert code == 0, err
+    assert printed(out, "calls") == "23"
+    assert "t* = 22 of T = 40" in err
+    assert "network calls: 23 per sample, from t* = 22 of T = 40 (41 without); 1 batch" in err
+    code, out, err = gaga("run", kind, "--t-star", 13, "--", "eval_analyze.py")
+    assert code == 0, err
+    assert printed(out, "calls") == "14"
+
+
+def test_the_whole_path_from_n01_is_what_the_script_does_alone(gaga, trained, kind):
+    """Training, its loss and samples, and evaluation; to the last digit."""
+    before = [alone("main_qm9.py"), alone("eval_analyze.py")]
+    Path("outputs").rename("before")
+    both = []
+    for script in ("main_qm9.py", "eval_analyze.py"):
+        code, out, err = gaga("run", kind, "--stats", "none", "--t-star", STEPS, "--", script)
+        assert code == 0, err
+        both.append(out)
+    assert both == before
+    for name in ("args.pickle", "generative_model_ema.npy"):
+        assert Path("before/x", name).read_bytes() == Path("outputs/x", name).read_bytes()
+    assert not Path("outputs/x/gaga").exists()
+
+
+def test_auto_fits_once_and_keeps_the_artefact_beside_the_model(gaga, trained, kind):
+    trained(kind)
+    run = ("run", kind, "--criterion", "cumulant", "--tolerance", 1000)
+    code, out, err = gaga(*run, "--", "eval_analyze.py")
+    assert code == 0, err
+    stats = stats_beside()
+    assert stats.moments.count == 180
+    assert stats.selection.curve.criterion == "cumulant"
+    assert stats.provenance["data"].startswith("qm9")
+    again = gaga(*run, "--", "eval_analyze.py")
+    assert again[1] == out
+    assert "statistics of outputs/x/gaga" in again[2]
+    stamp = Path("outputs/x/gaga/gaga_config.json").stat().st_mtime_ns
+    code, out, err = gaga(*run, "--refit", "--", "eval_analyze.py")
+    assert code == 0, err
+    assert Path("outputs/x/gaga/gaga_config.json").stat().st_mtime_ns > stamp
+
+
+def test_evaluation_starts_where_training_did(gaga, kind):
+    gaga("run", kind, "--t-star", 22, "--", "main_qm9.py")
+    code, out, err = gaga("run", kind, "--", "eval_analyze.py")
+    assert code == 0, err
+    assert printed(out, "calls") == "23"
+
+
+def test_a_t_star_beyond_that_of_the_training_is_warned_of(gaga, edm):
+    gaga("run", "edm", "--t-star", 22, "--", "main_qm9.py")
+    _, _, err = gaga("run", "edm", "--t-star", 22, "--", "eval_analyze.py")
+    assert "trained" not in err
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", GAGAWarning)
+        code, _, err = gaga("run", "edm", "--t-star", 30, "--", "eval_analyze.py")
+    assert code == 0
+    assert "gaga: warning: t* = 30 is at log-SNR" in err
+    assert "trained up to 0.028 only" in err
+
+
+def test_the_wish_of_one_evaluation_is_not_taken_for_a_choice(gaga, trained, edm):
+    trained("edm")
+    gaga("run", "edm", "--t-star", 22, "--", "eval_analyze.py")
+    assert stats_beside().selection is None
+    code, _, err = gaga("run", "edm", "--t-star", 30, "--", "eval_analyze.py")
+    assert code == 0, err
+    assert "t* = 30" in err
+    code, _, err = gaga(
+        "run", "edm", "--criterion", "cumulant", "--tolerance", 1000, "--", "eval_analyze.py"
+    )
+    assert code == 0, err
+    assert "their t* was given, not chosen" in err
+    assert stats_beside().selection is not None
+
+
+def test_the_model_is_where_its_arguments_were_read(gaga, trained, edm):
+    trained("edm")
+    Path("outputs/x").rename("elsewhere")
+    code, _, err = gaga(
+        "run", "edm", "--t-star", 9, "--", "eval_analyze.py", "--model_path", "elsewhere"
+    )
+    assert code == 0, err
+    assert Path("elsewhere/gaga/gaga_config.json").is_file()
+    assert not Path("outputs/x").exists()
+
+
+def test_layouts_are_those_of_the_loader(gaga, kind):
+    gaga("run", kind, "--t-star", 9, "--", "main_qm9.py")
+    layout = stats_beside().layout
+    if kind == "edm":
+        assert layout == MoleculeLayout(("H", "C", "N", "O", "F"), 1.0, 4.0, 10.0)
+    else:
+        assert layout == AtomLayout(2)
+
+
+def test_a_latent_is_fitted_after_its_weights_are_loaded(gaga, trained, geoldm):
+    """The script loads them after the model was made, and patched."""
+    trained("geoldm")
+    gaga("run", "geoldm", "--t-star", 9, "--", "eval_analyze.py")
+    vae = edm_like.EnHierarchicalVAE(edm_like.TinyCoder(6, 2), edm_like.TinyCoder(2, 6), 6, 2)
+    model = edm_like.EnLatentDiffusion(
+        vae=vae, dynamics=edm_like.TinyDynamics(2), in_node_nf=2, timesteps=STEPS
+    )
+    fitted = stats_beside().provenance
+    assert adapter_named("geoldm").stale(model, fitted) is not None
+    model.load_state_dict(torch.load("outputs/x/generative_model_ema.npy"))
+    assert adapter_named("geoldm").stale(model, fitted) is None
+
+
+def test_statistics_of_an_older_autoencoder_are_fitted_anew(gaga, trained, geoldm):
+    trained("geoldm")
+    gaga("run", "geoldm", "--t-star", 9, "--", "eval_analyze.py")
+    weights = torch.load("outputs/x/generative_model_ema.npy")
+    weights["vae.encoder.scale"] *= 2
+    torch.save(weights, "outputs/x/generative_model_ema.npy")
+    v_x = stats_beside().moments.position_variance_per_dof
+    code, _, err = gaga("run", "geoldm", "--t-star", 9, "--", "eval_analyze.py")
+    assert code == 0, err
+    assert "outputs/x/gaga are not used" in err
+    assert "another latent" in err
+    assert stats_beside().moments.position_variance_per_dof == pytest.approx(4 * v_x, rel=0.01)
+
+
+def test_a_conditional_autoencoder_gets_its_context(gaga, kind):
+    command = ("main_qm9.py", "--conditioning", "alpha")
+    code, out, err = gaga("run", kind, "--t-star", 9, "--", *command)
+    assert code == 0, err
+    code, out, err = gaga("run", kind, "--", "eval_analyze.py")
+    assert code == 0, err
+    assert printed(out, "calls") == "10"
+
+
+def test_a_latent_that_is_random_at_the_start_is_refused(gaga, geoldm):
+    code, _, err = gaga("run", "geoldm", "--", "main_qm9.py", "--trainable_ae")
+    assert code == 2
+    assert "--trainable_ae and no --ae_path" in err
+    code, _, err = gaga("run", "geoldm", "--t-star", 9, "--stats", "none", "--", "main_qm9.py",
+                        "--trainable_ae")  # fmt: skip
+    assert code == 0, err
+
+
+def test_a_model_for_several_gpus_is_fitted_before_it_is_replicated(gaga, kind, monkeypatch):
+    """Its replicas are thrown away after each call, so they cannot be fitted."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    code, out, err = gaga("run", kind, "--t-star", 9, "--", "main_qm9.py", "--end", "early")
+    assert code == 1
+    assert err.rstrip().endswith("early")
+    assert out == ""  # before its first step
+    assert stats_beside().moments.count == 180
+
+
+def test_named_statistics_are_taken_and_checked(gaga, trained, edm):
+    trained("edm")
+    code, _, err = gaga("run", "edm", "--stats", "qm9", "--", "eval_analyze.py")
+    assert code == 0, err
+    assert "the shape Gaussian" in err
+    assert not Path("outputs/x/gaga").exists()
+    code, _, err = gaga("run", "edm", "--stats", "nowhere", "--", "eval_analyze.py")
+    assert (code, "no fitted statistics in nowhere" in err) == (2, True)
+
+
+def test_statistics_of_something_else_are_refused(gaga, trained, geoldm):
+    trained("geoldm")
+    code, _, err = gaga("run", "geoldm", "--stats", "qm9", "--", "eval_analyze.py")
+    assert code == 2
+    assert "StatsMismatchError" in err
+
+
+@pytest.mark.parametrize("t_star", [0, STEPS + 1])
+def test_a_t_star_that_the_model_does_not_have(gaga, trained, edm, t_star):
+    trained("edm")
+    for stats in ("none", "qm9"):
+        code, _, err = gaga(
+            "run", "edm", "--stats", stats, "--t-star", t_star, "--", "eval_analyze.py"
+        )
+        assert code == 2
+        assert f"t_star={t_star} is no step of EnVariationalDiffusion(T=40)" in err
+
+
+# -- how the script runs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("end", "code"), [("0", 0), ("3", 3), ("gone wrong", 1), ("raise", 1)])
+def test_the_script_ends_as_it_wants(gaga, trained, edm, end, code):
+    trained("edm")
+    found, out, err = gaga("run", "edm", "--t-star", 9, "--", "eval_analyze.py", "--end", end)
+    assert found == code
+    assert printed(out, "calls") == "10"
+    assert "network calls: 10" in err
+    if end == "gone wrong":
+        assert "gone wrong\n" in err
+    if end == "raise":
+        trace = err[err.index("Traceback") :]
+        assert "RuntimeError: the script failed" in trace
+        assert "launcher.py" not in trace
+        assert "runpy" not in trace
+
+
+def test_a_script_without_a_model_runs_as_it_is(gaga, kind):
+    code, out, err = gaga("run", kind, "--", "main_other.py", "--option", "-x", "a b")
+    assert code == 0, err
+    assert printed(out, "arguments") == "['main_other.py', '--option', '-x', 'a b']"
+    assert printed(out, "main") == "__main__ True"
+    assert "gaga: wandb: not installed" in err
+    assert "made no diffusion model" in err
+
+
+def test_afterwards_everything_is_as_before(gaga, kind):
+    def state():
+        own = ("qm9", "configs", "equivariant_diffusion", "wandb")
+        return (
+            sys.argv,
+            list(sys.path),
+            list(sys.meta_path),
+            sorted(name for name in sys.modules if name.partition(".")[0] in own),
+            pickle.load,
+            sys.modules["__main__"],
+            {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
+        )
+
+    sys.modules["configs"] = mine = type(sys)("configs")  # another module of the same name
+    try:
+        gaga("run", kind, "--", "nothing.py")
+        before = state()
+        for script, end in (("main_qm9.py", ""), ("eval_analyze.py", "raise")):
+            gaga("run", kind, "--t-star", 9, "--", script, "--end", end)
+            after = state()
+            assert after[1:] == before[1:]
+        assert sys.modules["configs"] is mine
+    finally:
+        del sys.modules["configs"]
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_checkpoint_that_runs_code_is_refused_and_nothing_runs(gaga, trained, kind, tmp_path):
+    trained(kind)
+    arguments, weights = (
+        Path("outputs/x", name) for name in ("args.pickle", "generative_model_ema.npy")
+    )
+    args = pickle.loads(arguments.read_bytes())
+    state = torch.load(weights)
+    ran = tmp_path / "ran"
+    arguments.write_bytes(pickle.dumps(argparse.Namespace(**vars(args), more=Touch(ran))))
+    code, out, err = gaga("run", kind, "--t-star", 9, "--", "eval_analyze.py")
+    assert (code, out) == (2, "")
+    assert "outputs/x/args.pickle is refused: it asks for posix.mkdir" in err
+    arguments.write_bytes(pickle.dumps(args))
+    torch.save({**state, "more": Touch(ran)}, weights)
+    code, out, err = gaga("run", kind, "--t-star", 9, "--", "eval_analyze.py")
+    assert (code, out) == (1, "")
+    assert "UnpicklingError" in err
+    assert not ran.exists()
+
+
+# -- where it runs ---------------------------------------------------------------------------------
+
+
+def test_the_other_codebase_is_told(gaga, kind):
+    other = KINDS[1 - KINDS.index(kind)]
+    names = {"edm": "EDM", "geoldm": "GeoLDM"}
+    code, _, err = gaga("run", other, "--", "eval_analyze.py")
+    assert code == 2
+    assert f"is a checkout of {names[kind]}, not of {names[other]}" in err
+    assert f"`gaga run {kind}`" in err
+
+
+def test_no_checkout_and_no_script(gaga, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = gaga("run", "edm", "--", "eval_analyze.py")
+    assert code == 2
+    assert "is not a checkout of EDM: no qm9/models.py" in err
+    assert "github.com/ehoogeboom/e3_diffusion_for_molecules" in err
+    code, _, err = gaga("run", "gcdm", "--", "eval_analyze.py")
+    assert (code, "unknown codebase 'gcdm'. Known: edm, geoldm." in err) == (2, True)
+    write_checkout(tmp_path, "edm")
+    code, _, err = gaga("run", "edm", "--", "eval_nothing.py")
+    assert code == 2
+    assert "no script 'eval_nothing.py'" in err
+    assert "Known: eval_analyze.py, main_other.py, main_qm9.py." in err
+
+
+# -- the real repositories -------------------------------------------------------------------------
+
+_COUNTED = """
+import json
+from gaga_adapter.cli import main
+from gaga_adapter.integrations.launcher.hooks import after_import, replaced
+
+times = []  # of every network call
+
+
+def counting(models):
+    forward = models.EGNN_dynamics_QM9._forward
+
+    def counted(self, t, *args, **kwargs):
+        times.append(round(1000 * float(t.flatten()[0])))
+        return forward(self, t, *args, **kwargs)
+
+    return replaced(models.EGNN_dynamics_QM9, "_forward", counted)
+
+
+with after_import(("egnn.models",), counting):
+    try:
+        main()
+    finally:
+        print("times", json.dumps(times))
+"""
+_TINY = (
+    "--n_epochs 1 --n_stability_samples 4 --diffusion_noise_schedule polynomial_2 "
+    "--diffusion_noise_precision 1e-5 --diffusion_steps 1000 --diffusion_loss_type l2 "
+    "--batch_size 32 --nf 16 --n_layers 2 --lr 1e-4 --normalize_factors [1,4,10] --test_epochs 1 "
+    "--ema_decay 0.99 --no-cuda --no_wandb"
+).split()
+
+
+def chains(n):
+    """Chains of 5 to 12 atoms, each with all of H, C, N, O, F, as an npz file of upstream's."""
+    rng = np.random.default_rng(n)
+    sizes = np.resize(np.arange(5, 13), n)
+    charges, positions = np.zeros((n, 12), np.int64), np.zeros((n, 12, 3), np.float32)
+    for row, size in enumerate(sizes):
+        charges[row, :size] = rng.permutation(np.resize([1, 6, 7, 8, 9, 1, 6], size))
+        steps = rng.normal(size=(size, 3)) * 0.4 + [1.1, 0, 0]
+        positions[row, :size] = np.cumsum(steps, axis=0)
+    return {"num_atoms": sizes, "charges": charges, "positions": positions}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def upstream(request, tmp_path_factory):
+    """A copy of a real checkout with a small data set, and a way to run `gaga` there."""
+    variable = f"GAGA_{request.param.upper()}_REPO"
+    repo = os.environ.get(variable)
+    if not repo:
+        pytest.skip(f"{variable} does not name a checkout")
+    pytest.importorskip("matplotlib", reason="upstream imports matplotlib")
+    folder = tmp_path_factory.mktemp("upstream") / "repo"
+    shutil.copytree(repo, folder, ignore=shutil.ignore_patterns(".git", "outputs", "temp"))
+    splits = {"train": chains(128), "valid": chains(32), "test": chains(24)}
+    write_data(folder, splits, {"qm9": ["C"], "qm9_second_half": ["C"]})
+
+    def run(*arguments, code=0):
+        command = [sys.executable, "-c", _COUNTED, "run", request.param, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        assert done.returncode == code, done.stderr
+        return json.loads(printed(done.stdout, "times")), done.stdout, done.stderr
+
+    return request.param, run
+
+
+@pytest.mark.upstream
+def test_551_instead_of_1001_network_calls_through_upstreams_own_scripts(upstream):
+    kind, run = upstream
+    train = ["main_qm9.py", *_TINY]
+    if kind == "geoldm":
+        run("--", *train, "--latent_nf", 1, "--exp_name", "vae")
+        train += ["--latent_nf", 1, "--train_diffusion", "--ae_path", "outputs/vae"]
+    seen, _, err = run("--t-star", 550, "--", *train, "--exp_name", "cut")
+    assert max(seen) <= 550
+    assert "wandb: not installed" in err or importlib.util.find_spec("wandb")
+    judge = ["eval_analyze.py", "--model_path", "outputs/cut", "--n_samples", 4,
+             "--batch_size_gen", 4]  # fmt: skip
+    cut, out, err = run("--", *judge)
+    assert cut[:551] == list(range(550, -1, -1))
+    assert max(cut) <= 550
+    assert "network calls: 551 per sample, from t* = 550 of T = 1000 (1001 without)" in err
+    assert "Final test nll" in out
+    whole, _, err = run("--stats", "none", "--t-star", 1000, "--", *judge)
+    assert whole[:1001] == list(range(1000, -1, -1))
+    assert len(whole) - len(cut) == 450  # the calls of the likelihood are as many
+    _, _, err = run("--", "eval_analyze.py", "--model_path", "outputs/nowhere", code=1)
+    assert "FileNotFoundError" in err
+    assert "made no diffusion model" not in err

@@ -1,0 +1,205 @@
+"""The molecule pipeline under every scheduler: subspace, sizes, seeds, outputs, disk."""
+
+import math
+
+import diffusers
+import pytest
+import torch
+from rdkit import Chem
+
+from gaga_adapter import GAGAScheduler, GAGAStats
+from gaga_adapter.errors import (
+    ArtefactError,
+    DataError,
+    GAGAWarning,
+    StatsMismatchError,
+    TruncationError,
+    UnsupportedSchedulerError,
+)
+from gaga_adapter.layout import AtomLayout, MoleculeLayout
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.denoiser import MoleculeDenoiser
+from gaga_adapter.molecules.formats import read_molecules
+from gaga_adapter.molecules.metrics.evaluate import evaluate
+from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
+from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.noise.paths import named_path
+from gaga_adapter.sampling.solvers import SCHEDULERS, scheduler_named
+
+SIZES = [4, 9, 1, 6]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    denoiser = MoleculeDenoiser(width=16, pair_width=8, n_layers=1, n_vectors=2, n_heads=2)
+    pipeline = MoleculePipeline(denoiser, edm_scheduler(), [0, 0, 0, 5, 5, 5])
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def run(pipe, seed=0, **arguments):
+    generator = torch.Generator().manual_seed(seed)
+    arguments = {"n_atoms": SIZES, "num_inference_steps": 8, "generator": generator} | arguments
+    return pipe(**arguments)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_stays_on_the_subspace(pipe, name):
+    pipe.scheduler = scheduler_named(name, edm_scheduler())
+    result = run(pipe, output_type="tensor")
+    x = result.molecules
+    assert torch.isfinite(x).all()
+    assert result.mask.sum(1).tolist() == SIZES
+    assert x[~result.mask].abs().max() == 0
+    assert x[..., :3].sum(1).abs().max() < 1e-4
+    assert result.network_calls == len(pipe.scheduler.timesteps)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+        diffusers.DDIMScheduler(
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            prediction_type="v_prediction",
+            clip_sample=False,
+        ),
+        diffusers.EDMEulerScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_schedulers_that_begin_at_pure_noise(pipe, scheduler):
+    pipe.scheduler = scheduler
+    result = run(pipe, output_type="tensor")
+    assert torch.isfinite(result.molecules).all()
+    # the last prediction is a molecule: one-hot entries within those of the data, 0 to 1/4
+    assert -0.05 < result.molecules[..., 3:].min()
+    assert result.molecules[..., 3:].max() < 0.3
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        MoleculeLayout(charge_scale=10),
+        MoleculeLayout(onehot_scale=1),
+        MoleculeLayout(elements=("H", "C", "N", "O", "S")),
+        AtomLayout(4),
+    ],
+)
+def test_statistics_of_other_channels_than_the_model(pipe, layout):
+    x = torch.randn(50, 4, layout.n_channels, generator=torch.Generator().manual_seed(0))
+    moments = ExchangeableMoments(layout.n_features)
+    moments.update(x)
+    stats = GAGAStats(layout, moments, 0.0)
+    pipe.scheduler = GAGAScheduler.from_pretrained(edm_scheduler(), stats=stats)
+    with pytest.raises(StatsMismatchError, match=r"stats describe .*, the model has 3\+5 channels"):
+        run(pipe, n_atoms=[4])
+
+
+def test_more_steps_than_the_scheduler_has(pipe):
+    pipe.scheduler = edm_scheduler()
+    with pytest.raises(TruncationError, match="DDPMScheduler refuses 1002 steps: "):
+        run(pipe, num_inference_steps=1002)
+
+
+def test_same_seed_same_molecules_and_batching_keeps_the_order(pipe):
+    pipe.scheduler = scheduler_named("dpm++", edm_scheduler())
+    one = run(pipe, output_type="tensor").molecules
+    assert torch.equal(one, run(pipe, output_type="tensor").molecules)
+    assert not torch.equal(one, run(pipe, seed=1, output_type="tensor").molecules)
+    split = run(pipe, batch_size=1, output_type="tensor").molecules
+    torch.testing.assert_close(split, one, atol=1e-4, rtol=1e-4)
+
+
+def test_sizes_follow_the_data(pipe):
+    sizes = pipe.draw_sizes(3000, torch.Generator().manual_seed(0))
+    counts = sizes.bincount(minlength=6).double()
+    assert counts[:3].sum() == 0
+    # chi-square with 2 degrees of freedom exceeds 27.6 once in a million
+    assert float(((counts[3:] - 1000) ** 2 / 1000).sum()) < 27.6
+
+
+@pytest.mark.filterwarnings("ignore:.*have no hydrogens")  # what an untrained network makes
+def test_output_types(pipe, tmp_path):
+    pipe.scheduler = scheduler_named("ddim", edm_scheduler())
+    molecules = run(pipe).molecules
+    assert isinstance(molecules, MoleculeSet)
+    assert molecules.n_atoms.tolist() == SIZES
+    rdkit = run(pipe, output_type="rdkit").molecules
+    assert [m.GetNumAtoms() for m in rdkit] == SIZES
+    assert all(isinstance(m, Chem.Mol) and m.GetNumConformers() == 1 for m in rdkit)
+    file = tmp_path / "m.sdf"
+    file.write_text(run(pipe, output_type="sdf").molecules, encoding="utf-8")
+    again = read_molecules(file)
+    assert (again.atomic_numbers == molecules.atomic_numbers).all()
+    assert abs(again.positions - molecules.positions).max() < 1e-3
+
+
+def test_a_diverged_sample_does_not_take_the_others_with_it(pipe, monkeypatch):
+    pipe.scheduler = edm_scheduler()
+    whole = run(pipe).molecules
+    forward = pipe.denoiser.forward
+
+    def diverging(sample, sigma, mask):
+        output = forward(sample, sigma, mask)
+        output.sample[mask.sum(1) == max(SIZES)] = math.nan
+        return output
+
+    monkeypatch.setattr(pipe.denoiser, "forward", diverging)
+    with pytest.warns(GAGAWarning, match=f"{SIZES.count(max(SIZES))} of {len(SIZES)} samples div"):
+        molecules = run(pipe).molecules
+    assert molecules.n_atoms.tolist() == SIZES
+    for row, size in enumerate(SIZES):
+        if size == max(SIZES):
+            assert abs(molecules.positions[row]).max() == 0
+        else:
+            assert (molecules.positions[row] == whole.positions[row]).all()
+    judged = evaluate(molecules.subset([SIZES.index(max(SIZES))]))
+    assert judged.molecule_stability.value == 0
+    assert not run(pipe, output_type="tensor").molecules.isfinite().all()
+
+
+def test_save_and_load(pipe, tmp_path):
+    pipe.scheduler = edm_scheduler()
+    pipe.save_pretrained(tmp_path / "pipe")
+    again = MoleculePipeline.load(tmp_path / "pipe")
+    again.set_progress_bar_config(disable=True)
+    assert again.config.size_counts == pipe.config.size_counts
+    expected = run(pipe, output_type="tensor").molecules
+    assert torch.equal(run(again, output_type="tensor").molecules, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output_type": "smiles"}, "'smiles' is unknown. Known: molecules, tensor, rdkit, sdf"),
+        ({"n_atoms": []}, "Ask for one molecule or more"),
+        ({"n_atoms": [3, 0]}, "each with one atom or more"),
+    ],
+)
+def test_bad_input(pipe, arguments, message):
+    with pytest.raises(DataError, match=message):
+        run(pipe, **arguments)
+
+
+def test_missing_pipeline_and_unknown_scheduler(tmp_path):
+    with pytest.raises(ArtefactError, match="no molecule pipeline at"):
+        MoleculePipeline.load(tmp_path / "nothing")
+    with pytest.raises(UnsupportedSchedulerError, match=r"'ddmp' is unknown. Known: ddpm, ddim"):
+        scheduler_named("ddmp", edm_scheduler())
+
+
+def test_edm_table_is_edms_own():
+    """Index i is t = i / 1000, without a shift, and float64 all the way."""
+    scheduler = edm_scheduler()
+    path = named_path("edm/polynomial_2")
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    assert scheduler.config.num_train_timesteps == 1001
+    assert scheduler.alphas_cumprod.dtype == torch.float64
+    torch.testing.assert_close(1 - scheduler.alphas_cumprod, path.b(t) ** 2, rtol=1e-9, atol=0)
+    shipped = MoleculePipeline.load().scheduler.config
+    torch.testing.assert_close(
+        shipped.trained_betas, scheduler.config.trained_betas, rtol=1e-9, atol=0
+    )

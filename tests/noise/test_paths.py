@@ -1,0 +1,215 @@
+"""Paths: published tables, exact inverses, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+
+from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.noise.paths import (
+    NAMED_PATHS,
+    FlowPath,
+    TabulatedPath,
+    VEPath,
+    VPPath,
+    named_path,
+)
+
+
+def f64(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+PATHS = {
+    **{name: named_path(name) for name in NAMED_PATHS},
+    "ve/geometric": VEPath(0.01, 50.0, rho=None),
+    "flow/shift": FlowPath(shift=3.0),
+    "vp/zero-snr": VPPath.from_alphas_cumprod(f64([1.0, 0.7, 0.3, 0.0])),
+    "table/uneven": TabulatedPath(f64([2.0, 1.0, 0.3]), f64([0.1, 0.5, 4.0]), f64([0.0, 0.2, 1.0])),
+}
+each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
+
+
+# ------------------------------------------------------------------ published tables
+
+
+def test_edm_polynomial_is_its_formula():
+    """(1 - 2s)(1 - t²)² + s; the clip of step ratios at 0.001 touches only t = 1."""
+    path, s = named_path("edm/polynomial_2"), 1e-5
+    t = torch.arange(1001, dtype=torch.float64) / 1000
+    inner = (1 - t**2) ** 2
+    inner[-1] = inner[-2] * 0.001
+    torch.testing.assert_close(path.a(t) ** 2, (1 - 2 * s) * inner + s, rtol=1e-12, atol=1e-15)
+    # To the digits that EDM's own table has there.
+    assert float(path.a(0.55)) ** 2 == pytest.approx(0.48651, abs=5e-6)
+    assert float(path.snr(0.55)) == pytest.approx(0.947, abs=5e-4)
+    assert float(path.a(0.65)) ** 2 == pytest.approx(0.334, abs=5e-4)
+    assert float(path.a(0.70)) ** 2 == pytest.approx(0.260, abs=5e-4)
+
+
+def test_edm_cosine_is_its_formula():
+    """The cumulative product telescopes to f(i + 1) / f(0), but for the last, clipped step."""
+    path = named_path("edm/cosine", 200)
+    u = torch.arange(202, dtype=torch.float64) / 201
+    f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    t = torch.arange(201, dtype=torch.float64) / 200
+    expected = f[1:] / f[0]
+    expected[-1] = expected[-2] * (1 - 0.999)
+    torch.testing.assert_close(path.a(t) ** 2, expected, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule", "betas"),
+    [
+        ("ddpm/linear", "linear", {}),
+        ("ddpm/scaled_linear", "scaled_linear", {"beta_start": 0.00085, "beta_end": 0.012}),
+        ("ddpm/cosine", "squaredcos_cap_v2", {}),
+    ],
+)
+def test_ddpm_tables_are_those_of_diffusers(name, schedule, betas):
+    """Tolerance: diffusers accumulates 1000 products in float32."""
+    scheduler = DDPMScheduler(beta_schedule=schedule, **betas)
+    path = named_path(name)
+    t = torch.arange(1000, dtype=torch.float64) / path.n_steps
+    abar = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(path.a(t) ** 2, abar, rtol=2e-5, atol=0)
+    wrapped = VPPath.from_alphas_cumprod(scheduler.alphas_cumprod)
+    torch.testing.assert_close(wrapped.a(t) ** 2, abar, rtol=1e-12, atol=0)
+    torch.testing.assert_close(wrapped.b(t) ** 2, 1 - abar, rtol=1e-12, atol=0)
+
+
+def test_karras_sigmas_are_those_of_diffusers():
+    scheduler = EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, rho=7.0)
+    scheduler.set_timesteps(50)
+    path = named_path("karras/edm")
+    t = 1 - torch.arange(50, dtype=torch.float64) / 49
+    torch.testing.assert_close(path.b(t).float(), scheduler.sigmas[:-1], rtol=1e-5, atol=0)
+    assert torch.equal(path.a(t), torch.ones(50, dtype=torch.float64))
+
+
+def test_flow_shift_is_that_of_diffusers():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    s = torch.arange(1000, 0, -1, dtype=torch.float64) / 1000
+    torch.testing.assert_close(FlowPath(3.0).b(s).float(), scheduler.sigmas, rtol=1e-5, atol=0)
+
+
+# ------------------------------------------------------------------ identities
+
+
+@each_path
+def test_inverse_round_trips(path):
+    t = torch.cat([torch.linspace(0, 1, 401), torch.rand(200)]).double()
+    torch.testing.assert_close(path.time_at_log_snr(path.log_snr(t)), t, rtol=0, atol=1e-12)
+    low, high = (max(min(end, 30.0), -30.0) for end in path.log_snr_range)
+    levels = torch.linspace(low, high, 301, dtype=torch.float64)
+    again = path.log_snr(path.time_at_log_snr(levels))
+    torch.testing.assert_close(again, levels, rtol=1e-9, atol=1e-9)
+
+
+@each_path
+def test_log_snr_falls_and_agrees_with_a_and_b(path):
+    t = torch.linspace(0, 1, 1501, dtype=torch.float64)
+    log_snr = path.log_snr(t)
+    assert bool((log_snr.diff() < 0).all())
+    inner = t[1:-1]
+    ratio = (path.a(inner) / path.b(inner)) ** 2
+    torch.testing.assert_close(path.snr(inner), ratio, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", ["edm/polynomial_2", "ddpm/linear", "vp/zero-snr"])
+def test_vp_nodes_preserve_variance(name):
+    path = PATHS[name]
+    t = torch.arange(path.n_steps + 1, dtype=torch.float64) / path.n_steps
+    total = path.a(t) ** 2 + path.b(t) ** 2
+    torch.testing.assert_close(total, torch.ones_like(t), rtol=1e-14, atol=0)
+
+
+def test_table_is_exact_at_uneven_nodes_and_linear_in_log_snr_between():
+    path = PATHS["table/uneven"]
+    nodes = f64([0.0, 0.2, 1.0])
+    torch.testing.assert_close(path.a(nodes), f64([2.0, 1.0, 0.3]), rtol=1e-14, atol=0)
+    torch.testing.assert_close(path.b(nodes), f64([0.1, 0.5, 4.0]), rtol=1e-14, atol=0)
+    ends = path.log_snr(nodes)
+    assert float(path.log_snr(0.6)) == pytest.approx(float(ends[1] + ends[2]) / 2, rel=1e-13)
+    assert path.n_steps is None
+
+
+def test_zero_terminal_snr_reaches_infinity():
+    path = PATHS["vp/zero-snr"]
+    assert path.log_snr_range == (-math.inf, math.inf)
+    assert float(path.a(1.0)) == 0
+    assert float(path.b(0.0)) == 0
+    assert float(path.time_at_log_snr(-math.inf)) == 1
+    assert float(path.time_at_log_snr(math.inf)) == 0
+
+
+@pytest.mark.parametrize("log_snr", [-11.5, -3.0, -0.0541, 2.7, 11.0, 50.0])
+def test_index_at_log_snr_is_the_first_beyond(log_snr):
+    path = named_path("edm/polynomial_2")
+    t = torch.arange(1001, dtype=torch.float64) / 1000
+    expected = next(i for i, level in enumerate(path.log_snr(t).tolist()) if level <= log_snr)
+    assert path.index_at_log_snr(log_snr) == expected
+
+
+def test_index_at_a_node_is_that_node():
+    path = named_path("edm/polynomial_2")
+    assert path.index_at_log_snr(float(path.log_snr(0.55))) == 550
+
+
+@each_path
+def test_shapes_and_dtype(path):
+    t = torch.rand(2, 3, dtype=torch.float32)
+    for values in (path.a(t), path.b(t), path.snr(t), path.log_snr(t)):
+        assert values.shape == (2, 3)
+        assert values.dtype == torch.float64
+    assert path.a(0.5).shape == ()
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_unreachable_snr_names_the_range():
+    with pytest.raises(TruncationError, match=r"log-SNR 30 .*\[-11\.5125, 11\.5129\]"):
+        named_path("edm/polynomial_2").time_at_log_snr(30.0)
+    with pytest.raises(TruncationError, match=r"\[-8\.76405, 12\.4292\] of VEPath"):
+        named_path("karras/edm").time_at_log_snr(-9.0)
+    with pytest.raises(TruncationError, match="no node"):
+        named_path("edm/polynomial_2").index_at_log_snr(-12.0)
+    with pytest.raises(TruncationError, match="nan"):
+        FlowPath().time_at_log_snr(math.nan)
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.5, math.nan])
+@each_path
+def test_time_outside_of_the_unit_interval(path, t):
+    with pytest.raises(TruncationError, match=r"outside of \[0, 1\]"):
+        path.log_snr(t)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "times", "message"),
+    [
+        ([1.0, 0.5], [0.1], None, "one common length"),
+        ([1.0], [0.1], None, "at least 2"),
+        ([1.0, math.nan], [0.1, 0.5], None, "finite"),
+        ([1.0, -0.5], [0.1, 0.5], None, "non-negative"),
+        ([0.5, 1.0], [0.5, 0.1], None, "does not fall from node 0"),
+        ([1.0, 0.5], [0.1, 0.5], [0.0, 0.9], "from 0 .* to 1"),
+        ([1.0, 0.6, 0.5], [0.1, 0.4, 0.5], [0.0, 0.0, 1.0], "increase strictly"),
+    ],
+)
+def test_malformed_tables(a, b, times, message):
+    with pytest.raises(DataError, match=message):
+        TabulatedPath(f64(a), f64(b), None if times is None else f64(times))
+
+
+def test_malformed_parameters():
+    with pytest.raises(TruncationError, match=r"unknown path 'edm'\. Known: edm/polynomial_2"):
+        named_path("edm")
+    with pytest.raises(TruncationError, match="at least 2"):
+        named_path("ddpm/linear", 1)
+    with pytest.raises(DataError, match="sigma_min"):
+        VEPath(1.0, 0.5)
+    with pytest.raises(DataError, match="shift"):
+        FlowPath(0.0)

@@ -1,0 +1,120 @@
+"""A clean prediction, said in every scheduler's own words.
+
+Oracle: for data that are a single point c the posterior mean is c at every level, so every sampler
+must end at c. And the level of the network's input is checked against diffusers' own `add_noise`.
+"""
+
+import diffusers
+import pytest
+import torch
+
+from gaga_adapter.errors import UnsupportedSchedulerError
+from gaga_adapter.noise.prediction import NetworkView
+
+TABLE = {"num_train_timesteps": 1000, "beta_schedule": "linear"}
+POINT = torch.tensor([[0.7, -1.3, 0.2, 2.0]])
+
+CASES = [
+    ("DDPMScheduler", {"clip_sample": False}),
+    ("DDPMScheduler", {"clip_sample": False, "prediction_type": "v_prediction"}),
+    ("DDIMScheduler", {"clip_sample": False, "prediction_type": "sample"}),
+    ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
+    ("DPMSolverMultistepScheduler", {}),
+    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    ("UniPCMultistepScheduler", {"prediction_type": "v_prediction"}),
+    ("EulerDiscreteScheduler", {}),
+    ("EulerDiscreteScheduler", {"prediction_type": "v_prediction", "use_karras_sigmas": True}),
+    ("EulerAncestralDiscreteScheduler", {}),
+    ("HeunDiscreteScheduler", {}),
+    ("LMSDiscreteScheduler", {}),
+    ("EulerDiscreteScheduler", {"prediction_type": "v_prediction", "timestep_type": "continuous"}),
+    (
+        "DDIMScheduler",
+        {
+            "clip_sample": False,
+            "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        },
+    ),
+    ("PNDMScheduler", {"skip_prk_steps": True}),
+    ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    ("FlowMatchHeunDiscreteScheduler", {}),
+    ("EDMEulerScheduler", {}),
+    ("EDMDPMSolverMultistepScheduler", {"prediction_type": "v_prediction"}),
+]
+
+
+def make(name, options):
+    cls = getattr(diffusers, name)
+    known = TABLE if "beta_schedule" in cls.__init__.__code__.co_varnames else {}
+    known = {} if name.startswith("EDM") else known
+    return cls(**known, **options)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: str(v))
+def test_point_data_are_recovered_exactly(name, options):
+    scheduler = make(name, options)
+    scheduler.set_timesteps(20)
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(POINT.shape, generator=generator)
+    sample = sample * getattr(scheduler, "init_noise_sigma", 1.0)
+    view = NetworkView.of(scheduler)
+    for timestep in scheduler.timesteps:
+        seen = sample
+        if hasattr(scheduler, "scale_model_input"):
+            seen = scheduler.scale_model_input(sample, timestep)
+        output = view.output(POINT, seen, timestep)
+        sample = scheduler.step(output, timestep, sample).prev_sample
+    # DDIM without set_alpha_to_one, PNDM and LMS end at the first level of the table, sigma = 0.01
+    torch.testing.assert_close(sample, POINT, atol=0.03, rtol=0)
+
+
+def test_level_of_a_table_is_that_of_add_noise():
+    scheduler = diffusers.DDPMScheduler(**TABLE)
+    view = NetworkView.of(scheduler)
+    for t in (0, 1, 400, 999):
+        timestep = torch.tensor([t])
+        a = scheduler.add_noise(torch.ones(1), torch.zeros(1), timestep)
+        b = scheduler.add_noise(torch.zeros(1), torch.ones(1), timestep)
+        assert view.level(t) == pytest.approx((float(a), float(b)), rel=2e-4)
+
+
+def test_fractional_timesteps_follow_diffusers_own_conversion():
+    scheduler = diffusers.EulerDiscreteScheduler(**TABLE, use_karras_sigmas=True)
+    scheduler.set_timesteps(7)
+    view = NetworkView.of(scheduler)
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        a, b = view.level(timestep)
+        assert b / a == pytest.approx(float(sigma), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.EDMEulerScheduler(),
+        diffusers.CosineDPMSolverMultistepScheduler(),
+        diffusers.EulerDiscreteScheduler(
+            **TABLE, prediction_type="v_prediction", timestep_type="continuous"
+        ),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_timesteps_that_are_formulas_of_sigma(scheduler):
+    scheduler.set_timesteps(7)
+    view = NetworkView.of(scheduler)
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        a, b = view.level(timestep)
+        # float32 timesteps: near its end the arctangent resolves sigma = 500 to 5e-5
+        assert b / a == pytest.approx(float(sigma), rel=2e-4)
+
+
+def test_pure_noise_has_a_level():
+    scheduler = diffusers.DDIMScheduler(**TABLE, rescale_betas_zero_snr=True)
+    assert NetworkView.of(scheduler).level(999) == (0.0, 1.0)
+    assert NetworkView.of(diffusers.FlowMatchEulerDiscreteScheduler()).level(1000) == (0.0, 1.0)
+
+
+def test_a_scheduler_of_its_own_kind_is_refused_by_name():
+    with pytest.raises(UnsupportedSchedulerError, match="VQDiffusionScheduler"):
+        NetworkView.of(diffusers.VQDiffusionScheduler(num_vec_classes=8))

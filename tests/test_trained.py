@@ -1,0 +1,160 @@
+"""How far a network was trained goes with its weights, and nothing starts beyond it."""
+
+import copy
+import io
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet1DModel
+from torch import nn
+
+from gaga_adapter import GAGAScheduler, GAGAStats, MoleculeDenoiser, MoleculePipeline
+from gaga_adapter.errors import TruncationError
+from gaga_adapter.molecules.pipeline import edm_scheduler
+from gaga_adapter.scheduler.levels import timestep_log_snr
+from gaga_adapter.trained import unwatch_checkpoints, watch_checkpoints
+from gaga_adapter.training import record_trained, trained_log_snr
+
+
+@pytest.fixture(scope="module")
+def qm9():
+    return GAGAStats.from_pretrained("qm9")
+
+
+def tiny(log_snr=None):
+    return MoleculeDenoiser(
+        width=16, pair_width=4, n_vectors=2, n_layers=1, n_heads=2, t_star_log_snr=log_snr
+    )
+
+
+# -- in the weights ------------------------------------------------------------------------------
+
+
+def test_a_diffusers_model_keeps_it_in_its_configuration(tmp_path):
+    model = UNet1DModel(block_out_channels=(8, 8, 16), sample_size=8)
+    assert trained_log_snr(model) is None
+    record_trained(model, 0.25)
+    model.save_pretrained(tmp_path)
+    assert trained_log_snr(UNet1DModel.from_pretrained(tmp_path)) == 0.25
+
+
+def test_a_module_keeps_it_in_the_metadata_of_its_state_dict():
+    model = nn.Sequential(nn.Linear(2, 2))
+    keys = list(model.state_dict())
+    record_trained(model, -0.5)
+    assert list(model.state_dict()) == keys
+    file = io.BytesIO()
+    torch.save(nn.ModuleDict({"module": model}).state_dict(), file)  # as DataParallel wraps it
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert trained_log_snr(state) == -0.5
+    plain = nn.ModuleDict({"module": nn.Sequential(nn.Linear(2, 2))})
+    plain.load_state_dict(state)  # who does not know of it does not see it
+    other = nn.Sequential(nn.Linear(2, 2))
+    watch_checkpoints(other)
+    other.load_state_dict(model.state_dict())
+    assert trained_log_snr(other) == -0.5
+    other.load_state_dict(nn.Sequential(nn.Linear(2, 2)).state_dict())
+    assert trained_log_snr(other) is None
+
+
+def test_averaged_weights_are_trained_with_their_original():
+    model = nn.Linear(2, 2)
+    watch_checkpoints(model)
+    average = copy.deepcopy(model)
+    record_trained(model, 1.0)
+    assert trained_log_snr(average) == 1.0
+    assert trained_log_snr(average.state_dict()) == 1.0
+
+
+def test_watching_leaves_nothing_behind_unless_there_is_something_to_say():
+    model = nn.Linear(2, 2)
+    before = dict(model.__dict__)
+    watch_checkpoints(model)
+    watch_checkpoints(model)
+    unwatch_checkpoints(model)
+    assert model.__dict__ == before
+    assert not model._state_dict_hooks
+    record_trained(model, 0.0)
+    unwatch_checkpoints(model)
+    assert trained_log_snr(model.state_dict()) == 0.0
+
+
+def test_no_log_snr_is_refused():
+    with pytest.raises(TruncationError, match="no log-SNR"):
+        record_trained(nn.Linear(1, 1), float("nan"))
+
+
+# -- in the scheduler ----------------------------------------------------------------------------
+
+
+def test_a_scheduler_that_trained_starts_no_run_beyond(qm9, tmp_path):
+    scheduler = GAGAScheduler.from_pretrained(DDPMScheduler(), stats=qm9)
+    assert scheduler.trained_log_snr is None
+    scheduler.set_timesteps(20)
+    free = int(scheduler.timesteps[-6])
+    assert free > 249  # the last entry at or beyond t* = 249 of this table
+    last = int(scheduler.training_timesteps()[-1])
+    scheduler.sample_timesteps(4)
+    assert scheduler.trained_log_snr == timestep_log_snr(scheduler, last)
+    scheduler.save_pretrained(tmp_path)
+    for kept in (scheduler, copy.deepcopy(scheduler), GAGAScheduler.from_pretrained(tmp_path)):
+        kept.set_timesteps(20)
+        starts = [t for t in kept.timesteps.tolist() if t <= last]
+        assert len(kept.timesteps) - len(starts) <= 1  # an extra timestep takes the noise over
+        assert kept._gaga_start.first == starts[0] == 200
+    with pytest.raises(TruncationError, match="knows nothing noisier"):
+        GAGAScheduler.from_pretrained(tmp_path, t_star=800)
+    closer = GAGAScheduler.from_pretrained(tmp_path, t_star=100)
+    closer.set_timesteps(20)
+    assert closer._gaga_start.first == 100
+
+
+@pytest.mark.parametrize("base", [DDPMScheduler, DPMSolverMultistepScheduler, DDIMScheduler])
+@pytest.mark.parametrize("spacing", ["suffix", "respace"])
+@pytest.mark.parametrize("n_steps", [7, 20, 50])
+def test_every_grid_stays_within_the_training(base, spacing, n_steps, qm9):
+    scheduler = GAGAScheduler.from_pretrained(
+        base(timestep_spacing="leading"), stats=qm9, spacing=spacing
+    )
+    last = int(scheduler.training_timesteps()[-1])
+    scheduler.keep_within(timestep_log_snr(scheduler, last))
+    scheduler.set_timesteps(n_steps, device="cpu")
+    first = scheduler._gaga_start.first
+    assert first <= last
+    if spacing == "respace":  # and not much closer to the data: within one of its steps
+        grid = scheduler.timesteps.tolist()
+        assert first + (grid[-2] - grid[-1]) * 2 >= last - 1
+
+
+# -- in the pipelines ----------------------------------------------------------------------------
+
+
+def test_a_truncated_denoiser_refuses_the_whole_path_and_runs_from_t_star(qm9):
+    pipe = MoleculePipeline(tiny(qm9.log_snr_star), edm_scheduler())
+    pipe.set_progress_bar_config(disable=True)
+    arguments = {"n_atoms": [5, 5], "num_inference_steps": 10, "output_type": "tensor"}
+    with pytest.raises(TruncationError, match="knows nothing noisier"):
+        pipe(**arguments)
+    plain = pipe.scheduler
+    pipe.scheduler = GAGAScheduler.from_pretrained(plain, stats=qm9)
+    seen = []
+    forward = pipe.denoiser.forward
+    pipe.denoiser.forward = lambda x, sigma, mask: (seen.append(sigma), forward(x, sigma, mask))[1]
+    pipe(**arguments)
+    assert max(seen) <= qm9.sigma_star * (1 + 1e-5)
+    pipe.scheduler = GAGAScheduler.from_pretrained(plain, stats=qm9, t_star=900)
+    with pytest.raises(TruncationError, match="t_star of its training"):
+        pipe(**arguments)
+
+
+def test_attaching_reads_it_from_the_network(qm9):
+    pipe = MoleculePipeline(tiny(qm9.log_snr_star), edm_scheduler())
+    scheduler = GAGAScheduler.from_pretrained(edm_scheduler(), stats=qm9)
+    scheduler.attach(pipe)
+    assert scheduler.trained_log_snr == qm9.log_snr_star
+    scheduler.detach()
+    beyond = GAGAScheduler.from_pretrained(edm_scheduler(), stats=qm9, t_star=900)
+    with pytest.raises(TruncationError):
+        beyond.attach(pipe)
+    assert beyond._gaga_hook is None
