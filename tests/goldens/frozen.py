@@ -1,9 +1,9 @@
-"""Freezes what a rearrangement of the house must not move: `python tests/goldens/frozen.py PART ...`.
+"""Freezes what a rearrangement of the house must not move: `python tests/goldens/frozen.py PART`.
 
-The parts are `signatures`, `numbers` and `artefacts`. It writes `signatures.txt` (every public name with how it is called), `artefacts/` (one artefact of
-each kind), and `numbers.json` (the start of every reference on noise that is exact in binary, and
-ten seeded runs). `artefacts/` is written once and then only read: old artefacts must go on loading.
-Those called `order_4` hold the sums for cumulants that version 0.1 could stream with `max_order=4`.
+The parts are `signatures` (every public name with how it is called), `numbers` (the start of every
+reference on noise that is exact in binary, and ten seeded runs) and `artefacts` (one of each kind).
+Artefacts are written once and then only read: old ones must go on loading. Those called `order_4`
+hold the sums for cumulants that version 0.1 could stream with `max_order=4`.
 """
 
 import inspect
