@@ -7,7 +7,7 @@ import torch
 
 from gaga_adapter import GAGAScheduler
 from gaga_adapter.molecules.formats import write_sdf
-from gaga_adapter.molecules.metrics.evaluate import evaluate
+from gaga_adapter.molecules.metrics import evaluate
 from gaga_adapter.molecules.pipeline import MoleculePipeline
 
 pipe = MoleculePipeline.load()

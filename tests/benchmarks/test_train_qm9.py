@@ -2,16 +2,21 @@
 
 import json
 import multiprocessing
-import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from qm9_training import METRICS, PATH, STATE, NoiseLevels, Recipe, averaged
-from runners.training_runner import NET, RECIPE, molecules, train, train_as
+from runners.training_runner import (
+    NET,
+    RECIPE,
+    SAVE_EVERY,
+    molecules,
+    train,
+    train_as,
+    train_until_killed,
+)
 from torch import multiprocessing as torch_multiprocessing
 
 from gaga_adapter import GAGAScheduler
@@ -39,33 +44,37 @@ def assert_equal(ours, theirs):
 # -- killed --------------------------------------------------------------------------------------
 
 
-def test_killed_ten_times_it_ends_at_the_same_weights(tmp_path):
-    """By SIGKILL, each time after a random while; what a kill leaves can always be read."""
+KILLS = [
+    ("update", 2),
+    ("state", 3),
+    ("line", 4),
+    ("replaced", 6),
+    ("saved", 9),
+    ("update", 18),
+    ("line", 30),
+    ("replaced", 45),
+    ("state", 57),
+    ("saved", 60),
+]
+
+
+def test_killed_ten_times_it_ends_at_the_same_weights(tmp_path, monkeypatch):
+    """By SIGKILL, each time at another place; what a kill leaves can always be read."""
     train(tmp_path / "whole")
+    monkeypatch.setenv(
+        "PYTHONPATH", str(Path(__file__).parents[1])
+    )  # the server imports once for all
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runners.training_runner"])
-    pause, killed, steps = random.Random(7), 0, set()
-    while killed < 10:
-        child = context.Process(target=train, args=(tmp_path / "killed", RECIPE, 0.03))
+    for place, step in KILLS:
+        child = context.Process(target=train_until_killed, args=(tmp_path / "killed", place, step))
         child.start()
-        begun = tmp_path / "killed" / METRICS
-        before = begun.stat().st_mtime_ns if begun.exists() else 0
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and child.is_alive():
-            if begun.exists() and begun.stat().st_mtime_ns != before:
-                break  # it trains
-            time.sleep(0.01)
-        child.join(pause.uniform(0, 0.3))
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-            child.join()
-            killed += 1
-        else:
-            assert child.exitcode == 0
-            (tmp_path / "killed" / STATE).unlink()  # it was finished: from the start again
-        if (tmp_path / "killed" / STATE).exists():
-            steps.add(torch.load(tmp_path / "killed" / STATE, weights_only=True)["step"])
-    assert len(steps) > 3
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, (place, step)
+        file = tmp_path / "killed" / STATE
+        found = torch.load(file, weights_only=True)["step"] if file.exists() else 0
+        behind = step if place == "saved" else step - 1
+        assert found == behind // SAVE_EVERY * SAVE_EVERY, (place, step)
     train(tmp_path / "killed")
     assert_equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")

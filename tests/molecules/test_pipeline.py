@@ -167,8 +167,14 @@ def test_save_and_load(pipe, tmp_path):
     again = MoleculePipeline.load(tmp_path / "pipe")
     again.set_progress_bar_config(disable=True)
     assert again.config.size_counts == pipe.config.size_counts
+    expected, found = pipe.denoiser.state_dict(), again.denoiser.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+    # float32 roundings of 8 steps: weights that were read lie elsewhere in memory, and a matrix
+    # product may round by where its factors lie
     expected = run(pipe, output_type="tensor").molecules
-    assert torch.equal(run(again, output_type="tensor").molecules, expected)
+    found = run(again, output_type="tensor").molecules
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

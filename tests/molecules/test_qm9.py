@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError
-from gaga_adapter.molecules import qm9
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.metrics.shape import shape_figures
+from gaga_adapter.molecules.qm9 import data as qm9
 
 # The training split: `qm9_with_h` in EDM's configs/datasets_config.py.
 EDM_SIZES = {

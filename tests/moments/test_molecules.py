@@ -54,11 +54,19 @@ def per_molecule(x, mask):
 
 
 def assert_same(one, other, exact_table=True):
-    """Moments to rounding, the table to the last bit."""
+    """Moments to rounding, the table to the last bit but for its eigenvalues.
+
+    Those come from LAPACK, whose kernels may round by where a matrix lies in memory: an eigenvalue
+    of 0, as of three atoms, is then another 1e-17, and any other the float32 beside it.
+    """
     a, b = one.state_dict(), other.state_dict()
     assert a.keys() == b.keys()
     for name in a:
-        if name.startswith("table"):
+        if name == "table_rows" and exact_table:
+            eps = torch.finfo(torch.float32).eps
+            torch.testing.assert_close(a[name][:, :3], b[name][:, :3], rtol=eps, atol=1e-12)
+            assert torch.equal(a[name][:, 3:], b[name][:, 3:])
+        elif name.startswith("table"):
             assert not exact_table or torch.equal(a[name], b[name]), name
         else:
             torch.testing.assert_close(a[name], b[name], rtol=1e-12, atol=1e-12, msg=name)
@@ -115,7 +123,8 @@ def test_cumulants_are_those_of_scipy():
         centred = features - features.mean(0)
         third, fourth = (centred**3).mean(0), (centred**4).mean(0) - 3 * features.var(0) ** 2
         np.testing.assert_allclose(moments.feature_cumulants(2)[i], features.var(0), rtol=1e-11)
-        np.testing.assert_allclose(moments.feature_cumulants(3)[i], third, rtol=1e-9)
+        # third powers of numbers near 1 cancel to a few 1e-2, and might to less
+        np.testing.assert_allclose(moments.feature_cumulants(3)[i], third, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(moments.feature_cumulants(4)[i], fourth, rtol=1e-8, atol=1e-12)
         # Fisher's unbiased statistics agree up to 1/n.
         n = len(features)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.layout import MoleculeLayout
@@ -55,9 +56,19 @@ def test_every_size_equals_numpy(molecules, moments, size):
 
 
 def test_the_shipped_statistics_are_these(moments):
-    shipped = GAGAStats.from_pretrained("qm9").moments
+    """Counts and hashes exactly; sums and eigenvalues to what another CPU's LAPACK rounds.
+
+    A planar molecule has an eigenvalue of 0, which LAPACK returns as some 1e-17, and every one is
+    off by a few roundings of the largest. The table's rows are rounded to float32 in the end.
+    """
+    shipped = GAGAStats.from_pretrained("qm9").moments.state_dict()
     for name, tensor in moments.state_dict().items():
-        np.testing.assert_allclose(shipped.state_dict()[name], tensor, rtol=1e-9, err_msg=name)
+        if tensor.is_floating_point() and tensor.numel():
+            rtol = 1e-9 if tensor.dtype == torch.float64 else torch.finfo(tensor.dtype).eps
+            atol = 64 * torch.finfo(torch.float64).eps * float(tensor.abs().max())
+            torch.testing.assert_close(shipped[name], tensor, rtol=rtol, atol=atol, msg=name)
+        else:
+            assert torch.equal(shipped[name], tensor), name
 
 
 def test_the_shipped_curve_lies_near_the_published_table():

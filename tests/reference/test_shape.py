@@ -142,15 +142,20 @@ def test_transport_depends_on_nothing_but_the_molecule(moments):
     z, mask = unit_noise([5, 4, 6, 4], dtype=torch.float32)
     together = reference.transport(z, mask)
     order = torch.tensor([2, 0, 3, 1])
-    assert torch.equal(reference.transport(z[order], mask[order]), together[order])
+
+    def same(found, expected):
+        # float32 roundings of numbers near 1, since products of other shapes may take another
+        # kernel; another latent would be off by more than 1e-3, as below
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+    same(reference.transport(z[order], mask[order]), together[order])
     wide = reference.transport(torch.nn.functional.pad(z, (0, 0, 0, 3)))
-    assert torch.equal(wide[:, :6], together)
+    same(wide[:, :6], together)
     for i, n in enumerate([5, 4, 6, 4]):
-        alone = reference.transport(z[i : i + 1, :n])
-        torch.testing.assert_close(alone[0], together[i, :n], rtol=1e-6, atol=1e-6)
+        same(reference.transport(z[i : i + 1, :n])[0], together[i, :n])
     gaps = torch.zeros(4, 12, 3 + F)
     gaps[:, ::2] = z
-    torch.testing.assert_close(reference.transport(gaps)[:, ::2], together, rtol=1e-6, atol=1e-6)
+    same(reference.transport(gaps)[:, ::2], together)
 
 
 def test_latent_is_the_same_at_every_level(moments):

@@ -1,1 +1,5 @@
 """How molecules are judged: stability, validity, shape, distances from data."""
+
+from gaga_adapter.molecules.metrics.evaluate import evaluate
+
+__all__ = ["evaluate"]

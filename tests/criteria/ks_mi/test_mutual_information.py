@@ -63,7 +63,10 @@ def test_ties_are_broken_by_the_noise_of_scikit_learn():
     x = torch.randint(3, (40, 2, 15), generator=generator()).double() + 5
     ours = knn_mutual_information(x, [(0, 1)], 3, generator(1))[:, 0]
     noise = normal(2, 15, 40, seed=1).permute(2, 0, 1).numpy()
-    scaled = x.numpy() / x.numpy().std(-1, keepdims=True)
+    # Equal points are 1e-10 apart and near 8, where numbers are 2e-15 apart. A standard deviation
+    # that numpy rounds otherwise would swap one pair of neighbours in 1e5, of some 1e4: so torch's.
+    spread = x.permute(1, 2, 0).contiguous().std(1, correction=0)
+    scaled = x.numpy() / spread.T.numpy()[..., None]
     scaled += 1e-10 * np.maximum(1, np.abs(scaled).mean(-1, keepdims=True)) * noise
     theirs = [_compute_mi_cc(one[0], one[1], 3) for one in scaled]
     np.testing.assert_allclose(ours, theirs, atol=1e-12)

@@ -205,7 +205,7 @@ def test_verdicts_equal_those_of_edm_itself(tmp_path, cache, noise, count):
 def test_importing_the_room_leaves_rdkit_asleep():
     code = (
         "import sys\n"
-        "from gaga_adapter.molecules import data, draw, encoding, formats, metrics, qm9, shape\n"
+        "from gaga_adapter.molecules import data, draw, encoding, formats, metrics, qm9\n"
         "print(sorted({'rdkit', 'diffusers', 'matplotlib', 'PIL'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
