@@ -18,10 +18,26 @@ ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backe
 ACCELERATE += ["--main_process_port", "0"]
 
 
-def launched(launcher, *arguments, cwd):
+#: What is left of the group in each of two processes, after it ended well or badly.
+THREADS = """
+import os, sys
+from contextlib import suppress
+from pathlib import Path
+from gaga_adapter.distributed import Processes, started
+with suppress(KeyError), started():
+    import torch.distributed.nn.functional
+    Processes.of_the_run().everyones("here")
+    if sys.argv[1] == "badly":
+        raise KeyError
+names = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+os.write(1, (" ".join(name.strip() for name in names if "gloo" in name) or "nothing ").encode())
+"""
+
+
+def launched(launcher, *arguments, cwd, module=("-m", "gaga_adapter")):
     """A command in two processes: (exit code, stdout, stderr)."""
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "gaga_adapter", *map(str, arguments)],
+        [sys.executable, "-m", *launcher, *module, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -92,6 +108,19 @@ def test_sample_under_accelerate(gaga, tmp_path, one_thread):
     gaga("sample", "--out", tmp_path / "one.sdf", *options)
     assert (tmp_path / "two.sdf").read_text() == (tmp_path / "one.sdf").read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.sdf", "two.sdf"]
+
+
+@pytest.mark.parametrize("ending", ["well", "badly"])
+def test_the_threads_of_a_group_end_with_it(tmp_path, ending):
+    """One that outlives the group may abort the process when the interpreter ends.
+
+    Diffusers imports `torch.distributed.nn`, whose functions hold the group that they find.
+    """
+    script = tmp_path / "script.py"
+    script.write_text(THREADS)
+    code, out, err = launched(TORCHRUN, script, ending, cwd=tmp_path, module=())
+    assert code == 0, err
+    assert out.split() == ["nothing"] * 2
 
 
 def test_one_process_that_fails_ends_the_run(tmp_path):
