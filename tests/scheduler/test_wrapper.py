@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import pickle
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -411,10 +412,19 @@ def test_init_is_not_scale():
         run(wrap(DDIMScheduler(), handover="init"), noise(), multiply=False)
 
 
-def test_noise_that_is_not_unit_noise():
-    for handover in ("init", "step", "scale"):
-        with pytest.raises(HandoverError, match="root mean square of 14"):
-            run(wrap(EulerDiscreteScheduler(), handover=handover), 14.6 * noise())
+@pytest.mark.parametrize("handover", ["init", "step", "scale"])
+@pytest.mark.parametrize("scale", [14.6, 2.2, 0.45, 1 / 14.6, 1e-6])
+def test_noise_that_is_not_unit_noise(handover, scale):
+    """Too small is as wrong as too large: a loop may have divided by its sigma, too."""
+    rms = float((scale * noise()).square().mean().sqrt())
+    with pytest.raises(HandoverError, match=re.escape(f"root mean square of {rms:.3g};")):
+        run(wrap(EulerDiscreteScheduler(), handover=handover), scale * noise())
+
+
+@pytest.mark.parametrize("scale", [1.8, 0.55])
+def test_noise_that_may_be_unit_noise(scale):
+    result, _ = run(wrap(EulerDiscreteScheduler(), handover="init"), scale * noise())
+    assert torch.isfinite(result).all()
 
 
 def test_mapping_twice_is_an_error():
@@ -502,6 +512,40 @@ def test_image_to_image_starts_inside_of_the_grid(cls, handover):
     for t in timesteps:
         x = base.step(0.1 * base.scale_model_input(x, t), t, x).prev_sample
     assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize("handover", ["init", "step"])
+@pytest.mark.parametrize("begin", [None, 0, 3])
+@pytest.mark.parametrize("cls", [DPMSolverMultistepScheduler, DEISMultistepScheduler])
+def test_a_begin_index_counts_from_the_first_entry_that_is_left(cls, begin, handover):
+    """These solvers get their whole grid back, since they end a run of under 15 steps otherwise."""
+    plain = cls()
+    plain.set_timesteps(20)
+    gaga = wrap(cls(), handover=handover)
+    gaga.set_timesteps(20, device="cpu")
+    n_extra = 1 if handover == "step" else 0
+    n_cut = 20 - (len(gaga.timesteps) - n_extra)
+    assert 20 - n_cut < 15
+    if begin:
+        with pytest.warns(GAGAWarning, match="a strength counts from t"):
+            gaga.set_begin_index(begin + n_extra)
+    elif begin == 0:
+        gaga.set_begin_index(0)
+    begin = begin or 0
+    timesteps = gaga.timesteps[len(gaga.timesteps) - (20 - n_cut - begin) :]
+    assert timesteps.tolist() == plain.timesteps[n_cut + begin :].tolist()
+    if begin:
+        x = expected = gaga.add_noise(torch.ones(4, *SHAPE), noise(), timesteps[:1])
+    elif handover == "init":
+        x = expected = noise() * gaga.init_noise_sigma
+    else:
+        x = expected = gaga.step(noise(), gaga.timesteps[0], noise()).prev_sample
+    plain.set_begin_index(n_cut + begin)
+    for t in timesteps:
+        x = gaga.step(0.1 * x, t, x).prev_sample
+        expected = plain.step(0.1 * expected, t, expected).prev_sample
+        assert gaga.step_index == plain.step_index
+    assert torch.equal(x, expected)
 
 
 def test_image_to_image_beyond_the_end_of_the_grid():
