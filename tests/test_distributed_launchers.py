@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gaga_adapter import GAGAStats
-from gaga_adapter.cli import main
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 #: `--multi_gpu` is how accelerate names several processes on a machine; it needs no GPU.
@@ -49,21 +48,6 @@ def launched(launcher, *arguments, cwd, module=("-m", "gaga_adapter")):
 
 
 @pytest.fixture
-def gaga(monkeypatch, capsys):
-    """The command in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        assert not stopped.value.code, captured.err
-        return captured.out
-
-    return run
-
-
-@pytest.fixture
 def one_thread():
     """As many threads as the launched processes have: sums of other lengths round differently."""
     before = torch.get_num_threads()
@@ -91,7 +75,7 @@ def test_fit_under_torchrun(gaga, tmp_path, one_thread):
     code, out, err = launched(TORCHRUN, "fit", "chains.npz", "--out", "two", *options, cwd=tmp_path)
     assert code == 0, err
     assert out.count("log-SNR* =") == 1  # the first process alone speaks
-    gaga("fit", tmp_path / "chains.npz", "--out", tmp_path / "one", *options)
+    assert gaga("fit", tmp_path / "chains.npz", "--out", tmp_path / "one", *options).code == 0
     one, two = (GAGAStats.from_pretrained(tmp_path / name) for name in ("one", "two"))
     assert two.log_snr_star == pytest.approx(one.log_snr_star, rel=1e-9)
     assert two.selection.curve.value == pytest.approx(one.selection.curve.value, rel=1e-8)
@@ -105,7 +89,7 @@ def test_sample_under_accelerate(gaga, tmp_path, one_thread):
     code, _, err = launched(ACCELERATE, "sample", "--out", "two.sdf", *options, cwd=tmp_path)
     assert code == 0, err
     assert err.count("wrote 7 molecules") == 1
-    gaga("sample", "--out", tmp_path / "one.sdf", *options)
+    assert gaga("sample", "--out", tmp_path / "one.sdf", *options).code == 0
     assert (tmp_path / "two.sdf").read_text() == (tmp_path / "one.sdf").read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.sdf", "two.sdf"]
 

@@ -8,17 +8,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet1DModel
 from torch import nn
 
-from gaga_adapter import GAGAScheduler, GAGAStats, MoleculeDenoiser, MoleculePipeline
+from gaga_adapter import GAGAScheduler, MoleculeDenoiser, MoleculePipeline
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.molecules.pipeline import edm_scheduler
 from gaga_adapter.scheduler.levels import timestep_log_snr
 from gaga_adapter.trained import unwatch_checkpoints, watch_checkpoints
 from gaga_adapter.training import record_trained, trained_log_snr
-
-
-@pytest.fixture(scope="module")
-def qm9():
-    return GAGAStats.from_pretrained("qm9")
 
 
 def tiny(log_snr=None):
