@@ -31,7 +31,8 @@ from gaga_adapter.stats import CONFIG_NAME, GAGAStats
 from gaga_adapter.streaming import collect
 
 if TYPE_CHECKING:
-    from gaga_adapter.report.facts import HeldOut, Samples
+    from gaga_adapter.report.facts import Samples
+    from gaga_adapter.report.histograms import HeldOut
 
 
 def run(
@@ -74,8 +75,9 @@ def run(
       gaga report stats/ --out report.html
       gaga report qm9 --data qm9:test --model embedded --out report.html
     """
+    from gaga_adapter.report.facts import report_facts
     from gaga_adapter.report.judges import verdicts
-    from gaga_adapter.report.page import facts, write_report
+    from gaga_adapter.report.page import write_report
 
     fitted = GAGAStats.from_pretrained(stats)
     if criteria is not None and data is None and criteria != "none":
@@ -92,10 +94,10 @@ def run(
             shown = _read(samples)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
-        found = facts(fitted, held_out, judged, shown, _written(stats), seed)
-    write_report(out, found)
+        facts = report_facts(fitted, held_out, judged, shown, _written(stats), seed)
+    write_report(out, facts)
     if as_json:
-        print_json(found.to_dict())
+        print_json(facts.to_dict())
     say(f"wrote {out}")
 
 
@@ -109,7 +111,7 @@ def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
 
 def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Report) -> HeldOut:
     """A uniform sample of the data, in the layout of the statistics."""
-    from gaga_adapter.report.facts import HeldOut
+    from gaga_adapter.report.histograms import HeldOut
 
     layout = stats.layout
     if isinstance(layout, AtomLayout):

@@ -14,7 +14,7 @@ import torch
 from gaga_adapter.criteria import Criterion
 from gaga_adapter.errors import DataError, TruncationError
 from gaga_adapter.fitting import DEFAULT_LOG_SNR, Verdict
-from gaga_adapter.report.facts import HeldOut
+from gaga_adapter.report.histograms import HeldOut
 from gaga_adapter.selection import bootstrap, select
 from gaga_adapter.stats import GAGAStats
 

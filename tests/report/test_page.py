@@ -20,9 +20,10 @@ from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
-from gaga_adapter.report.facts import HeldOut, Samples, histograms, savings, starts
-from gaga_adapter.report.page import facts, report, write_report
-from gaga_adapter.report.page_plot import Axis
+from gaga_adapter.report.facts import Samples, report_facts, savings, starts
+from gaga_adapter.report.histograms import HeldOut, histograms
+from gaga_adapter.report.page import report, write_report
+from gaga_adapter.report.plot import Axis
 from gaga_adapter.selection import Selection
 
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"q\""
@@ -245,7 +246,7 @@ def test_network_calls_are_those_beyond_t_star(dense):
 def test_schedules_that_never_get_that_noisy_are_named(dense):
     stats, _ = dense
     far = GAGAStats(stats.layout, stats.moments, -30.0, None, {"data": "latents"})
-    found = facts(far)
+    found = report_facts(far)
     assert next(s for s in found.savings if s.schedule == "ddpm/linear").kept is None
     text = Reader(report(far)).text
     assert "latents never count as Gaussian on ddpm/linear" in text
@@ -260,7 +261,7 @@ def test_data_of_another_layout_are_refused(molecules, dense):
 
 
 def test_page_is_written_whole_or_not_at_all(dense, tmp_path):
-    found = facts(dense[0])
+    found = report_facts(dense[0])
     write_report(tmp_path / "new" / "page.html", found)
     assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == report(dense[0])
     with pytest.raises(WriteError, match="cannot write"):
