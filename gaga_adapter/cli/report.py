@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -75,7 +76,8 @@ def run(
       gaga report stats/ --out report.html
       gaga report qm9 --data qm9:test --model embedded --out report.html
     """
-    from gaga_adapter.report.facts import report_facts
+    from gaga_adapter.molecules.formats import read_molecules
+    from gaga_adapter.report.facts import Samples, report_facts
     from gaga_adapter.report.judges import verdicts
     from gaga_adapter.report.page import write_report
 
@@ -91,7 +93,7 @@ def run(
             judged = verdicts(fitted, held_out, judges, seed, progress)
         shown = None
         if samples is not None:
-            shown = _read(samples)
+            shown = Samples(read_molecules(samples), samples)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
         facts = report_facts(fitted, held_out, judged, shown, _written(stats), seed)
@@ -143,13 +145,6 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Repo
     return HeldOut(source.name, collected.x, collected.mask)
 
 
-def _read(file: str) -> Samples:
-    from gaga_adapter.molecules.formats import read_molecules
-    from gaga_adapter.report.facts import Samples
-
-    return Samples(read_molecules(file), file)
-
-
 def _sample(
     stats: GAGAStats, model: str, n: int, steps: int, seed: int, device: str, progress: Report
 ) -> Samples:
@@ -168,8 +163,14 @@ def _sample(
     pipeline.to(torch_device(device))
 
     @contextmanager
-    def bar(total: int) -> Iterator[_Bar]:
-        yield _Bar(total, progress)
+    def bar(total: int) -> Iterator[Any]:
+        calls = count(1)
+
+        def update() -> None:
+            done = next(calls)
+            progress("sampling", done, max(total, done))
+
+        yield SimpleNamespace(update=update)
 
     done = pipeline(
         n,
@@ -182,26 +183,6 @@ def _sample(
         f"Sampled from t* with the model {model}, DDPM in {steps} steps, seed {seed}",
         done.network_calls,
     )
-
-
-@dataclass
-class _Bar:
-    """Network calls as the pipeline counts them, told to the console.
-
-    Attributes:
-        total: calls that are expected.
-        progress: of the console.
-        done: calls so far.
-    """
-
-    total: int
-    progress: Report
-    done: int = 0
-
-    def update(self) -> None:
-        """One network call was made."""
-        self.done += 1
-        self.progress("sampling", self.done, max(self.total, self.done))
 
 
 def _written(stats: str) -> str | None:

@@ -69,13 +69,7 @@ def merged(
     """A card with this generated section, and every other line of the existing one.
 
     A card without markers gets the section at its end. An existing header stays, except for the
-    licence if one is given.
-
-    Args:
-        section: Section that `generated` made.
-        repo_id: Hub id; the title of a new card is its last part.
-        existing: Card that is there already.
-        licence: Identifier of the licence as the hub spells it.
+    licence if one is given. The title of a new card is the last part of the hub id.
 
     Raises:
         ArtefactError: If the existing card has one marker of two, or several.
@@ -123,13 +117,7 @@ def _split(card: str) -> tuple[str | None, str]:
 
 
 def generated(stats: GAGAStats, repo_id: str, drawn: bool) -> str:
-    """The section between the markers, in markdown.
-
-    Args:
-        stats: Fitted statistics.
-        repo_id: Hub id that the section loads the statistics from.
-        drawn: Whether the picture of the curve lies beside the card.
-    """
+    """The section between the markers; `drawn` says whether the curve's picture lies beside it."""
     chosen, layout = stats.selection, stats.layout
     values = {
         "stats": stats,

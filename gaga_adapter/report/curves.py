@@ -42,13 +42,7 @@ _TITLES = {"nats": "divergence, nats per item", "p-value": "p-value"}
 
 @dataclass(frozen=True)
 class LabelledCurve:
-    """A curve and what was chosen on it.
-
-    Attributes:
-        name: Label of the curve.
-        curve: Curve of a criterion.
-        selection: Choice of t* on it, if there is one.
-    """
+    """A curve and the choice of t* on it, if there is one."""
 
     name: str
     curve: CriterionCurve
@@ -57,23 +51,14 @@ class LabelledCurve:
 
 @dataclass(frozen=True)
 class Panel:
-    """What a picture of the curves of one unit shows.
+    """What a picture of the curves of one unit shows."""
 
-    Attributes:
-        unit: Unit of the curves, nats or p-value.
-        title: Title of the vertical axis.
-        curves: Curves of this unit.
-        levels: Log-SNR at the left (data) and the right (noise) end.
-        limits: Lowest and highest value.
-        tolerances: Labels of the tolerance lines by their height.
-    """
-
-    unit: str
-    title: str
+    unit: str  # nats or p-value
+    title: str  # of the vertical axis
     curves: tuple[LabelledCurve, ...]
-    levels: tuple[float, float]
-    limits: tuple[float, float]
-    tolerances: Mapping[float, str]
+    levels: tuple[float, float]  # log-SNR at the left (data) and the right (noise) end
+    limits: tuple[float, float]  # lowest and highest value
+    tolerances: Mapping[float, str]  # labels of the tolerance lines by their height
 
 
 def panels(curves: Sequence[LabelledCurve]) -> list[Panel]:
@@ -94,16 +79,14 @@ def panels(curves: Sequence[LabelledCurve]) -> list[Panel]:
 def timestep_ticks(
     path: GaussianPath, n_steps: int, levels: tuple[float, float], most: int
 ) -> list[tuple[float, str]]:
-    """Log-SNR and label of round timesteps between two levels, about `most` of them."""
-    ticks: list[tuple[float, str]] = []
-    for share in (10, 5, 2, 1):
-        stride = n_steps / share
-        steps = [k * stride for k in range(1, share)]
+    """Log-SNR and label of round timesteps between two levels, at most `most` of them."""
+    for parts in (10, 5, 2):
+        steps = [n_steps * k / parts for k in range(1, parts)]
         places = [float(path.log_snr(torch.tensor(step / n_steps))) for step in steps]
         ticks = [
             (place, f"{step:.0f}")
             for place, step in zip(places, steps, strict=True)
-            if math.isfinite(place) and min(levels) <= place <= max(levels)
+            if min(levels) <= place <= max(levels)
         ]
         if len(ticks) <= most:
             break
@@ -214,15 +197,8 @@ def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath, n_steps: int) -> Non
     floor, ceiling = panel.limits
     for height, label in panel.tolerances.items():
         ax.axhline(height, color="#444444", lw=0.9, ls="--", zorder=1)
-        ax.annotate(
-            label,
-            (0.005, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
-            textcoords="offset points",
-            fontsize=8,
-            color="#444444",
-        )
+        style: dict[str, Any] = {"fontsize": 8, "color": "#444444", "textcoords": "offset points"}
+        ax.annotate(label, (0.005, height), (0, 2), ("axes fraction", "data"), **style)
     for one in panel.curves:
         curve, chosen = one.curve, one.selection
         colour = _COLOURS.get(curve.criterion, "#6c757d")
@@ -230,8 +206,8 @@ def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath, n_steps: int) -> Non
         label = f"{one.name}: {_star_text(chosen, path, n_steps)}"
         ax.plot(level, value.clip(floor), color=colour, lw=1.8, marker="o", ms=3, label=label)
         if panel.unit == "nats":
-            band = [(value + sign * MARGIN * error).clip(floor) for sign in (-1, 1)]
-            ax.fill_between(level, *band, color=colour, alpha=0.18)
+            low, high = ((value + sign * MARGIN * error).clip(floor) for sign in (-1, 1))
+            ax.fill_between(level, low, high, color=colour, alpha=0.18)
         if chosen is not None:
             ax.axvline(chosen.log_snr_star, color=colour, lw=1, ls=":")
             if chosen.interval is not None:
@@ -246,12 +222,10 @@ def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath, n_steps: int) -> Non
 def _star_text(selection: Selection | None, path: GaussianPath, n_steps: int) -> str:
     if selection is None:
         return "no t*"
-    star = _timestep(path, selection.log_snr_star, n_steps)
-    if selection.interval is None:
-        return f"t* = {star}"
-    # The noise side of the interval is the later timestep.
-    late, early = (_timestep(path, level, n_steps) for level in selection.interval)
-    return f"t* = {star} ({early} to {late})"
+    # The noise side of the interval, which comes first, is the later timestep.
+    levels = (selection.log_snr_star, *reversed(selection.interval or ()))
+    star, *ends = (_timestep(path, level, n_steps) for level in levels)
+    return f"t* = {star} ({' to '.join(ends)})" if ends else f"t* = {star}"
 
 
 def _timestep(path: GaussianPath, log_snr: float, n_steps: int) -> str:

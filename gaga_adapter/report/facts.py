@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ import torch
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import GAGAWarning, TruncationError
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
+from gaga_adapter.molecules.encoding import decode
+from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics, evaluate
 from gaga_adapter.noise.paths import NAMED_PATHS, named_path
 from gaga_adapter.report.curves import DEFAULT_PATH, LabelledCurve
 from gaga_adapter.report.histograms import HeldOut, Histogram, histograms
@@ -27,7 +30,6 @@ from gaga_adapter.stats import GAGAStats
 if TYPE_CHECKING:
     from gaga_adapter.fitting import Verdict
     from gaga_adapter.molecules.data import MoleculeSet
-    from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics
 
 #: Version of the json in the page.
 REPORT_VERSION = 1
@@ -35,53 +37,32 @@ REPORT_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Molecules that a model made.
-
-    Attributes:
-        molecules: All molecules; the metrics are computed on them.
-        source: Name of the file, or of what sampled them.
-        network_calls: Number of network calls per molecule, if known.
-    """
+    """Molecules that a model made."""
 
     molecules: MoleculeSet
-    source: str
-    network_calls: int | None = None
+    source: str  # name of the file, or of what sampled them
+    network_calls: int | None = None  # per molecule, if known
 
 
 @dataclass(frozen=True)
 class Saving:
-    """Network calls of one solver on one schedule.
-
-    Attributes:
-        schedule: Name of the schedule.
-        solver: Name of the solver.
-        n_steps: Number of steps asked of the solver.
-        full: Number of calls along the full trajectory.
-        kept: Number of calls from t* on; None if the schedule never gets that noisy.
-    """
+    """Network calls of one solver on one schedule."""
 
     schedule: str
     solver: str
     n_steps: int
-    full: int
-    kept: int | None
+    full: int  # calls along the full trajectory
+    kept: int | None  # calls from t* on; None if the schedule never gets that noisy
 
 
 @dataclass(frozen=True)
 class Start:
-    """Place of t* on one named schedule.
-
-    Attributes:
-        schedule: Name of the schedule.
-        value: Training timestep, time of a flow, or sigma; None if it is never reached.
-        kind: `timestep`, `time` or `sigma`.
-        share: Share of the path, 0 to 1; None for schedules in sigma, and if it is never reached.
-    """
+    """Place of t* on one named schedule."""
 
     schedule: str
-    value: float | None
-    kind: str
-    share: float | None
+    value: float | None  # training timestep, time of a flow, or sigma; None if never reached
+    kind: str  # timestep, time or sigma
+    share: float | None  # of the path, 0 to 1; None for schedules in sigma, and if never reached
 
     @property
     def text(self) -> str:
@@ -100,35 +81,27 @@ class Start:
 
 def starts(log_snr_star: float, n_steps: int = 1000) -> tuple[Start, ...]:
     """t* under every named schedule."""
-    return tuple(_start(name, log_snr_star, n_steps) for name in NAMED_PATHS)
-
-
-def _start(name: str, log_snr_star: float, n_steps: int) -> Start:
-    path = named_path(name, n_steps=n_steps)
-    kind = "timestep" if path.n_steps else "time" if name.startswith("flow") else "sigma"
-    try:
-        t = path.first_time(log_snr_star)
-    except TruncationError:
-        return Start(name, None, kind, None)
-    value = {"timestep": round(t * n_steps), "time": t, "sigma": float(path.b(t))}[kind]
-    return Start(name, value, kind, None if kind == "sigma" else t)
+    places = []
+    for name in NAMED_PATHS:
+        path = named_path(name, n_steps=n_steps)
+        kind = "timestep" if path.n_steps else "time" if name.startswith("flow") else "sigma"
+        value = share = None
+        with suppress(TruncationError):  # it never gets that noisy
+            t = path.first_time(log_snr_star)
+            value = {"timestep": round(t * n_steps), "time": t, "sigma": float(path.b(t))}[kind]
+            share = None if kind == "sigma" else t
+        places.append(Start(name, value, kind, share))
+    return tuple(places)
 
 
 @dataclass(frozen=True)
 class CurveRow:
-    """One level of a curve.
-
-    Attributes:
-        log_snr: Level of the noise.
-        value: Value of the criterion; NaN if it is not computable.
-        std_error: Standard error of the value.
-        is_gaussian: Whether sampling may start at this level.
-    """
+    """One level of a curve."""
 
     log_snr: float
-    value: float
+    value: float  # NaN if it is not computable
     std_error: float
-    is_gaussian: bool
+    is_gaussian: bool  # whether sampling may start at this level
 
 
 def curve_rows(curve: CriterionCurve, log_snr_star: float | None) -> list[CurveRow]:
@@ -189,70 +162,63 @@ def _saving(
     return Saving(schedule, solver, n_steps, full, min(len(wrapped.timesteps), full))
 
 
-def metric_rows(metrics: MoleculeMetrics, of_data: MoleculeMetrics | None) -> list[dict[str, Any]]:
-    """Name, unit, and the figures of samples and data with their standard errors."""
-    rows: list[dict[str, Any]] = []
-
-    def pair(one: MoleculeMetrics | None, factor: float, pick: Any) -> Any:  # noqa: ANN401
-        estimate = None if one is None else pick(one)
-        if estimate is None:
-            return None
-        error = estimate.std_error
-        return estimate.value * factor, None if error is None else error * factor
-
-    def row(name: str, unit: str, pick: Any) -> None:  # noqa: ANN401
-        samples, data = (pair(m, 100 if unit == "%" else 1, pick) for m in (metrics, of_data))
-        if samples is not None:
-            rows.append({"name": name, "unit": unit, "samples": samples, "data": data})
-
-    row("atoms stable", "%", lambda m: m.atom_stability)
-    row("molecules stable", "%", lambda m: m.molecule_stability)
-    row("valid", "%", lambda m: m.validity)
-    row("unique among valid", "%", lambda m: m.uniqueness)
-    row("novel among distinct", "%", lambda m: m.novelty)
-    row("connected", "%", lambda m: m.shape.connected)
-    row("size v_x", "Å²", lambda m: m.shape.v_x)
-    row("spread of v_x", "Å²", lambda m: m.shape.v_x_spread)
-    row("anisotropy", "", lambda m: m.shape.anisotropy)
-    for element in metrics.shape.element_shares:
-        row(f"{element} atoms", "%", lambda m, e=element: m.shape.element_shares.get(e))
+def _metrics(layout: Layout, held_out: HeldOut | None, samples: Samples) -> list[dict[str, Any]]:
+    """Name, unit, and the figures of samples and of the first 1000 data, with standard errors."""
+    truth = None
+    if isinstance(layout, MoleculeLayout) and held_out is not None and held_out.mask is not None:
+        truth = evaluate(decode(held_out.x[:1000], held_out.mask[:1000], layout))
+    metrics = evaluate(samples.molecules)
+    picks: list[tuple[str, str, Callable[[MoleculeMetrics], Any]]] = [
+        ("atoms stable", "%", lambda m: m.atom_stability),
+        ("molecules stable", "%", lambda m: m.molecule_stability),
+        ("valid", "%", lambda m: m.validity),
+        ("unique among valid", "%", lambda m: m.uniqueness),
+        ("novel among distinct", "%", lambda m: m.novelty),
+        ("connected", "%", lambda m: m.shape.connected),
+        ("size v_x", "Å²", lambda m: m.shape.v_x),
+        ("spread of v_x", "Å²", lambda m: m.shape.v_x_spread),
+        ("anisotropy", "", lambda m: m.shape.anisotropy),
+        *(
+            (f"{element} atoms", "%", lambda m, e=element: m.shape.element_shares.get(e))
+            for element in metrics.shape.element_shares
+        ),
+    ]
+    rows = []
+    for name, unit, pick in picks:
+        ours, theirs = (_figure(one and pick(one), unit) for one in (metrics, truth))
+        if ours is not None:
+            rows.append({"name": name, "unit": unit, "samples": ours, "data": theirs})
     return rows
+
+
+def _figure(estimate: Any, unit: str) -> tuple[float, float | None] | None:  # noqa: ANN401
+    """Value and standard error of an estimate that may be missing."""
+    if estimate is None:
+        return None
+    factor, error = 100 if unit == "%" else 1, estimate.std_error
+    return estimate.value * factor, None if error is None else error * factor
 
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """Everything that a page says.
-
-    Attributes:
-        stats: Fitted statistics.
-        curves: Labelled curves; the first is that of the statistics, if they hold one.
-        without_star: Reasons why other criteria gave no t*, by name.
-        starts: Places of t* on the named schedules.
-        savings: Network calls under the common schedules and solvers.
-        histograms: Histograms of the channels at t*.
-        held_out: Name and number of the data that were compared with.
-        samples: Molecules, if there are any.
-        metrics: Rows of `metric_rows`.
-        written: Day on which the statistics were written, if known.
-    """
+    """Everything that a page says."""
 
     stats: GAGAStats
-    curves: tuple[LabelledCurve, ...]
-    without_star: Mapping[str, str]
+    curves: tuple[LabelledCurve, ...]  # the first is that of the statistics, if they hold one
+    without_star: Mapping[str, str]  # reasons why other criteria gave no t*, by name
     starts: tuple[Start, ...]
     savings: tuple[Saving, ...]
     histograms: tuple[Histogram, ...]
-    held_out: tuple[str, int] | None
+    held_out: tuple[str, int] | None  # name and number of the data that were compared with
     samples: Samples | None
     metrics: list[dict[str, Any]]
-    written: str | None
+    written: str | None  # day on which the statistics were written, if known
 
     @property
     def selection(self) -> Selection | None:
         """The choice behind t*; None if another t* was put in its place."""
         chosen = self.stats.selection
-        replaced = chosen is None or chosen.log_snr_star != self.stats.log_snr_star
-        return None if replaced else chosen
+        return chosen if chosen and chosen.log_snr_star == self.stats.log_snr_star else None
 
     @property
     def home(self) -> Start:
@@ -263,11 +229,11 @@ class Facts:
     @property
     def home_interval(self) -> tuple[float, float] | None:
         """Timesteps of the 90 % interval on that schedule, the early one first."""
-        if self.selection is None or self.selection.interval is None or self.home.share is None:
+        interval = None if self.selection is None else self.selection.interval
+        if interval is None or self.home.share is None:
             return None
-        path = named_path(self.home.schedule)
-        late, early = (1000 * float(path.time_at_log_snr(s)) for s in self.selection.interval)
-        return early, late
+        late, early = map(named_path(self.home.schedule).time_at_log_snr, interval)
+        return 1000 * float(early), 1000 * float(late)
 
     def to_dict(self) -> dict[str, Any]:
         """The json of the page; a figure that is not finite is null in it."""
@@ -297,8 +263,7 @@ class Facts:
                 "metrics": self.metrics,
             },
         }
-        plain: dict[str, Any] = _finite(document)
-        return plain
+        return dict(_finite(document))
 
 
 def report_facts(
@@ -343,17 +308,6 @@ def versions_text(versions: object) -> str:
     """The library versions of a provenance in one line; empty if they are not recorded."""
     found = versions if isinstance(versions, Mapping) else {}
     return ", ".join(f"{name} {version}" for name, version in found.items())
-
-
-def _metrics(layout: Layout, held_out: HeldOut | None, samples: Samples) -> list[dict[str, Any]]:
-    """Metrics of the samples, beside those of the first 1000 of the data."""
-    from gaga_adapter.molecules.encoding import decode
-    from gaga_adapter.molecules.metrics.evaluate import evaluate
-
-    truth = None
-    if isinstance(layout, MoleculeLayout) and held_out is not None and held_out.mask is not None:
-        truth = evaluate(decode(held_out.x[:1000], held_out.mask[:1000], layout))
-    return metric_rows(evaluate(samples.molecules), truth)
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any json value

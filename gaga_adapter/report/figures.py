@@ -22,14 +22,7 @@ WIDE, NARROW = 880, 340  # pixels
 
 
 def curve_plot(panel: Panel, schedule: str, width: int, styles: Mapping[str, int]) -> Markup:
-    """Curves of one unit over the log-SNR, from data (left) to noise (right).
-
-    Args:
-        panel: What the picture shows.
-        schedule: Named schedule whose timesteps are counted above.
-        width: Width in pixels.
-        styles: Number of the colour by label.
-    """
+    """The picture of a panel, with the timesteps of a schedule and a number of colour by label."""
     bottom, top, height = (292.0, 40.0, 340) if panel.unit == "nats" else (182.0, 40.0, 230)
     names = ", ".join(one.name for one in panel.curves)
     plot = Plot(width, height, f"{panel.title} over log-SNR, from data to noise: {names}")
@@ -56,15 +49,14 @@ def curve_plot(panel: Panel, schedule: str, width: int, styles: Mapping[str, int
             if one.selection.interval is not None:
                 noise, data = map(x, one.selection.interval)
                 plot.box(data, top, noise - data, bottom - top, f"interval {css}")
-            star = x(one.selection.log_snr_star)
-            plot.line([(star, top), (star, bottom)], f"star {css}")
+            at = x(one.selection.log_snr_star)
+            plot.line([(at, top), (at, bottom)], f"star {css}")
     for value, label in panel.tolerances.items():
         plot.line([(x.start, y(value)), (x.end, y(value))], "tolerance")
         plot.text(x.end - 4, y(value) - 6, label, "tick", "end")
     for one in panel.curves:
         _one_curve(plot, one, x, y, styles[one.name])
     if first is not None:
-        star = x(first.log_snr_star)
         shift, anchor = (-5, "end") if star > x.end - 30 else (5, "start")
         plot.text(star + shift, top + 15, "t*", "mark-text", anchor)
     return plot.svg()

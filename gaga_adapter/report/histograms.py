@@ -39,40 +39,24 @@ MOST_CHANNELS = 12
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Data to compare the reference with, in the layout of the statistics.
-
-    Attributes:
-        name: Where the data come from.
-        x: Molecules (M, N, 3 + F), or dense data (M, C, ...).
-        mask: Mask of the real atoms (M, N), bool; `None` for dense data.
-    """
+    """Data to compare the reference with, in the layout of the statistics."""
 
     name: str
-    x: Tensor
-    mask: Tensor | None = None
+    x: Tensor  # molecules (M, N, 3 + F), or dense data (M, C, ...)
+    mask: Tensor | None = None  # real atoms (M, N), bool; None for dense data
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """One channel at t*, divided by `a`.
-
-    Attributes:
-        name: Name of the channel.
-        unit: Unit of the axis.
-        edges: Edges of the bins (K + 1,).
-        reference: Density of the fitted start (K,), per unit.
-        data: Density of the noised data (K,); None without data.
-        unfitted: Density of N(0, I) at this level (K,); None if it has no simple form.
-        moments: Mean and standard deviation by `data`, `reference` and `unfitted`.
-    """
+    """One channel at t*, divided by `a`: densities per unit of the axis, in K bins."""
 
     name: str
     unit: str
-    edges: tuple[float, ...]
-    reference: tuple[float, ...]
-    data: tuple[float, ...] | None
-    unfitted: tuple[float, ...] | None
-    moments: dict[str, tuple[float, float]]
+    edges: tuple[float, ...]  # (K + 1,)
+    reference: tuple[float, ...]  # the fitted start (K,)
+    data: tuple[float, ...] | None  # the noised data (K,), if there are any
+    unfitted: tuple[float, ...] | None  # N(0, I) at this level (K,), if it has a simple form
+    moments: dict[str, tuple[float, float]]  # mean and standard deviation of each of the three
 
 
 def histograms(
@@ -141,13 +125,11 @@ def _channels(layout: Layout) -> list[tuple[str, str, slice, float]]:
 
 def _check_channels(layout: Layout, held_out: HeldOut) -> None:
     shape = tuple(held_out.x.shape[1:])
-    dense = isinstance(layout, DenseLayout)
-    fits = (
-        shape == layout.shape
-        if isinstance(layout, DenseLayout)
-        else len(shape) == 2 and shape[-1] == layout.n_channels
-    )
-    if not fits or (held_out.mask is None) != dense:
+    if isinstance(layout, DenseLayout):
+        fits = held_out.mask is None and shape == layout.shape
+    else:
+        fits = held_out.mask is not None and shape[1:] == (layout.n_channels,)
+    if not fits:
         raise StatsMismatchError(
             f"the statistics describe {layout.describe()}, {held_out.name} has items of shape "
             f"{shape}. Pass data in the layout of the statistics."
@@ -175,49 +157,36 @@ def _numbers(x: Tensor, mask: Tensor | None, columns: slice) -> _Array:
     """All numbers of some channels (n,), thinned evenly."""
     values = x[:, columns].flatten() if mask is None else x[mask][:, columns].flatten()
     stride = max(1, math.ceil(len(values) / _MOST))
-    thinned: _Array = values[::stride].to(torch.float64).numpy()
-    return thinned
+    return np.asarray(values[::stride].double())
 
 
 def _sizes(x: Tensor, mask: Tensor) -> _Array:
     """`v_x` of every molecule of at least two atoms (m,), in the square of the positions' unit."""
     degrees = 3 * (mask.sum(1) - 1)
-    sizes: _Array = (x[..., :3].square().sum((1, 2)) / degrees)[degrees > 0].numpy()
-    return sizes
+    return np.asarray((x[..., :3].square().sum((1, 2)) / degrees)[degrees > 0])
 
 
 def _histogram(
     name: str, unit: str, reference: _Array, data: _Array | None, unfitted: float | None
 ) -> Histogram:
-    arrays = [reference] if data is None else [reference, data]
-    ends = [np.quantile(values, (0.002, 0.998)) for values in arrays]
+    arrays = {"reference": reference} if data is None else {"reference": reference, "data": data}
+    ends = [np.quantile(values, (0.002, 0.998)) for values in arrays.values()]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if not high > low:  # a constant
         low, high = low - 1.0, high + 1.0
     edges = np.linspace(low, high, _BINS + 1)
-    moments = {"reference": _moments(reference)}
-    if data is not None:
-        moments["data"] = _moments(data)
-    bell = None
+    moments = {key: _moments(values) for key, values in arrays.items()}
+    heights = {key: _rounded(_density(values, edges)) for key, values in arrays.items()}
     if unfitted is not None:
-        moments["unfitted"] = (0.0, unfitted)
         middle = (edges[1:] + edges[:-1]) / 2
         bell = np.exp(-0.5 * (middle / unfitted) ** 2) / (unfitted * math.sqrt(2 * math.pi))
-    return Histogram(
-        name,
-        unit,
-        _rounded(edges),
-        _rounded(_density(reference, edges)),
-        None if data is None else _rounded(_density(data, edges)),
-        None if bell is None else _rounded(bell),
-        moments,
-    )
+        moments["unfitted"], heights["unfitted"] = (0.0, unfitted), _rounded(bell)
+    start, others = heights["reference"], (heights.get("data"), heights.get("unfitted"))
+    return Histogram(name, unit, _rounded(edges), start, *others, moments)
 
 
 def _density(values: _Array, edges: _Array) -> _Array:
-    counts, _ = np.histogram(values, edges)
-    density: _Array = counts / (len(values) * np.diff(edges))
-    return density
+    return np.asarray(np.histogram(values, edges)[0] / (len(values) * np.diff(edges)))
 
 
 def _moments(values: _Array) -> tuple[float, float]:

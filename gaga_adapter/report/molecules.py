@@ -31,22 +31,16 @@ _STICK = 0.22  # angstrom: width of a single bond
 
 @dataclass(frozen=True)
 class Picture:
-    """One molecule.
+    """One molecule."""
 
-    Attributes:
-        formula: Elements with their counts, in the order of Hill (1900).
-        verdict: Whether its bonds have allowed valences.
-        marks: Content of an `svg` element of `SIZE`; it refers to the gradients of the page.
-    """
-
-    formula: list[tuple[str, int]]
-    verdict: str
-    marks: Markup
+    formula: list[tuple[str, int]]  # elements with their counts, in the order of Hill (1900)
+    verdict: str  # whether its bonds have allowed valences
+    marks: Markup  # content of an svg element of SIZE; it refers to the gradients of the page
 
 
-def pictures(molecules: MoleculeSet) -> list[Picture]:
-    """A picture of every molecule, all on one scale."""
-    models = ball_and_stick(molecules)
+def pictures(molecules: MoleculeSet, most: int = 16) -> list[Picture]:
+    """Pictures of the first molecules, all on one scale."""
+    models = ball_and_stick(molecules.subset(slice(most)))
     fits = np.array([min(_fit(model), _LARGEST) for model in models])
     scale = float(fits[fits > np.median(fits) / 2].min())  # one that flew apart shrinks alone
     shown = []
@@ -72,9 +66,8 @@ def gradients(molecules: MoleculeSet) -> list[tuple[int, list[tuple[int, str]]]]
 def _hill_formula(symbols: list[str]) -> list[tuple[str, int]]:
     """Elements with their counts: carbon, hydrogen, then the others by name (Hill 1900)."""
     counts = Counter(symbols)
-    first = [s for s in ("C", "H") if s in counts] if "C" in counts else []
-    order = first + sorted(set(counts) - set(first))
-    return [(symbol, counts[symbol]) for symbol in order]
+    first = ("C", "H") if "C" in counts else ()
+    return sorted(counts.items(), key=lambda item: (item[0] not in first, item[0]))
 
 
 def _fit(model: BallAndStick) -> float:

@@ -16,19 +16,16 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.layout import AtomLayout, DenseLayout, Layout
-from gaga_adapter.moments import DenseMoments
-from gaga_adapter.report import figures
+from gaga_adapter.layout import DenseLayout, MoleculeLayout
+from gaga_adapter.report import figures, molecules
 from gaga_adapter.report.curves import panels
 from gaga_adapter.report.facts import Facts, Samples, curve_rows, report_facts, versions_text
 from gaga_adapter.report.histograms import MOST_CHANNELS, HeldOut
-from gaga_adapter.report.templates import read, render
+from gaga_adapter.report.templates import render
 from gaga_adapter.stats import GAGAStats
 
 if TYPE_CHECKING:
     from gaga_adapter.fitting import Verdict
-
-_MOST_PICTURES = 16
 
 
 def report(
@@ -77,76 +74,34 @@ def write_report(file: str | Path, facts: Facts) -> None:
 def page(facts: Facts) -> str:
     """The whole document."""
     layout = facts.stats.layout
-    shown: dict[str, Any] = {}
-    if facts.samples is not None:
-        from gaga_adapter.report import molecules
-
-        first = facts.samples.molecules.subset(slice(_MOST_PICTURES))
-        shown = {
-            "pictures": molecules.pictures(first),
-            "gradients": molecules.gradients(first),
-            "picture_size": molecules.SIZE,
-        }
     document, address = _embedded_json(facts.to_dict())
     values = {
         "facts": facts,
-        "name": _text(facts.stats.provenance.get("data", "these data")),
+        "data": _text(facts.stats.provenance.get("data", "")),
         "is_dense": isinstance(layout, DenseLayout),
+        "is_molecules": isinstance(layout, MoleculeLayout),
         "panels": panels(facts.curves),
         "styles": {one.name: k % 5 for k, one in enumerate(facts.curves)},
         "figures": figures,
+        "molecules": molecules,
         "curve_rows": curve_rows,
-        "first_channels": MOST_CHANNELS
-        if layout.n_channels > MOST_CHANNELS and not hasattr(layout, "elements")
-        else None,
+        "most_channels": MOST_CHANNELS,
         "provenance": _provenance(facts),
-        "css": read("page.css"),
         "json": document,
         "address": address,
     }
-    return render("page.html.j2", values | shown)
+    return render("page.html.j2", values)
 
 
-def _provenance(facts: Facts) -> list[tuple[str, str]]:
-    """Rows of the table that says what was fitted."""
-    stats = facts.stats
-    provenance = dict(stats.provenance)
-    versions = provenance.pop("versions", {})
-    rows = [
-        ("data", provenance.pop("data", "not recorded")),
-        ("items", f"{stats.moments.count:,}"),
-        ("channels", _channels(stats.layout)),
-        ("moments", _moments(stats)),
-    ]
-    provenance.pop("count", None)
+def _provenance(facts: Facts) -> dict[str, str]:
+    """What the table of provenance says beyond data, items, channels and moments."""
+    provenance = dict(facts.stats.provenance)
+    versions = versions_text(provenance.pop("versions", None))
     written = provenance.pop("date", facts.written)
-    rows += [] if written is None else [("written", written)]
-    rows += [(key.replace("_", " "), value) for key, value in provenance.items()]
-    rows += [("versions", versions_text(versions))] if versions else []
-    return [(key, _text(value)) for key, value in rows]
-
-
-def _channels(layout: Layout) -> str:
-    if isinstance(layout, (DenseLayout, AtomLayout)):
-        return layout.describe()
-    parts = [
-        f"positions in Å / {layout.position_scale:g}",
-        f"one-hot of {', '.join(layout.elements)} / {layout.onehot_scale:g}",
-    ]
-    if layout.charge_scale is not None:
-        parts.append(f"atomic number / {layout.charge_scale:g}")
-    return "; ".join(parts)
-
-
-def _moments(stats: GAGAStats) -> str:
-    moments = stats.moments
-    if isinstance(moments, DenseMoments):
-        return f"{moments.kind} covariance, order {moments.max_order}"
-    sizes = moments.sizes
-    return (
-        f"per size, {int(sizes.min())} to {int(sizes.max())} atoms, order {moments.max_order}; up "
-        f"to {moments.table_size} molecules of each size kept"
-    )
+    for key in ("data", "count"):
+        provenance.pop(key, None)
+    rows = {"written": written, **provenance, "versions": versions}
+    return {key: _text(value) for key, value in rows.items() if value not in (None, "")}
 
 
 def _text(value: object) -> str:

@@ -19,21 +19,13 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """A map from values to pixels, linear in the value or in its logarithm.
+    """A map from values to pixels, linear in the value or in its logarithm."""
 
-    Attributes:
-        low: Value at the pixel `start`; it may be the larger one.
-        high: Value at the pixel `end`.
-        start: Pixel of `low`.
-        end: Pixel of `high`.
-        is_log: Whether the map is linear in the logarithm; values are positive then.
-    """
-
-    low: float
-    high: float
+    low: float  # value at the pixel `start`; it may be the larger one
+    high: float  # value at the pixel `end`
     start: float
     end: float
-    is_log: bool = False
+    is_log: bool = False  # values are positive then
 
     def __call__(self, value: float) -> float:
         """Pixel of a value; values beyond the ends stay at the ends."""

@@ -45,13 +45,6 @@ def plain(value: object) -> Markup:
     return Markup(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
-def read(name: str) -> Markup:
-    """A file beside this one, such as the style sheet, as it is."""
-    environment = _environment()
-    assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, name)[0])
-
-
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(

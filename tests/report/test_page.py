@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gaga_adapter import GAGAStats
+from gaga_adapter.cli.show import print_stats
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import StatsMismatchError, WriteError
 from gaga_adapter.fitting import Verdict
@@ -20,6 +21,7 @@ from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.report.card import generated
 from gaga_adapter.report.facts import Samples, report_facts, savings, starts
 from gaga_adapter.report.histograms import HeldOut, histograms
 from gaga_adapter.report.page import report, write_report
@@ -241,6 +243,20 @@ def test_network_calls_are_those_beyond_t_star(dense):
     places = {start.schedule: start for start in starts(0.2)}
     assert places["karras/edm"].value == pytest.approx(math.exp(-0.1))
     assert places["flow/linear"].value == pytest.approx(1 / (1 + math.exp(0.1)))
+
+
+def test_show_card_and_page_say_the_same(dense, capsys):
+    stats, _ = dense
+    print_stats(stats)
+    shown = capsys.readouterr().out
+    card = generated(stats, "me/latents", drawn=False)
+    text = Reader(report(stats)).text
+    for start in starts(stats.log_snr_star):
+        line = next(line for line in shown.splitlines() if start.schedule in line)
+        assert start.text in line
+        assert start.share_text in line
+        assert f"| `{start.schedule}` | {start.text} | {start.share_text} |" in card
+        assert f"{start.schedule}{start.text}\n{start.share_text}" in text
 
 
 def test_schedules_that_never_get_that_noisy_are_named(dense):
