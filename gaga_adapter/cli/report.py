@@ -86,17 +86,17 @@ def run(
         raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")
     with progress_bar() as progress:
         held_out = None if data is None else _held_out(fitted, data, items, seed, progress)
-        judged = {}
+        answers = {}
         if held_out is not None:
             names = _names(criteria, fitted)
             judges = [make_criterion(name, model, torch_device(device)) for name in names]
-            judged = verdicts(fitted, held_out, judges, seed, progress)
+            answers = verdicts(fitted, held_out, judges, seed, progress)
         shown = None
         if samples is not None:
             shown = Samples(read_molecules(samples), samples)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
-        facts = report_facts(fitted, held_out, judged, shown, _written(stats), seed)
+        facts = report_facts(fitted, held_out, answers, shown, _written(stats), seed)
     write_report(out, facts)
     if as_json:
         print_json(facts.to_dict())

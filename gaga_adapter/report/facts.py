@@ -306,8 +306,8 @@ def home_schedule(layout: Layout) -> str:
 
 def versions_text(versions: object) -> str:
     """The library versions of a provenance in one line; empty if they are not recorded."""
-    found = versions if isinstance(versions, Mapping) else {}
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+    items = versions.items() if isinstance(versions, Mapping) else ()
+    return ", ".join(f"{name} {version}" for name, version in items)
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any json value

@@ -73,11 +73,14 @@ def write_report(file: str | Path, facts: Facts) -> None:
 
 def page(facts: Facts) -> str:
     """The whole document."""
-    layout = facts.stats.layout
+    layout, provenance = facts.stats.layout, facts.stats.provenance
+    own_rows = ("data", "count", "date", "versions")
     document, address = _embedded_json(facts.to_dict())
     values = {
         "facts": facts,
-        "data": _text(facts.stats.provenance.get("data", "")),
+        "data": _text(provenance.get("data", "")),
+        "written": _text(provenance.get("date", facts.written or "")),
+        "versions": versions_text(provenance.get("versions")),
         "is_dense": isinstance(layout, DenseLayout),
         "is_molecules": isinstance(layout, MoleculeLayout),
         "panels": panels(facts.curves),
@@ -86,22 +89,11 @@ def page(facts: Facts) -> str:
         "molecules": molecules,
         "curve_rows": curve_rows,
         "most_channels": MOST_CHANNELS,
-        "provenance": _provenance(facts),
+        "provenance": {k: _text(value) for k, value in provenance.items() if k not in own_rows},
         "json": document,
         "address": address,
     }
     return render("page.html.j2", values)
-
-
-def _provenance(facts: Facts) -> dict[str, str]:
-    """What the table of provenance says beyond data, items, channels and moments."""
-    provenance = dict(facts.stats.provenance)
-    versions = versions_text(provenance.pop("versions", None))
-    written = provenance.pop("date", facts.written)
-    for key in ("data", "count"):
-        provenance.pop(key, None)
-    rows = {"written": written, **provenance, "versions": versions}
-    return {key: _text(value) for key, value in rows.items() if value not in (None, "")}
 
 
 def _text(value: object) -> str:
