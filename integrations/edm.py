@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
 from gaga_adapter.subspace import remove_mean
@@ -36,6 +37,8 @@ METHODS = {
     "sample": ("n_samples", "n_nodes", "node_mask", "edge_mask", "context"),
     "sample_p_xh_given_z0": ("z0", "node_mask"),
 }
+# Positions (B, N, 3) without centre of mass, features by name, and node mask (B, N, 1).
+Molecules = tuple[Tensor, dict[str, Tensor], Tensor]
 
 
 class EDM(Adapter):
@@ -72,28 +75,21 @@ class EDM(Adapter):
             numbers = getattr(getattr(data, "transform", None), "atomic_number_list", None)
         if numbers is None:
             return None
-        from rdkit.Chem import GetPeriodicTable
-
-        symbol = GetPeriodicTable().GetElementSymbol
-        return tuple(symbol(int(number)) for number in torch.as_tensor(numbers).flatten())
+        return tuple(SYMBOLS[int(number)] for number in torch.as_tensor(numbers).flatten())
 
     def atom_model(self, model: Model) -> Model:
         """The part that takes atoms and gives them back: the model, or its autoencoder."""
         return model
 
     def encode(
-        self,
-        model: Model,
-        molecules: tuple[Tensor, dict[str, Tensor], Tensor],
-        context: Tensor | None,
-        generator: torch.Generator,
+        self, model: Model, molecules: Molecules, context: Tensor | None, generator: Generator
     ) -> Tensor:
         """Positions, one-hot and charges, normalised by the model itself."""
         x, h, *_ = model.normalize(*molecules)
         return torch.cat([x, h["categorical"], h["integer"]], -1)
 
     def diffused(
-        self, model: Model, batch: Batch, context: Tensor | None, generator: torch.Generator
+        self, model: Model, batch: Batch, context: Tensor | None, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         """The encoded molecules of a batch."""
         molecules = read_molecules(batch, self.atom_model(model))
@@ -124,13 +120,8 @@ def classes(model: Model, elements: tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(elements)
 
 
-def read_molecules(batch: Batch, model: Model) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Positions (B, N, 3) without centre of mass, features by name, and node mask (B, N, 1).
-
-    Args:
-        batch: Batch of an EDM loader.
-        model: Module that takes the atoms: it knows `num_classes` and `include_charges`.
-    """
+def read_molecules(batch: Batch, model: Model) -> Molecules:
+    """The molecules of a batch of an EDM loader, for the module that takes the atoms."""
     needed = ["positions", "one_hot", "atom_mask", *(["charges"] if model.include_charges else [])]
     if not isinstance(batch, Mapping) or not set(needed) <= set(batch):
         form = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.subspace import project
 
-from .edm import ATTRIBUTES, EDM, METHODS, largest_class
+from .edm import ATTRIBUTES, EDM, METHODS, Molecules, largest_class
 from .patching.subclass import Recipe
 from .protocol import Model, lacks
 
@@ -51,11 +51,7 @@ class GeoLDM(EDM):
         return model.vae
 
     def encode(
-        self,
-        model: Model,
-        molecules: tuple[Tensor, dict[str, Tensor], Tensor],
-        context: Tensor | None,
-        generator: torch.Generator,
+        self, model: Model, molecules: Molecules, context: Tensor | None, generator: Generator
     ) -> Tensor:
         """A draw from the latent, `mean + sigma_0 eps`."""
         n_context = _n_context(model.vae)
@@ -90,11 +86,8 @@ class GeoLDM(EDM):
         )
         if not getattr(model, "trainable_ae", False):
             return reason
-        warnings.warn(
-            f"{reason} Fit again when it matters: fit_from(model, loader).",
-            GAGAWarning,
-            stacklevel=2,
-        )
+        advice = f"{reason} Fit again when it matters: fit_from(model, loader)."
+        warnings.warn(advice, GAGAWarning, stacklevel=2)
         return None
 
     def extra_methods(self, base: type[Any]) -> dict[str, Any]:
@@ -114,8 +107,8 @@ def _all_classes(base: type[Any]) -> Mapping[str, Any]:
         self: Model,
         z_xh: Tensor,
         node_mask: Tensor,
-        edge_mask: Tensor | None = None,
-        context: Tensor | None = None,
+        edge_mask: object = None,
+        context: object = None,
     ) -> Any:  # noqa: ANN401
         x, h = base.decode(self, z_xh, node_mask, edge_mask, context)
         _, features = self.decoder._forward(z_xh, node_mask, edge_mask, context)

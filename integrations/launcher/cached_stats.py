@@ -116,8 +116,7 @@ class FixedLevel:
         progress: object = None,
     ) -> CriterionCurve:
         """The curve, see `Criterion.curve`."""
-        zeros = (0.0,) * len(log_snr)
-        levels = tuple(log_snr.tolist())
+        zeros, levels = (0.0,) * len(log_snr), tuple(log_snr.tolist())
         return CriterionCurve(self.name, reference.kind, self.unit, levels, zeros, zeros, len(x))
 
 

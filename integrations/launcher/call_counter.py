@@ -30,8 +30,7 @@ class CallCounter:
         self.batches: Counter[tuple[int, int, int]] = Counter()
         self._say = say
         self._calls: int | None = None  # of the sample that is being drawn
-        self._truncation: object = None  # the last one that was reported
-        self._reports: set[str] = set()
+        self._reports: set[object] = set()  # truncations and their lines: copies are cut alike
 
     @contextmanager
     def watch(self, model: Model, adapter: Adapter) -> Iterator[None]:
@@ -58,12 +57,11 @@ class CallCounter:
 
     def _count_call(self, model: Model, adapter: Adapter, run: Callable[[], Any]) -> Any:  # noqa: ANN401
         state = state_of(model)
-        if isinstance(state, Truncation) and state is not self._truncation:
-            self._truncation = state
+        if isinstance(state, Truncation) and state not in self._reports:
             line = _describe(model, state)
-            if line not in self._reports:  # copies of a model are cut alike
-                self._reports.add(line)
+            if line not in self._reports:
                 self._say(line)
+            self._reports |= {state, line}
         if self._calls is not None:
             self._calls += 1
         return run()

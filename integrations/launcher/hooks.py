@@ -39,7 +39,7 @@ def stand_in(name: str, contents: Callable[[], dict[str, Any]]) -> Iterator[None
         yield
     finally:
         sys.meta_path.remove(finder)
-        if finder.module is not None and sys.modules.get(name) is finder.module:
+        if getattr(sys.modules.get(name), "__loader__", None) is finder:
             del sys.modules[name]
 
 
@@ -67,14 +67,12 @@ class _StandIn(MetaPathFinder, Loader):
 
     def __init__(self, name: str, contents: Callable[[], dict[str, Any]]) -> None:
         self.name, self.contents = name, contents
-        self.module: ModuleType | None = None
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:  # noqa: ANN401
         return ModuleSpec(fullname, self) if fullname == self.name else None
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module).update(self.contents())
-        self.module = module
 
 
 class _Watcher(MetaPathFinder):

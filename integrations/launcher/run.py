@@ -37,6 +37,12 @@ from .shims import SHIMS, apply_shims
 
 __all__ = ["Options", "run_script"]
 
+_MOVING_LATENT = (
+    "with --trainable_ae and no --ae_path the latent is random when training starts, so statistics "
+    "and t* of it mean nothing later. Train as upstream does and start at t* afterwards "
+    "(gaga run geoldm -- eval_analyze.py ...), or train the autoencoder first and pass --ae_path."
+)
+
 
 def run_script(
     kind: str,
@@ -80,7 +86,6 @@ class _Run:
         self.codebase, self.script, self.options = codebase, script, options
         self.say, self.progress = say, progress
         self.trains = script.name.startswith("main_")
-        self.stats: GAGAStats | None = None
         if options.stats not in ("auto", "none"):
             self.stats = GAGAStats.from_pretrained(options.stats)
         self.counter = CallCounter(say)
@@ -136,14 +141,12 @@ class _Run:
         options = self.options
         if not self.handles:
             self.stack.enter_context(self.counter.watch(model, adapter_for(model)))
-        stats: Callable[[Model], GAGAStats] | None
-        if options.stats == "none":
-            stats = None
-        elif self.stats is not None:
-            named = self.stats
-            stats = lambda model: named  # noqa: E731 - weights come later, so it waits
-        else:
-            self._refuse_moving_latent(args)
+        stats: Callable[[Model], Any] | None = None
+        if options.stats not in ("auto", "none"):
+            stats = lambda model: self.stats  # noqa: E731 - weights come later, so it waits
+        elif options.stats == "auto":
+            if self.trains and getattr(args, "trainable_ae", False) and args.ae_path is None:
+                raise GAGAError(_MOVING_LATENT)
             data = f"{args.dataset}, as {self.codebase.name} loads it to train"
             context = self._context(model, args, properties)
             stats = CachedStats(
@@ -160,18 +163,7 @@ class _Run:
     def _folder(self, args: Namespace) -> Path:
         """The folder of a model: where its arguments were read from, or its experiment's."""
         folders = [folder for namespace, folder in self.folders if namespace is args]
-        if folders and not self.trains:
-            return folders[0]
-        return Path("outputs", args.exp_name)
-
-    def _refuse_moving_latent(self, args: Namespace) -> None:
-        if self.trains and getattr(args, "trainable_ae", False) and args.ae_path is None:
-            raise GAGAError(
-                "with --trainable_ae and no --ae_path the latent is random when training starts, "
-                "so statistics and t* of it mean nothing later. Train as upstream does and start "
-                "at t* afterwards (gaga run geoldm -- eval_analyze.py ...), or train the "
-                "autoencoder first and pass --ae_path."
-            )
+        return folders[0] if folders and not self.trains else Path("outputs", args.exp_name)
 
     def _context(self, model: Model, args: Namespace, properties: Any) -> Context | None:  # noqa: ANN401
         """Makes the context of a batch for an autoencoder that takes one."""

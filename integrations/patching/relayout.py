@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gaga_adapter.elements import atomic_numbers
 from gaga_adapter.errors import GAGAWarning, StatsMismatchError
 from gaga_adapter.layout import Layout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
@@ -64,14 +65,11 @@ def in_layout(stats: GAGAStats, layout: Layout, reference: str) -> GAGAStats:
 
 def feature_map(have: MoleculeLayout, want: MoleculeLayout) -> Tensor:
     """The matrix A (F', F) from the features of one layout to those of another."""
-    from rdkit.Chem import GetPeriodicTable
-
     n = len(have.elements)
     matrix = torch.zeros(want.n_features, have.n_features, dtype=torch.float64)
     matrix[:n, :n] = torch.eye(n) * (have.onehot_scale / want.onehot_scale)
     if want.charge_scale is not None:
-        number = GetPeriodicTable().GetAtomicNumber
-        numbers = torch.tensor([number(element) for element in have.elements])
+        numbers = torch.tensor(atomic_numbers(have.elements))
         matrix[n, :n] = numbers * (have.onehot_scale / want.charge_scale)
     return matrix
 
@@ -100,7 +98,8 @@ def map_moments(moments: ExchangeableMoments, scale: float, matrix: Tensor) -> E
         mean[:, 2 + old : 3 + old] * scale**4,
         (matrix @ mean[:, 3 + old :].reshape(-1, old, old) @ matrix.T).flatten(1),
     ]
-    head = torch.block_diag(torch.tensor([[scale**2]], dtype=torch.float64), matrix)
+    head = torch.zeros(1 + new, 1 + old, dtype=torch.float64)
+    head[0, 0], head[1:, 1:] = scale**2, matrix
     return ExchangeableMoments.from_state_dict(
         {
             **state,

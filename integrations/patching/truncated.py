@@ -136,29 +136,21 @@ _STARTING: ContextVar[Any] = ContextVar("gaga_starting", default=None)
 _CHECKING: ContextVar[list[float] | None] = ContextVar("gaga_checking", default=None)
 
 
-@dataclass(frozen=True)
 class _Call:
-    """A call of one of upstream's methods on a truncated model."""
+    """A call of one of upstream's methods on a truncated model.
 
-    model: Model
-    name: str
-    method: Method
-    bound: inspect.BoundArguments
+    Upstream gets the `arguments` by name, as they are when `run` is called.
+    """
 
-    @property
-    def truncation(self) -> Truncation:
-        """How the model is cut."""
-        truncation: Truncation = self.model._gaga
-        return truncation
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments by name; upstream gets what is written here."""
-        return self.bound.arguments
+    def __init__(
+        self, model: Model, name: str, method: Method, bound: inspect.BoundArguments
+    ) -> None:
+        self.model, self.name, self.method, self._bound = model, name, method, bound
+        self.truncation: Truncation = model._gaga
+        self.arguments = bound.arguments
 
     def run(self) -> Any:  # noqa: ANN401 - upstream's own
-        """What upstream's method returns."""
-        return self.method(*self.bound.args, **self.bound.kwargs)
+        return self.method(*self._bound.args, **self._bound.kwargs)
 
 
 def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
@@ -199,7 +191,7 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
     output = call.run()
     if isinstance(output, Tensor) and output.requires_grad:
         output.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: call.truncation.note_training(call.model)
+            lambda gradient: call.model._gaga.note_training(call.model)
         )
     return output
 
