@@ -25,8 +25,6 @@ from ..patching.fitting import Context, fit_from
 from ..protocol import Model, adapter_for
 from .options import Options, Progress, Say
 
-FOLDER = "gaga"
-
 
 @dataclass(frozen=True)
 class CachedStats:
@@ -43,7 +41,7 @@ class CachedStats:
 
     def __call__(self, model: Model) -> GAGAStats:
         """The statistics of a model that has its weights."""
-        folder = self.folder / FOLDER
+        folder = self.folder / "gaga"
         if (folder / CONFIG_NAME).is_file() and not (self.trains or self.options.refit):
             stats = GAGAStats.from_pretrained(folder)
             reason = self._reason_to_refit(model, stats)

@@ -37,19 +37,19 @@ def require_checkout(folder: Path, kind: str | None = None) -> Codebase:
     """
     if kind is not None and kind not in CODEBASES:
         raise GAGAError(f"unknown codebase {kind!r}. Known: {', '.join(CODEBASES)}.")
-    wanted = [CODEBASES[kind]] if kind else list(CODEBASES.values())
+    candidates = [CODEBASES[kind]] if kind else list(CODEBASES.values())
     missing = [file for file in _FILES if not (folder / file).is_file()]
     if missing:
         raise GAGAError(
-            f"{folder} is not a checkout of {' or '.join(base.name for base in wanted)}: no "
+            f"{folder} is not a checkout of {' or '.join(base.name for base in candidates)}: no "
             f"{', '.join(missing)}. Take the top folder of a clone of "
-            f"{' or '.join(base.repository for base in wanted)}."
+            f"{' or '.join(base.repository for base in candidates)}."
         )
     models = (folder / _FILES[0]).read_text(encoding="utf-8")
     codebase = GEOLDM if f"def {GEOLDM.factory}(" in models else EDM
-    if codebase not in wanted:
+    if codebase not in candidates:
         raise GAGAError(
-            f"{folder} is a checkout of {codebase.name}, not of {wanted[0].name}. Use "
-            f"`gaga run {codebase.kind}` here, or go to a clone of {wanted[0].repository}."
+            f"{folder} is a checkout of {codebase.name}, not of {candidates[0].name}. Use "
+            f"`gaga run {codebase.kind}` here, or go to a clone of {candidates[0].repository}."
         )
     return codebase

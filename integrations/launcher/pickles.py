@@ -22,7 +22,7 @@ from gaga_adapter.errors import ArtefactError
 from .hooks import replace_attribute
 
 #: What a pickle may name: classes that only hold values. Python 2 called `builtins` otherwise.
-ADMITTED: dict[tuple[str, str], type[Any]] = {
+PLAIN_CLASSES: dict[tuple[str, str], type[Any]] = {
     ("torch", "device"): torch.device,
     **{
         (module, kind.__name__): kind
@@ -60,7 +60,7 @@ def after_load(then: Callable[[IO[bytes], Any], None]) -> AbstractContextManager
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Resolves every name by `ADMITTED`, and `Namespace` by a class of its own.
+    """Resolves every name by `PLAIN_CLASSES`, and `Namespace` by a class of its own.
 
     A pickle can set attributes of any object that it holds, of a class, too. So it gets a class
     that is thrown away, and its instances become true `argparse.Namespace` objects afterwards.
@@ -78,15 +78,15 @@ class _PlainUnpickler(pickle.Unpickler):
                 instances.append(super().__new__(cls))
                 return instances[-1]  # type: ignore[return-value]
 
-        self._admitted = {("argparse", "Namespace"): Namespace, **ADMITTED}
+        self._classes = {("argparse", "Namespace"): Namespace, **PLAIN_CLASSES}
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class
         """The class that a pickle names, if it is admitted."""
-        if (module, name) not in self._admitted:
-            known = ", ".join(sorted({f"{m}.{n}" for m, n in self._admitted if m[0] != "_"}))
+        if (module, name) not in self._classes:
+            known = ", ".join(sorted({f"{m}.{n}" for m, n in self._classes if m[0] != "_"}))
             raise ArtefactError(
                 f"{self.source} is refused: it asks for {module}.{name}, and nothing of it was "
                 f"run. Allowed: plain values and {known}. If you know where the file comes from, "
                 "write its values to a new pickle of an argparse.Namespace."
             )
-        return self._admitted[module, name]
+        return self._classes[module, name]

@@ -125,14 +125,15 @@ class _Run:
 
         @functools.wraps(factory)
         def make(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - upstream's own
-            model, nodes, properties = factory(*args, **kwargs)
-            given = signature.bind(*args, **kwargs).arguments
-            handle = self._patch(model, given["args"], given["dataloader_train"], properties)
-            parallel = getattr(given["args"], "dp", False) and torch.cuda.device_count() > 1
+            result = factory(*args, **kwargs)
+            model, properties = result[0], result[2]
+            call = signature.bind(*args, **kwargs).arguments
+            handle = self._patch(model, call["args"], call["dataloader_train"], properties)
+            parallel = getattr(call["args"], "dp", False) and torch.cuda.device_count() > 1
             if self.trains and parallel:
-                model.to(given["device"])
+                model.to(call["device"])
                 handle.settle()  # replicas of a model cannot be fitted
-            return model, nodes, properties
+            return result
 
         return replace_attribute(models, self.codebase.factory, make)
 
@@ -202,14 +203,14 @@ def _as_main(checkout: Path, script: Path, command: Sequence[str]) -> Iterator[M
     """
     own = {p.stem for p in checkout.glob("*.py")} | {p.parent.name for p in checkout.glob("*/*.py")}
 
-    def loaded() -> dict[str, ModuleType]:
+    def modules() -> dict[str, ModuleType]:
         return {name: m for name, m in sys.modules.items() if name.partition(".")[0] in own}
 
     main = ModuleType("__main__")
     main.__file__ = str(script)
-    hidden = {**loaded(), "__main__": sys.modules["__main__"]}
+    before = {**modules(), "__main__": sys.modules["__main__"]}
     argv, path = sys.argv, list(sys.path)
-    for name in hidden:
+    for name in before:
         del sys.modules[name]
     sys.modules["__main__"] = main
     sys.argv = [*command]
@@ -217,9 +218,9 @@ def _as_main(checkout: Path, script: Path, command: Sequence[str]) -> Iterator[M
     try:
         yield main
     finally:
-        for name in loaded():
+        for name in modules():
             del sys.modules[name]
-        sys.modules.update(hidden)
+        sys.modules.update(before)
         sys.argv, sys.path[:] = argv, path
 
 

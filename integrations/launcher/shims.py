@@ -15,7 +15,7 @@ import itertools
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -61,7 +61,7 @@ def apply_shims(shims: Sequence[Shim], say: Callable[[str], None]) -> Iterator[N
 # -- packages that are not installed ---------------------------------------------------------------
 
 
-def _package(name: str, instead: str, **contents: Any) -> Shim:  # noqa: ANN401 - any names
+def _package(name: str, instead: str, **contents: object) -> Shim:
     def in_place(report: Report) -> AbstractContextManager[None]:
         def fill() -> dict[str, Any]:
             report()
@@ -114,19 +114,14 @@ def _inside(
     return lambda report: after_import(modules, lambda module: change(module, report))
 
 
-@contextmanager
-def _w_xaxis(module: ModuleType, report: Report) -> Iterator[None]:
-    axes: Any = module.Axes3D
-    if hasattr(axes, "w_xaxis"):
-        yield
-        return
-
+def _w_xaxis(module: ModuleType, report: Report) -> AbstractContextManager[None]:
     def w_xaxis(self: Any) -> Any:  # noqa: ANN401 - matplotlib's
         report()
         return self.xaxis
 
-    with replace_attribute(axes, "w_xaxis", property(w_xaxis)):
-        yield
+    if hasattr(module.Axes3D, "w_xaxis"):
+        return nullcontext()
+    return replace_attribute(module.Axes3D, "w_xaxis", property(w_xaxis))
 
 
 class _Numpy:

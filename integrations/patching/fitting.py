@@ -88,7 +88,6 @@ def fit_from(
     generator = torch.Generator().manual_seed(seed)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        """What the model diffuses: x (B, N, 3 + F) and mask (B, N)."""
         batch = None
         for batch in loader:
             with torch.no_grad():

@@ -24,13 +24,7 @@ Fit = Callable[[Model], GAGAStats]
 
 
 class LatePatch:
-    """The state of a model that is to be patched at its first use.
-
-    Args:
-        adapter: Adapter of the model.
-        fit: Function of the model that gives the statistics.
-        cut: Function that patches an unpatched model: `cut(model, stats, origin=self)`.
-    """
+    """The state of a model that is to be patched, by `cut(model, stats)`, at its first use."""
 
     def __init__(self, adapter: Adapter, fit: Fit, cut: Callable[..., Truncation]) -> None:
         self.adapter, self.fit, self.cut = adapter, fit, cut

@@ -131,15 +131,15 @@ class AbsoluteTime:
 
 # The model whose next noise is the start of a sample; a context variable, so that threads that
 # sample from one model do not meet.
-_STARTING: ContextVar[Any] = ContextVar("gaga_starting", default=None)
+_NEXT_START: ContextVar[Any] = ContextVar("gaga_next_start", default=None)
 # What a self-check sees: the width of the first noise, then the times of the network.
-_CHECKING: ContextVar[list[float] | None] = ContextVar("gaga_checking", default=None)
+_SELF_CHECK: ContextVar[list[float] | None] = ContextVar("gaga_self_check", default=None)
 
 
 class _Call:
     """A call of one of upstream's methods on a truncated model.
 
-    Upstream gets the `arguments` by name, as they are when `run` is called.
+    Upstream gets `arguments` as they are when `run` is called.
     """
 
     def __init__(
@@ -181,11 +181,11 @@ def _around(base: type[Any], name: str, wrapper: Callable[[_Call], Any]) -> Meth
 def _network(call: _Call) -> Any:  # noqa: ANN401
     """The network gets the time that it was trained with."""
     t = call.truncation.absolute(call.arguments["t"])
-    observations = _CHECKING.get()
+    observations = _SELF_CHECK.get()
     if observations is not None:
         observations.append(float(t.flatten()[0]))
         if observations[-1] == 0 or len(observations) > 4:
-            raise _Checked
+            raise _EndOfCheck
         return call.arguments["x"].clone()  # not zeros: these read as a failure upstream
     call.arguments["t"] = t
     output = call.run()
@@ -199,10 +199,10 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
 def _noise(call: _Call) -> Any:  # noqa: ANN401
     """The first noise of a sample is sent to the reference."""
     z = call.run()
-    if _STARTING.get() is not call.model:
+    if _NEXT_START.get() is not call.model:
         return z
-    _STARTING.set(None)
-    truncation, observations = call.truncation, _CHECKING.get()
+    _NEXT_START.set(None)
+    truncation, observations = call.truncation, _SELF_CHECK.get()
     if observations is not None:
         observations.append(z.shape[-1])
         return z
@@ -216,7 +216,7 @@ def _start(call: _Call) -> Any:  # noqa: ANN401
     """A sample starts at t*, if statistics and weights allow it."""
     truncation, model = call.truncation, call.model
     truncation.adapter.prepare(model, call.name, call.arguments)
-    if truncation.stats is not None and _CHECKING.get() is None:
+    if truncation.stats is not None and _SELF_CHECK.get() is None:
         check_fresh(truncation.adapter, model, truncation.stats)
     trained = trained_log_snr(model)
     if trained is not None:
@@ -229,11 +229,11 @@ def _start(call: _Call) -> Any:  # noqa: ANN401
 
 @contextmanager
 def _next_noise_is_start(model: Model) -> Iterator[None]:
-    token = _STARTING.set(model)
+    token = _NEXT_START.set(model)
     try:
         yield
     finally:
-        _STARTING.reset(token)
+        _NEXT_START.reset(token)
 
 
 def _frames(call: _Call) -> Iterator[Any]:
@@ -279,7 +279,7 @@ def check_fresh(adapter: Adapter, model: Model, stats: GAGAStats) -> None:
         raise StatsMismatchError(f"{reason} Fit again: fit_from(model, loader).")
 
 
-class _Checked(BaseException):
+class _EndOfCheck(BaseException):
     """Ends the sampling of a self-check; no upstream `except Exception` stops it."""
 
 
@@ -299,11 +299,11 @@ def check_by_sampling(model: Model, truncation: Truncation) -> None:
     edge_mask = 1 - torch.eye(3, device=device).repeat(2, 1, 1).view(-1, 1)
     observations: list[float] = []
     probe.install(model)
-    token = _CHECKING.set(observations)
+    token = _SELF_CHECK.set(observations)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             truncation.adapter.draw(model, node_mask, edge_mask)
-    except _Checked:
+    except _EndOfCheck:
         pass
     except Exception as error:
         raise UnsupportedModelError(
@@ -311,7 +311,7 @@ def check_by_sampling(model: Model, truncation: Truncation) -> None:
             f"({type(error).__name__}: {error})."
         ) from error
     finally:
-        _CHECKING.reset(token)
+        _SELF_CHECK.reset(token)
         probe.uninstall(model)
     width, *times = observations or [0.0]
     if width < 1 or width % 1:
