@@ -180,7 +180,7 @@ def _around(base: type[Any], name: str, wrapper: Callable[[_Call], Any]) -> Meth
 
 def _network(call: _Call) -> Any:  # noqa: ANN401
     """The network gets the time that it was trained with."""
-    t = call.truncation.absolute(call.arguments["t"])
+    model, t = call.model, call.truncation.absolute(call.arguments["t"])
     observations = _SELF_CHECK.get()
     if observations is not None:
         observations.append(float(t.flatten()[0]))
@@ -191,7 +191,7 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
     output = call.run()
     if isinstance(output, Tensor) and output.requires_grad:
         output.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: call.model._gaga.note_training(call.model)
+            lambda gradient: model._gaga.note_training(model)
         )
     return output
 

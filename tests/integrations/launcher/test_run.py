@@ -292,7 +292,7 @@ def test_the_script_ends_as_it_wants(gaga, trained, edm, end, code):
     if end == "raise":
         trace = err[err.index("Traceback") :]
         assert "RuntimeError: the script failed" in trace
-        assert "launcher.py" not in trace
+        assert "launcher/run.py" not in trace
         assert "runpy" not in trace
 
 
