@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import GAGAWarning, TruncationError
+from gaga_adapter.noise.conventions import log_snr
+from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.scheduler.grid import SLACK
 from gaga_adapter.stats import GAGAStats
 
 SPACINGS = ("suffix", "respace")
@@ -111,7 +112,8 @@ def truncate_sigmas(
     levels = _checked(given)
     noisy = levels[levels > 0]
     sigma_star = data_scale * math.exp(-stats.log_snr_star / 2)
-    beyond = int((2 * noisy.log() >= 2 * math.log(sigma_star) - SLACK).sum())
+    star = -2 * math.log(sigma_star)
+    beyond = len(noisy) - first_beyond(log_snr(noisy).flip(0), star)
     if beyond == 0:
         warnings.warn(
             f"the list begins at sigma={float(noisy[0]):.6g}, closer to the data than "

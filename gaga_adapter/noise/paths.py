@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.noise.levels import TOLERANCE, first_beyond
 
 
 class GaussianPath(ABC):
@@ -78,9 +79,7 @@ class GaussianPath(ABC):
     def _checked_log_snr(self, log_snr: float | Tensor) -> Tensor:
         values = torch.as_tensor(log_snr, dtype=torch.float64)
         low, high = self.log_snr_range
-        # One part in 1e12 beyond an end is rounding of a value that came from the path itself.
-        slack = 1e-12 * max([1.0, *(abs(end) for end in (low, high) if math.isfinite(end))])
-        outside = ~((values >= low - slack) & (values <= high + slack))
+        outside = ~((values >= low - TOLERANCE) & (values <= high + TOLERANCE))
         if bool(outside.any()):
             worst = float(values[outside].flatten()[0])
             raise TruncationError(
@@ -220,16 +219,16 @@ class TabulatedPath(GaussianPath):
         """First node at or beyond this log-SNR: the least `i` with `log_snr_i <= log_snr`.
 
         Raises:
-            TruncationError: even the last node has a higher SNR.
+            TruncationError: If even the last node has a higher SNR.
         """
-        beyond = (self._log_snr <= log_snr).nonzero()
-        if len(beyond) == 0:
+        first = first_beyond(self._log_snr, log_snr)
+        if first == len(self._log_snr):
             low, high = self.log_snr_range
             raise TruncationError(
                 f"no node of {self!r} has a log-SNR of {log_snr:.6g} or less: its range is "
                 f"[{low:.6g}, {high:.6g}]. Sample from its end, or choose a higher log-SNR."
             )
-        return int(beyond[0])
+        return first
 
 
 class VPPath(TabulatedPath):

@@ -24,11 +24,10 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
-from gaga_adapter.noise.conventions import Level, Scheduler, log_snr
-from gaga_adapter.scheduler.families import Family
+from gaga_adapter.noise.conventions import Level, Scheduler, convention_of, log_snr
+from gaga_adapter.noise.levels import TOLERANCE, first_beyond, is_beyond
+from gaga_adapter.scheduler.families import family_of
 
-#: A level counts as at t* if its log-SNR is off by no more than float32 tables are.
-SLACK = 1e-5
 #: Respacing stops at this many entries where nothing else limits the grid.
 FINEST = 1 << 17
 
@@ -74,7 +73,6 @@ class GridMaker:
 
     Args:
         scheduler: to be truncated in place.
-        family: its row of the table.
         make: the scheduler's own `set_timesteps`, unbound.
         call: the arguments of the caller.
         log_snr_star: characteristic log-SNR.
@@ -85,15 +83,14 @@ class GridMaker:
     def __init__(
         self,
         scheduler: Scheduler,
-        family: Family,
         make: Callable[..., None],
         call: inspect.BoundArguments,
         log_snr_star: float,
         trained_log_snr: float | None = None,
     ) -> None:
         self.scheduler = scheduler
-        self.family = family
-        self.convention = family.convention(scheduler)
+        self.family = family_of(scheduler)
+        self.convention = convention_of(scheduler)
         self._make = make
         self._call = call
         self._log_snr_star = log_snr_star
@@ -148,22 +145,22 @@ class GridMaker:
 
     def _ratios(self) -> Tensor:
         """Noise-to-signal ratios (n,) at which a step with a network call begins."""
-        ratios = self.convention.grid(self.scheduler)[self.family.steps(self.scheduler)]
-        return ratios[: len(ratios) - self.family.tail]
+        ratios = self.convention.grid()[self.family.steps(self.scheduler)]
+        return ratios[: len(ratios) - self.convention.row.tail]
 
-    def _is_beyond(self, ratios: Tensor) -> Tensor:
-        return log_snr(ratios) <= self._log_snr_star + SLACK
+    def _is_beyond(self, ratio: Tensor) -> bool:
+        return bool(is_beyond(log_snr(ratio), self._log_snr_star))
 
     def _n_steps_beyond(self) -> int:
         """Steps that remain when the first is the last one at or beyond t*."""
-        beyond = self._is_beyond(self._ratios())
-        n_beyond = max(int(beyond.sum()), 1)  # the level falls along the grid
-        least = min(self.family.least_steps(self.scheduler), len(beyond))
-        return max(self._n_trained(len(beyond) - n_beyond + 1), least)
+        ratios = self._ratios()
+        n_closer = first_beyond(log_snr(ratios).flip(0), self._log_snr_star)
+        least = self.family.least_steps(self.scheduler)
+        return min(max(self._n_trained(n_closer + 1), least), len(ratios))
 
     def _n_trained(self, n_steps: int) -> int:
         """Of the last `n_steps` steps, those that begin where the network was trained."""
-        known = log_snr(self._ratios()) >= self._trained - SLACK
+        known = log_snr(self._ratios()) >= self._trained - TOLERANCE
         return min(n_steps, int(known.sum()))
 
     def _cut(self, n_steps: int, is_whole: bool, keep_whole: bool = False) -> Cut:
@@ -184,7 +181,7 @@ class GridMaker:
             level=self.convention.level(float(ratios[n_dropped])),
             n_steps=n_steps,
             is_whole=is_whole,
-            reaches=bool(self._is_beyond(ratios[n_dropped])) or self._is_limited(ratios, n_dropped),
+            reaches=self._is_beyond(ratios[n_dropped]) or self._is_limited(ratios, n_dropped),
             before=before,
             place=place,
             whole=whole if keep_whole and is_shortened else None,
@@ -192,7 +189,7 @@ class GridMaker:
 
     def _is_limited(self, ratios: Tensor, n_dropped: int) -> bool:
         """A noisier entry was there, and the network was not trained at it."""
-        return n_dropped > 0 and bool(log_snr(ratios[n_dropped - 1]) < self._trained - SLACK)
+        return n_dropped > 0 and bool(log_snr(ratios[n_dropped - 1]) < self._trained - TOLERANCE)
 
     # -- finer grids ----------------------------------------------------------------------------
 
@@ -248,7 +245,7 @@ class GridMaker:
         for _ in range(40):
             middle = (low + high) / 2
             self._make_resampled(named, middle)
-            reached = bool(self._is_beyond(self._ratios()[0]))
+            reached = self._is_beyond(self._ratios()[0])
             low, high = (middle, high) if reached else (low, middle)
         self._make_resampled(named, low)
 

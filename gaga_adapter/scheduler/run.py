@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, GAGAWarning, HandoverError
-from gaga_adapter.noise.conventions import Scheduler
+from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.scheduler.families import supported_family
+from gaga_adapter.scheduler.families import family_of
 from gaga_adapter.scheduler.grid import Finest, GridMaker
 from gaga_adapter.scheduler.handover import (
     HANDOVERS,
@@ -134,14 +134,8 @@ class TruncatedRun:
         truncation = self._gaga_truncation()
         scheduler: Scheduler = self
         call = self._gaga_signatures["set_timesteps"].bind(self, *args, **kwargs)
-        family = supported_family(self)
         maker = GridMaker(
-            self,
-            family,
-            make,
-            call,
-            truncation.log_snr_star,
-            truncation.options.trained_log_snr,
+            self, make, call, truncation.log_snr_star, truncation.options.trained_log_snr
         )
         if truncation.options.spacing == "suffix":
             cut = maker.suffix()
@@ -165,7 +159,7 @@ class TruncatedRun:
         lead = _lead(timesteps, cut.before) if self._gaga_mode().leads(bare) else None
         self._gaga_start = Start(
             reference=truncation.reference.at(cut.level.a, cut.level.b),
-            noise_scale=family.noise_scale(self),
+            noise_scale=maker.convention.row.noise_scale(self),
             first=float(timesteps[0]),
             lead=lead,
             is_truncated=not cut.is_whole,
@@ -334,18 +328,15 @@ class TruncatedRun:
                 first = torch.full_like(timesteps, start.first)
                 timesteps = torch.where(timesteps.eq(start.lead), first, timesteps)
                 call.arguments[time_name] = timesteps
-        family = supported_family(self)
         grid: Tensor = scheduler.timesteps
         has_grid = start is not None or not self._gaga_intercepts
         on_grid = has_grid and bool(torch.isin(timesteps.to(grid.device), grid).all())
-        if on_grid or not family.noises_by_grid:
+        if on_grid or not family_of(self).noises_by_grid:
             return add(*call.args, **call.kwargs)
         data, noise = call.arguments[data_name], call.arguments[noise_name]
-        convention = family.convention(self)
-        ratios = (convention.ratio_at(self, t) for t in timesteps.flatten().tolist())
-        levels = torch.tensor(
-            [(level.a, level.b) for level in map(convention.level, ratios)], dtype=torch.float64
-        )
+        convention = convention_of(self)
+        ratios = [convention.ratio_at(t) for t in timesteps.flatten().tolist()]
+        levels = torch.tensor([convention.level(r) for r in ratios], dtype=torch.float64)
         a, b = levels.to(data).mT.reshape(2, -1, *([1] * (data.ndim - 1)))
         noised: Tensor = a * data + b * noise
         return noised

@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError
-from gaga_adapter.noise.conventions import Scheduler
-from gaga_adapter.scheduler.families import supported_family
+from gaga_adapter.noise.conventions import Scheduler, convention_of
+from gaga_adapter.noise.levels import timestep_log_snr, training_timesteps
 from gaga_adapter.scheduler.handover import NetworkHook, watched_network
-from gaga_adapter.scheduler.levels import timestep_log_snr, training_timesteps
 from gaga_adapter.scheduler.options import (
     PREFIX,
     Options,
@@ -117,7 +116,7 @@ class GAGAScheduler(TruncatedRun):
     @classmethod
     def _gaga_truncated(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
         """A truncated copy of a scheduler."""
-        supported_family(base)
+        convention_of(base)
         result = empty(base._gaga_base if isinstance(base, GAGAScheduler) else type(base))
         own = {k: v for k, v in base.__dict__.items() if not k.startswith("_gaga")}
         result.__dict__.update(copy.deepcopy(own))

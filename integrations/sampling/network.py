@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gaga_adapter.errors import DataError, UnsupportedModelError
-from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.subspace import project
 
 from ..edm import EDM, largest_class
@@ -126,28 +126,28 @@ class EDMNetwork(nn.Module):
             atoms: of the batch.
         """
         steps = np.arange(len(self.log_sigma))
-        step = np.interp(math.log(sigma), self.log_sigma.numpy(), steps)
+        log_sigma = math.log(sigma) if sigma else -math.inf
+        step = np.interp(log_sigma, self.log_sigma.numpy(), steps)
         t = sample.new_full((len(sample), 1), round(float(step), 6)) / steps[-1]
         network = getattr(self.model, self.adapter.network)
         eps: Tensor = network(sample, t, *atoms.arguments)
         return eps
 
-    def as_asked(self, seen: Tensor, timestep: Tensor, view: NetworkView, atoms: Atoms) -> Tensor:
-        """What a scheduler wants of the network: epsilon, or what follows from it.
+    def as_asked(self, seen: Tensor, timestep: Tensor, at: Convention, atoms: Atoms) -> Tensor:
+        """What a scheduler wants of the network, which knows epsilon, (B, N, 3 + F).
 
         Args:
-            seen: the network's input, as the scheduler scales it (B, N, 3 + F).
-            timestep: the entry of `scheduler.timesteps` that the loop is at.
-            view: the scheduler's conventions.
-            atoms: of the batch.
+            seen: Network's input, as the scheduler scales it (B, N, 3 + F).
+            timestep: Entry of `scheduler.timesteps` that the loop is at.
+            at: Scheduler's convention.
+            atoms: Atoms of the batch.
         """
-        a, b = view.level(timestep)
+        a, b = at.seen_level(timestep)
         a = max(a, b / math.exp(self.log_sigma[-1]))  # it knows no noisier level
         eps: Tensor = self(seen / math.hypot(a, b), b / a, atoms)
-        if view.family == "table" and view.prediction_type == "epsilon":
+        if at.wants_epsilon:
             return eps
-        clean: Tensor = (seen - b * eps) / a
-        return view.output(clean, seen, timestep)
+        return at.output((seen - b * eps) / a, seen, timestep)
 
     # -- the end ---------------------------------------------------------------------------------
 

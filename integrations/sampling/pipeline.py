@@ -31,7 +31,7 @@ from torch import Tensor
 
 from gaga_adapter.errors import DataError, GAGAWarning, UnsupportedModelError
 from gaga_adapter.layout import Layout
-from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.sampling.loop import Stepped, check_statistics, draw_sizes, sample_atoms, walk
 from gaga_adapter.sampling.solvers import ancestral_scheduler, scheduler_named
 from gaga_adapter.stats import GAGAStats
@@ -155,8 +155,8 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             noise, mask = noise.to(device, dtype), mask.to(device)
             atoms = Atoms(mask, None if context is None else context[rows], dtype)
 
-            def network(seen: Tensor, timestep: Tensor, view: NetworkView) -> Tensor:
-                return denoiser.as_asked(seen, timestep, view, atoms)
+            def network(seen: Tensor, timestep: Tensor, at: Convention) -> Tensor:
+                return denoiser.as_asked(seen, timestep, at, atoms)
 
             sigma_0 = denoiser.sigma_0
             trained = trained_log_snr(denoiser.model)

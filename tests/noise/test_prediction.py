@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gaga_adapter.errors import UnsupportedSchedulerError
-from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.noise.conventions import convention_of
 
 TABLE = {"num_train_timesteps": 1000, "beta_schedule": "linear"}
 POINT = torch.tensor([[0.7, -1.3, 0.2, 2.0]])
@@ -59,12 +59,12 @@ def test_point_data_are_recovered_exactly(name, options):
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(POINT.shape, generator=generator)
     sample = sample * getattr(scheduler, "init_noise_sigma", 1.0)
-    view = NetworkView.of(scheduler)
+    at = convention_of(scheduler)
     for timestep in scheduler.timesteps:
         seen = sample
         if hasattr(scheduler, "scale_model_input"):
             seen = scheduler.scale_model_input(sample, timestep)
-        output = view.output(POINT, seen, timestep)
+        output = at.output(POINT, seen, timestep)
         sample = scheduler.step(output, timestep, sample).prev_sample
     # DDIM without set_alpha_to_one, PNDM and LMS end at the first level of the table, sigma = 0.01
     torch.testing.assert_close(sample, POINT, atol=0.03, rtol=0)
@@ -72,20 +72,20 @@ def test_point_data_are_recovered_exactly(name, options):
 
 def test_level_of_a_table_is_that_of_add_noise():
     scheduler = diffusers.DDPMScheduler(**TABLE)
-    view = NetworkView.of(scheduler)
+    at = convention_of(scheduler)
     for t in (0, 1, 400, 999):
         timestep = torch.tensor([t])
         a = scheduler.add_noise(torch.ones(1), torch.zeros(1), timestep)
         b = scheduler.add_noise(torch.zeros(1), torch.ones(1), timestep)
-        assert view.level(t) == pytest.approx((float(a), float(b)), rel=2e-4)
+        assert at.seen_level(t) == pytest.approx((float(a), float(b)), rel=2e-4)
 
 
 def test_fractional_timesteps_follow_diffusers_own_conversion():
     scheduler = diffusers.EulerDiscreteScheduler(**TABLE, use_karras_sigmas=True)
     scheduler.set_timesteps(7)
-    view = NetworkView.of(scheduler)
+    at = convention_of(scheduler)
     for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
-        a, b = view.level(timestep)
+        a, b = at.seen_level(timestep)
         assert b / a == pytest.approx(float(sigma), rel=2e-3)
 
 
@@ -102,19 +102,19 @@ def test_fractional_timesteps_follow_diffusers_own_conversion():
 )
 def test_timesteps_that_are_formulas_of_sigma(scheduler):
     scheduler.set_timesteps(7)
-    view = NetworkView.of(scheduler)
+    at = convention_of(scheduler)
     for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
-        a, b = view.level(timestep)
+        a, b = at.seen_level(timestep)
         # float32 timesteps: near its end the arctangent resolves sigma = 500 to 5e-5
         assert b / a == pytest.approx(float(sigma), rel=2e-4)
 
 
 def test_pure_noise_has_a_level():
     scheduler = diffusers.DDIMScheduler(**TABLE, rescale_betas_zero_snr=True)
-    assert NetworkView.of(scheduler).level(999) == (0.0, 1.0)
-    assert NetworkView.of(diffusers.FlowMatchEulerDiscreteScheduler()).level(1000) == (0.0, 1.0)
+    assert convention_of(scheduler).seen_level(999) == (0.0, 1.0)
+    assert convention_of(diffusers.FlowMatchEulerDiscreteScheduler()).seen_level(1000) == (0.0, 1.0)
 
 
 def test_a_scheduler_of_its_own_kind_is_refused_by_name():
     with pytest.raises(UnsupportedSchedulerError, match="VQDiffusionScheduler"):
-        NetworkView.of(diffusers.VQDiffusionScheduler(num_vec_classes=8))
+        convention_of(diffusers.VQDiffusionScheduler(num_vec_classes=8))

@@ -23,8 +23,9 @@ import torch
 
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments
+from gaga_adapter.noise.conventions import ROWS, convention_of
 from gaga_adapter.scheduler import GAGAScheduler
-from gaga_adapter.scheduler.families import FAMILIES, supported_family
+from gaga_adapter.scheduler.families import FAMILIES
 from gaga_adapter.stats import GAGAStats
 
 pytestmark = [
@@ -458,7 +459,7 @@ OPTIONS = [
 
 def t_star_at(scheduler, fraction):
     """A timestep at a fraction of the training path, in the scheduler's own units."""
-    clean, noisy = supported_family(scheduler).convention(scheduler).ends(scheduler)
+    clean, noisy = convention_of(scheduler).ends
     t_star = clean + fraction * (noisy - clean)
     return round(t_star) if isinstance(clean, int) else t_star
 
@@ -532,7 +533,7 @@ def test_options(case, monkeypatch):
 
 
 def test_every_supported_class_is_tested():
-    assert {case.name for case in EVERY_CLASS} == set(FAMILIES)
+    assert {case.name for case in EVERY_CLASS} == set(FAMILIES) == set(ROWS)
 
 
 ROBUST = [
