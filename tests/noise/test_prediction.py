@@ -118,3 +118,51 @@ def test_pure_noise_has_a_level():
 def test_a_scheduler_of_its_own_kind_is_refused_by_name():
     with pytest.raises(UnsupportedSchedulerError, match="VQDiffusionScheduler"):
         convention_of(diffusers.VQDiffusionScheduler(num_vec_classes=8))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "timestep"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(), 0.0),
+        (diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), 1000.0),
+        (diffusers.IPNDMScheduler(), 0.0),
+        (diffusers.SCMScheduler(), 0.0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_without_noise_the_sample_is_the_clean_data(scheduler, timestep):
+    """b = 0: no prediction, however wrong, makes an output that is large or not finite."""
+    at = convention_of(scheduler)
+    assert at.seen_level(timestep) == (1.0, 0.0)
+    output = at.output(POINT + 0.1, POINT, timestep)
+    assert torch.equal(output, torch.zeros_like(POINT))
+    assert torch.equal(at.clean(output, POINT, timestep), POINT)
+    assert torch.equal(at.clean(output + 7, POINT, timestep), POINT)
+
+
+def test_an_epsilon_without_noise():
+    """A table whose first entry has none."""
+    scheduler = diffusers.DDPMScheduler(**TABLE)
+    scheduler.alphas_cumprod[0] = 1.0
+    at = convention_of(scheduler)
+    assert at.seen_level(0) == (1.0, 0.0)
+    assert torch.equal(at.output(POINT + 0.1, POINT, 0), torch.zeros_like(POINT))
+    assert torch.equal(at.clean(torch.ones_like(POINT), POINT, 0), POINT)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_the_inverse_finds_the_clean_prediction_again(name, options, share):
+    scheduler = make(name, options)
+    at = convention_of(scheduler)
+    clean_end, noisy_end = at.ends
+    timestep = clean_end + share * (noisy_end - clean_end)
+    a, b = at.seen_level(timestep)
+    clean = POINT.double()
+    noise = torch.randn(POINT.shape, generator=torch.Generator().manual_seed(1)).double()
+    seen = a * clean + b * noise
+    output = at.output(clean, seen, timestep)
+    torch.testing.assert_close(at.clean(output, seen, timestep), clean, atol=1e-9, rtol=0)
+    if at.wants_epsilon:
+        torch.testing.assert_close(output, noise, atol=1e-9, rtol=0)
+    assert at.ratio_at(at.timestep_at(b / a)) == pytest.approx(b / a, rel=0.01)
