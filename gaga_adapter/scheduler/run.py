@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from gaga_adapter.errors import ArtefactError, GAGAWarning, HandoverError
 from gaga_adapter.noise.conventions import Scheduler, convention_of
@@ -27,13 +28,16 @@ from gaga_adapter.scheduler.grid import Finest, GridMaker
 from gaga_adapter.scheduler.handover import (
     HANDOVERS,
     Handover,
-    NetworkHook,
     NoiseMap,
     Start,
     is_same,
 )
 from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats
+
+Method = Callable[..., Any]  # of the base, unbound
+Args = tuple[Any, ...]
+Named = dict[str, Any]
 
 _UNBOUNDED = sys.maxsize
 #: Names of data, noise and timestep in the methods that noise data.
@@ -80,7 +84,7 @@ class TruncatedRun:
     _gaga_intercepts: bool = True
     #: Steps left in the run; at zero, the next call is the first of a run.
     _gaga_left: int = 0
-    _gaga_hook: NetworkHook | None = None
+    _gaga_hook: RemovableHandle | None = None
 
     def _gaga_truncation(self) -> Truncation:
         if self._gaga is None:
@@ -124,12 +128,7 @@ class TruncatedRun:
         start.is_mapped = True
         return start.shown
 
-    def _gaga_set_timesteps(
-        self,
-        make: Callable[..., None],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
+    def _gaga_set_timesteps(self, make: Method, args: Args, kwargs: Named) -> None:
         """The base's grid, cut; and the start of the run to come."""
         truncation = self._gaga_truncation()
         scheduler: Scheduler = self
@@ -171,15 +170,10 @@ class TruncatedRun:
         if lead is not None:
             scheduler.timesteps = torch.cat([timesteps.new_tensor([lead]), timesteps])
 
-    def _gaga_scale(
-        self,
-        scale: Callable[..., Tensor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Tensor:
-        """`scale_model_input` before the first step of a run."""
+    def _gaga_scale(self, scale: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
+        """`scale_model_input`, which may map before the first step of a run."""
         start = self._gaga_start
-        if start is None:
+        if start is None or self._gaga_left:
             return scale(self, *args, **kwargs)
         call = self._gaga_signatures["scale_model_input"].bind(self, *args, **kwargs)
         sample: Tensor = call.arguments["sample"]
@@ -196,12 +190,7 @@ class TruncatedRun:
         start.shown = scale(*call.args, **call.kwargs)
         return start.shown
 
-    def _gaga_first_step(
-        self,
-        step: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:  # noqa: ANN401 - the base's own output
+    def _gaga_first_step(self, step: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`step` when no run is under way: the extra timestep, or the first step of a run."""
         start = self._gaga_start
         if start is None:
@@ -268,8 +257,10 @@ class TruncatedRun:
 
     # -- starts that are not noise ---------------------------------------------------------------
 
-    def _gaga_begin(self, begin: Callable[..., None], begin_index: int) -> None:
+    def _gaga_begin(self, begin: Method, args: Args, kwargs: Named) -> None:
         """`set_begin_index`: beyond the first entry, it tells of noised data."""
+        call = self._gaga_signatures["set_begin_index"].bind(self, *args, **kwargs)
+        begin_index = call.arguments.get("begin_index", 0)
         start = self._gaga_start
         if start is not None and not self._gaga_left and begin_index > 0:
             begin_index -= start.is_extended
@@ -299,13 +290,7 @@ class TruncatedRun:
                 stacklevel=4,
             )
 
-    def _gaga_noise(
-        self,
-        add: Callable[..., Tensor],
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Tensor:
+    def _gaga_noise(self, add: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`add_noise` and `scale_noise`, also before `set_timesteps` and off the grid.
 
         The schedulers that solve in sigma look a timestep up in the current grid and take some
@@ -313,8 +298,8 @@ class TruncatedRun:
         """
         scheduler: Scheduler = self
         start = self._gaga_start
-        data_name, noise_name, time_name = _NOISING[name]
-        call = self._gaga_signatures[name].bind(self, *args, **kwargs)
+        data_name, noise_name, time_name = _NOISING[add.__name__]
+        call = self._gaga_signatures[add.__name__].bind(self, *args, **kwargs)
         timesteps = torch.as_tensor(call.arguments[time_name])
         if not timesteps.numel():
             raise HandoverError(

@@ -26,7 +26,7 @@ from torch import Tensor
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.noise.levels import timestep_log_snr, training_timesteps
-from gaga_adapter.scheduler.handover import NetworkHook, watched_network
+from gaga_adapter.scheduler.handover import watch, watched_network
 from gaga_adapter.scheduler.options import (
     PREFIX,
     Options,
@@ -248,7 +248,7 @@ class GAGAScheduler(TruncatedRun):
         trained = trained_log_snr(watched_network(pipe))
         if trained is not None:
             self.keep_within(trained)
-        self._gaga_hook = NetworkHook.on(pipe, self._gaga_watch)
+        self._gaga_hook = watch(pipe, self._gaga_watch)
         pipe.scheduler = self
 
     def detach(self) -> None:
@@ -267,8 +267,8 @@ def generated_class(base: type[Any]) -> type[Any]:
     """`class GAGA<Base>(GAGAScheduler, Base)`, made once per base."""
     if base not in _GENERATED:
         wrapped = {
-            name: wrap(getattr(base, name), name)
-            for name, wrap in _WRAPPERS.items()
+            name: _wrapped(getattr(base, name), handler)
+            for name, handler in _HANDLERS.items()
             if hasattr(base, name)
         }
         body = {
@@ -300,57 +300,30 @@ def class_named(name: str) -> type[Any]:
     return generated_class(base)
 
 
-def _wrap_step(step: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(step)
-    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+def _wrapped(method: Callable[..., Any], handler: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A method of the base that goes through ours; `step` only until a run is under way."""
+
+    @functools.wraps(method)
+    def step(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         left = self._gaga_left
         if left:
             self._gaga_left = left - 1
-            return step(self, *args, **kwargs)
-        return self._gaga_first_step(step, args, kwargs)
+            return method(self, *args, **kwargs)
+        return self._gaga_first_step(method, args, kwargs)
 
-    return wrapped
+    @functools.wraps(method)
+    def other(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        assert handler is not None
+        return handler(self, method, args, kwargs)
 
-
-def _wrap_scale(scale: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(scale)
-    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        if self._gaga_left:
-            return scale(self, *args, **kwargs)
-        return self._gaga_scale(scale, args, kwargs)
-
-    return wrapped
+    return step if handler is None else other
 
 
-def _wrap_set_timesteps(make: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(make)
-    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        self._gaga_set_timesteps(make, args, kwargs)
-
-    return wrapped
-
-
-def _wrap_begin(begin: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(begin)
-    def wrapped(self: GAGAScheduler, begin_index: int = 0) -> None:
-        self._gaga_begin(begin, begin_index)
-
-    return wrapped
-
-
-def _wrap_noise(add: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(add)
-    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return self._gaga_noise(add, name, args, kwargs)
-
-    return wrapped
-
-
-_WRAPPERS: dict[str, Callable[[Callable[..., Any], str], Callable[..., Any]]] = {
-    "step": _wrap_step,
-    "scale_model_input": _wrap_scale,
-    "set_timesteps": _wrap_set_timesteps,
-    "set_begin_index": _wrap_begin,
-    "add_noise": _wrap_noise,
-    "scale_noise": _wrap_noise,
+_HANDLERS: dict[str, Callable[..., Any] | None] = {
+    "step": None,
+    "scale_model_input": TruncatedRun._gaga_scale,
+    "set_timesteps": TruncatedRun._gaga_set_timesteps,
+    "set_begin_index": TruncatedRun._gaga_begin,
+    "add_noise": TruncatedRun._gaga_noise,
+    "scale_noise": TruncatedRun._gaga_noise,
 }
