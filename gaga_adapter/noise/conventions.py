@@ -60,6 +60,10 @@ def log_snr(ratio: Tensor) -> Tensor:
     return -2 * ratio.log()
 
 
+def _level(a: float, ratio: float) -> Level:
+    return Level(a, ratio * a if a else 1.0)
+
+
 class Convention(ABC):
     """How one scheduler keeps noise levels; subclasses are the ways of doing so.
 
@@ -77,10 +81,6 @@ class Convention(ABC):
 
     def grid(self) -> Tensor:
         """Ratios (n,), float64, of the entries of `scheduler.timesteps`."""
-        return self.by_timesteps()
-
-    def by_timesteps(self) -> Tensor:
-        """The same by the formula of the timestep."""
         timesteps = self.scheduler.timesteps.tolist()
         return torch.tensor([self.ratio_at(t) for t in timesteps], dtype=torch.float64)
 
@@ -114,14 +114,12 @@ class Convention(ABC):
 
     def level(self, ratio: float) -> Level:
         """Coefficients of a sample with this ratio; `a` is 0 for pure noise."""
-        a = self.signal(ratio)
-        return Level(a, ratio * a if a else 1.0)
+        return _level(self.signal(ratio), ratio)
 
     def seen_level(self, timestep: Tensor | float) -> Level:
         """Coefficients of the network's input at an entry of `scheduler.timesteps`."""
         ratio = self.ratio_at(float(timestep))
-        a = self.seen_signal(ratio)
-        return Level(a, ratio * a if a else 1.0)
+        return _level(self.seen_signal(ratio), ratio)
 
     # -- predictions -----------------------------------------------------------------------------
 
@@ -136,11 +134,11 @@ class Convention(ABC):
         asked = self.scheduler.config.get("prediction_type")
         rule = predictions.get(asked, predictions.get(None))
         if rule is None or (asked == "flow_prediction" and not isinstance(self, _Flow)):
-            known = ", ".join(str(name) for name in predictions)
+            known = ", ".join(map(str, predictions))
             raise UnsupportedSchedulerError(
                 f"{type(self.scheduler).__name__} (prediction_type={asked!r}) has no rule to turn "
-                f"a clean prediction into its model output. Known: {known}; flow_prediction needs "
-                "use_flow_sigmas=True."
+                f"a clean prediction into its model output. Known: {known}"
+                f"{' with use_flow_sigmas=True' if 'flow_prediction' in predictions else ''}."
             )
         return rule
 
@@ -152,8 +150,7 @@ class Convention(ABC):
     def output(self, clean: Tensor, seen: Tensor, timestep: Tensor | float) -> Tensor:
         """The model output that says `clean`, in its shape.
 
-        Where there is no noise, the scheduler takes its sample for clean whatever the output is;
-        this is then zero.
+        Zero where there is no noise: the scheduler then takes its sample for clean anyhow.
 
         Args:
             clean: Predicted x_0.
@@ -322,8 +319,13 @@ class _Flow(Convention):
         return float(self.scheduler.config.get("num_train_timesteps") or 1.0)
 
 
-class _FlowFromNoise(_Flow):
-    """The same with timestep = 1 - s."""
+class _DataTime(Convention):
+    """`x = t x_0 + (1 - t) eps`: the timestep counts from noise to data."""
+
+    noise_is_bare = True
+
+    def signal(self, ratio: float) -> float:
+        return 1 / (1 + ratio)
 
     def ratio_at(self, timestep: float) -> float:
         return (1 - timestep) / timestep if timestep > 0 else math.inf
@@ -336,48 +338,35 @@ class _FlowFromNoise(_Flow):
         return 1.0, 0.0
 
 
-class _DataTime(_FlowFromNoise):
-    """`x = t x_0 + (1 - t) eps`, without sigmas (RFD4-Proteina counts from noise to data)."""
-
-    def grid(self) -> Tensor:
-        return self.by_timesteps()
-
-
 class _QuarterTurn(Convention):
     """`a = cos(pi t / 2)`, `b = sin(pi t / 2)`."""
 
+    scale = 1.0
+    turn = math.pi / 2
+
+    def signal(self, ratio: float) -> float:
+        return 1 / math.hypot(1, ratio / self.scale)
+
     def ratio_at(self, timestep: float) -> float:
-        return abs(math.tan(timestep * math.pi / 2))
+        return self.scale * abs(math.tan(timestep * self.turn))
 
     def timestep_at(self, ratio: float) -> float:
-        return math.atan(ratio) * 2 / math.pi
+        return math.atan(ratio / self.scale) / self.turn
 
     @property
     def ends(self) -> tuple[float, float]:
-        return 0.0, 1.0
+        return 0.0, math.pi / 2 / self.turn
 
 
-class _TrigFlow(Convention):
+class _TrigFlow(_QuarterTurn):
     """`x = cos(t) x_0 + sin(t) sigma_data eps` (Lu & Song 2024): the timestep is an angle."""
 
     noise_is_bare = True
+    turn = 1.0
 
-    @property
-    def _scale(self) -> float:
-        return float(self.scheduler.config.sigma_data)
-
-    def signal(self, ratio: float) -> float:
-        return 1 / math.hypot(1, ratio / self._scale)
-
-    def ratio_at(self, timestep: float) -> float:
-        return self._scale * abs(math.tan(timestep))
-
-    def timestep_at(self, ratio: float) -> float:
-        return math.atan(ratio / self._scale)
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return 0.0, math.pi / 2
+    def __init__(self, scheduler: Scheduler, row: Row) -> None:
+        super().__init__(scheduler, row)
+        self.scale = float(scheduler.config.sigma_data)
 
 
 class _Wuerstchen(Convention):
@@ -573,7 +562,7 @@ ROWS: dict[str, Row] = {
     "FlowMatchLCMScheduler": _IN_FLOW,
     "FlowMapEulerDiscreteScheduler": _IN_FLOW,
     "LTXEulerAncestralRFScheduler": _IN_FLOW,
-    "MiniMaxH3Scheduler": Row(_FlowFromNoise, {None: _backward_velocity}),
+    "MiniMaxH3Scheduler": Row(_DataTime, {None: _backward_velocity}),
     "HeliosScheduler": replace(_IN_FLOW, refuse=_helios_stages),
     "RFD4ProteinaScheduler": Row(_DataTime, {None: _backward_velocity}, one_per_row=("generator",)),
 }
