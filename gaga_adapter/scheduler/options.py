@@ -85,15 +85,13 @@ class Options:
         )
 
 
-def scheduler_folder(
-    name: str,
-    subfolder: str | None,
-    revision: str | None,
-    token: str | None,
-    cache_dir: str | None,
-    local_files_only: bool,
-) -> Path:
+def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # noqa: ANN401
     """A local folder with a scheduler's configuration, downloaded where need be.
+
+    Args:
+        name: Folder or hub id.
+        subfolder: Folder within it, such as `scheduler`.
+        *asked: Further arguments of `files.hub.download`, from `revision` on.
 
     Raises:
         ArtefactError: If there is none.
@@ -105,10 +103,7 @@ def scheduler_folder(
             name,
             [f"{within}{CONFIG_NAME}", f"{within}gaga_*"],
             "Pass a scheduler, a folder with its configuration, or a hub id.",
-            revision,
-            token,
-            cache_dir,
-            local_files_only,
+            *asked,
         )
     folder = folder / subfolder if subfolder else folder
     if not (folder / CONFIG_NAME).is_file():

@@ -54,10 +54,10 @@ class Truncation:
     Immutable, so that copies of the scheduler share it.
 
     Attributes:
-        stats: fitted statistics.
-        options: as asked for.
-        log_snr_star: the run starts at the last entry of the grid at or below this log-SNR.
-        reference: the Gaussian start, at the level of the data.
+        stats: Fitted statistics.
+        options: Options of the user.
+        log_snr_star: Log-SNR at or below which the last entry of the grid is the start of a run.
+        reference: Gaussian start, at the level of the data.
     """
 
     stats: GAGAStats
@@ -217,10 +217,9 @@ class TruncatedRun:
         return step(*call.args, **call.kwargs)
 
     def _gaga_enter(self, start: Start, timestep: float | None) -> int:
-        """The loop is at an entry of the base's grid; the first gets its place, not its value.
+        """Number of entries of the base's grid that the loop has, now that it is at one of them.
 
-        Returns:
-            entries of the grid that the loop has.
+        The first entry is told to the base by its place and not by its value.
         """
         scheduler: Scheduler = self
         self._gaga_drop_lead()
@@ -361,8 +360,8 @@ def _step_output(call: inspect.BoundArguments, sample: Tensor) -> Any:  # noqa: 
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
     from diffusers.utils import BaseOutput
 
-    told = call.signature.return_annotation
-    kinds = [k for k in (typing.get_args(told) or (told,)) if isinstance(k, type)]
+    returned = call.signature.return_annotation
+    kinds = [k for k in (typing.get_args(returned) or (returned,)) if isinstance(k, type)]
     kind = next((k for k in kinds if issubclass(k, BaseOutput)), SchedulerOutput)
     values = {f.name: sample if f.name == "prev_sample" else None for f in fields(kind)}
     call.apply_defaults()

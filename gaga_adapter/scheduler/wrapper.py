@@ -151,7 +151,7 @@ class GAGAScheduler(TruncatedRun):
         """Write configuration, options and statistics into one folder, and push it if asked to.
 
         Raises:
-            WriteError: the folder cannot be written; what was there before is intact.
+            WriteError: If the folder cannot be written; what was there before is intact.
         """
         truncation = self._gaga_truncation()
         truncation.stats.save_pretrained(save_directory)
@@ -212,10 +212,10 @@ class GAGAScheduler(TruncatedRun):
         """Start no run where the network was not trained; `None` lifts the limit.
 
         Args:
-            log_snr: of the noisiest level in training.
+            log_snr: Log-SNR of the noisiest level in training.
 
         Raises:
-            TruncationError: t* itself is noisier.
+            TruncationError: If t* itself is noisier.
         """
         truncation = self._gaga_truncation()
         if log_snr == truncation.options.trained_log_snr:
@@ -238,11 +238,11 @@ class GAGAScheduler(TruncatedRun):
         A network whose checkpoint says how far it was trained is not called beyond.
 
         Args:
-            pipe: a pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
+            pipe: Pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
 
         Raises:
-            HandoverError: it has none of these.
-            TruncationError: the network was trained on a shorter trajectory than t*.
+            HandoverError: If it has none of these.
+            TruncationError: If the network was trained on a shorter trajectory than t*.
         """
         self.detach()
         trained = trained_log_snr(watched_network(pipe))
@@ -292,7 +292,7 @@ def class_named(name: str) -> type[Any]:
     """The generated class of this name, whose base is in diffusers or has been imported.
 
     Raises:
-        AttributeError: there is no such scheduler.
+        AttributeError: If there is no such scheduler.
     """
     base = plain_class(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     if base is None:
