@@ -54,6 +54,22 @@ class Walk(NamedTuple):
     network_calls: int
 
 
+def served(scheduler: Any) -> Convention:  # noqa: ANN401 - any object
+    """The convention of a scheduler that `walk` can run.
+
+    Raises:
+        UnsupportedSchedulerError: If its class or its configuration is refused, its prediction has
+            no rule, or its loop needs more than noise.
+    """
+    at = convention_of(scheduler)
+    if at.row.unserved:
+        raise UnsupportedSchedulerError(
+            f"cannot sample with {type(scheduler).__name__}: {at.row.unserved}."
+        )
+    _ = at.relation  # refuses an unknown prediction
+    return at
+
+
 def walk(
     scheduler: Any,  # noqa: ANN401 - any diffusers scheduler
     noise: Tensor,
@@ -80,17 +96,11 @@ def walk(
         trained: Log-SNR of the noisiest level that the network was trained at; `None` for any.
 
     Raises:
-        UnsupportedSchedulerError: If the scheduler's class or configuration is refused, or its loop
-            needs more than noise.
+        UnsupportedSchedulerError: If the scheduler is refused, see `served`.
         TruncationError: If the scheduler refuses this number of steps, or starts where the network
             was not trained.
     """
-    at = convention_of(scheduler)
-    if at.row.unserved:
-        raise UnsupportedSchedulerError(
-            f"cannot sample with {type(scheduler).__name__}: {at.row.unserved}."
-        )
-    _ = at.relation  # an unknown prediction is refused before anything is drawn
+    at = served(scheduler)
     use_exact_table(scheduler)
     if trained is not None and isinstance(scheduler, GAGAScheduler):
         scheduler.keep_within(trained)

@@ -31,7 +31,14 @@ from torch import Tensor
 
 from gaga_adapter.errors import DataError, GAGAWarning, UnsupportedModelError
 from gaga_adapter.layout import Layout
-from gaga_adapter.sampling.loop import Stepped, check_statistics, draw_sizes, sample_atoms, walk
+from gaga_adapter.sampling.loop import (
+    Stepped,
+    check_statistics,
+    draw_sizes,
+    sample_atoms,
+    served,
+    walk,
+)
 from gaga_adapter.sampling.solvers import ancestral_scheduler, scheduler_named
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import trained_log_snr
@@ -269,7 +276,7 @@ def as_pipeline(
 
     Raises:
         UnsupportedModelError: If the model is patched, or none of those known.
-        UnsupportedSchedulerError: If the name is unknown.
+        UnsupportedSchedulerError: If the name is unknown, or the scheduler is refused.
         DataError: If the model has another number of elements, or a size is below 1.
     """
     model = bare(model)
@@ -297,6 +304,7 @@ def as_pipeline(
         scheduler = own
     elif isinstance(scheduler, str):
         scheduler = scheduler_named(scheduler, own)
+    served(scheduler)
     return EDMPipeline(
         denoiser,
         scheduler,

@@ -105,6 +105,7 @@ def test_refused_by_all_in_the_same_words(name, pipelines):
     assert f"cannot use {name}: {REFUSED[name]}. Supported: DDPM" in expected
     for pipe in pipelines:
         assert words(sampled, pipe, scheduler) == expected
+    assert words(as_pipeline, make_edm(10), scheduler) == expected
     assert words(as_denoiser, lambda sample, timestep: sample, scheduler) == expected
 
 
