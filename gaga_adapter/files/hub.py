@@ -10,15 +10,41 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gaga_adapter.errors import ArtefactError, WriteError
+from gaga_adapter.errors import ArtefactError, DataError, WriteError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
+#: Writes a card, from (statistics, folder, full id, the repository's card or `None`, licence).
+CardWriter = Callable[[Any, Path, str, "str | None", "str | None"], None]
+#: Where the card writer is, as (module, function). The package's root fills this in.
+card_writer_home: tuple[str, str] | None = None
+
+
+def card_writer() -> CardWriter:
+    """The writer of cards that the package's root has named; its module loads now."""
+    assert card_writer_home is not None, "gaga_adapter/__init__.py names the card writer"
+    module, function = card_writer_home
+    writer: CardWriter = getattr(import_module(module), function)
+    return writer
+
+
+def check_license(license: str | None) -> None:
+    """Refuse a licence that the header of a card cannot hold.
+
+    Raises:
+        DataError: If it is not of the form of the hub's licence identifiers.
+    """
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise DataError(
+            f"license={license!r} is no identifier of the hub's. Pass one such as mit or cc0-1.0, "
+            "or `other` and say more in the card."
+        )
 
 
 def check_repo_id(repo_id: str, owner: bool = True) -> None:

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gaga_adapter.errors import ArtefactError, DataError, MissingExtraError
+from gaga_adapter.errors import ArtefactError, MissingExtraError
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.hub import CARD
+from gaga_adapter.files.hub import CARD, check_license
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.report.curves import DEFAULT_PATH, check_picture, save_curves
 from gaga_adapter.report.facts import Start, starts
@@ -33,7 +33,7 @@ def write_card(
     folder: Path,
     repo_id: str,
     existing: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> None:
     """Write the card, and the picture of the curve, into a folder.
 
@@ -42,11 +42,11 @@ def write_card(
         folder: where they are.
         repo_id: how the card tells others to load them.
         existing: a card whose own text is to stay.
-        licence: as the hub spells it, such as `cc0-1.0`.
+        license: Licence identifier as the hub spells it, such as `cc0-1.0`.
 
     Raises:
         ArtefactError: the existing card has one marker of two, or several.
-        DataError: no licence identifier.
+        DataError: If the licence is no identifier of the hub's.
         WriteError: the folder cannot be written.
     """
     chosen, drawn = stats.selection, False
@@ -59,13 +59,13 @@ def write_card(
             drawn = True
         except MissingExtraError:
             pass  # the card has the table instead
-    text = merged(generated(stats, repo_id, drawn), repo_id, existing, licence)
+    text = merged(generated(stats, repo_id, drawn), repo_id, existing, license)
     with replacing(folder / CARD) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def merged(
-    section: str, repo_id: str, existing: str | None = None, licence: str | None = None
+    section: str, repo_id: str, existing: str | None = None, license: str | None = None
 ) -> str:
     """A card with this generated section, and every other line of the existing one.
 
@@ -76,19 +76,19 @@ def merged(
         section: what `generated` gave.
         repo_id: the title of a new card is its last part.
         existing: the card as it is.
-        licence: as the hub spells it.
+        license: Licence identifier as the hub spells it.
 
     Raises:
         ArtefactError: one marker of two, or several.
-        DataError: no licence identifier.
+        DataError: If the licence is no identifier of the hub's.
     """
-    check_licence(licence)
+    check_license(license)
     block = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
     header, body = _split((existing or "").replace("\r\n", "\n"))
     if header is None:
         header = "library_name: gaga-adapter\ntags:\n- gaga\n- diffusion\n- sampling\n"
-    if licence is not None:
-        header = re.sub(r"^license:.*\n", "", header, flags=re.MULTILINE) + f"license: {licence}\n"
+    if license is not None:
+        header = re.sub(r"^license:.*\n", "", header, flags=re.MULTILINE) + f"license: {license}\n"
     begins, ends = list(_BEGIN.finditer(body)), list(_END.finditer(body))
     if len(begins) == len(ends) == 1 and begins[0].end() < ends[0].start():
         body = body[: begins[0].start()] + block + body[ends[0].end() :]
@@ -102,19 +102,6 @@ def merged(
     else:
         body = f"\n# {repo_id.rpartition('/')[2]}\n\n{block}\n"
     return f"---\n{header}---\n{body}"
-
-
-def check_licence(licence: str | None) -> None:
-    """Refuse what the header of a card has no place for.
-
-    Raises:
-        DataError: no licence identifier.
-    """
-    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
-        raise DataError(
-            f"licence={licence!r} is no identifier of the hub's. Pass one such as mit or cc0-1.0, "
-            "or `other` and say more in the card."
-        )
 
 
 def _split(card: str) -> tuple[str | None, str]:

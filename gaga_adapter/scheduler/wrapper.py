@@ -25,6 +25,7 @@ from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.noise.conventions import Scheduler
+from gaga_adapter.noise.draws import batch_uniforms, entries
 from gaga_adapter.scheduler.families import supported_family
 from gaga_adapter.scheduler.handover import NetworkHook, watched_network
 from gaga_adapter.scheduler.levels import timestep_log_snr, training_timesteps
@@ -38,7 +39,6 @@ from gaga_adapter.scheduler.options import (
 from gaga_adapter.scheduler.run import TruncatedRun, Truncation
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import check_trained, trained_log_snr
-from gaga_adapter.training.timesteps import TruncatedTimesteps
 
 
 class GAGAScheduler(TruncatedRun):
@@ -207,7 +207,8 @@ class GAGAScheduler(TruncatedRun):
         """
         timesteps = self.training_timesteps()
         self.keep_within(timestep_log_snr(self, float(timesteps[-1])))
-        return TruncatedTimesteps.table(timesteps).sample(batch_size, generator, device)
+        drawn = entries(timesteps, batch_uniforms(batch_size, generator))
+        return drawn if device is None else drawn.to(device)
 
     def keep_within(self, log_snr: float | None) -> None:
         """Start no run where the network was not trained; `None` lifts the limit.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
+from gaga_adapter.noise.draws import entries
 
 
 class Density(Protocol):
@@ -68,8 +69,7 @@ class Table:
 
     def quantile(self, u: Tensor) -> Tensor:
         """Entry `floor(u K)`."""
-        k = len(self.values)
-        return self.values.to(u.device)[(u * k).long().clamp(0, k - 1)]
+        return entries(self.values, u)
 
     def cdf(self, t: Tensor) -> Tensor:
         """`(i + 1/2) / K` of the entry i nearest to a timestep."""

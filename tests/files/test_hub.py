@@ -66,7 +66,7 @@ def same(a, b):
 
 
 def test_round_trip(hub, fitted, tmp_path):
-    address = fitted.push_to_hub("me/signs", commit_message="first", licence="mit")
+    address = fitted.push_to_hub("me/signs", commit_message="first", license="mit")
     repo = hub.repos["me/signs"]
     assert address == f"{hub.endpoint}/me/signs/commit/{repo.head}"
     assert repo.messages == ["initial commit", "first"]
