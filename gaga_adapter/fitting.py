@@ -167,21 +167,10 @@ def compare(
 ) -> Comparison:
     """Ask several criteria how Gaussian the same data are.
 
-    A criterion that cannot judge these data is listed with its reason; the others go on.
-
-    Args:
-        data: Batches, as in `fit`.
-        layout: Meaning of the channels, as in `fit`.
-        criteria: Names, or criteria with settings of their own.
-        reference: Kind of the closed-form start that is judged, as in `fit`.
-        covariance: Covariance of dense data, as in `fit`.
-        tolerances: Tolerance by unit, `nats` or `p-value`; the defaults of `selection` for others.
-        log_snr: Levels at which the curves are drawn.
-        n_criterion: Size of the sample that the criteria see.
-        n_bootstrap: Number of resamples for the intervals; 0 for none.
-        seed: Seed of the sample and of each criterion, whatever ran before it.
-        progress: Function that is called with (what, done, total) on the first process.
-        processes: Way in which processes share the work, as in `fit`.
+    A criterion that cannot judge these data is listed with its reason; the others go on. The
+    arguments are those of `fit`, but for `criteria`, names or criteria with settings of their own,
+    and `tolerances` by unit, `nats` or `p-value`. Each criterion starts from the same `seed`,
+    whatever ran before it.
 
     Raises:
         DataError: If there are no data, batches have another form, or values are not finite.

@@ -73,24 +73,12 @@ def collect(
     report: Report | None = None,
     sharing: Sharing = "deal",
 ) -> Collected | None:
-    """Stream a data set once.
+    """Stream a data set once; the result on the first of the processes, `None` on the others.
 
-    Args:
-        data: Batches. Molecules are pairs of x (B, N, 3+F) and mask (B, N) bool; dense data are x
-            (B, C, ...), alone or as the only entry of a tuple or list.
-        layout: Meaning of the channels; read off the first batch when `None`, see `layout_of`.
-        n_criterion: Most items of the sample, which a criterion will see; at least 1.
-        reference: Kind of reference that will be made of these moments. It is tried on the first
-            batch, so that an impossible one is refused before the stream is read.
-        covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`.
-        max_order: Order of the cumulants that are streamed, 2 to 4.
-        generator: Source of randomness for the sample; one number is drawn from it.
-        report: Function that is called after each batch; with several processes once a second, on
-            the first one.
-        sharing: Way in which the processes of a run share `data`.
-
-    Returns:
-        The result on all data on the first of the processes; `None` on the others.
+    Most arguments are those of `fit`. `reference` is tried on the first batch, so that an
+    impossible one is refused before the stream is read. One number is drawn from `generator`, for
+    the sample. `report` is called after each batch; with several processes once a second, on the
+    first one.
 
     Raises:
         DataError: If there are no data, batches have another form, values are not finite, or the

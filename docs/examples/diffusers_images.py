@@ -9,8 +9,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from sklearn.datasets import load_digits
 
-from gaga_adapter import GAGAScheduler, fit
-from gaga_adapter.layout import DenseLayout
+from gaga_adapter import DenseLayout, GAGAScheduler, fit
 
 STEPS = 50  # of the full trajectory
 

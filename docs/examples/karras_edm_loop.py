@@ -6,10 +6,9 @@ The denoiser is exact, that of a mixture of two Gaussians. In your own loop line
 from itertools import pairwise
 
 import torch
-from gaga_adapter.integrations import truncate_sigmas
+from gaga_adapter import truncate_sigmas
 
-from gaga_adapter import fit
-from gaga_adapter.layout import DenseLayout
+from gaga_adapter import DenseLayout, fit
 
 SHAPE, WIDTH = (3, 4, 4), 0.1
 generator = torch.Generator().manual_seed(0)

@@ -31,11 +31,11 @@ class Options:
     """How a scheduler is truncated.
 
     Attributes:
-        t_star: first timestep, in the scheduler's units; `None` follows the statistics.
-        spacing: `suffix` or `respace`, see `grid.py`.
-        reference: kind of the Gaussian start, as in `GAGAStats.reference`.
-        handover: how it enters the loop, see `handover.py`.
-        trained_log_snr: noisiest level at which the network was trained; `None` for the whole path.
+        t_star: First timestep, in the scheduler's units; `None` follows the statistics.
+        spacing: Layout of the grid, `suffix` or `respace`, see `grid.py`.
+        reference: Kind of the Gaussian start, as in `GAGAStats.reference`.
+        handover: Way of the start into the loop, see `handover.py`.
+        trained_log_snr: Noisiest level at which the network was trained; `None` for the whole path.
     """
 
     t_star: float | None = None
@@ -54,7 +54,7 @@ class Options:
         """Write the options into a folder.
 
         Raises:
-            WriteError: it cannot be written; what was there before is intact.
+            WriteError: If the folder cannot be written; what was there before is intact.
         """
         text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
         with replacing(folder / OPTIONS_NAME) as draft:
@@ -65,16 +65,16 @@ class Options:
         """The options that were saved in a folder, if any.
 
         Raises:
-            ArtefactError: they are corrupt, or of a newer schema.
+            ArtefactError: If they are corrupt, or of a newer schema.
         """
         file = folder / OPTIONS_NAME
         if not file.is_file():
             return None
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            version = found.pop("schema_version")
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            version = fields.pop("schema_version")
             if version <= SCHEMA_VERSION:
-                return cls(**found)
+                return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtefactError(
                 f"{file} is corrupt ({error}). Save the scheduler again."
@@ -96,20 +96,14 @@ def scheduler_folder(
     """A local folder with a scheduler's configuration, downloaded where need be.
 
     Raises:
-        ArtefactError: there is none.
+        ArtefactError: If there is none.
     """
     folder = Path(name)
     if not folder.is_dir():
         within = f"{subfolder}/" if subfolder else ""
-        folder = download(
-            name,
-            [f"{within}{CONFIG_NAME}", f"{within}gaga_*"],
-            "Pass a scheduler, a folder with its configuration, or a hub id.",
-            revision,
-            token,
-            cache_dir,
-            local_files_only,
-        )
+        patterns = [f"{within}{CONFIG_NAME}", f"{within}gaga_*"]
+        instead = "Pass a scheduler, a folder with its configuration, or a hub id."
+        folder = download(name, patterns, instead, revision, token, cache_dir, local_files_only)
     folder = folder / subfolder if subfolder else folder
     if not (folder / CONFIG_NAME).is_file():
         raise ArtefactError(
@@ -123,29 +117,29 @@ def load_plain(folder: Path) -> Scheduler:
     """The plain scheduler of a folder, whether it was saved plain or truncated.
 
     Raises:
-        ArtefactError: the configuration is corrupt, or its class is nowhere to be found.
+        ArtefactError: If the configuration is corrupt, or its class is nowhere to be found.
     """
     file = folder / CONFIG_NAME
     try:
         name = str(json.loads(file.read_text(encoding="utf-8"))["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise ArtefactError(f"{file} is no configuration of a scheduler ({error!r}).") from error
-    found = plain_class(name.removeprefix(PREFIX))
-    if found is None:
+    scheduler_class = plain_class(name.removeprefix(PREFIX))
+    if scheduler_class is None:
         raise ArtefactError(
             f"{file} names the class {name!r}, which diffusers does not have. "
             "Import the module that defines it first."
         )
-    return found.from_pretrained(folder)
+    return scheduler_class.from_pretrained(folder)
 
 
 def plain_class(name: str) -> type[Any] | None:
     """A scheduler class of diffusers, or one derived from them that has been imported."""
     import diffusers
 
-    found = getattr(diffusers.schedulers, name, None)
-    if isinstance(found, type):
-        return found
+    exported = getattr(diffusers.schedulers, name, None)
+    if isinstance(exported, type):
+        return exported
     todo: list[type[Any]] = [diffusers.SchedulerMixin]
     while todo:
         derived = todo.pop()

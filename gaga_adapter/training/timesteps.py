@@ -16,15 +16,7 @@ from torch import Tensor
 from gaga_adapter.distributed import gathered
 from gaga_adapter.errors import DataError, TruncationError
 from gaga_adapter.noise.draws import batch_uniforms
-from gaga_adapter.training.densities import (
-    Density,
-    LogitNormal,
-    LogNormal,
-    Table,
-    Uniform,
-    checked_end,
-    checked_std,
-)
+from gaga_adapter.training.densities import Density, OfNormal, Table, Uniform, checked_end
 from gaga_adapter.training.importance import LossHistory
 
 
@@ -59,7 +51,7 @@ class TruncatedTimesteps:
         self.stratified, self.sharded = stratified, sharded
         self.history = LossHistory(n_atoms=density.n_atoms) if importance else None
 
-    # -- the laws --------------------------------------------------------------------------------
+    # -- the laws; the last three arguments are those of the class -------------------------------
 
     @classmethod
     def uniform(
@@ -69,13 +61,7 @@ class TruncatedTimesteps:
         importance: bool = False,
         sharded: bool = True,
     ) -> TruncatedTimesteps:
-        """Continuous times, uniform in (0, t*].
-
-        Args:
-            t_star: End of the range in (0, 1], such as `stats.t_star(path)`.
-            stratified: Whether to spread each batch evenly; see the class.
-            importance: Whether to learn from the losses; see the class.
-            sharded: Whether to share a global batch; see the class.
+        """Continuous times, uniform in (0, t*]; `t_star` such as `stats.t_star(path)`.
 
         Raises:
             TruncationError: If `t_star` is outside of (0, 1].
@@ -93,12 +79,8 @@ class TruncatedTimesteps:
     ) -> TruncatedTimesteps:
         """Integer steps `first..t_star`, each equally often.
 
-        Args:
-            t_star: Last step, included, such as `stats.t_star(scheduler)`.
-            first: First step: 0 in diffusers' tables, 1 where step 0 has a term of its own.
-            stratified: Whether to spread each batch evenly; see the class.
-            importance: Whether to learn from the losses; see the class.
-            sharded: Whether to share a global batch; see the class.
+        `t_star` is such as `stats.t_star(scheduler)`; `first` is 0 in diffusers' tables, 1 where
+        step 0 has a term of its own.
 
         Raises:
             TruncationError: If `t_star` is no integer, or below `first`.
@@ -121,15 +103,11 @@ class TruncatedTimesteps:
     ) -> TruncatedTimesteps:
         """The entries of a table, each equally often.
 
-        Args:
-            values: Timesteps (K,) from data to noise, the last one t*, such as those of
-                `GAGAScheduler.training_timesteps()`.
-            stratified: Whether to spread each batch evenly; see the class.
-            importance: Whether to learn from the losses; see the class.
-            sharded: Whether to share a global batch; see the class.
+        `values` are timesteps (K,) from data to noise, the last one t*, such as those of
+        `GAGAScheduler.training_timesteps()`.
 
         Raises:
-            TruncationError: If the table is empty or no row.
+            TruncationError: If the table is empty or not one row.
         """
         if values.ndim != 1 or not len(values):
             raise TruncationError(
@@ -149,19 +127,15 @@ class TruncatedTimesteps:
     ) -> TruncatedTimesteps:
         """Noise levels `sigma = b / a`, log-normal (Karras et al. 2022, Table 1), cut at sigma*.
 
-        Args:
-            sigma_star: Largest noise level, such as `stats.sigma_star`; infinity cuts nothing.
-            mean: Mean of `ln sigma`.
-            std: Standard deviation of `ln sigma`.
-            stratified: Whether to spread each batch evenly; see the class.
-            importance: Whether to learn from the losses; see the class.
-            sharded: Whether to share a global batch; see the class.
+        `sigma_star` is such as `stats.sigma_star`, and infinity cuts nothing; `mean` and `std` are
+        those of `ln sigma`.
 
         Raises:
             TruncationError: If `sigma_star` or `std` is not positive.
         """
         end = checked_end(sigma_star, "sigma_star")
-        return cls(LogNormal(mean, checked_std(std), end), stratified, importance, sharded)
+        law = OfNormal(mean, std, end, torch.exp, torch.log)
+        return cls(law, stratified, importance, sharded)
 
     @classmethod
     def logit_normal(
@@ -175,19 +149,15 @@ class TruncatedTimesteps:
     ) -> TruncatedTimesteps:
         """Times of flow matching, logit-normal (Esser et al. 2024, Eq. 19), cut at t*.
 
-        Args:
-            t_star: Share of noise in (0, 1], such as `stats.t_star(FlowPath())`.
-            mean: Mean of `ln(t / (1 - t))`.
-            std: Standard deviation of it.
-            stratified: Whether to spread each batch evenly; see the class.
-            importance: Whether to learn from the losses; see the class.
-            sharded: Whether to share a global batch; see the class.
+        `t_star` is a share of noise such as `stats.t_star(FlowPath())`; `mean` and `std` are those
+        of `ln(t / (1 - t))`.
 
         Raises:
             TruncationError: If `t_star` is outside of (0, 1], or `std` is not positive.
         """
         end = checked_end(t_star, "t_star", 1.0)
-        return cls(LogitNormal(mean, checked_std(std), end), stratified, importance, sharded)
+        law = OfNormal(mean, std, end, torch.sigmoid, torch.logit)
+        return cls(law, stratified, importance, sharded)
 
     # -- in the loop -----------------------------------------------------------------------------
 
