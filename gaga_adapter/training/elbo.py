@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
@@ -101,7 +102,7 @@ def truncated_elbo(
     x: Tensor,
     mask: Tensor | None,
     path: GaussianPath,
-    stats: GAGAStats,
+    stats: GAGAStats | str | Path,
     t_star: float | None = None,
     reference: str = "auto",
     decoder: Decoder | None = None,
@@ -117,7 +118,8 @@ def truncated_elbo(
         x: Data: molecules (M, N, 3 + F), or dense (M, C, ...).
         mask: Real atoms of molecules (M, N), bool; `None` for dense data.
         path: Noise path of the model. A table is walked node by node, a formula is continuous.
-        stats: Statistics of the data that the model was trained on.
+        stats: Statistics of the data that the model was trained on: an object, a folder, a hub id
+            or an embedded name.
         t_star: Start in time of the path; by default the fitted one.
         reference: Kind of the Gaussian, as in `GAGAStats.reference`.
         decoder: Law by which data are read off z_0: by default elements for named molecules, else
@@ -134,6 +136,7 @@ def truncated_elbo(
         UnsupportedModelError: If the model is no denoiser.
     """
     check_data(x, mask)
+    stats = stats if isinstance(stats, GAGAStats) else GAGAStats.from_pretrained(stats)
     if min(n_levels, batch_size) < 1:
         raise DataError(f"n_levels={n_levels}, batch_size={batch_size}: need at least 1 and 1.")
     channels = x.shape[-1] if mask is not None else x.shape[1]

@@ -34,11 +34,7 @@ class LossHistory:
     """
 
     def __init__(
-        self,
-        n_bins: int = 32,
-        n_atoms: int | None = None,
-        decay: float = 0.99,
-        floor: float = 0.1,
+        self, n_bins: int = 32, n_atoms: int | None = None, decay: float = 0.99, floor: float = 0.1
     ) -> None:
         if not (0 < floor <= 1 and 0 <= decay < 1 and n_bins >= 1):
             raise DataError(

@@ -55,11 +55,7 @@ class TruncatedTimesteps:
 
     @classmethod
     def uniform(
-        cls,
-        t_star: float,
-        stratified: bool = True,
-        importance: bool = False,
-        sharded: bool = True,
+        cls, t_star: float, stratified: bool = True, importance: bool = False, sharded: bool = True
     ) -> TruncatedTimesteps:
         """Continuous times, uniform in (0, t*]; `t_star` such as `stats.t_star(path)`.
 
@@ -95,11 +91,7 @@ class TruncatedTimesteps:
 
     @classmethod
     def table(
-        cls,
-        values: Tensor,
-        stratified: bool = True,
-        importance: bool = False,
-        sharded: bool = True,
+        cls, values: Tensor, stratified: bool = True, importance: bool = False, sharded: bool = True
     ) -> TruncatedTimesteps:
         """The entries of a table, each equally often.
 
