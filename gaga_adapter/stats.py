@@ -154,8 +154,7 @@ class GAGAStats:
             WriteError: If the folder cannot be written, such as on a full disk.
         """
         folder = Path(folder)
-        tensors = {k: v.contiguous() for k, v in self.moments.state_dict().items()}
-        config = self._to_config(tensors)
+        tensors, config = self._tensors(), self.to_dict()
         text = json.dumps(config, indent=2) + "\n"
         blob = safetensors_bytes(tensors, metadata={"gaga_config": json.dumps(config)})
         with replacing(folder / TENSORS_NAME) as temporary:
@@ -292,9 +291,6 @@ class GAGAStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, JSON-able."""
-        return self._to_config({k: v.contiguous() for k, v in self.moments.state_dict().items()})
-
-    def _to_config(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
             "log_snr_star": self.log_snr_star,
@@ -303,8 +299,11 @@ class GAGAStats:
             "moments": self.moments.metadata(),
             "selection": None if self.selection is None else self.selection.to_dict(),
             "provenance": dict(self.provenance),
-            "digest": _digest(tensors),
+            "digest": _digest(self._tensors()),
         }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: tensor.contiguous() for name, tensor in self.moments.state_dict().items()}
 
     @classmethod
     def _from_config(
@@ -336,15 +335,15 @@ def library_versions() -> dict[str, str]:
 
 
 def _check_schema(config: Any, folder: Path) -> None:  # noqa: ANN401 - whatever json held
-    found = config.get("schema_version") if isinstance(config, dict) else None
-    if not isinstance(found, int) or found < 1:
+    version = config.get("schema_version") if isinstance(config, dict) else None
+    if not isinstance(version, int) or version < 1:
         raise ArtefactError(
-            f"{folder / CONFIG_NAME} has schema_version={found!r}; this version reads 1 to "
+            f"{folder / CONFIG_NAME} has schema_version={version!r}; this version reads 1 to "
             f"{SCHEMA_VERSION}. Write it again with `gaga fit`."
         )
-    if found > SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise ArtefactError(
-            f"{folder / CONFIG_NAME} has schema_version={found}, this gaga-adapter reads "
+            f"{folder / CONFIG_NAME} has schema_version={version}, this gaga-adapter reads "
             f"up to {SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
         )
 

@@ -88,13 +88,13 @@ class TruncatedELBO:
         return float(values.mean()), error
 
     def __str__(self) -> str:
-        told = [
+        parts = [
             f"{name} {value:.3f} ± {error:.3f}"
             for name in ("prior", "between", "reconstruction", "nats")
             for value, error in [self.mean(name)]
         ]
         bits, error = self.mean("bits_per_dimension")
-        return f"{', '.join(told)}; {bits:.4f} ± {error:.4f} bits per dimension"
+        return f"{', '.join(parts)}; {bits:.4f} ± {error:.4f} bits per dimension"
 
 
 def truncated_elbo(
