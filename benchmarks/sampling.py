@@ -34,7 +34,7 @@ from verdicts import HeldOut, compare, judged, table
 from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.pipeline import ASSETS, EMBEDDED, MoleculePipeline
+from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline
 from gaga_adapter.sampling.solvers import scheduler_named
 from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
 
@@ -285,7 +285,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--model", default=EMBEDDED, help="folder of a pipeline")
+    parser.add_argument("--model", default="qm9", help="folder of a pipeline")
     parser.add_argument("--stats", default="qm9", help="folder of fitted statistics")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--chunks", type=Path, default=CHUNKS, help="keeps the chunks")
@@ -300,7 +300,7 @@ def main() -> None:
     diffusers.utils.logging.disable_progress_bar()
     shard, n_shards = (int(part) for part in args.shard.split("/"))
     cells = [cell for group in args.group for cell in GROUPS[group] if args.only in cell.name]
-    model = ASSETS / "qm9" if args.model == EMBEDDED else Path(args.model)
+    model = EMBEDDED.get(args.model, Path(args.model))
     artefact = EMBEDDED_STATS.get(args.stats, Path(args.stats))
     setting = {
         "weights": digest(model / "denoiser" / "diffusion_pytorch_model.safetensors"),

@@ -3,7 +3,7 @@
 From a characteristic noise level on, noised data are Gaussian to within a stated number of nats.
 There the sampling trajectory can start from a closed-form Gaussian, with fewer network calls.
 
-    scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
+    scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, "qm9")
 
 Importing this package loads torch, numpy and safetensors only; everything else loads when first
 used.
@@ -15,9 +15,23 @@ from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from gaga_adapter.files import hub as _hub
+
 if TYPE_CHECKING:
+    from gaga_adapter.criteria.certificate.criterion import Certificate
+    from gaga_adapter.criteria.cumulant.criterion import Cumulant
+    from gaga_adapter.criteria.ks_mi.criterion import KSMI
+    from gaga_adapter.criteria.two_sample.criterion import TwoSample
     from gaga_adapter.fitting import compare, fit
-    from gaga_adapter.integrations import apply_patch, patched, remove_patch
+    from gaga_adapter.integrations import (
+        apply_patch,
+        as_pipeline,
+        fit_from,
+        patched,
+        remove_patch,
+        truncate_sigmas,
+    )
+    from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
     from gaga_adapter.molecules.denoiser import MoleculeDenoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
     from gaga_adapter.noise.paths import (
@@ -31,50 +45,78 @@ if TYPE_CHECKING:
     from gaga_adapter.reference import ReferenceGaussian
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
+    from gaga_adapter.trained import record_trained
     from gaga_adapter.training import TruncatedTimesteps, truncated_elbo
 
 __version__ = _version("gaga-adapter")
 
+# Statistics are pushed to the hub with a card, but must not know the report that writes it. So
+# `files.hub` knows only that there is a writer; this file, which sees all rooms, says which one.
+_hub.card_writer_home = ("gaga_adapter.report.card", "write_card")
+
+#: Public names, with the module that loads when one of them is first used.
 _HOME = {
+    "AtomLayout": "gaga_adapter.layout",
+    "Certificate": "gaga_adapter.criteria.certificate.criterion",
+    "Cumulant": "gaga_adapter.criteria.cumulant.criterion",
+    "DenseLayout": "gaga_adapter.layout",
     "FlowPath": "gaga_adapter.noise.paths",
     "GAGAScheduler": "gaga_adapter.scheduler",
     "GAGAStats": "gaga_adapter.stats",
     "GaussianPath": "gaga_adapter.noise.paths",
+    "KSMI": "gaga_adapter.criteria.ks_mi.criterion",
     "MoleculeDenoiser": "gaga_adapter.molecules.denoiser",
+    "MoleculeLayout": "gaga_adapter.layout",
     "MoleculePipeline": "gaga_adapter.molecules.pipeline",
     "ReferenceGaussian": "gaga_adapter.reference",
     "TabulatedPath": "gaga_adapter.noise.paths",
     "TruncatedTimesteps": "gaga_adapter.training",
+    "TwoSample": "gaga_adapter.criteria.two_sample.criterion",
     "VEPath": "gaga_adapter.noise.paths",
     "VPPath": "gaga_adapter.noise.paths",
     "apply_patch": "gaga_adapter.integrations",
+    "as_pipeline": "gaga_adapter.integrations",
     "compare": "gaga_adapter.fitting",
     "fit": "gaga_adapter.fitting",
+    "fit_from": "gaga_adapter.integrations",
     "named_path": "gaga_adapter.noise.paths",
     "patched": "gaga_adapter.integrations",
+    "record_trained": "gaga_adapter.trained",
     "remove_patch": "gaga_adapter.integrations",
+    "truncate_sigmas": "gaga_adapter.integrations",
     "truncated_elbo": "gaga_adapter.training",
 }
 
 __all__ = [
+    "KSMI",
+    "AtomLayout",
+    "Certificate",
+    "Cumulant",
+    "DenseLayout",
     "FlowPath",
     "GAGAScheduler",
     "GAGAStats",
     "GaussianPath",
     "MoleculeDenoiser",
+    "MoleculeLayout",
     "MoleculePipeline",
     "ReferenceGaussian",
     "TabulatedPath",
     "TruncatedTimesteps",
+    "TwoSample",
     "VEPath",
     "VPPath",
     "__version__",
     "apply_patch",
+    "as_pipeline",
     "compare",
     "fit",
+    "fit_from",
     "named_path",
     "patched",
+    "record_trained",
     "remove_patch",
+    "truncate_sigmas",
     "truncated_elbo",
 ]
 

@@ -1,7 +1,7 @@
 """Several processes of one run, on `torch.distributed`: who this one is, and what all of them hold.
 
-Processes work apart on their shares, then merge what they found. Whatever is merged is merged in
-the order of the ranks, so that the result does not depend on who was faster:
+Processes work apart on their shares, then merge their results, in the order of the ranks, so that
+the whole does not depend on who was faster:
 
     processes = Processes.of_the_run()
     with processes.in_step(report) as tick:          # a failure of one is raised on all
@@ -57,14 +57,9 @@ def n_processes() -> int:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The tensors of all processes, one after the other along the first axis.
+    """The tensors (B, ...) of all processes as one (W B, ...), in the order of the ranks.
 
-    Args:
-        tensor: (B, ...), of one shape and dtype on all processes.
-
-    Returns:
-        (W B, ...) in the order of the ranks, on the device of `tensor`; `tensor` itself where there
-        is one process.
+    They have one shape and dtype. One process gets its own tensor back.
     """
     if n_processes() == 1:
         return tensor
@@ -83,7 +78,7 @@ def started() -> Iterator[None]:
     end with it. Where no launcher is found, or a group exists, nothing is started.
 
     Raises:
-        ProcessError: the others do not come, or the launcher does not say where they are.
+        ProcessError: If the others do not come, or the launcher does not say where they are.
     """
     if _is_group() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if "ACCELERATE_USE_CPU" in os.environ and not torch.cuda.is_available():
@@ -121,8 +116,8 @@ class Processes:
     """The processes that share a piece of work, seen from one of them.
 
     Attributes:
-        index: rank of this one.
-        count: how many.
+        index: Rank of this process.
+        count: Number of processes.
     """
 
     index: int = 0
@@ -143,21 +138,14 @@ class Processes:
         return values
 
     def merged(self, value: T, merge: Callable[[T, T], T]) -> T | None:
-        """All values as one, merged pairwise in the order of the ranks.
+        """All values as one on the first process, `None` on the others.
 
         Neighbours merge first, then pairs of pairs: `log2(W)` rounds, and no process holds more
-        than two values.
-
-        Args:
-            value: of this process.
-            merge: of a value and that of the ranks behind; it may change its arguments.
-
-        Returns:
-            the whole on the first process, `None` on the others.
+        than two values. `merge` gets a value and that of the ranks behind, and may change them; its
+        exceptions are raised on all processes.
 
         Raises:
-            Exception: that of `merge`, on all processes.
-            ProcessError: another process is gone.
+            ProcessError: If another process is gone.
         """
         whole = self._merged_pairwise(value, merge)
 
@@ -186,9 +174,7 @@ class Processes:
     def by_first(self, work: Callable[[Callable[[], None]], T]) -> T:
         """What the first process makes, on all; its failure, too.
 
-        Args:
-            work: called on the first process with `beat`, to be called now and then: those who
-                wait hear from it.
+        `work` is called with `beat`, which it calls now and then: those who wait hear from it.
         """
         if self.count == 1:
             return work(lambda: None)
@@ -221,15 +207,12 @@ class Processes:
     def in_step(self, report: Tick = lambda done: None) -> Iterator[Tick]:
         """Work apart, and end together or not at all.
 
-        Args:
-            report: on the first process, called with what all have done together.
-
-        Yields:
-            a function to call after each piece of work, with what this process has done so far.
+        It yields a function to call after each piece of work, with what this process has done so
+        far. `report` is called on the first process, with what all have done together.
 
         Raises:
-            GAGAError: what another process raised; its cause says which one.
-            ProcessError: another process raised something else, or is gone.
+            GAGAError: If another process raised it; the cause says which one.
+            ProcessError: If another process raised something else, or is gone.
         """
         meeting = _Meeting(self, report)
         try:
@@ -245,7 +228,7 @@ class Processes:
 
 
 class _Meeting:
-    """Where processes that work apart tell how far they are, and whether one failed."""
+    """Where processes that work apart say how far they are, and whether one failed."""
 
     def __init__(self, processes: Processes, report: Tick) -> None:
         self.processes, self.report = processes, report
@@ -265,9 +248,9 @@ class _Meeting:
         """Wait for all; whether all have finished."""
         self.is_over = True  # unless all goes well: nobody comes to a meeting after a failure
         states = self.processes.everyones((self.done, finished, failure))
-        for _, _, found in states:
-            if found is not None and failure is None:
-                raise found.error(self.processes.count)
+        for _, _, theirs in states:
+            if theirs is not None and failure is None:
+                raise theirs.error(self.processes.count)
         self.is_over = failure is not None
         self.last = time.monotonic()
         self.done_by_all = sum(done for done, _, _ in states)
@@ -294,7 +277,7 @@ class _Failure:
         return cls(rank, type(error).__name__, str(error))
 
     def error(self, count: int) -> GAGAError:
-        """The same error if it is one of this package, caused by that of the other process."""
+        """The same error if it is one of this package; the cause names the process."""
         cause = ProcessError(f"process {self.rank} of {count}: {self.kind}: {self.message}")
         kind = getattr(errors, self.kind, None)
         if kind is None or kind is ProcessError:

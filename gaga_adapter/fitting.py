@@ -1,11 +1,13 @@
 """Fit: stream a data set once, get the artefact; or only ask how Gaussian the data are.
 
-One pass updates the moments and keeps a uniform sample of bounded size (`collecting.py`); a
+    stats = fit(batches)
+
+One pass updates the moments and keeps a uniform sample of bounded size (`streaming.py`); a
 criterion then draws its curve on that sample, and the selection reads the characteristic log-SNR
 off the curve. `compare` asks several criteria about the same sample and the same reference.
 
 Under an initialised process group all processes call `fit`, or none: they share the pass, the first
-one draws the curve, and all return the same artefact (`collecting.py`).
+one draws the curve, and all return the same artefact (`streaming.py`).
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ class Verdict:
     """What one criterion says.
 
     Attributes:
-        curve: its curve, or `None` if it could not judge these data.
-        selection: the choice on it, or `None` if there is none.
-        reason: one sentence.
+        curve: Its curve, or `None` if it could not judge these data.
+        selection: Choice of t* on the curve, or `None` if there is none.
+        reason: Reason for the choice, or for its absence, in one sentence.
     """
 
     curve: CriterionCurve | None
@@ -54,10 +56,10 @@ class Comparison:
     """What several criteria say of the same data.
 
     Attributes:
-        layout: what the channels are.
-        count: data items of which the reference knows the moments.
-        n_criterion: items that the criteria saw.
-        verdicts: by the name of the criterion.
+        layout: Meaning of the channels.
+        count: Number of data items in the moments of the reference.
+        n_criterion: Number of items that the criteria saw.
+        verdicts: Verdict of each criterion, by its name.
     """
 
     layout: Layout
@@ -68,7 +70,7 @@ class Comparison:
 
 def fit(
     data: Iterable[Batch],
-    layout: Layout,
+    layout: Layout | None = None,
     criterion: str | Criterion = "two_sample",
     reference: str = "auto",
     covariance: DenseKind = "channel",
@@ -86,36 +88,39 @@ def fit(
     """Fit the statistics of a data set and choose its characteristic log-SNR.
 
     Args:
-        data: batches. Molecules: pairs of x (B, N, 3+F) and mask (B, N) bool; dense data: x (B, C,
-            ...), alone or as the only entry of a tuple or list.
-        layout: what the channels are.
-        criterion: name of a criterion of Gaussianity, or one with settings of its own.
-        reference: which closed-form start is judged; `auto` is `shape` for molecules.
-        covariance: for dense data `channel`, `element`, `low_rank` or `full`.
-        tolerance: nats that may remain at t*, or the rate of false alarms of p-values, see
+        data: Batches. Molecules are pairs of x (B, N, 3+F) and mask (B, N) bool; dense data are x
+            (B, C, ...), alone or as the only entry of a tuple or list.
+        layout: Meaning of the channels. When `None` it is read off the first batch: the event
+            shape of dense data, or unnamed features per atom. Molecules whose features name
+            elements need `MoleculeLayout(elements, ...)`.
+        criterion: Name of a criterion of Gaussianity, or one with settings of its own.
+        reference: Kind of the closed-form start that is judged; `auto` is `shape` for molecules.
+        covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`.
+        tolerance: Nats that may remain at t*, or the rate of false alarms of p-values, see
             `selection`; the default of the criterion's unit when `None`.
-        log_snr: levels at which the curve is drawn.
-        n_criterion: size of the sample that the criterion sees.
-        max_order: order of the cumulants that are streamed, 2 to 4.
-        by_size: choose a t* for molecules of every size, too.
-        n_bootstrap: resamples for the interval of t*; 0 for none.
-        seed: of the sample and the criterion.
-        provenance: what to record about the data.
-        progress: called with (what, done, total); on the first process.
-        processes: under `torch.distributed`, `deal`: all processes pass the same stream, and each
-            takes its share of the batches; `own`: each passes its own share, as a distributed
-            sampler makes it; `alone`: this process fits by itself, and the others need not call.
+        log_snr: Levels at which the curve is drawn.
+        n_criterion: Size of the sample that the criterion sees.
+        max_order: Order of the cumulants that are streamed, 2 to 4.
+        by_size: Whether to choose a t* for molecules of every size, too.
+        n_bootstrap: Number of resamples for the interval of t*; 0 for none.
+        seed: Seed of the sample and the criterion.
+        provenance: Facts to record about the data.
+        progress: Function that is called with (what, done, total) on the first process.
+        processes: Way in which processes of `torch.distributed` share the work. `deal`: all pass
+            the same stream, and each takes its share of the batches; `own`: each passes its own
+            share, as a distributed sampler makes it; `alone`: this process fits by itself, and
+            the others need not call.
 
     Returns:
-        the artefact, the same on all processes; `save_pretrained` writes it.
+        The artefact, the same on all processes; `save_pretrained` writes it.
 
     Raises:
-        DataError: no data, batches of another form, values that are not finite, or too few for the
-            criterion.
-        StatsMismatchError: batches with other channels than the layout, or a reference that these
-            data do not have.
-        TruncationError: the criterion never comes within the tolerance.
-        ProcessError: another process failed or is gone.
+        DataError: If there are no data, batches have another form, values are not finite, or there
+            are too few for the criterion.
+        StatsMismatchError: If batches have other channels than the layout, or the data do not
+            have this reference.
+        TruncationError: If the criterion never comes within the tolerance.
+        ProcessError: If another process failed or is gone.
     """
     judge = criterion_named(criterion) if isinstance(criterion, str) else criterion
     check_tolerance(tolerance, judge.unit)
@@ -131,7 +136,7 @@ def fit(
         if by_size:
             selection = replace(selection, by_size=select_by_size(curve, tolerance))
         return GAGAStats(
-            layout=layout,
+            layout=collected.layout,
             moments=collected.moments,
             log_snr_star=selection.log_snr_star,
             selection=selection,
@@ -148,7 +153,7 @@ def fit(
 
 def compare(
     data: Iterable[Batch],
-    layout: Layout,
+    layout: Layout | None = None,
     criteria: Sequence[str | Criterion] = ("cumulant", "two_sample", "ks_mi"),
     reference: str = "auto",
     covariance: DenseKind = "channel",
@@ -162,28 +167,17 @@ def compare(
 ) -> Comparison:
     """Ask several criteria how Gaussian the same data are.
 
-    A criterion that cannot judge these data is listed with its reason; the others go on.
-
-    Args:
-        data: as in `fit`, like every argument that is not named here.
-        layout: what the channels are.
-        criteria: names, or criteria with settings of their own.
-        reference: which closed-form start is judged.
-        covariance: for dense data.
-        tolerances: by unit, `nats` or `p-value`; the defaults of `selection` for the others.
-        log_snr: levels at which the curves are drawn.
-        n_criterion: size of the sample that the criteria see.
-        n_bootstrap: resamples for the intervals; 0 for none.
-        seed: of the sample and the criteria: each starts from it, whatever ran before.
-        progress: called with (what, done, total); on the first process.
-        processes: how the processes of a run stand to `data`.
+    A criterion that cannot judge these data is listed with its reason; the others go on. The
+    arguments are those of `fit`, but for `criteria`, names or criteria with settings of their own,
+    and `tolerances` by unit, `nats` or `p-value`. Each criterion starts from the same `seed`,
+    whatever ran before it.
 
     Raises:
-        DataError: no data, batches of another form, or values that are not finite.
-        StatsMismatchError: batches with other channels than the layout, or a reference that these
-            data do not have.
-        TruncationError: a tolerance that is none.
-        ProcessError: another process failed or is gone.
+        DataError: If there are no data, batches have another form, or values are not finite.
+        StatsMismatchError: If batches have other channels than the layout, or the data do not
+            have this reference.
+        TruncationError: If a tolerance is not positive and finite.
+        ProcessError: If another process failed or is gone.
     """
     judges = [criterion_named(c) if isinstance(c, str) else c for c in criteria]
     chosen = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
@@ -209,7 +203,7 @@ def compare(
             except (DataError, TruncationError) as error:
                 reason = str(error)
             verdicts[judge.name] = Verdict(curve, selection, reason)
-        return Comparison(layout, collected.moments.count, len(collected.x), verdicts)
+        return Comparison(collected.layout, collected.moments.count, len(collected.x), verdicts)
 
     return sharing_processes(processes).by_first(conclude)
 

@@ -21,13 +21,14 @@ class MoleculeLayout:
     The defaults are those of the EDM codebase (`normalize_factors = [1, 4, 10]`) without charges.
 
     Attributes:
-        elements: chemical symbols in the order of the one-hot channels.
-        position_scale: positions in angstrom are divided by it.
-        onehot_scale: the one-hot element is divided by it.
-        charge_scale: the atomic number is divided by it; `None` for no such channel.
+        elements: Chemical symbols in the order of the one-hot channels.
+        position_scale: Divisor of the positions in angstrom.
+        onehot_scale: Divisor of the one-hot element.
+        charge_scale: Divisor of the atomic number; `None` for no such channel.
 
     Raises:
-        DataError: no elements, one of them twice, or a scale that is not positive and finite.
+        DataError: If there are no elements, one is named twice, or a scale is not positive and
+            finite.
     """
 
     elements: tuple[str, ...] = ("H", "C", "N", "O", "F")
@@ -72,7 +73,7 @@ class AtomLayout:
     """Channels `[positions, features]` per atom of unnamed features, such as a learned latent.
 
     Attributes:
-        n_features: feature channels F.
+        n_features: Number of feature channels F.
     """
 
     n_features: int
@@ -92,7 +93,7 @@ class DenseLayout:
     """A dense tensor of one fixed event shape, channels first, such as an image or a latent.
 
     Attributes:
-        shape: the event shape (C, ...), without the batch.
+        shape: Event shape (C, ...), without the batch.
     """
 
     shape: tuple[int, ...]
@@ -109,11 +110,7 @@ class DenseLayout:
 
 Layout = MoleculeLayout | AtomLayout | DenseLayout
 
-_KINDS: dict[str, type[MoleculeLayout] | type[AtomLayout] | type[DenseLayout]] = {
-    "molecule": MoleculeLayout,
-    "atoms": AtomLayout,
-    "dense": DenseLayout,
-}
+_KINDS: dict[str, Any] = {"molecule": MoleculeLayout, "atoms": AtomLayout, "dense": DenseLayout}
 
 
 def layout_to_dict(layout: Layout) -> dict[str, Any]:
@@ -126,12 +123,11 @@ def layout_from_dict(data: dict[str, Any]) -> Layout:
     """Layout from its JSON form.
 
     Raises:
-        ArtefactError: the kind is unknown, or a field is missing or makes no sense.
+        ArtefactError: If the kind is unknown, or a field is missing or makes no sense.
     """
     try:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
-        kind: Any = _KINDS[data["kind"]]
-        layout: Layout = kind(**fields)
+        layout: Layout = _KINDS[data["kind"]](**fields)
         return layout
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(

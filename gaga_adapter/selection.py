@@ -60,12 +60,12 @@ class Selection:
     """A characteristic log-SNR, with the evidence for it.
 
     Attributes:
-        log_snr_star: from there on towards noise the data count as Gaussian.
-        tolerance: in the unit of the curve.
-        curve: what it was chosen on.
-        reason: one sentence.
+        log_snr_star: Log-SNR from which on towards noise the data count as Gaussian.
+        tolerance: Tolerance in the unit of the curve.
+        curve: Curve that the choice was made on.
+        reason: Reason for the choice in one sentence.
         interval: 90 % bootstrap interval of `log_snr_star` (noise side, data side), if asked for.
-        by_size: `log_snr_star` of molecules of one size, if asked for.
+        by_size: Choice of `log_snr_star` for molecules of each size, if asked for.
     """
 
     log_snr_star: float
@@ -91,7 +91,7 @@ class Selection:
         """Selection from its JSON form, equal to the last bit.
 
         Raises:
-            ArtefactError: a field is missing or makes no sense.
+            ArtefactError: If a field is missing or makes no sense.
         """
         try:
             interval = data.get("interval")
@@ -114,7 +114,7 @@ def check_tolerance(tolerance: float | None, unit: str) -> float:
     """The tolerance, or the default of the unit.
 
     Raises:
-        TruncationError: not positive and finite, or for p-values not below 1.
+        TruncationError: If it is not positive and finite, or for p-values not below 1.
     """
     if tolerance is None:
         return DEFAULT_TOLERANCES[unit]
@@ -128,7 +128,7 @@ def check_tolerance(tolerance: float | None, unit: str) -> float:
 
 
 def threshold(curve: CriterionCurve, tolerance: float) -> float:
-    """What the values of a curve are compared with at a tolerance: it, or its share of a level."""
+    """Limit of the values of a curve: the tolerance, or for p-values its share of one level."""
     return tolerance / len(curve.log_snr) if curve.unit == "p-value" else tolerance
 
 
@@ -138,14 +138,14 @@ def select(
     """The largest log-SNR from which on the criterion holds towards noise.
 
     Args:
-        curve: of a criterion.
-        tolerance: largest value that counts as Gaussian, in nats; of p-values the rate of false
+        curve: Curve of a criterion.
+        tolerance: Largest value that counts as Gaussian, in nats; of p-values the rate of false
             alarms on the whole curve. The unit's default when `None`.
-        consecutive: levels in a row that are enough, counted from the data; all of them up to pure
-            noise when `None`. The published rule is 2.
+        consecutive: Number of levels in a row that are enough, counted from the data; all of them
+            up to pure noise when `None`. The published rule is 2.
 
     Raises:
-        TruncationError: the criterion does not hold even at the noisiest level.
+        TruncationError: If the criterion does not hold even at the noisiest level.
     """
     tolerance = check_tolerance(tolerance, curve.unit)
     if consecutive is not None and not 1 <= consecutive <= len(curve.log_snr):
@@ -163,31 +163,27 @@ def select(
     first = _first_run(holds, consecutive)
     if first is None:
         raise TruncationError(_never(curve, tolerance))
+    star, low = curve.log_snr[first], upper[first]
     held = (
         f"{curve.criterion} + {MARGIN:g} s.e. <= {limit:g} nats"
         if nats
         else f"p-value of {curve.criterion} >= {limit:.2g}"
     )
     if first == 0:
-        return Selection(
-            curve.log_snr[0],
-            tolerance,
-            curve,
-            f"{held} on the whole curve; its first level was taken, levels nearer to the data "
-            "may hold too",
+        reason = (
+            f"{held} on the whole curve; its first level was taken, levels nearer to the data may "
+            "hold too"
         )
-    star, low, high = curve.log_snr[first], upper[first], upper[first - 1]
+        return Selection(star, tolerance, curve, reason)
+    closer, high = curve.log_snr[first - 1], upper[first - 1]
     if nats and not math.isnan(high):
-        star += (tolerance - low) / (high - low) * (curve.log_snr[first - 1] - star)
+        star += (tolerance - low) / (high - low) * (closer - star)
     value = "not computable" if math.isnan(high) else f"{high:.3g} {curve.unit}"
-    return Selection(
-        star,
-        tolerance,
-        curve,
-        f"{held} from log-SNR {star:.3g} on towards noise (at log-SNR "
-        f"{curve.log_snr[first - 1]:.3g} it is {value}; {curve.n_samples} samples against the "
-        f"{curve.reference} reference)",
+    reason = (
+        f"{held} from log-SNR {star:.3g} on towards noise (at log-SNR {closer:.3g} it is {value}; "
+        f"{curve.n_samples} samples against the {curve.reference} reference)"
     )
+    return Selection(star, tolerance, curve, reason)
 
 
 def _first_run(holds: list[bool], length: int | None) -> int | None:
@@ -211,15 +207,10 @@ def bootstrap(
 
     A resample on which the criterion never holds counts as the noisiest level of the curve.
 
-    Args:
-        curve: with contributions.
-        tolerance: see `select`.
-        n_replicates: resamples, at least 20.
-        generator: source of all randomness.
-
     Raises:
-        TruncationError: fewer than 20 resamples, or a tolerance that is none.
-        DataError: the curve carries no contributions.
+        TruncationError: If there are fewer than 20 resamples, or the tolerance is not positive and
+            finite.
+        DataError: If the curve carries no contributions.
     """
     tolerance = check_tolerance(tolerance, curve.unit)
     if n_replicates < 20:
@@ -244,32 +235,27 @@ def select_by_size(
     Each size is judged with its neighbours: the smallest window of sizes `[N - r, N + r]` that
     holds `min_items` molecules.
 
-    Args:
-        curve: of molecules, with contributions.
-        tolerance: see `select`.
-        min_items: molecules wanted per window.
-
     Raises:
-        DataError: the curve carries no contributions, or those of dense data.
-        TruncationError: the criterion never holds for one of the sizes.
+        DataError: If the curve carries no contributions, or those of dense data.
+        TruncationError: If the criterion never holds for one of the sizes.
     """
     parts = curve.require_contributions()
     if parts.size is None:
         raise DataError("a t* per size needs molecules; this curve is of dense data.")
-    found = {}
+    stars = {}
     for size in torch.unique(parts.size).tolist():
         distance = (parts.size - size).abs()
         radii, order = distance.sort(stable=True)
         reached = parts.weight[order].cumsum(0) >= min_items
         radius = int(radii[reached][0] if bool(reached.any()) else radii[-1])
         try:
-            found[size] = select(curve.of_rows(distance <= radius), tolerance).log_snr_star
+            stars[size] = select(curve.of_rows(distance <= radius), tolerance).log_snr_star
         except TruncationError as error:
             raise TruncationError(
                 f"molecules of {size} atoms (with those of {radius} more or fewer): {error} "
                 f"Or widen the windows: min_items={2 * min_items}."
             ) from error
-    return found
+    return stars
 
 
 def _never(curve: CriterionCurve, tolerance: float) -> str:

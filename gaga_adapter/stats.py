@@ -28,7 +28,7 @@ from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.hub import check_repo_id, download, publish
+from gaga_adapter.files.hub import card_writer, check_license, check_repo_id, download, publish
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments, moments_from_state_dict
 from gaga_adapter.noise.levels import t_star
@@ -55,16 +55,16 @@ class GAGAStats:
     """Fitted statistics of one data set.
 
     Attributes:
-        layout: what the channels are and how they were normalised.
-        moments: streamed moments, `DenseMoments` or `ExchangeableMoments`.
-        log_snr_star: characteristic log-SNR; from there on towards noise the data count as
+        layout: Meaning of the channels and how they were normalised.
+        moments: Streamed moments, `DenseMoments` or `ExchangeableMoments`.
+        log_snr_star: Characteristic log-SNR; from there on towards noise the data count as
             Gaussian.
-        selection: the curve and the rule that chose `log_snr_star`, if it was chosen on a curve.
-        provenance: where the data came from, how many, library versions.
+        selection: Curve and rule that chose `log_snr_star`, if it was chosen on a curve.
+        provenance: Source of the data, their number, and library versions.
 
     Raises:
-        TruncationError: `log_snr_star` is no plausible log-SNR.
-        StatsMismatchError: the moments have other channels than the layout.
+        TruncationError: If `log_snr_star` is outside of (-60, 60).
+        StatsMismatchError: If the moments have other channels than the layout.
     """
 
     layout: Layout
@@ -96,7 +96,8 @@ class GAGAStats:
         """The closed-form start of the given kind, at the level of the data (a=1, b=0).
 
         Args:
-            kind: `auto` is `shape` for molecules and the fitted covariance for dense data.
+            kind: Kind of the reference; `auto` is `shape` for molecules and the fitted covariance
+                for dense data.
         """
         return make_reference(self.moments, kind)
 
@@ -108,10 +109,10 @@ class GAGAStats:
         seen takes the noisier one of its two neighbours.
 
         Args:
-            n_atoms: number of atoms N.
+            n_atoms: Number of atoms N.
 
         Raises:
-            StatsMismatchError: no t* per size was chosen.
+            StatsMismatchError: If no t* per size was chosen.
         """
         chosen = self.selection.by_size if self.selection is not None else {}
         if not chosen:
@@ -127,12 +128,12 @@ class GAGAStats:
         """Where a path or a scheduler first is at or beyond `log_snr_star`.
 
         Args:
-            path_or_scheduler: a path gives its continuous time in [0, 1] (for an equidistant table
-                the first node at or beyond); a diffusers scheduler gives the first of its training
-                timesteps at or beyond, in its own units.
+            path_or_scheduler: Path, which gives its continuous time in [0, 1] (for an equidistant
+                table the first node at or beyond), or diffusers scheduler, which gives the first
+                of its training timesteps at or beyond, in its own units.
 
         Raises:
-            TruncationError: the path never gets that noisy.
+            TruncationError: If the path never gets that noisy.
         """
         if isinstance(path_or_scheduler, GaussianPath):
             return path_or_scheduler.first_time(self.log_snr_star)
@@ -149,11 +150,10 @@ class GAGAStats:
         """Write the artefact into a folder; an older one there stays intact if writing fails.
 
         Raises:
-            WriteError: the folder cannot be written, such as on a full disk.
+            WriteError: If the folder cannot be written, such as on a full disk.
         """
         folder = Path(folder)
-        tensors = {k: v.contiguous() for k, v in self.moments.state_dict().items()}
-        config = self._to_config(tensors)
+        tensors, config = self._tensors(), self.to_dict()
         text = json.dumps(config, indent=2) + "\n"
         blob = safetensors_bytes(tensors, metadata={"gaga_config": json.dumps(config)})
         with replacing(folder / TENSORS_NAME) as temporary:
@@ -174,16 +174,17 @@ class GAGAStats:
         """Read an artefact from a folder, a hub repository, or by the name of an embedded one.
 
         Args:
-            name_or_path: a folder, a hub id such as `user/qm9-gaga`, or `qm9` (if no folder of
-                that name holds an artefact).
-            revision: branch, tag or commit of the hub repository.
-            token: hub token.
-            cache_dir: where downloads are kept.
-            local_files_only: do not ask the hub.
-            endpoint: address of the hub; huggingface_hub's own by default.
+            name_or_path: Folder, hub id such as `user/qm9-gaga`, or `qm9` (if no folder of that
+                name holds an artefact).
+            revision: Branch, tag or commit of the hub repository.
+            token: Hub token.
+            cache_dir: Folder for downloads.
+            local_files_only: Whether to leave the hub alone and use earlier downloads only.
+            endpoint: Address of the hub; huggingface_hub's own by default.
 
         Raises:
-            ArtefactError: there is none, it cannot be read, it is corrupt, or of a newer schema.
+            ArtefactError: If there is no artefact, it cannot be read, is corrupt, or has a newer
+                schema.
         """
         name, folder = str(name_or_path), Path(name_or_path)
         if name in EMBEDDED and not (folder / CONFIG_NAME).is_file():
@@ -252,7 +253,7 @@ class GAGAStats:
         token: str | None = None,
         commit_message: str = "Upload GAGA statistics",
         create_pr: bool = False,
-        licence: str | None = None,
+        license: str | None = None,
         endpoint: str | None = None,
     ) -> str:
         """Upload the artefact and its card to the Hugging Face hub, in one commit.
@@ -261,37 +262,34 @@ class GAGAStats:
         between its markers is written anew; the rest is its owner's.
 
         Args:
-            repo_id: `user/name`, or `name` for one of your own.
-            private: of a new repository; the account's default when `None`.
-            token: hub token; that of `hf auth login` or `HF_TOKEN` by default.
-            commit_message: what changed.
-            create_pr: open a pull request instead of committing to `main`.
-            licence: of the statistics, as the hub spells it, such as `cc0-1.0`.
-            endpoint: address of the hub; huggingface_hub's own by default.
+            repo_id: Repository `user/name`, or `name` for one of your own.
+            private: Whether a new repository is private; the account's default when `None`.
+            token: Hub token; that of `hf auth login` or `HF_TOKEN` by default.
+            commit_message: Summary of what changed.
+            create_pr: Whether to open a pull request instead of committing to `main`.
+            license: Licence of the statistics, as the hub spells it, such as `cc0-1.0`.
+            endpoint: Address of the hub; huggingface_hub's own by default.
 
         Returns:
-            the address of the commit, or of the pull request.
+            The address of the commit, or of the pull request.
 
         Raises:
-            ArtefactError: the id is none, or the card on the hub has one marker of two.
-            DataError: no licence identifier.
-            WriteError: the hub did not take it; what was there is unchanged.
+            ArtefactError: If `repo_id` has another form, or the card on the hub has only one of
+                the two markers.
+            DataError: If the licence is no identifier of the hub's.
+            WriteError: If the hub did not take it; what was there is unchanged.
         """
-        from gaga_adapter.report.card import check_licence, write_card
-
-        check_licence(licence)
+        check_license(license)
+        write_card = card_writer()
 
         def write(folder: Path, full_id: str, card: str | None) -> None:
             self.save_pretrained(folder)
-            write_card(self, folder, full_id, card, licence)
+            write_card(self, folder, full_id, card, license)
 
         return publish(repo_id, write, commit_message, private, token, create_pr, endpoint)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, JSON-able."""
-        return self._to_config({k: v.contiguous() for k, v in self.moments.state_dict().items()})
-
-    def _to_config(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
             "log_snr_star": self.log_snr_star,
@@ -300,8 +298,11 @@ class GAGAStats:
             "moments": self.moments.metadata(),
             "selection": None if self.selection is None else self.selection.to_dict(),
             "provenance": dict(self.provenance),
-            "digest": _digest(tensors),
+            "digest": _digest(self._tensors()),
         }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: tensor.contiguous() for name, tensor in self.moments.state_dict().items()}
 
     @classmethod
     def _from_config(
@@ -333,15 +334,15 @@ def library_versions() -> dict[str, str]:
 
 
 def _check_schema(config: Any, folder: Path) -> None:  # noqa: ANN401 - whatever json held
-    found = config.get("schema_version") if isinstance(config, dict) else None
-    if not isinstance(found, int) or found < 1:
+    version = config.get("schema_version") if isinstance(config, dict) else None
+    if not isinstance(version, int) or version < 1:
         raise ArtefactError(
-            f"{folder / CONFIG_NAME} has schema_version={found!r}; this version reads 1 to "
+            f"{folder / CONFIG_NAME} has schema_version={version!r}; this version reads 1 to "
             f"{SCHEMA_VERSION}. Write it again with `gaga fit`."
         )
-    if found > SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise ArtefactError(
-            f"{folder / CONFIG_NAME} has schema_version={found}, this gaga-adapter reads "
+            f"{folder / CONFIG_NAME} has schema_version={version}, this gaga-adapter reads "
             f"up to {SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
         )
 

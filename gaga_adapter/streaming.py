@@ -1,17 +1,17 @@
 r"""One pass over a data set: its moments, and a uniform sample of bounded size.
 
-Several processes share the pass: process r of W takes batches r, r + W, ... and what they found is
+Several processes share the pass: process r of W takes batches r, r + W, ... and their results are
 merged in the order of the ranks. Moments merge by Chan's formula, so they are those of one process
 to float64 rounding (of the kind `low_rank`: to what its sketch cuts off). The sample is the same to
 the last bit: item i of batch k keeps its place by the hash of the run's seed and of (k, i), not by
-who read it.
+the process that read it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, get_args
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from gaga_adapter.distributed import Processes
 from gaga_adapter.errors import DataError
 from gaga_adapter.hashing import splitmix64
-from gaga_adapter.layout import DenseLayout, Layout
+from gaga_adapter.layout import AtomLayout, DenseLayout, Layout
 from gaga_adapter.moments import DenseKind, DenseMoments, ExchangeableMoments, Moments
 from gaga_adapter.reference import make_reference
 
@@ -31,28 +31,31 @@ Batch = Tensor | Sequence[Tensor]
 Sharing = Literal["deal", "own", "alone"]
 #: Called with (what, done, total); total is `None` where nobody knows it.
 Report = Callable[[str, int, int | None], None]
+_NO_DATA = "no data: the stream was empty. Pass at least one batch."
 
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """What one pass leaves.
+    """Result of one pass.
 
     Attributes:
-        moments: of all items.
-        x: a uniform sample of them (n, ...).
-        mask: molecules: its real atoms (n, N), bool; `None` for dense data.
+        layout: Meaning of the channels.
+        moments: Moments of all items.
+        x: Uniform sample of the items (n, ...).
+        mask: Real atoms of sampled molecules (n, N), bool; `None` for dense data.
     """
 
+    layout: Layout
     moments: Moments
     x: Tensor
     mask: Tensor | None
 
 
 def sharing_processes(sharing: Sharing) -> Processes:
-    """Who works on one data set together.
+    """The processes that work on one data set together.
 
     Raises:
-        DataError: there is no such way of sharing.
+        DataError: If there is no such way of sharing.
     """
     if sharing not in get_args(Sharing):
         raise DataError(f"processes={sharing!r} is unknown. Known: {', '.join(get_args(Sharing))}.")
@@ -61,7 +64,7 @@ def sharing_processes(sharing: Sharing) -> Processes:
 
 def collect(
     data: Iterable[Batch],
-    layout: Layout,
+    layout: Layout | None,
     n_criterion: int,
     reference: str = "auto",
     covariance: DenseKind = "channel",
@@ -70,28 +73,19 @@ def collect(
     report: Report | None = None,
     sharing: Sharing = "deal",
 ) -> Collected | None:
-    """Stream a data set once.
+    """Stream a data set once; the result on the first of the processes, `None` on the others.
 
-    Args:
-        data: batches. Molecules: pairs of x (B, N, 3+F) and mask (B, N) bool; dense data: x (B, C,
-            ...), alone or as the only entry of a tuple or list.
-        layout: what the channels are.
-        n_criterion: most items of the sample, which a criterion will see; at least 1.
-        reference: kind that will be wanted of these moments; refused on the first batch if it
-            cannot be had.
-        covariance: for dense data `channel`, `element`, `low_rank` or `full`.
-        max_order: order of the cumulants that are streamed, 2 to 4.
-        generator: of the sample; one number is drawn from it.
-        report: called after each batch; with several processes once a second, on the first one.
-        sharing: how the processes of a run stand to `data`.
-
-    Returns:
-        what was found on all data, on the first of the processes; `None` on the others.
+    Most arguments are those of `fit`. `reference` is tried on the first batch, so that an
+    impossible one is refused before the stream is read. One number is drawn from `generator`, for
+    the sample. `report` is called after each batch; with several processes once a second, on the
+    first one.
 
     Raises:
-        DataError: no data, batches of another form, or values that are not finite.
-        StatsMismatchError: batches with other channels than the layout, or no such reference.
-        ProcessError: another process failed or is gone.
+        DataError: If there are no data, batches have another form, values are not finite, or the
+            layout has to be given.
+        StatsMismatchError: If batches have other channels than the layout, or there is no such
+            reference.
+        ProcessError: If another process failed or is gone.
     """
     if n_criterion < 1:
         raise DataError(f"n_criterion={n_criterion}: the criterion needs items to see. Pass more.")
@@ -101,6 +95,8 @@ def collect(
             "Pass [x], or x.split(512)."
         )
     processes = sharing_processes(sharing)
+    if layout is None:
+        layout, data = _peeked(data, processes)
     moments: Moments
     if isinstance(layout, DenseLayout):
         moments = DenseMoments(layout.shape, kind=covariance, max_order=max_order)
@@ -128,10 +124,57 @@ def collect(
                 checked = True
             tick(moments.count)
     if sum(processes.everyones(moments.count)) == 0:
-        raise DataError("no data: the stream was empty. Pass at least one batch.")
+        raise DataError(_NO_DATA)
     sample.shrink()
     whole = processes.merged((moments, sample), _merge)
-    return None if whole is None else Collected(whole[0], *whole[1].tensors())
+    return None if whole is None else Collected(layout, whole[0], *whole[1].tensors())
+
+
+def layout_of(batch: Batch) -> Layout:
+    """The layout that a batch shows by itself: its event shape, or unnamed features per atom.
+
+    Raises:
+        DataError: If the features are one-hot: which elements they stand for is not in the data.
+    """
+    x, rest = _parts(batch)
+    if not rest:
+        if x.ndim < 2:
+            raise DataError(
+                f"a batch of shape {tuple(x.shape)} has no channels. Pass batches (B, C, ...)."
+            )
+        return DenseLayout(tuple(x.shape[1:]))
+    mask = rest[0]
+    if len(rest) > 1 or x.ndim != 3 or x.shape[-1] < 3 or mask.shape != x.shape[:2]:
+        raise DataError(
+            f"batches of shapes {[tuple(part.shape) for part in (x, *rest)]} are neither dense "
+            "data nor pairs of x (B, N, 3+F) and mask (B, N). Pass one of these."
+        )
+    features = x[..., 3:][mask.bool()]
+    n_features = features.shape[-1]
+    for n, charges in ((n_features, "None"), (n_features - 1, "...")):
+        onehot = features[:, : max(n, 0)]
+        height = float(onehot.max()) if onehot.numel() else 0.0
+        is_high = onehot == height
+        if height > 0 and bool((is_high.sum(1) == 1).all() and (is_high | (onehot == 0)).all()):
+            raise DataError(
+                f"the features look like a one-hot element of height {height:g}, and nothing says "
+                f"which {n} elements these are. Pass layout=MoleculeLayout(elements=(...), "
+                f"onehot_scale={1 / height:g}, charge_scale={charges}), or "
+                f"layout=AtomLayout({n_features}) if they are no elements."
+            )
+    return AtomLayout(n_features)
+
+
+def _peeked(data: Iterable[Batch], processes: Processes) -> tuple[Layout, Iterable[Batch]]:
+    """The layout of the first batch, and the same stream from its beginning."""
+    batches = iter(data)
+    with processes.in_step():  # a failure of one process ends all
+        first = list(islice(batches, 1))
+        mine = layout_of(first[0]) if first else None
+    layout = next((one for one in processes.everyones(mine) if one is not None), None)
+    if layout is None:
+        raise DataError(_NO_DATA)
+    return layout, chain(first, batches)
 
 
 def _numbered(
@@ -144,11 +187,7 @@ def _numbered(
 
 def _update(moments: Moments, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """Take in one batch; its x and, for molecules, its mask."""
-    if not isinstance(batch, Tensor | tuple | list):
-        raise DataError(
-            f"a batch is a {type(batch).__name__}, not a tensor. Pass torch.from_numpy(batch)."
-        )
-    x, *rest = (batch,) if isinstance(batch, Tensor) else batch
+    x, rest = _parts(batch)
     if isinstance(moments, ExchangeableMoments):
         if len(rest) != 1:
             raise DataError(f"molecules need pairs (x, mask); got {1 + len(rest)} tensors.")
@@ -160,13 +199,18 @@ def _update(moments: Moments, batch: Batch) -> tuple[Tensor, Tensor | None]:
     return x, None
 
 
-class _UniformSample:
-    """A uniform sample without replacement: every item has a key, the least keys are kept.
+def _parts(batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """The x of a batch, and what comes with it."""
+    if not isinstance(batch, Tensor | tuple | list):
+        raise DataError(
+            f"a batch is a {type(batch).__name__}, not a tensor. Pass torch.from_numpy(batch)."
+        )
+    x, *rest = (batch,) if isinstance(batch, Tensor) else batch
+    return x, rest
 
-    Args:
-        size: most items.
-        seed: of the keys.
-    """
+
+class _UniformSample:
+    """A uniform sample without replacement: every item has a key, the least keys are kept."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size, self.seed = size, seed
@@ -175,13 +219,7 @@ class _UniformSample:
         self.mask: Tensor | None = None
 
     def update(self, x: Tensor, mask: Tensor | None, number: int) -> None:
-        """Offer one batch (B, ...).
-
-        Args:
-            x: its items.
-            mask: molecules: their real atoms.
-            number: of the batch in the stream.
-        """
+        """Offer one batch: its items (B, ...), their atoms, and its number in the stream."""
         places = torch.arange(len(x)) + (number << 32)
         keys = splitmix64(splitmix64(places) + self.seed)  # wraps
         self._add(keys, x.detach().cpu(), None if mask is None else mask.detach().cpu())
@@ -212,11 +250,11 @@ class _UniformSample:
         return self.x, self.mask
 
 
-_Found = tuple[Moments, _UniformSample]
+_Share = tuple[Moments, _UniformSample]
 
 
-def _merge(one: _Found, other: _Found) -> _Found:
-    """What two processes found, together; changes the first."""
+def _merge(one: _Share, other: _Share) -> _Share:
+    """The results of two processes together; changes the first."""
     one[0].merge(other[0])  # type: ignore[arg-type]  # of one kind
     one[1].merge(other[1])
     return one

@@ -29,12 +29,12 @@ def record_trained(model: nn.Module, log_snr: float | None) -> None:
     """Write down how far a network was trained, so that its checkpoints say it.
 
     Args:
-        model: a diffusers model, or any module.
-        log_snr: of the noisiest level in training, such as `scheduler.trained_log_snr`; `None` for
-            the whole path.
+        model: Diffusers model, or any module.
+        log_snr: Log-SNR of the noisiest level in training, such as `scheduler.trained_log_snr`;
+            `None` for the whole path.
 
     Raises:
-        TruncationError: no log-SNR.
+        TruncationError: If `log_snr` is not finite.
     """
     if log_snr is not None and not math.isfinite(log_snr):
         raise TruncationError(f"log_snr={log_snr} is no log-SNR. Pass that of t*, or None.")
@@ -50,28 +50,28 @@ def trained_log_snr(model: Any) -> float | None:  # noqa: ANN401 - any model or 
     """Log-SNR of the noisiest level that a network was trained at; `None` for the whole path.
 
     Args:
-        model: a network, or the state dict of one.
+        model: Network, or the state dict of one.
     """
     if isinstance(model, Mapping):
-        kept = getattr(model, "_metadata", {}).values()
-        found = next((entry[KEY] for entry in kept if entry.get(KEY) is not None), None)
+        entries = getattr(model, "_metadata", {}).values()
+        log_snr = next((entry[KEY] for entry in entries if entry.get(KEY) is not None), None)
     else:
         config: Any = getattr(model, "config", None)
-        found = config.get(KEY) if hasattr(config, "get") else None
+        log_snr = config.get(KEY) if hasattr(config, "get") else None
         record = getattr(model, "__dict__", {}).get(_RECORD)
-        found = record.log_snr if found is None and record is not None else found
-    return None if found is None else float(found)
+        log_snr = record.log_snr if log_snr is None and record is not None else log_snr
+    return None if log_snr is None else float(log_snr)
 
 
 def check_trained(trained: float | None, log_snr: float) -> None:
     """See that a network was trained where it is to be called.
 
     Args:
-        trained: log-SNR of the noisiest level in training, as `trained_log_snr` gives it.
-        log_snr: of the noisiest level at which it will be called.
+        trained: Log-SNR of the noisiest level in training, as `trained_log_snr` gives it.
+        log_snr: Log-SNR of the noisiest level at which it will be called.
 
     Raises:
-        TruncationError: it was not.
+        TruncationError: If it was not.
     """
     if trained is not None and log_snr < trained - TOLERANCE:
         raise TruncationError(
@@ -108,13 +108,9 @@ class _Record:
     """How far a module was trained.
 
     Copies share it: averaged weights and replicas on other devices are trained with their original.
-
-    Attributes:
-        handles: of the hooks of the original.
-        log_snr: of the noisiest level; `None` for the whole path.
     """
 
-    handles: tuple[RemovableHandle, ...]
+    handles: tuple[RemovableHandle, ...]  # of the hooks of the original
     log_snr: float | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Record:

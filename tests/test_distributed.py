@@ -69,6 +69,11 @@ def test_processes_without_a_batch(seen, n):
     assert_equal_to_rounding(seen[n, 0]["few_batches"], seen[1, 0]["few_batches"])
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_layout_is_read_by_who_has_a_batch(seen, n):
+    assert seen[n, 0]["layout_of_one"] == seen[1, 0]["layout_of_one"] == (5, 90)
+
+
 @pytest.mark.parametrize(("n", "rank"), SEVERAL)
 def test_curve_and_t_star_are_those_of_one_process_on_all(seen, n, rank):
     """The sample is the same to the bit; the reference's moments are to rounding."""

@@ -7,7 +7,7 @@ from gaga_adapter import GAGAStats, compare, fit
 from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.layout import AtomLayout, DenseLayout
-from gaga_adapter.streaming import _UniformSample
+from gaga_adapter.streaming import _UniformSample, layout_of
 from gaga_adapter.subspace import mask_from_sizes, project
 
 
@@ -244,3 +244,47 @@ def test_one_molecule_is_too_few():
     x, mask = gaussian_molecules(1)
     with pytest.raises(GAGAError):
         run([(x, mask)])
+
+
+# -- the layout of the first batch -----------------------------------------------------------------
+
+
+def test_the_layout_of_dense_data_is_their_shape():
+    x = torch.randn(1200, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    arguments = {"criterion": "cumulant", "tolerance": 5, "log_snr": (0.0, -2.0), "n_bootstrap": 0}
+    read = fit(iter([x[:600], x[600:]]), **arguments)
+    assert read.layout == DenseLayout((2, 3, 3))
+    assert read.to_dict() == fit([x[:600], x[600:]], read.layout, **arguments).to_dict()
+    assert compare([[x]], criteria=["cumulant"], n_bootstrap=0).layout == read.layout
+
+
+def test_the_layout_of_atoms_is_unnamed():
+    x, mask = torch.randn(4, 5, 6), torch.ones(4, 5, dtype=torch.bool)
+    assert layout_of((x, mask)) == AtomLayout(3)
+    assert layout_of((x[..., :3], mask)) == AtomLayout(0)
+    assert layout_of(x) == DenseLayout((5, 6))
+
+
+def test_elements_have_to_be_named():
+    mask = mask_from_sizes(torch.tensor([2, 4]))
+    onehot = torch.eye(3)[torch.tensor([[0, 1, 0, 0], [2, 1, 1, 0]])] / 4 * mask[..., None]
+    x = torch.cat([torch.randn(2, 4, 3), onehot], -1)
+    with pytest.raises(DataError, match=r"which 3 elements.*_scale=4, .*=None.*AtomLayout\(3"):
+        fit([(x, mask)])
+    charged = torch.cat([x, torch.rand(2, 4, 1)], -1)
+    with pytest.raises(DataError, match=r"which 3 elements.*charge_scale=\.\.\..*AtomLayout\(4"):
+        fit([(charged, mask)])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "the stream was empty"),
+        ([torch.zeros(4)], r"\(4,\) has no channels"),
+        ([(torch.zeros(4, 3), torch.zeros(4, 3))], "neither dense data nor pairs"),
+        ([torch.zeros(4, 3).numpy()], "not a tensor"),
+    ],
+)
+def test_data_without_a_layout(data, message):
+    with pytest.raises(DataError, match=message):
+        fit(data)

@@ -1,4 +1,4 @@
-"""The layer table of the house: imports run downward only."""
+"""The layer table of the house: imports run downward only, and never in a circle."""
 
 import ast
 import subprocess
@@ -10,7 +10,8 @@ from folders import ROOT
 
 PACKAGE = ROOT / "gaga_adapter"
 
-# From the bottom up. A module may import from lower rows, and from its own room.
+# From the bottom up. A file may import from lower rows and from its own room, and there is no
+# exception: an import inside of a function, or for a type checker alone, counts like any other.
 LAYERS = [
     ["errors"],
     ["layout", "files", "distributed", "elements", "hashing", "subspace", "covariance"],
@@ -24,68 +25,126 @@ LAYERS = [
     ["training"],
     ["fitting", "scheduler"],
     ["sampling"],
-    ["molecules", "integrations"],  # side rooms: they import the core, only the cli imports them
+    ["molecules"],  # a side room: it imports the core, which does not know it
+    ["integrations"],  # another one, which hands over what it sampled as molecules
     ["report"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-# (importer, imported) pairs that point up or sideways, each with its reason.
-LAZY = {
-    ("stats", "report"): "what is pushed to the hub carries its card",
-    ("integrations", "molecules"): "sampled molecules are handed over as a MoleculeSet",
-}
+SIDE_ROOMS = {"molecules", "integrations"}
+#: Folders of many small files of one kind: a format or a command each.
+LONG_FOLDERS = {"gaga_adapter/molecules/formats", "gaga_adapter/cli"}
+MOST_FILES = 12
 
 
-def room(path: Path) -> str:
-    if path.is_relative_to(ROOT / "integrations"):
-        return "integrations"
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported_rooms(path: Path):
-    """Rooms that a file imports, with whether the import stands at module level."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    top = set(map(id, tree.body))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            top -= set(map(id, node.body))
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [node.module]
-            if node.module == "gaga_adapter":
-                names = [f"gaga_adapter.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "gaga_adapter" and len(parts) > 1:
-                yield parts[1], id(node) in top
+def module_name(path: Path) -> str:
+    """The name under which a file is imported."""
+    where = path.relative_to(ROOT).with_suffix("")
+    parts = where.parts if where.parts[0] == "gaga_adapter" else ("gaga_adapter", *where.parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "integrations").rglob("*.py"))
-MODULES = [f for f in FILES if f != PACKAGE / "__init__.py"]
+BY_NAME = {module_name(path): path for path in FILES}
+#: The root names all rooms, by strings and for type checkers; no room names the root.
+MODULES = {name: path for name, path in BY_NAME.items() if name != "gaga_adapter"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path):
-    here = room(path)
+def imported_files(name: str) -> set[str]:
+    """Files of the package that a file imports anywhere in it, by module name."""
+    path = BY_NAME[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                found.add(inner if inner in BY_NAME else base)
+    return (found & BY_NAME.keys()) - {name}
+
+
+IMPORTS = {name: imported_files(name) for name in BY_NAME}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def cycles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of files that reach one another (Tarjan's strongly connected components)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    groups = []
+
+    def visit(name: str) -> None:
+        order[name] = lowest[name] = len(order)
+        stack.append(name)
+        for other in sorted(imports[name]):
+            if other not in order:
+                visit(other)
+            if other in stack:
+                lowest[name] = min(lowest[name], lowest[other])
+        if lowest[name] == order[name]:
+            place = stack.index(name)
+            group = stack[place:]
+            del stack[place:]
+            if len(group) > 1:
+                groups.append(sorted(group))
+
+    for name in imports:
+        if name not in order:
+            visit(name)
+    return groups
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name):
+    here = room(name)
     assert here in RANK, f"{here} is missing in the layer table"
-    for there, at_top in imported_rooms(path):
-        if there == here:
-            continue
-        if (here, there) in LAZY:
-            assert not at_top, f"{here} may import {there} only lazily"
-            continue
-        assert RANK[there] < RANK[here], f"{path.name}: {here} may not import {there}"
+    for other in IMPORTS[name] - {"gaga_adapter"}:
+        there = room(other)
+        assert there == here or RANK[there] < RANK[here], f"{name} may not import {other}"
 
 
-def test_only_the_cli_and_its_entry_import_side_rooms():
-    for path in MODULES:
-        if room(path) in {"cli", "report", "__main__", "molecules", "integrations"}:
-            continue
-        assert not {r for r, _ in imported_rooms(path)} & {"molecules", "integrations"}, path
+def test_no_file_imports_the_root():
+    """What is in the root is imported from where it is defined."""
+    assert not [name for name in MODULES if "gaga_adapter" in IMPORTS[name]]
+
+
+def test_no_files_import_one_another():
+    circles = [
+        "\n".join(f"  {name} -> {', '.join(sorted(IMPORTS[name] & set(group)))}" for name in group)
+        for group in cycles(IMPORTS)
+    ]
+    assert not circles, "import cycles:\n" + "\nand\n".join(circles)
+
+
+def test_the_search_for_cycles_finds_them():
+    imports = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"d2"}, "d2": set()}
+    assert cycles(imports) == [["a", "b", "c"]]
+    assert cycles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_a_folder_has_few_files():
+    count: dict[str, int] = {}
+    for path in FILES:
+        if path.stem not in {"__init__", "__main__"}:
+            folder = path.parent.relative_to(ROOT).as_posix()
+            count[folder] = count.get(folder, 0) + 1
+    crowded = {folder: n for folder, n in count.items() if n > MOST_FILES}
+    assert crowded.keys() <= LONG_FOLDERS, crowded
+
+
+def test_only_the_upper_rooms_import_side_rooms():
+    for name in MODULES:
+        if room(name) not in SIDE_ROOMS | {"cli", "report", "__main__"}:
+            assert not SIDE_ROOMS & {room(other) for other in IMPORTS[name]}, name
 
 
 def test_import_is_light():

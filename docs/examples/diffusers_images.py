@@ -10,7 +10,6 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from sklearn.datasets import load_digits
 
 from gaga_adapter import GAGAScheduler, fit
-from gaga_adapter.layout import DenseLayout
 
 STEPS = 50  # of the full trajectory
 
@@ -44,7 +43,7 @@ for _ in range(200):
 full = pipe(32, generator, STEPS, output_type="np").images
 
 # 1. Fit once. `full` knows how pixels hang together, so the images are Gaussian early.
-stats = fit([images], DenseLayout((1, 8, 8)), criterion="cumulant", covariance="full")
+stats = fit([images], criterion="cumulant", covariance="full")
 stats.save_pretrained("digits-stats")
 # 2. Wrap the scheduler.
 pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="digits-stats")

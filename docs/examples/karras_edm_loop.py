@@ -6,10 +6,8 @@ The denoiser is exact, that of a mixture of two Gaussians. In your own loop line
 from itertools import pairwise
 
 import torch
-from gaga_adapter.integrations import truncate_sigmas
 
-from gaga_adapter import fit
-from gaga_adapter.layout import DenseLayout
+from gaga_adapter import fit, truncate_sigmas
 
 SHAPE, WIDTH = (3, 4, 4), 0.1
 generator = torch.Generator().manual_seed(0)
@@ -48,7 +46,7 @@ t_steps = torch.cat([ramp, torch.zeros(1, dtype=torch.float64)])
 latents = torch.randn((2000, *SHAPE), generator=generator, dtype=torch.float64)
 full, full_calls, calls = heun(latents * t_steps[0], t_steps), calls, 0
 
-stats = fit([data(4000)], DenseLayout(SHAPE), criterion="cumulant", covariance="full")
+stats = fit([data(4000)], criterion="cumulant", covariance="full")
 t_steps, start = truncate_sigmas(t_steps, stats)  # 1
 short = heun(start.transport(latents), t_steps)  # 2: was latents * t_steps[0]
 

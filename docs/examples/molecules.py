@@ -5,10 +5,9 @@ The statistics of QM9 ship with the package, too; for molecules of your own see 
 
 import torch
 
-from gaga_adapter import GAGAScheduler
+from gaga_adapter import GAGAScheduler, MoleculePipeline
 from gaga_adapter.molecules.formats import write_sdf
 from gaga_adapter.molecules.metrics import evaluate
-from gaga_adapter.molecules.pipeline import MoleculePipeline
 
 pipe = MoleculePipeline.load()
 pipe.set_progress_bar_config(disable=True)

@@ -115,7 +115,7 @@ def pipelines() -> Sequence[str]:
     """Molecule pipelines that ship with the package."""
     from gaga_adapter.molecules.pipeline import EMBEDDED
 
-    return (EMBEDDED,)
+    return tuple(EMBEDDED)
 
 
 def devices() -> Sequence[str]:

@@ -27,6 +27,7 @@ from gaga_adapter.cli.console import (
 )
 from gaga_adapter.cli.outputs import writable_folder
 from gaga_adapter.files.atomic import replacing
+from gaga_adapter.sampling import DEFAULT_STEPS
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.metrics.estimate import Estimate
@@ -41,7 +42,9 @@ def run(
         ),
     ],
     n: Annotated[int, typer.Option("-n", "--number", help="Molecules per row.", min=2)] = 256,
-    steps: Annotated[int, typer.Option(help="Steps of the full trajectory.", min=2)] = 200,
+    steps: Annotated[
+        int, typer.Option(help="Steps of the full trajectory.", min=2)
+    ] = DEFAULT_STEPS,
     t_star: Annotated[
         float | None,
         typer.Option(help="Start at this timestep of 1000 instead of at the fitted t*."),
@@ -69,7 +72,7 @@ def run(
     say("reading QM9 for its own figures")
     data = load_qm9("test")  # first, so that a missing package is not found out at the end
     quiet_loading()
-    pipeline = MoleculePipeline.load("embedded")
+    pipeline = MoleculePipeline.load("qm9")
     base, stats = pipeline.scheduler, GAGAStats.from_pretrained("qm9")
     start = stats.t_star(base) if t_star is None else t_star
     rows: dict[str, Any] = {"full": base}

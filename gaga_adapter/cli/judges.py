@@ -14,7 +14,7 @@ from gaga_adapter.errors import GAGAError
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Molecule pipeline (folder, hub id, or embedded) whose denoiser the certificate asks.",
+        help="Molecule pipeline (folder, hub id, or qm9) whose denoiser the certificate asks.",
         autocompletion=choices.completed(choices.pipelines),
     ),
 ]
@@ -54,7 +54,7 @@ def make_criterion(name: str, model: str | None, device: torch.device | str = "c
 
     Args:
         name: of the criterion.
-        model: of the pipeline: a folder, a hub id, or `embedded`.
+        model: Pipeline of the denoiser: a folder, a hub id, or `qm9`.
         device: where the denoiser runs.
 
     Raises:
@@ -65,7 +65,7 @@ def make_criterion(name: str, model: str | None, device: torch.device | str = "c
         return criterion(name)
     if model is None:
         raise GAGAError(
-            "the certificate asks a trained denoiser. Pass --model FOLDER (or embedded, the QM9 "
+            "the certificate asks a trained denoiser. Pass --model FOLDER (or qm9, the small "
             "model shipped here), or choose another criterion."
         )
     from gaga_adapter.criteria.certificate.criterion import Certificate

@@ -22,8 +22,11 @@ def run(
         bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload GAGA statistics",
-    licence: Annotated[
+    license: Annotated[
         str | None, typer.Option(help="Of the statistics, such as mit or cc0-1.0.")
+    ] = None,
+    licence: Annotated[  # the spelling of version 0.1
+        str | None, typer.Option("--licence", hidden=True)
     ] = None,
     pull_request: Annotated[
         bool, typer.Option("--pull-request", help="Open a pull request instead of committing.")
@@ -53,6 +56,7 @@ def run(
     """
     if folder is not None and not dry_run:
         raise typer.BadParameter("it goes with --dry-run.", param_hint="--out")
+    license = license or licence
     fitted = GAGAStats.from_pretrained(stats)
     if not dry_run:
         address = fitted.push_to_hub(
@@ -60,7 +64,7 @@ def run(
             private=private or None,
             commit_message=message,
             create_pr=pull_request,
-            licence=licence,
+            license=license,
         )
         if as_json:
             print_json({"repo": repo, "address": address})
@@ -71,13 +75,13 @@ def run(
 
     check_repo_id(repo)
     if folder is None:
-        card = merged(generated(fitted, repo, drawn=False), repo, licence=licence)
+        card = merged(generated(fitted, repo, drawn=False), repo, license=license)
         if as_json:
             print_json({"repo": repo, "card": card})
         else:
             print(card, end="")
         return
-    write_card(fitted, folder, repo, licence=licence)
+    write_card(fitted, folder, repo, license=license)
     fitted.save_pretrained(folder)
     if as_json:
         print_json({"repo": repo, "folder": str(folder)})

@@ -28,6 +28,7 @@ from gaga_adapter.cli.judges import make_criterion
 from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.errors import DataError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
+from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
 from gaga_adapter.streaming import collect
 
@@ -48,7 +49,7 @@ def run(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Sample molecules of this pipeline from t*: folder, hub id or embedded."),
+        typer.Option(help="Sample molecules of this pipeline from t*: folder, hub id or qm9."),
     ] = None,
     samples: Annotated[
         str | None, typer.Option(help="Show these molecules instead of sampling: a file.")
@@ -62,7 +63,9 @@ def run(
     ] = None,
     items: Annotated[int, typer.Option(help="Items of --data that are seen.", min=2)] = 4000,
     n: Annotated[int, typer.Option("-n", "--number", help="Molecules to sample.", min=1)] = 16,
-    steps: Annotated[int, typer.Option(help="Steps of the full trajectory.", min=1)] = 100,
+    steps: Annotated[
+        int, typer.Option(help="Steps of the full trajectory.", min=1)
+    ] = DEFAULT_STEPS,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -74,7 +77,7 @@ def run(
     its plots and tables are in it as json; metrics have error bars.
 
       gaga report stats/ --out report.html
-      gaga report qm9 --data qm9:test --model embedded --out report.html
+      gaga report qm9 --data qm9:test --model qm9 --out report.html
     """
     from gaga_adapter.molecules.formats import read_molecules
     from gaga_adapter.report.facts import Samples, report_facts

@@ -16,6 +16,7 @@ from gaga_adapter.cli.devices import Device, torch_device
 from gaga_adapter.cli.outputs import writable_file
 from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
+from gaga_adapter.sampling import DEFAULT_STEPS
 
 
 @started()
@@ -25,10 +26,10 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            help="Pipeline folder or hub id; embedded is the small QM9 model.",
+            help="Pipeline folder or hub id; qm9 is the small model shipped here.",
             autocompletion=choices.completed(choices.pipelines),
         ),
-    ] = "embedded",
+    ] = "qm9",
     stats: Annotated[
         str | None,
         typer.Option(
@@ -63,7 +64,7 @@ def run(
     ] = "ddpm",
     steps: Annotated[
         int, typer.Option(help="Steps of the full trajectory (suffix), or in all (respace).", min=1)
-    ] = 200,
+    ] = DEFAULT_STEPS,
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: Device = "auto",
@@ -81,7 +82,7 @@ def run(
       torchrun --nproc-per-node 4 -m gaga_adapter sample -n 9999 --out many.sdf
     """
     from gaga_adapter.molecules.pieces import sample_sdf
-    from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline
+    from gaga_adapter.molecules.pipeline import MoleculePipeline, embedded_name
     from gaga_adapter.sampling.solvers import scheduler_named
     from gaga_adapter.scheduler import GAGAScheduler
 
@@ -92,8 +93,8 @@ def run(
     quiet_loading()
     pipeline = MoleculePipeline.load(model)
     pipeline.scheduler = scheduler_named(scheduler, pipeline.scheduler)
-    if stats is None and t_star is not None and model == EMBEDDED:
-        stats = "qm9"
+    if stats is None and t_star is not None:
+        stats = embedded_name(model)  # the statistics of the same data
     named = {"--t-star": t_star, "--reference": reference, "--spacing": spacing}
     if stats is None and any(value is not None for value in named.values()):
         asked = ", ".join(name for name, value in named.items() if value is not None)

@@ -17,7 +17,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     After an error or an interrupt the old file is as it was and the temporary one is gone.
 
     Raises:
-        WriteError: the file cannot be written (no space, no permission, ...).
+        WriteError: If the file cannot be written (no space, no permission, ...).
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -10,26 +10,50 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gaga_adapter.errors import ArtefactError, WriteError
+from gaga_adapter.errors import ArtefactError, DataError, WriteError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
+#: Writes a card, from (statistics, folder, full id, the repository's card or `None`, licence).
+CardWriter = Callable[[Any, Path, str, "str | None", "str | None"], None]
+#: Where the card writer is, as (module, function). The package's root fills this in.
+card_writer_home: tuple[str, str] | None = None
+
+
+def card_writer() -> CardWriter:
+    """The writer of cards that the package's root has named; its module loads now."""
+    assert card_writer_home is not None, "gaga_adapter/__init__.py names the card writer"
+    module, function = card_writer_home
+    writer: CardWriter = getattr(import_module(module), function)
+    return writer
+
+
+def check_license(license: str | None) -> None:
+    """Refuse a licence that the header of a card cannot hold.
+
+    Raises:
+        DataError: If it is not of the form of the hub's licence identifiers.
+    """
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise DataError(
+            f"license={license!r} is no identifier of the hub's. Pass one such as mit or cc0-1.0, "
+            "or `other` and say more in the card."
+        )
 
 
 def check_repo_id(repo_id: str, owner: bool = True) -> None:
     """Refuse what cannot be a repository, before anybody is asked for it.
 
-    Args:
-        repo_id: such as `user/name`.
-        owner: whether `user/` is needed; without it a repository is the token holder's.
+    Without `owner`, `name` alone is a repository of the token holder's.
 
     Raises:
-        ArtefactError: it is empty, an address, or of another form.
+        ArtefactError: If the id is empty, an address, or of another form.
     """
     one = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
     if re.fullmatch(rf"{one}/{one}" if owner else rf"(?:{one}/)?{one}", repo_id):
@@ -55,20 +79,11 @@ def download(
     local_files_only: bool = False,
     endpoint: str | None = None,
 ) -> Path:
-    """A local folder with the files of a repository that match.
-
-    Args:
-        repo_id: such as `user/name`.
-        patterns: which files are wanted.
-        instead: what the user may pass instead, for the message.
-        revision: branch, tag or commit.
-        token: hub token.
-        cache_dir: where downloads are kept.
-        local_files_only: do not ask the hub.
-        endpoint: address of the hub; huggingface_hub's own by default.
+    """A local folder with the files of a repository that match the patterns.
 
     Raises:
-        ArtefactError: the repository cannot be read.
+        ArtefactError: If the repository cannot be read; the message ends with `instead`, which says
+            what else the user may pass.
     """
     from huggingface_hub import snapshot_download
 
@@ -106,20 +121,21 @@ def publish(
     refuses it, and nobody's card is overwritten.
 
     Args:
-        repo_id: `user/name`, or `name` for one of the token holder's.
-        write: writes the files, from (folder, full id, the repository's card or `None`).
-        message: of the commit.
-        private: of a new repository; the account's default when `None`.
-        token: hub token; the one that `hf auth login` or `HF_TOKEN` gave by default.
-        create_pr: open a pull request instead of committing to `main`.
-        endpoint: address of the hub; huggingface_hub's own by default.
+        repo_id: Repository `user/name`, or `name` for one of the token holder's.
+        write: Function that writes the files, from (folder, full id, the repository's card or
+            `None`).
+        message: Message of the commit.
+        private: Whether a new repository is private; the account's default when `None`.
+        token: Hub token; the one of `hf auth login` or `HF_TOKEN` by default.
+        create_pr: Whether to open a pull request instead of committing to `main`.
+        endpoint: Address of the hub; huggingface_hub's own by default.
 
     Returns:
-        the address of the commit, or of the pull request.
+        The address of the commit, or of the pull request.
 
     Raises:
-        ArtefactError: the id is none.
-        WriteError: the hub did not take the files; what it had is unchanged.
+        ArtefactError: If the id has another form.
+        WriteError: If the hub did not take the files; what it had is unchanged.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -168,21 +184,17 @@ def _card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """No bar of huggingface_hub over two small files, unless its environment variable asks."""
+    from huggingface_hub import utils
     from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
 
-    if HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled():
+    if HF_HUB_DISABLE_PROGRESS_BARS is not None or utils.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    utils.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        utils.enable_progress_bars()
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -195,25 +207,18 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _reason(error: Exception, endpoint: str | None, token: str | None) -> str:
     """Why, and what to do, in a sentence or two."""
-    from huggingface_hub import constants, get_token
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants, errors, get_token
 
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return "it is gated. Ask for access on its page, and pass a token."
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         return "there is no such repository, or it is private and the token does not open it."
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return "it has no such revision."
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set. Unset it."
-    if isinstance(error, LocalEntryNotFoundError) or (
+    if isinstance(error, errors.LocalEntryNotFoundError) or (
         status is None and type(error).__name__ in ("ConnectError", "ConnectionError")
     ):
         return f"{endpoint or constants.ENDPOINT} was not reached, and no copy is in the cache."

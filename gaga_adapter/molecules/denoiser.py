@@ -42,8 +42,8 @@ class DenoiserOutput(BaseOutput):  # type: ignore[misc]
     """What the denoiser returns.
 
     Attributes:
-        sample: predicted clean molecule x_0, (B, N, 3+F); padding is 0, positions are mean-free.
-        logits: element logits (B, N, E).
+        sample: Predicted clean molecule x_0, (B, N, 3+F); padding is 0, positions are mean-free.
+        logits: Element logits (B, N, E).
     """
 
     sample: Tensor
@@ -118,19 +118,19 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predicts the clean molecule from `x_0 + sigma eps`; see the module docstring.
 
     Args:
-        elements: chemical symbols of the one-hot channels.
-        position_scale: see `MoleculeLayout`.
-        onehot_scale: see `MoleculeLayout`.
-        charge_scale: see `MoleculeLayout`.
-        width: atom features D.
-        pair_width: pair features P.
-        n_vectors: equivariant vector channels K.
-        n_layers: rounds of message passing.
-        n_heads: attention heads; divides `width`.
-        n_radial: radial basis functions of the noisy distances.
-        position_std: standard deviation of a position coordinate per degree of freedom, in the
+        elements: Chemical symbols of the one-hot channels.
+        position_scale: Divisor of the positions, see `MoleculeLayout`.
+        onehot_scale: Divisor of the one-hot element, see `MoleculeLayout`.
+        charge_scale: Divisor of the atomic number, see `MoleculeLayout`.
+        width: Number of atom features D.
+        pair_width: Number of pair features P.
+        n_vectors: Number of equivariant vector channels K.
+        n_layers: Rounds of message passing.
+        n_heads: Number of attention heads; divides `width`.
+        n_radial: Number of radial basis functions of the noisy distances.
+        position_std: Standard deviation of a position coordinate per degree of freedom, in the
             layout's units.
-        t_star_log_snr: log-SNR that training was truncated at, `None` for the full path.
+        t_star_log_snr: Log-SNR that training was truncated at, `None` for the full path.
     """
 
     _supports_gradient_checkpointing = False
@@ -189,15 +189,13 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Predict x_0 from `sample = x_0 + sigma eps`.
 
         Args:
-            sample: (B, N, 3+F), mean-free positions, zero padding; x_t / a_t for a path with a_t.
-            sigma: noise level b_t / a_t, () or (B,).
-            mask: (B, N), True for atoms.
-
-        Returns:
-            the prediction, see `DenoiserOutput`.
+            sample: Noised molecules (B, N, 3+F), x_t / a_t for a path with a_t; positions are
+                mean-free, padding is zero.
+            sigma: Noise level b_t / a_t, () or (B,).
+            mask: Real atoms (B, N), bool.
 
         Raises:
-            StatsMismatchError: `sample` has another number of channels than the layout.
+            StatsMismatchError: If `sample` has another number of channels than the layout.
         """
         layout = self.layout
         if sample.shape[-1] != layout.n_channels:
@@ -231,9 +229,8 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         e = self.embed_pair(self._radial_basis(distance * layout.position_scale))
         v = self.embed_vector[:, None, None] * (position * c_in)[:, None]  # (B, K, N, 3)
 
-        neighbours = mask[:, None, :] & ~torch.eye(
-            mask.shape[1], dtype=torch.bool, device=mask.device
-        )
+        is_self = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        neighbours = mask[:, None, :] & ~is_self
         pair_mask = torch.zeros_like(distance).masked_fill(~neighbours, -1e4)
         for layer in self.layers:
             h, e, v = layer(h, e, v, cond, pair_mask, n_atoms)

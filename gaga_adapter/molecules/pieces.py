@@ -31,6 +31,7 @@ from gaga_adapter.files.atomic import replacing
 from gaga_adapter.hashing import splitmix64
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.pipeline import MoleculePipeline
+from gaga_adapter.sampling import DEFAULT_STEPS
 
 _BATCHES = 4  # of a piece: more waste less padding, fewer lose less work to a kill
 
@@ -63,7 +64,7 @@ def sample_sdf(
     pipeline: MoleculePipeline,
     out: str | Path,
     n_molecules: int,
-    num_inference_steps: int = 1000,
+    num_inference_steps: int = DEFAULT_STEPS,
     seed: int = 0,
     batch_size: int = 64,
     progress: Report | None = None,

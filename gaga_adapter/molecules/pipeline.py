@@ -1,7 +1,7 @@
-"""The compact denoiser under any diffusers scheduler; the loop is that of `sampling.py`.
+"""The compact denoiser under any diffusers scheduler; the loop is that of `sampling/loop.py`.
 
-pipe = MoleculePipeline.load()
-pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="qm9")
+pipe = MoleculePipeline.from_pretrained("qm9")
+pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, "qm9")
 molecules = pipe(16, num_inference_steps=100).molecules
 """
 
@@ -25,6 +25,7 @@ from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.metrics.chemistry import to_rdkit
 from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.noise.paths import named_path
+from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.sampling.loop import (
     ProgressBar,
     Stepped,
@@ -36,10 +37,10 @@ from gaga_adapter.sampling.loop import (
 from gaga_adapter.sampling.solvers import ancestral_scheduler
 from gaga_adapter.trained import trained_log_snr
 
-EMBEDDED = "embedded"
-ASSETS = Path(__file__).parent / "assets"
+#: Pipelines that ship with the package, by the name that their statistics have in `GAGAStats`.
+EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
 _OUTPUT_TYPES = ("molecules", "tensor", "rdkit", "sdf")
-_MAX_SIGMA = 1e3  # what the network is told of pure noise, where b / a has no end
+_MAX_SIGMA = 1e3  # stands in for sigma = infinity at pure noise
 
 
 @dataclass
@@ -47,15 +48,27 @@ class MoleculePipelineOutput(BaseOutput):  # type: ignore[misc]
     """What the pipeline returns.
 
     Attributes:
-        molecules: a `MoleculeSet`, a list of rdkit molecules, the text of an SDF file, or for
+        molecules: `MoleculeSet`, list of rdkit molecules, text of an SDF file, or for
             `output_type="tensor"` the clean samples (B, N, 3+F) with zero padding.
-        mask: atoms of the samples (B, N).
-        network_calls: calls of the denoiser per molecule.
+        mask: Atoms of the samples (B, N).
+        network_calls: Calls of the denoiser per molecule.
     """
 
     molecules: Any
     mask: Tensor
     network_calls: int
+
+
+def embedded_name(name_or_path: str | Path) -> str | None:
+    """Name of the embedded pipeline and statistics that a name stands for; `None` for any other.
+
+    A folder of that name that holds a pipeline comes first.
+    """
+    name = str(name_or_path)
+    if name == "embedded":  # the name of the model in version 0.1
+        return "qm9"
+    is_folder = (Path(name) / "model_index.json").is_file()
+    return name if name in EMBEDDED and not is_folder else None
 
 
 def edm_scheduler(
@@ -76,10 +89,10 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
     """Samples molecules with a `MoleculeDenoiser`; see the module docstring.
 
     Args:
-        denoiser: predicts the clean molecule.
-        scheduler: any diffusers scheduler, or a `GAGAScheduler`.
-        size_counts: how often each number of atoms occurs in the data; index N counts size N.
-            Without it, sizes must be given in the call.
+        denoiser: Network that predicts the clean molecule.
+        scheduler: Any diffusers scheduler, or a `GAGAScheduler`.
+        size_counts: Number of molecules of each size in the data; index N counts size N. Without
+            it, sizes must be given in the call.
     """
 
     model_cpu_offload_seq = "denoiser"
@@ -95,26 +108,39 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_to_config(size_counts=size_counts)
 
     @classmethod
-    def load(cls, name_or_path: str | Path = EMBEDDED) -> "MoleculePipeline":
-        """A pipeline in float32 from a folder or the hub; `embedded` is the QM9 model shipped here.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        **kwargs: Any,  # noqa: ANN401 - diffusers' own signature
+    ) -> "MoleculePipeline":
+        """A pipeline as diffusers loads it, or the QM9 model shipped here by its name `qm9`."""
+        name = embedded_name(pretrained_model_name_or_path)
+        folder = pretrained_model_name_or_path if name is None else EMBEDDED[name]
+        # Without accelerate, diffusers would choose the same with a warning.
+        kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
+        pipeline: MoleculePipeline = super().from_pretrained(folder, **kwargs)
+        return pipeline
+
+    @classmethod
+    def load(cls, name_or_path: str | Path = "qm9") -> "MoleculePipeline":
+        """A pipeline in float32 from a folder or the hub; `qm9` is the QM9 model shipped here.
 
         Raises:
-            ArtefactError: there is no such pipeline.
+            ArtefactError: If there is no such pipeline.
         """
-        folder = str(ASSETS / "qm9" if str(name_or_path) == EMBEDDED else name_or_path)
+        name, known = str(name_or_path), embedded_name(name_or_path)
         try:
-            if not Path(folder).is_dir() and "/" not in folder:
+            if known is None and not Path(name).is_dir() and "/" not in name:
                 raise OSError("there is no such folder, and a hub id has the form user/name")
-            # said, since what diffusers does by itself without accelerate comes with a warning
-            pipeline = cls.from_pretrained(folder, low_cpu_mem_usage=is_accelerate_available())
+            pipeline = cls.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise ArtefactError(
-                f"no molecule pipeline at {name_or_path} ({str(error).splitlines()[0]}). Pass a "
-                f"folder that `save_pretrained` wrote, a hub id, or `{EMBEDDED}`."
+                f"no molecule pipeline at {name} ({str(error).splitlines()[0]}). Pass a folder "
+                f"that `save_pretrained` wrote, a hub id, or {' or '.join(EMBEDDED)}."
             ) from error
         if not isinstance(pipeline, cls):
             raise ArtefactError(
-                f"{name_or_path} holds a {type(pipeline).__name__}, not a MoleculePipeline."
+                f"{name} holds a {type(pipeline).__name__}, not a MoleculePipeline."
             )
         pipeline.denoiser.float()
         return pipeline
@@ -123,7 +149,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         """Numbers of atoms (n,) as often as the data has them.
 
         Raises:
-            DataError: the pipeline does not know the data's sizes.
+            DataError: If the pipeline does not know the data's sizes.
         """
         return draw_sizes(self.config.size_counts, n, generator)
 
@@ -132,7 +158,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         self,
         n_molecules: int = 16,
         n_atoms: Tensor | list[int] | None = None,
-        num_inference_steps: int = 1000,
+        num_inference_steps: int = DEFAULT_STEPS,
         generator: torch.Generator | None = None,
         batch_size: int = 64,
         output_type: str = "molecules",
@@ -144,24 +170,25 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         the same seed start from the same noise. Molecules of like size share a batch.
 
         Args:
-            n_molecules: how many; ignored when `n_atoms` is given.
-            n_atoms: sizes (n,), drawn from the data's own distribution by default.
-            num_inference_steps: what `scheduler.set_timesteps` gets.
+            n_molecules: Number of molecules; ignored when `n_atoms` is given.
+            n_atoms: Sizes (n,), drawn from the data's own distribution by default.
+            num_inference_steps: Number of steps for `scheduler.set_timesteps`.
             generator: CPU generator of everything random.
-            batch_size: molecules in one network call.
-            output_type: "molecules", "tensor", "rdkit" or "sdf". All but the tensor have diverged
-                samples (not finite) as atoms at the origin, which every metric counts as broken; a
-                `GAGAWarning` says how many.
-            progress_bar: opened with a guess of the number of network calls; diffusers' own by
-                default.
+            batch_size: Number of molecules in one network call.
+            output_type: Form "molecules", "tensor", "rdkit" or "sdf". All but the tensor have
+                diverged samples (not finite) as atoms at the origin, which every metric counts as
+                broken; a `GAGAWarning` says how many.
+            progress_bar: Function that opens a bar for a guess of the number of network calls;
+                diffusers' own by default.
 
         Returns:
-            the molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
+            The molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
 
         Raises:
-            DataError: an unknown output type, no molecule asked for, or a molecule without atoms.
-            StatsMismatchError: the scheduler's statistics describe other channels than the model.
-            TruncationError: the scheduler refuses this number of steps, or starts at a noisier
+            DataError: If the output type is unknown, no molecule is asked for, or one has no atoms.
+            StatsMismatchError: If the scheduler's statistics describe other channels than the
+                model's.
+            TruncationError: If the scheduler refuses this number of steps, or starts at a noisier
                 level than the model was trained at.
         """
         check_statistics(self.scheduler, self.denoiser.layout)
@@ -182,19 +209,11 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 denoised = self.denoiser((seen / a).to(self.denoiser.dtype), b / a, mask).sample
                 return at.output(denoised.to(seen.dtype), seen, timestep)
 
-            scheduler = self.scheduler
-            done = walk(
-                scheduler,
-                noise,
-                mask,
-                num_inference_steps,
-                network,
-                generator,
-                stepped,
-                trained=trained_log_snr(self.denoiser),
-            )
-            calls = done.network_calls
-            return done.sample
+            trained = trained_log_snr(self.denoiser)
+            steps, scheduler = num_inference_steps, self.scheduler
+            end = walk(scheduler, noise, mask, steps, network, generator, stepped, trained=trained)
+            calls = end.network_calls
+            return end.sample
 
         clean, mask = sample_atoms(
             sizes,

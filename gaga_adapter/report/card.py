@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gaga_adapter.errors import ArtefactError, DataError, MissingExtraError
+from gaga_adapter.errors import ArtefactError, MissingExtraError
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.hub import CARD
+from gaga_adapter.files.hub import CARD, check_license
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.report.curves import check_picture, save_curves
 from gaga_adapter.report.facts import curve_rows, home_schedule, starts, versions_text
@@ -32,7 +32,7 @@ def write_card(
     folder: Path,
     repo_id: str,
     existing: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> None:
     """Write the card, and the picture of the curve, into a folder.
 
@@ -41,7 +41,7 @@ def write_card(
         folder: Folder of the statistics.
         repo_id: Hub id that the card tells others to load them from.
         existing: Card that is there already; its own text stays.
-        licence: Identifier of the licence as the hub spells it, such as `cc0-1.0`.
+        license: Identifier of the licence as the hub spells it, such as `cc0-1.0`.
 
     Raises:
         ArtefactError: If the existing card has one marker of two, or several.
@@ -58,13 +58,13 @@ def write_card(
             drawn = True
         except MissingExtraError:
             pass  # the card has the table instead
-    text = merged(generated(stats, repo_id, drawn), repo_id, existing, licence)
+    text = merged(generated(stats, repo_id, drawn), repo_id, existing, license)
     with replacing(folder / CARD) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def merged(
-    section: str, repo_id: str, existing: str | None = None, licence: str | None = None
+    section: str, repo_id: str, existing: str | None = None, license: str | None = None
 ) -> str:
     """A card with this generated section, and every other line of the existing one.
 
@@ -75,13 +75,13 @@ def merged(
         ArtefactError: If the existing card has one marker of two, or several.
         DataError: If the licence is no identifier of the hub's.
     """
-    check_licence(licence)
+    check_license(license)
     block = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
     header, body = _split((existing or "").replace("\r\n", "\n"))
     if header is None:
         header = "library_name: gaga-adapter\ntags:\n- gaga\n- diffusion\n- sampling\n"
-    if licence is not None:
-        header = re.sub(r"^license:.*\n", "", header, flags=re.MULTILINE) + f"license: {licence}\n"
+    if license is not None:
+        header = re.sub(r"^license:.*\n", "", header, flags=re.MULTILINE) + f"license: {license}\n"
     begins, ends = list(_BEGIN.finditer(body)), list(_END.finditer(body))
     if len(begins) == len(ends) == 1 and begins[0].end() < ends[0].start():
         body = body[: begins[0].start()] + block + body[ends[0].end() :]
@@ -95,19 +95,6 @@ def merged(
     else:
         body = f"\n# {repo_id.rpartition('/')[2]}\n\n{block}\n"
     return f"---\n{header}---\n{body}"
-
-
-def check_licence(licence: str | None) -> None:
-    """Refuse a licence that the header of a card has no place for.
-
-    Raises:
-        DataError: If the licence is no identifier of the hub's.
-    """
-    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
-        raise DataError(
-            f"licence={licence!r} is no identifier of the hub's. Pass one such as mit or cc0-1.0, "
-            "or `other` and say more in the card."
-        )
 
 
 def _split(card: str) -> tuple[str | None, str]:

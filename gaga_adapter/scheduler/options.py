@@ -32,9 +32,9 @@ class Options:
 
     Attributes:
         t_star: First timestep, in the scheduler's units; `None` follows the statistics.
-        spacing: Name of a spacing, see `grid.py`.
+        spacing: Layout of the grid, `suffix` or `respace`, see `grid.py`.
         reference: Kind of the Gaussian start, as in `GAGAStats.reference`.
-        handover: Name of a mode of entering the loop, see `handover.py`.
+        handover: Way of the start into the loop, see `handover.py`.
         trained_log_snr: Noisiest level at which the network was trained; `None` for the whole path.
     """
 
@@ -54,7 +54,7 @@ class Options:
         """Write the options into a folder.
 
         Raises:
-            WriteError: If it cannot be written; what was there before is intact.
+            WriteError: If the folder cannot be written; what was there before is intact.
         """
         text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
         with replacing(folder / OPTIONS_NAME) as draft:
@@ -71,10 +71,10 @@ class Options:
         if not file.is_file():
             return None
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            version = found.pop("schema_version")
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            version = fields.pop("schema_version")
             if version <= SCHEMA_VERSION:
-                return cls(**found)
+                return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtefactError(
                 f"{file} is corrupt ({error}). Save the scheduler again."
@@ -125,22 +125,22 @@ def load_plain(folder: Path) -> Scheduler:
         name = str(json.loads(file.read_text(encoding="utf-8"))["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise ArtefactError(f"{file} is no configuration of a scheduler ({error!r}).") from error
-    found = plain_class(name.removeprefix(PREFIX))
-    if found is None:
+    scheduler_class = plain_class(name.removeprefix(PREFIX))
+    if scheduler_class is None:
         raise ArtefactError(
             f"{file} names the class {name!r}, which diffusers does not have. "
             "Import the module that defines it first."
         )
-    return found.from_pretrained(folder)
+    return scheduler_class.from_pretrained(folder)
 
 
 def plain_class(name: str) -> type[Any] | None:
     """A scheduler class of diffusers, or one derived from them that has been imported."""
     import diffusers
 
-    found = getattr(diffusers.schedulers, name, None)
-    if isinstance(found, type):
-        return found
+    exported = getattr(diffusers.schedulers, name, None)
+    if isinstance(exported, type):
+        return exported
     todo: list[type[Any]] = [diffusers.SchedulerMixin]
     while todo:
         derived = todo.pop()

@@ -18,16 +18,19 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError
+from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.noise.conventions import Scheduler, convention_of
+from gaga_adapter.noise.draws import batch_uniforms, entries
+from gaga_adapter.noise.levels import t_star as first_timestep
 from gaga_adapter.noise.levels import timestep_log_snr, training_timesteps
 from gaga_adapter.scheduler.handover import watch, watched_network
 from gaga_adapter.scheduler.options import (
+    CONFIG_NAME,
     PREFIX,
     Options,
     load_plain,
@@ -37,60 +40,103 @@ from gaga_adapter.scheduler.options import (
 from gaga_adapter.scheduler.run import TruncatedRun, Truncation
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import check_trained, trained_log_snr
-from gaga_adapter.training.timesteps import TruncatedTimesteps
+
+Base = TypeVar("Base")
 
 
 class GAGAScheduler(TruncatedRun):
     """A diffusers scheduler that starts at t* from the fitted Gaussian.
 
-    `GAGAScheduler.from_pretrained(base, stats=...)` returns an instance of a generated subclass of
-    this class and of the base's.
+    `GAGAScheduler.from_pretrained(base, stats)` returns an instance of a generated subclass of this
+    class and of the base's, with `t_star`, `spacing`, `reference`, `handover` and `n_calls`.
     """
+
+    _gaga_n_calls: int | None = None
 
     # -- making one ------------------------------------------------------------------------------
 
+    @overload
     @classmethod
     def from_pretrained(
         cls,
-        base: Any,  # noqa: ANN401 - a scheduler, a folder or a hub id
-        subfolder: str | None = None,
+        base: str | Path,
         stats: GAGAStats | str | Path | None = None,
+        *,
         t_star: float | None = None,
         spacing: str | None = None,
         reference: str | None = None,
         handover: str | None = None,
+        subfolder: str | None = None,
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-    ) -> GAGAScheduler:
+    ) -> GAGAScheduler: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: Base,
+        stats: GAGAStats | str | Path | None = None,
+        *,
+        t_star: float | None = None,
+        spacing: str | None = None,
+        reference: str | None = None,
+        handover: str | None = None,
+    ) -> Base: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: Any,
+        stats: GAGAStats | str | Path | None = None,
+        *,
+        t_star: float | None = None,
+        spacing: str | None = None,
+        reference: str | None = None,
+        handover: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Any:
         """Truncate a scheduler, or load a truncated one that was saved.
 
+        The result is a `GAGAScheduler` and an instance of the base's own class; type checkers see
+        the latter.
+
         Args:
-            base: a diffusers scheduler (it is copied), a folder, or a hub id. What a truncated
-                scheduler was saved to brings its statistics and options along.
-            subfolder: of the folder or repository, such as `scheduler`.
-            stats: fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
-            t_star: first timestep in the scheduler's own units, instead of the fitted point.
-            spacing: `suffix` (default) cuts the scheduler's grid at t*: fewer network calls.
-                `respace` puts all steps inside of [0, t*].
-            reference: kind of the Gaussian start; `auto` (default) is the finest that was fitted.
-            handover: how the start enters the loop: `auto` (default), `init`, `step`, `scale` or
+            base: Diffusers scheduler (it is copied), folder, or hub id. What a truncated scheduler
+                was saved to brings its statistics and options along.
+            stats: Fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
+            t_star: First timestep in the scheduler's own units, instead of the fitted point.
+            spacing: Layout of the grid. `suffix` (default) cuts the scheduler's grid at t*: fewer
+                network calls. `respace` puts all steps inside of [0, t*].
+            reference: Kind of the Gaussian start; `auto` (default) is the finest that was fitted.
+            handover: Way of the start into the loop: `auto` (default), `init`, `step`, `scale` or
                 `hook`.
-            revision: branch, tag or commit of the base on the hub.
-            token: hub token.
-            cache_dir: where downloads are kept.
-            local_files_only: do not ask the hub.
+            subfolder: Folder inside of the folder or repository, such as `scheduler`.
+            revision: Branch, tag or commit of the base on the hub.
+            token: Hub token.
+            cache_dir: Folder for downloads.
+            local_files_only: Whether to leave the hub alone and use earlier downloads only.
 
         Raises:
-            UnsupportedSchedulerError: the base has no place for a Gaussian start.
-            TruncationError: `t_star` is no timestep of the base, or an option is unknown.
-            ArtefactError: the statistics, or the scheduler, cannot be read.
-            StatsMismatchError: the reference is unknown or finer than what was fitted.
+            UnsupportedSchedulerError: If the base has no place for a Gaussian start.
+            TruncationError: If `t_star` is no timestep of the base, or an option is unknown.
+            ArtefactError: If the statistics, or the scheduler, cannot be read.
+            StatsMismatchError: If the reference is unknown or finer than what was fitted.
         """
         options: Options | None = None
         cache = None if cache_dir is None else str(cache_dir)
         if isinstance(base, str | Path):
+            if isinstance(stats, str) and (Path(base) / stats / CONFIG_NAME).is_file():
+                raise ArtefactError(
+                    f"{stats!r} is the folder of a scheduler in {base}; statistics come second. "
+                    f"Pass subfolder={stats!r}."
+                )
             folder = scheduler_folder(
                 str(base), subfolder, revision, token, cache, local_files_only
             )
@@ -134,7 +180,7 @@ class GAGAScheduler(TruncatedRun):
         """Refused: a configuration has no statistics.
 
         Raises:
-            ArtefactError: always, with what to do.
+            ArtefactError: Always; the message says what to do.
         """
         plain = cls._gaga_base.__name__ if hasattr(cls, "_gaga_base") else "the base class"
         raise ArtefactError(
@@ -173,13 +219,58 @@ class GAGAScheduler(TruncatedRun):
         """A run starts at the last entry of the grid at or below this log-SNR."""
         return self._gaga_truncation().log_snr_star
 
+    @property
+    def t_star(self) -> float:
+        """First training timestep at or beyond `log_snr_star`, in the scheduler's own units.
+
+        Raises:
+            TruncationError: If the scheduler's path never gets that noisy.
+        """
+        asked = self._gaga_truncation().options.t_star
+        return first_timestep(self, self.log_snr_star) if asked is None else asked
+
+    @property
+    def spacing(self) -> str:
+        """`suffix` or `respace`."""
+        return self._gaga_truncation().options.spacing
+
+    @property
+    def reference(self) -> str:
+        """Kind of the Gaussian start, such as `shape`."""
+        return self._gaga_truncation().reference.kind
+
+    @property
+    def handover(self) -> str:
+        """Way of the start into the loop; `hook` while a network is watched."""
+        return self._gaga_mode().name
+
+    @property
+    def n_calls(self) -> int | None:
+        """Network calls of a loop over the current grid; `None` before `set_timesteps`."""
+        return self._gaga_n_calls
+
+    def __repr__(self) -> str:
+        own = super().__repr__()
+        if self._gaga is None:
+            return own
+        try:
+            start = f"{self.t_star:g}"
+        except TruncationError:
+            start = "beyond the path"
+        name = type(self).__name__
+        facts = (
+            f"t_star={start}, spacing={self.spacing}, reference={self.reference}, "
+            f"handover={self.handover}, n_calls={self.n_calls}"
+        )
+        return own.replace(name, f"{name}({facts})", 1)
+
     # -- training --------------------------------------------------------------------------------
 
     def training_timesteps(self) -> Tensor:
         """Timesteps (K,) to train on, from data to t*, in the scheduler's own units.
 
         Raises:
-            UnsupportedSchedulerError: the scheduler trains on continuous noise levels.
+            UnsupportedSchedulerError: If the scheduler trains on continuous noise levels.
         """
         return training_timesteps(self, self.log_snr_star)
 
@@ -191,22 +282,24 @@ class GAGAScheduler(TruncatedRun):
     ) -> Tensor:
         """Timesteps (B,) for one training batch: uniform on [0, t*], stratified over the batch.
 
-        In place of `torch.randint(0, scheduler.config.num_train_timesteps, (batch_size,))`. From
-        then on the scheduler, saved or not, starts no run at a noisier level than it trained on.
-        For importance weights use `TruncatedTimesteps.table(scheduler.training_timesteps(),
+        Use it instead of `torch.randint(0, scheduler.config.num_train_timesteps, (batch_size,))`.
+        From then on the scheduler, saved or not, starts no run at a noisier level than it trained
+        on. For importance weights use `TruncatedTimesteps.table(scheduler.training_timesteps(),
         importance=True)`.
 
         Args:
-            batch_size: examples of this process; several processes draw different timesteps.
-            generator: source of randomness.
-            device: of the result; that of the generator, else the CPU, when `None`.
+            batch_size: Number of examples of this process; several processes draw different
+                timesteps.
+            generator: Source of randomness.
+            device: Device of the result; that of the generator, else the CPU, when `None`.
 
         Raises:
-            UnsupportedSchedulerError: the scheduler trains on continuous noise levels.
+            UnsupportedSchedulerError: If the scheduler trains on continuous noise levels.
         """
         timesteps = self.training_timesteps()
         self.keep_within(timestep_log_snr(self, float(timesteps[-1])))
-        return TruncatedTimesteps.table(timesteps).sample(batch_size, generator, device)
+        drawn = entries(timesteps, batch_uniforms(batch_size, generator))
+        return drawn if device is None else drawn.to(device)
 
     def keep_within(self, log_snr: float | None) -> None:
         """Start no run where the network was not trained; `None` lifts the limit.
@@ -319,10 +412,29 @@ def _wrapped(method: Callable[..., Any], handler: Callable[..., Any] | None) -> 
     return step if handler is None else other
 
 
+def _make_grid(
+    scheduler: GAGAScheduler,
+    make: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """`set_timesteps`: the base's grid, cut; and how many network calls a loop over it makes."""
+    scheduler._gaga_n_calls = None
+    scheduler._gaga_set_timesteps(make, args, kwargs)
+    scheduler._gaga_n_calls = _network_calls(scheduler)
+
+
+def _network_calls(scheduler: Scheduler) -> int:
+    """Calls of a loop over all timesteps; none for the tail, nor where RePaint goes back up."""
+    timesteps: Tensor = scheduler.timesteps
+    undone = int((timesteps.diff() > 0).sum()) if hasattr(scheduler, "undo_step") else 0
+    return len(timesteps) - undone - convention_of(scheduler).row.tail
+
+
 _HANDLERS: dict[str, Callable[..., Any] | None] = {
     "step": None,
     "scale_model_input": TruncatedRun._gaga_scale,
-    "set_timesteps": TruncatedRun._gaga_set_timesteps,
+    "set_timesteps": _make_grid,
     "set_begin_index": TruncatedRun._gaga_begin,
     "add_noise": TruncatedRun._gaga_noise,
     "scale_noise": TruncatedRun._gaga_noise,

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gaga_adapter.elements import atomic_numbers
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import Layout, MoleculeLayout
 from gaga_adapter.subspace import degrees_of_freedom
@@ -28,12 +29,20 @@ class Decoder(Protocol):
         """`-log p(x | z_0)` (B,), float64.
 
         Args:
-            x: the data (B, ...).
-            mask: molecules: real atoms (B, N).
-            noisy: `z_0 / a_0 = x + sigma eps` (B, ...).
-            predicted: the denoiser's prediction of x (B, ...).
-            sigma: `b_0 / a_0`.
+            x: Data (B, ...).
+            mask: Real atoms of molecules (B, N); `None` for dense data.
+            noisy: Noised data `z_0 / a_0 = x + sigma eps` (B, ...).
+            predicted: Prediction of x by the denoiser (B, ...).
+            sigma: Noise level `b_0 / a_0`.
         """
+
+
+def dimensions(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Degrees of freedom (B,) of data (B, ...), float64."""
+    if mask is None:
+        return torch.full((len(x),), float(x[0].numel()), dtype=torch.float64, device=x.device)
+    n = mask.sum(1)
+    return (degrees_of_freedom(n) + n * (x.shape[-1] - 3)).double()
 
 
 @dataclass(frozen=True)
@@ -45,11 +54,7 @@ class Continuous:
     ) -> Tensor:
         """`d/2 log(2 pi sigma²) + |x - prediction|² / (2 sigma²)`, d degrees of freedom."""
         square = (x - predicted).double().square().flatten(1).sum(1)
-        if mask is None:
-            d = torch.full_like(square, float(x[0].numel()))
-        else:
-            n = mask.sum(1)
-            d = (degrees_of_freedom(n) + n * (x.shape[-1] - 3)).double()
+        d = dimensions(x, mask)
         return 0.5 * (d * math.log(2 * math.pi * sigma**2) + square / sigma**2)
 
 
@@ -58,9 +63,9 @@ class Levels:
     """Numbers on a grid of equal steps, such as 256 values of a pixel.
 
     Attributes:
-        n: how many.
-        low: the first.
-        high: the last.
+        n: Number of values.
+        low: Least value.
+        high: Greatest value.
     """
 
     n: int = 256
@@ -73,7 +78,7 @@ class Levels:
         """Softmax over the values, per number.
 
         Raises:
-            DataError: the data are not on the grid.
+            DataError: If the data are not on the grid.
         """
         values = torch.linspace(self.low, self.high, self.n, dtype=torch.float64, device=x.device)
         step = (self.high - self.low) / (self.n - 1)
@@ -100,7 +105,7 @@ class Atoms:
     """Positions as real numbers, the element of each atom as one of the layout's.
 
     Attributes:
-        layout: of the channels.
+        layout: Meaning of the channels.
     """
 
     layout: MoleculeLayout
@@ -111,8 +116,8 @@ class Atoms:
         """Density of the positions in the layout's units, probability of the elements.
 
         Raises:
-            StatsMismatchError: other channels than the layout's, or no mask.
-            DataError: features that are no element of the layout.
+            StatsMismatchError: If there are other channels than the layout's, or no mask.
+            DataError: If the features of an atom are no element of the layout.
         """
         if mask is None or x.shape[-1] != self.layout.n_channels:
             raise StatsMismatchError(
@@ -139,11 +144,8 @@ class Atoms:
         onehot = onehot / self.layout.onehot_scale
         if self.layout.charge_scale is None:
             return onehot
-        from rdkit.Chem import GetPeriodicTable
-
-        number = GetPeriodicTable().GetAtomicNumber
-        charges = [number(symbol) / self.layout.charge_scale for symbol in self.layout.elements]
-        return torch.cat([onehot, torch.tensor(charges, dtype=torch.float64)[:, None]], -1)
+        numbers = torch.tensor(atomic_numbers(self.layout.elements), dtype=torch.float64)
+        return torch.cat([onehot, numbers[:, None] / self.layout.charge_scale], -1)
 
 
 def default_decoder(layout: Layout) -> Decoder:

@@ -8,6 +8,7 @@ importance, is then the same for all of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
+from gaga_adapter.noise.draws import entries
 
 
 class Density(Protocol):
-    """The law of one number, cut at t*."""
+    """The law of a noise level, cut at t*."""
 
     @property
     def n_atoms(self) -> int | None:
@@ -36,7 +38,7 @@ class Uniform:
     """Uniform in (0, t*].
 
     Attributes:
-        t_star: the end.
+        t_star: End of the range.
     """
 
     t_star: float
@@ -56,20 +58,19 @@ class Table:
     """Every entry of a table equally often.
 
     Attributes:
-        values: timesteps (K,), from data to noise, the last one t*.
+        values: Timesteps (K,) from data to noise, the last one t*.
     """
 
     values: Tensor
 
     @property
     def n_atoms(self) -> int:
-        """K."""
+        """Number K of entries."""
         return len(self.values)
 
     def quantile(self, u: Tensor) -> Tensor:
         """Entry `floor(u K)`."""
-        k = len(self.values)
-        return self.values.to(u.device)[(u * k).long().clamp(0, k - 1)]
+        return entries(self.values, u)
 
     def cdf(self, t: Tensor) -> Tensor:
         """`(i + 1/2) / K` of the entry i nearest to a timestep."""
@@ -79,94 +80,57 @@ class Table:
 
 
 @dataclass(frozen=True)
-class _Normal:
-    """A monotone function of a normal number, cut at its value for `end`.
+class OfNormal:
+    """An increasing function of a normal number, cut at t*.
 
     Attributes:
-        mean: of the normal number.
-        std: of the normal number.
-        end: t*; may be the end of the range, so that nothing is cut.
+        mean: Mean of the normal number.
+        std: Standard deviation of the normal number.
+        end: Value t* of the function; the end of its range cuts nothing.
+        of_normal: The function.
+        to_normal: Its inverse.
     """
 
     mean: float
     std: float
     end: float
+    of_normal: Callable[[Tensor], Tensor]
+    to_normal: Callable[[Tensor], Tensor]
     n_atoms: None = None
 
-    @staticmethod
-    def from_normal(x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @staticmethod
-    def to_normal(t: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _share(self) -> float:
-        """Probability of the whole law below `end`."""
-        x = float(self.to_normal(torch.tensor(self.end, dtype=torch.float64)))
-        return float(torch.special.ndtr(torch.tensor((x - self.mean) / self.std).double()))
+    def __post_init__(self) -> None:
+        if not (self.std > 0 and math.isfinite(self.std)):
+            raise TruncationError(f"std={self.std} must be positive and finite, such as 1.2.")
 
     def quantile(self, u: Tensor) -> Tensor:
         """The cut quantile function."""
         # Off 0 and 1, where the normal number is infinite; the second is t* itself if it is cut.
         inside = (u * self._share()).clamp(1e-12, 1 - 1e-12)
-        t = self.from_normal(self.mean + self.std * torch.special.ndtri(inside))
+        t = self.of_normal(self.mean + self.std * torch.special.ndtri(inside))
         return t.clamp(max=self.end)
 
     def cdf(self, t: Tensor) -> Tensor:
         """The cut distribution function."""
-        z = (self.to_normal(t.double()) - self.mean) / self.std
-        below: Tensor = torch.special.ndtr(z)
-        return below / self._share()
+        return self._below(t) / self._share()
 
+    def _share(self) -> float:
+        """Probability of the whole law below t*."""
+        return float(self._below(torch.tensor(self.end, dtype=torch.float64)))
 
-class LogNormal(_Normal):
-    """`ln sigma` normal: Karras et al. 2022, Table 1."""
-
-    @staticmethod
-    def from_normal(x: Tensor) -> Tensor:
-        """`exp x`."""
-        return x.exp()
-
-    @staticmethod
-    def to_normal(t: Tensor) -> Tensor:
-        """`ln t`."""
-        return t.log()
-
-
-class LogitNormal(_Normal):
-    """`logit t` normal: Esser et al. 2024, Eq. 19."""
-
-    @staticmethod
-    def from_normal(x: Tensor) -> Tensor:
-        """The logistic function."""
-        return x.sigmoid()
-
-    @staticmethod
-    def to_normal(t: Tensor) -> Tensor:
-        """`ln(t / (1 - t))`."""
-        return t.logit()
+    def _below(self, t: Tensor) -> Tensor:
+        """Probability of the whole law below t, float64."""
+        below: Tensor = torch.special.ndtr((self.to_normal(t.double()) - self.mean) / self.std)
+        return below
 
 
 def checked_end(t_star: float, what: str, most: float = math.inf) -> float:
-    """An end in (0, most].
+    """The end of a law, which has to be in (0, most].
 
     Raises:
-        TruncationError: it is not.
+        TruncationError: If it is not.
     """
     end = float(t_star)
     if not 0 < end <= most:
         limit = "positive" if math.isinf(most) else f"in (0, {most:g}]"
         raise TruncationError(f"{what}={t_star} must be {limit}. Pass the t* of your statistics.")
     return end
-
-
-def checked_std(std: float) -> float:
-    """A positive standard deviation.
-
-    Raises:
-        TruncationError: it is not positive.
-    """
-    if not (std > 0 and math.isfinite(std)):
-        raise TruncationError(f"std={std} must be positive and finite, such as 1.2.")
-    return float(std)

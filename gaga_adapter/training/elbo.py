@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
@@ -36,8 +37,8 @@ from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.reference.base import draw_noise
 from gaga_adapter.stats import GAGAStats
-from gaga_adapter.subspace import degrees_of_freedom, project
-from gaga_adapter.training.decoders import Decoder, default_decoder
+from gaga_adapter.subspace import project
+from gaga_adapter.training.decoders import Decoder, default_decoder, dimensions
 
 _CLEANEST = math.log(1e5)  # log-SNR of z_0 where a path has no end of its own: EDM's 1 - 1e-5
 
@@ -47,11 +48,11 @@ class TruncatedELBO:
     """Upper bounds of the negative log-likelihood, item by item.
 
     Attributes:
-        t_star: where the model starts, in time of the path.
-        prior: divergence from the reference at t*, in nats (M,).
-        between: sum over the steps in [0, t*], in nats (M,).
-        reconstruction: L_0, in nats (M,); of real numbers a density, which may be negative.
-        dimensions: degrees of freedom (M,).
+        t_star: Start of the model, in time of the path.
+        prior: Divergence from the reference at t*, in nats (M,).
+        between: Sum over the steps in [0, t*], in nats (M,).
+        reconstruction: Term L_0, in nats (M,); of real numbers a density, which may be negative.
+        dimensions: Degrees of freedom (M,).
     """
 
     t_star: float
@@ -74,10 +75,10 @@ class TruncatedELBO:
         """Mean over the items and its standard error.
 
         Args:
-            part: `nats`, `bits_per_dimension`, `prior`, `between` or `reconstruction`.
+            part: Name `nats`, `bits_per_dimension`, `prior`, `between` or `reconstruction`.
 
         Raises:
-            DataError: no such part.
+            DataError: If there is no such part.
         """
         parts = ("nats", "bits_per_dimension", "prior", "between", "reconstruction")
         if part not in parts:
@@ -87,13 +88,13 @@ class TruncatedELBO:
         return float(values.mean()), error
 
     def __str__(self) -> str:
-        told = [
+        parts = [
             f"{name} {value:.3f} ± {error:.3f}"
             for name in ("prior", "between", "reconstruction", "nats")
             for value, error in [self.mean(name)]
         ]
         bits, error = self.mean("bits_per_dimension")
-        return f"{', '.join(told)}; {bits:.4f} ± {error:.4f} bits per dimension"
+        return f"{', '.join(parts)}; {bits:.4f} ± {error:.4f} bits per dimension"
 
 
 def truncated_elbo(
@@ -101,7 +102,7 @@ def truncated_elbo(
     x: Tensor,
     mask: Tensor | None,
     path: GaussianPath,
-    stats: GAGAStats,
+    stats: GAGAStats | str | Path,
     t_star: float | None = None,
     reference: str = "auto",
     decoder: Decoder | None = None,
@@ -113,27 +114,29 @@ def truncated_elbo(
     """The bound of a model that starts at t* from the fitted Gaussian.
 
     Args:
-        model: a denoiser, see `gaga_adapter.criteria.as_denoiser`.
-        x: data: molecules (M, N, 3 + F), or dense (M, C, ...).
-        mask: molecules: real atoms (M, N), bool; `None` for dense data.
-        path: of the model. A table is walked node by node, a formula is continuous in time.
-        stats: of the data that the model was trained on.
-        t_star: start, in time of the path; by default the fitted one.
-        reference: kind of the Gaussian, as in `GAGAStats.reference`.
-        decoder: how data are read off z_0: by default elements for named molecules, else real
-            numbers; `Levels()` for images of 256 values.
-        n_levels: levels at which an item's terms between are estimated.
-        batch_size: items in one call of the model; they share their levels.
-        cleanest: log-SNR of z_0; by default the path's own, or log(1e5) where that is infinite.
-        generator: of all noise.
+        model: Denoiser, see `gaga_adapter.criteria.certificate.denoisers.as_denoiser`.
+        x: Data: molecules (M, N, 3 + F), or dense (M, C, ...).
+        mask: Real atoms of molecules (M, N), bool; `None` for dense data.
+        path: Noise path of the model. A table is walked node by node, a formula is continuous.
+        stats: Statistics of the data that the model was trained on: an object, a folder, a hub id
+            or an embedded name.
+        t_star: Start in time of the path; by default the fitted one.
+        reference: Kind of the Gaussian, as in `GAGAStats.reference`.
+        decoder: Law by which data are read off z_0: by default elements for named molecules, else
+            real numbers; `Levels()` for images of 256 values.
+        n_levels: Number of levels at which an item's terms between are estimated.
+        batch_size: Number of items in one call of the model; they share their levels.
+        cleanest: Log-SNR of z_0; by default the path's own, or log(1e5) where that is infinite.
+        generator: Source of randomness for all noise.
 
     Raises:
-        DataError: no data set, or `n_levels` or `batch_size` is not positive.
-        StatsMismatchError: the data have other channels than the statistics.
-        TruncationError: t* is no time of the path, or not noisier than `cleanest`.
-        UnsupportedModelError: the model is no denoiser.
+        DataError: If x is no data set, or `n_levels` or `batch_size` is not positive.
+        StatsMismatchError: If the data have other channels than the statistics.
+        TruncationError: If t* is no time of the path, or not noisier than `cleanest`.
+        UnsupportedModelError: If the model is no denoiser.
     """
     check_data(x, mask)
+    stats = stats if isinstance(stats, GAGAStats) else GAGAStats.from_pretrained(stats)
     if min(n_levels, batch_size) < 1:
         raise DataError(f"n_levels={n_levels}, batch_size={batch_size}: need at least 1 and 1.")
     channels = x.shape[-1] if mask is not None else x.shape[1]
@@ -150,18 +153,15 @@ def truncated_elbo(
     parts: list[Tensor] = []
     for place in range(0, len(x), batch_size):
         rows = slice(place, place + batch_size)
-        item, atoms = x[rows], None if mask is None else mask[rows]
-        parts.append(
-            torch.stack(
-                [
-                    _prior(prior, item, atoms, generator).cpu(),
-                    _between(denoiser, item, atoms, nodes, n_levels, generator).cpu(),
-                    _reconstruction(denoiser, item, atoms, nodes, read, generator).cpu(),
-                ]
-            )
+        items = _Items(x[rows], None if mask is None else mask[rows], denoiser, generator)
+        terms = (
+            items.prior(prior),
+            items.between(nodes, n_levels),
+            items.reconstruction(nodes.sigma, read),
         )
-    found = torch.cat(parts, 1)
-    return TruncatedELBO(start, found[0], found[1], found[2], _dimensions(x, mask).cpu())
+        parts.append(torch.stack([term.cpu() for term in terms]))
+    prior_nats, between, last = torch.cat(parts, 1)
+    return TruncatedELBO(start, prior_nats, between, last, dimensions(x, mask).cpu())
 
 
 # -- the levels ----------------------------------------------------------------------------------
@@ -169,15 +169,10 @@ def truncated_elbo(
 
 @dataclass(frozen=True, eq=False)
 class _Nodes:
-    """Log-SNRs of the terms between, from data to t*.
+    """Log-SNRs of the terms between, from data to t*."""
 
-    Attributes:
-        log_snr: of the steps (K + 1,), float64, falling; the first is that of z_0.
-        is_table: the sum over these steps is wanted, not the integral.
-    """
-
-    log_snr: Tensor
-    is_table: bool
+    log_snr: Tensor  # of the steps (K + 1,), float64, falling; the first is that of z_0
+    is_table: bool  # whether the sum over these steps is wanted, not the integral
 
     @property
     def sigma(self) -> float:
@@ -231,64 +226,44 @@ def _nodes(path: GaussianPath, start: float, cleanest: float | None) -> _Nodes:
 # -- the three terms -----------------------------------------------------------------------------
 
 
-def _prior(
-    reference: ReferenceGaussian, x: Tensor, mask: Tensor | None, generator: Generator | None
-) -> Tensor:
-    """`KL(q(z_t* | x) || reference)` (B,); unbiased for mixtures, exact for Gaussians."""
-    if reference.kind != "shape":
-        return reference.kl_from_posterior(x, mask)
-    moments = getattr(reference, "moments")  # noqa: B009 - references of molecules have them
-    size = make_reference(moments, "size").at(reference.a, reference.b)
-    noise = draw_noise(x.shape, generator, x.device, x.dtype)
-    z = project(reference.a * x + reference.b * noise, mask)
-    closer = size.log_prob(z, mask) - reference.log_prob(z, mask)
-    return size.kl_from_posterior(x, mask) + closer
+@dataclass(frozen=True, eq=False)
+class _Items:
+    """A batch of data, with the denoiser and the randomness by which its terms are estimated."""
 
+    x: Tensor
+    mask: Tensor | None
+    denoiser: Denoiser
+    generator: Generator | None
 
-def _between(
-    denoiser: Denoiser,
-    x: Tensor,
-    mask: Tensor | None,
-    nodes: _Nodes,
-    n_levels: int,
-    generator: Generator | None,
-) -> Tensor:
-    levels, weights = nodes.draw(n_levels, generator)
-    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for log_snr, weight in zip(levels, weights, strict=True):
-        _, predicted = _denoised(denoiser, x, mask, math.exp(-0.5 * log_snr), generator)
-        total += weight * (x - predicted).double().square().flatten(1).sum(1)
-    return total
+    def prior(self, reference: ReferenceGaussian) -> Tensor:
+        """`KL(q(z_t* | x) || reference)` (B,); unbiased for mixtures, exact for Gaussians."""
+        if reference.kind != "shape":
+            return reference.kl_from_posterior(self.x, self.mask)
+        moments = getattr(reference, "moments")  # noqa: B009 - references of molecules have them
+        size = make_reference(moments, "size").at(reference.a, reference.b)
+        z = project(reference.a * self.x + reference.b * self._noise(), self.mask)
+        closer = size.log_prob(z, self.mask) - reference.log_prob(z, self.mask)
+        return size.kl_from_posterior(self.x, self.mask) + closer
 
+    def between(self, nodes: _Nodes, n_levels: int) -> Tensor:
+        """Sum or integral over the levels up to t* (B,), from `n_levels` of them."""
+        levels, weights = nodes.draw(n_levels, self.generator)
+        total = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
+        for log_snr, weight in zip(levels, weights, strict=True):
+            _, predicted = self._denoised(math.exp(-0.5 * log_snr))
+            total += weight * (self.x - predicted).double().square().flatten(1).sum(1)
+        return total
 
-def _reconstruction(
-    denoiser: Denoiser,
-    x: Tensor,
-    mask: Tensor | None,
-    nodes: _Nodes,
-    decoder: Decoder,
-    generator: Generator | None,
-) -> Tensor:
-    noisy, predicted = _denoised(denoiser, x, mask, nodes.sigma, generator)
-    return decoder.nats(x, mask, noisy, predicted, nodes.sigma)
+    def reconstruction(self, sigma: float, decoder: Decoder) -> Tensor:
+        """L_0 (B,)."""
+        noisy, predicted = self._denoised(sigma)
+        return decoder.nats(self.x, self.mask, noisy, predicted, sigma)
 
+    def _denoised(self, sigma: float) -> tuple[Tensor, Tensor]:
+        """`x + sigma eps` and the prediction of x, both like x."""
+        noisy = self.x + sigma * self._noise()
+        noisy = noisy if self.mask is None else project(noisy, self.mask)
+        return noisy, self.denoiser(noisy, sigma, self.mask)
 
-def _denoised(
-    denoiser: Denoiser,
-    x: Tensor,
-    mask: Tensor | None,
-    sigma: float,
-    generator: Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """`x + sigma eps` and the prediction of x, both like x."""
-    noisy = x + sigma * draw_noise(x.shape, generator, x.device, x.dtype)
-    noisy = noisy if mask is None else project(noisy, mask)
-    return noisy, denoiser(noisy, sigma, mask)
-
-
-def _dimensions(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Degrees of freedom (M,), float64."""
-    if mask is None:
-        return torch.full((len(x),), float(x[0].numel()), dtype=torch.float64)
-    n = mask.sum(1)
-    return (degrees_of_freedom(n) + n * (x.shape[-1] - 3)).double()
+    def _noise(self) -> Tensor:
+        return draw_noise(self.x.shape, self.generator, self.x.device, self.x.dtype)

@@ -26,18 +26,15 @@ class LossHistory:
     """Running mean squared loss of each bin of u in [0, 1].
 
     Args:
-        n_bins: how many.
-        n_atoms: values of a table that bins must not split; `None` for a continuous law.
-        decay: weight of the past in each bin, per loss.
-        floor: part of the drawing that stays with the law itself, in (0, 1].
+        n_bins: Number of bins.
+        n_atoms: Number of entries of a table, which bins must not split; `None` for a continuous
+            law.
+        decay: Weight of the past in each bin, per loss.
+        floor: Part of the drawing that stays with the law itself, in (0, 1].
     """
 
     def __init__(
-        self,
-        n_bins: int = 32,
-        n_atoms: int | None = None,
-        decay: float = 0.99,
-        floor: float = 0.1,
+        self, n_bins: int = 32, n_atoms: int | None = None, decay: float = 0.99, floor: float = 0.1
     ) -> None:
         if not (0 < floor <= 1 and 0 <= decay < 1 and n_bins >= 1):
             raise DataError(
@@ -86,7 +83,7 @@ class LossHistory:
         """Take in losses (B,) at u (B,), in this order.
 
         Raises:
-            DataError: a loss is not finite.
+            DataError: If a loss is not finite.
         """
         if not bool(torch.isfinite(losses).all()):
             raise DataError("a loss is not finite; nothing was recorded. Leave that step out.")
@@ -108,7 +105,7 @@ class LossHistory:
         """Go on from a checkpoint.
 
         Raises:
-            DataError: it has other bins, so another t* or another law.
+            DataError: If it has other bins, so another t* or another law.
         """
         edges = torch.as_tensor(state["edges"])
         if edges.shape != self.edges.shape or not torch.allclose(edges.double(), self.edges):

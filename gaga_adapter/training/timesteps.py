@@ -1,15 +1,8 @@
 r"""`TruncatedTimesteps`: noise levels for training, drawn in [0, t*] and nowhere else.
 
 Above t* the truncated model has a closed form, and the network is never called there. So training
-draws its levels from the law it always used, cut at t*. Over a batch they are *stratified*: one
-random offset, then equal steps through the law (Kingma et al. 2021, appendix I.1),
-
-    u_i = frac(u + i / B),
-
-which leaves every t_i its law and takes most of the variance out of the batch mean. Under
-`torch.distributed` the processes share one global batch: process r of W takes
-`frac(u + (i + r / W) / B)`, so that they never draw the same timesteps, whether their generators
-agree or not.
+draws its levels from the law it always used, cut at t*. Over a batch, and over the processes of a
+run, they are *stratified*: spread evenly over the law, see `noise/draws.py`.
 """
 
 from __future__ import annotations
@@ -20,18 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaga_adapter.distributed import gathered, n_processes, process_index
+from gaga_adapter.distributed import gathered
 from gaga_adapter.errors import DataError, TruncationError
-from gaga_adapter.reference.base import workspace
-from gaga_adapter.training.densities import (
-    Density,
-    LogitNormal,
-    LogNormal,
-    Table,
-    Uniform,
-    checked_end,
-    checked_std,
-)
+from gaga_adapter.noise.draws import batch_uniforms
+from gaga_adapter.training.densities import Density, OfNormal, Table, Uniform, checked_end
 from gaga_adapter.training.importance import LossHistory
 
 
@@ -48,11 +33,11 @@ class TruncatedTimesteps:
     Without, the weights are 1 and `update` does nothing.
 
     Args:
-        density: the law, cut at t*.
-        stratified: spread each batch evenly over the law, instead of independent draws.
-        importance: learn from the losses where to draw more often.
-        sharded: under `torch.distributed` each process gets its own part of the global batch.
-            `False` where the caller cuts a global batch itself.
+        density: Law of the noise levels, cut at t*.
+        stratified: Whether to spread each batch evenly over the law, instead of independent draws.
+        importance: Whether to learn from the losses where to draw more often.
+        sharded: Whether each process gets its own part of the global batch under
+            `torch.distributed`. `False` is for a caller that cuts a global batch itself.
     """
 
     def __init__(
@@ -66,26 +51,16 @@ class TruncatedTimesteps:
         self.stratified, self.sharded = stratified, sharded
         self.history = LossHistory(n_atoms=density.n_atoms) if importance else None
 
-    # -- the laws --------------------------------------------------------------------------------
+    # -- the laws; the last three arguments are those of the class -------------------------------
 
     @classmethod
     def uniform(
-        cls,
-        t_star: float,
-        stratified: bool = True,
-        importance: bool = False,
-        sharded: bool = True,
+        cls, t_star: float, stratified: bool = True, importance: bool = False, sharded: bool = True
     ) -> TruncatedTimesteps:
-        """Continuous times, uniform in (0, t*].
-
-        Args:
-            t_star: in (0, 1], such as `stats.t_star(path)`.
-            stratified: see the class.
-            importance: see the class.
-            sharded: see the class.
+        """Continuous times, uniform in (0, t*]; `t_star` such as `stats.t_star(path)`.
 
         Raises:
-            TruncationError: `t_star` is outside of (0, 1].
+            TruncationError: If `t_star` is outside of (0, 1].
         """
         return cls(Uniform(checked_end(t_star, "t_star", 1.0)), stratified, importance, sharded)
 
@@ -100,15 +75,11 @@ class TruncatedTimesteps:
     ) -> TruncatedTimesteps:
         """Integer steps `first..t_star`, each equally often.
 
-        Args:
-            t_star: the last step, included, such as `stats.t_star(scheduler)`.
-            first: the first step: 0 in diffusers' tables, 1 where step 0 has a term of its own.
-            stratified: see the class.
-            importance: see the class.
-            sharded: see the class.
+        `t_star` is such as `stats.t_star(scheduler)`; `first` is 0 in diffusers' tables, 1 where
+        step 0 has a term of its own.
 
         Raises:
-            TruncationError: `t_star` is no integer, or below `first`.
+            TruncationError: If `t_star` is no integer, or below `first`.
         """
         if int(t_star) != t_star or t_star < first:
             raise TruncationError(
@@ -120,23 +91,15 @@ class TruncatedTimesteps:
 
     @classmethod
     def table(
-        cls,
-        values: Tensor,
-        stratified: bool = True,
-        importance: bool = False,
-        sharded: bool = True,
+        cls, values: Tensor, stratified: bool = True, importance: bool = False, sharded: bool = True
     ) -> TruncatedTimesteps:
         """The entries of a table, each equally often.
 
-        Args:
-            values: timesteps (K,), from data to noise, the last one t*: what
-                `GAGAScheduler.training_timesteps()` returns.
-            stratified: see the class.
-            importance: see the class.
-            sharded: see the class.
+        `values` are timesteps (K,) from data to noise, the last one t*, such as those of
+        `GAGAScheduler.training_timesteps()`.
 
         Raises:
-            TruncationError: the table is empty.
+            TruncationError: If the table is empty or not one row.
         """
         if values.ndim != 1 or not len(values):
             raise TruncationError(
@@ -156,19 +119,15 @@ class TruncatedTimesteps:
     ) -> TruncatedTimesteps:
         """Noise levels `sigma = b / a`, log-normal (Karras et al. 2022, Table 1), cut at sigma*.
 
-        Args:
-            sigma_star: `stats.sigma_star`; infinity cuts nothing.
-            mean: of `ln sigma`.
-            std: of `ln sigma`.
-            stratified: see the class.
-            importance: see the class.
-            sharded: see the class.
+        `sigma_star` is such as `stats.sigma_star`, and infinity cuts nothing; `mean` and `std` are
+        those of `ln sigma`.
 
         Raises:
-            TruncationError: `sigma_star` or `std` is not positive.
+            TruncationError: If `sigma_star` or `std` is not positive.
         """
         end = checked_end(sigma_star, "sigma_star")
-        return cls(LogNormal(mean, checked_std(std), end), stratified, importance, sharded)
+        law = OfNormal(mean, std, end, torch.exp, torch.log)
+        return cls(law, stratified, importance, sharded)
 
     @classmethod
     def logit_normal(
@@ -182,19 +141,15 @@ class TruncatedTimesteps:
     ) -> TruncatedTimesteps:
         """Times of flow matching, logit-normal (Esser et al. 2024, Eq. 19), cut at t*.
 
-        Args:
-            t_star: share of noise in (0, 1], such as `stats.t_star(FlowPath())`.
-            mean: of `ln(t / (1 - t))`.
-            std: of it.
-            stratified: see the class.
-            importance: see the class.
-            sharded: see the class.
+        `t_star` is a share of noise such as `stats.t_star(FlowPath())`; `mean` and `std` are those
+        of `ln(t / (1 - t))`.
 
         Raises:
-            TruncationError: `t_star` is outside of (0, 1], or `std` not positive.
+            TruncationError: If `t_star` is outside of (0, 1], or `std` is not positive.
         """
         end = checked_end(t_star, "t_star", 1.0)
-        return cls(LogitNormal(mean, checked_std(std), end), stratified, importance, sharded)
+        law = OfNormal(mean, std, end, torch.sigmoid, torch.logit)
+        return cls(law, stratified, importance, sharded)
 
     # -- in the loop -----------------------------------------------------------------------------
 
@@ -207,20 +162,17 @@ class TruncatedTimesteps:
         """Timesteps of one batch.
 
         Args:
-            batch_size: examples B of this process.
-            generator: source of randomness; torch's global one when `None`.
-            device: of the result; where the generator lives, else the CPU, when `None`.
+            batch_size: Number of examples B of this process.
+            generator: Source of randomness; torch's global one when `None`.
+            device: Device of the result; that of the generator, else the CPU, when `None`.
 
         Returns:
-            (B,): float32 of a continuous law, the table's own dtype otherwise.
+            Timesteps (B,): float32 of a continuous law, the table's own dtype otherwise.
 
         Raises:
-            DataError: `batch_size` is below 1.
+            DataError: If `batch_size` is below 1.
         """
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size}, need at least one example.")
-        home = torch.device("cpu") if generator is None else generator.device
-        u = self._uniform(batch_size, generator, home)
+        u = batch_uniforms(batch_size, generator, self.stratified, self.sharded)
         if self.history is not None:
             u = self.history.spread(u)
         t = self.density.quantile(u)
@@ -240,11 +192,11 @@ class TruncatedTimesteps:
         """Learn from the unweighted losses of a batch, those of all processes together.
 
         Args:
-            timesteps: (B,), as they were drawn.
-            losses: of each example (B,).
+            timesteps: Timesteps (B,) as they were drawn.
+            losses: Loss of each example (B,).
 
         Raises:
-            DataError: another shape, or a loss that is not finite.
+            DataError: If the shapes differ, or a loss is not finite.
         """
         if losses.shape != timesteps.shape:
             raise DataError(
@@ -253,8 +205,8 @@ class TruncatedTimesteps:
             )
         if self.history is None:
             return
-        found = torch.stack([self.density.cdf(timesteps), losses.detach().double()], -1)
-        u, of_all = (gathered(found) if self.sharded else found).unbind(-1)
+        pairs = torch.stack([self.density.cdf(timesteps), losses.detach().double()], -1)
+        u, of_all = (gathered(pairs) if self.sharded else pairs).unbind(-1)
         self.history.update(u, of_all)
 
     def state_dict(self) -> dict[str, Any]:
@@ -265,22 +217,7 @@ class TruncatedTimesteps:
         """Go on from a checkpoint.
 
         Raises:
-            DataError: it is of another t* or another law.
+            DataError: If the checkpoint is of another t* or another law.
         """
         if self.history is not None and state:
             self.history.load_state_dict(state)
-
-    def _uniform(
-        self, batch_size: int, generator: torch.Generator | None, home: torch.device
-    ) -> Tensor:
-        """Numbers (B,) in [0, 1), float64, of this process."""
-        rank, world = (process_index(), n_processes()) if self.sharded else (0, 1)
-        work = workspace(home)
-        precise = torch.float64 if work == home else torch.float32  # Apple's GPUs have no float64
-        count = 1 if self.stratified else batch_size * world
-        drawn = torch.rand(count, generator=generator, dtype=precise, device=home)
-        drawn = drawn.to(work, torch.float64)
-        if not self.stratified:
-            return drawn[rank::world]
-        place = torch.arange(batch_size, dtype=torch.float64, device=work) + rank / world
-        return (drawn + place / batch_size) % 1

@@ -311,7 +311,7 @@ def complete(monkeypatch, gaga):
         ("gaga criteria qm9 --criteria cumulant,two", ["cumulant,two_sample"]),
         ("gaga criteria qm9 --reference s", ["shape", "size"]),
         ("gaga criteria qm9 --covariance low", ["low_rank"]),
-        ("gaga criteria qm9 --model e", ["embedded"]),
+        ("gaga criteria qm9 --model q", ["qm9"]),
         ("gaga fit qm9 --criterion ", ["two_sample", "cumulant", "ks_mi", "certificate"]),
         ("gaga fit qm9 --reference u", ["unit"]),
         ("gaga fit qm9 --hydrogens r", ["remove"]),

@@ -13,8 +13,9 @@ from toys import same_stats
 
 from gaga_adapter import GAGAScheduler, GAGAStats, fit
 from gaga_adapter.errors import ArtefactError, WriteError
+from gaga_adapter.files.hub import card_writer
 from gaga_adapter.layout import DenseLayout
-from gaga_adapter.report.card import PICTURE
+from gaga_adapter.report.card import PICTURE, write_card
 from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME
 
 FILES = {CONFIG_NAME, TENSORS_NAME, "README.md", PICTURE}
@@ -60,7 +61,7 @@ def nowhere():
 
 
 def test_round_trip(hub, fitted, tmp_path):
-    address = fitted.push_to_hub("me/signs", commit_message="first", licence="mit")
+    address = fitted.push_to_hub("me/signs", commit_message="first", license="mit")
     repo = hub.repos["me/signs"]
     assert address == f"{hub.endpoint}/me/signs/commit/{repo.head}"
     assert repo.messages == ["initial commit", "first"]
@@ -285,10 +286,21 @@ def test_mistakes_of_push(gaga, hub, stats, tmp_path):
         (("push", "qm9", "me/signs/extra"), "is no hub id"),
         (("push", tmp_path / "none", "me/signs"), "no fitted statistics"),
         (("push", "qm9", "me/signs", "--out", tmp_path), "--dry-run"),
-        (("push", "qm9", "me/signs", "--licence", "my own"), "no identifier"),
+        (("push", "qm9", "me/signs", "--license", "my own"), "no identifier"),
         (("push", "qm9", "me/signs", "--message", " "), "is empty"),
     ):
         code, _, err = gaga(*arguments)
         assert code == 2
         assert re.search(message, " ".join(err.split()))
     assert not hub.repos
+
+
+@pytest.mark.parametrize("option", ["--license", "--licence"])  # the second is that of version 0.1
+def test_both_spellings_of_the_licence(gaga, hub, option):
+    code, out, _ = gaga("push", "qm9", "me/signs", "--dry-run", option, "cc0-1.0")
+    assert code == 0
+    assert "license: cc0-1.0" in out
+
+
+def test_the_root_names_the_writer_of_cards():
+    assert card_writer() is write_card

@@ -1,5 +1,6 @@
 """The molecule pipeline under every scheduler: subspace, sizes, seeds, outputs, disk."""
 
+import inspect
 import math
 
 import diffusers
@@ -8,6 +9,7 @@ import torch
 from rdkit import Chem
 
 from gaga_adapter import GAGAScheduler, GAGAStats
+from gaga_adapter.cli import demo, report, sample
 from gaga_adapter.errors import (
     ArtefactError,
     DataError,
@@ -21,10 +23,13 @@ from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.formats import read_molecules
 from gaga_adapter.molecules.metrics.evaluate import evaluate
-from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
+from gaga_adapter.molecules.pieces import sample_sdf
+from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline, edm_scheduler
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.paths import named_path
+from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.sampling.solvers import SCHEDULERS, scheduler_named
+from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
 
 SIZES = [4, 9, 1, 6]
 
@@ -209,3 +214,47 @@ def test_edm_table_is_edms_own():
     torch.testing.assert_close(
         shipped.trained_betas, scheduler.config.trained_betas, rtol=1e-9, atol=0
     )
+
+
+# -- the model that ships with the package ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        MoleculePipeline.load,
+        lambda: MoleculePipeline.load("qm9"),
+        lambda: MoleculePipeline.load("embedded"),  # its name in version 0.1
+        lambda: MoleculePipeline.from_pretrained("qm9"),
+    ],
+)
+def test_qm9_is_the_same_pair_everywhere(load, tmp_path, monkeypatch):
+    (tmp_path / "qm9").mkdir()  # a folder of that name with something else in it
+    monkeypatch.chdir(tmp_path)
+    pipeline = load()
+    assert type(pipeline) is MoleculePipeline
+    assert pipeline.denoiser.dtype == torch.float32
+    assert pipeline.denoiser.layout == GAGAStats.from_pretrained("qm9").layout
+    assert set(EMBEDDED) == set(EMBEDDED_STATS)
+
+
+def test_a_folder_called_qm9_comes_first(pipe, tmp_path, monkeypatch):
+    pipe.scheduler = edm_scheduler()
+    pipe.save_pretrained(tmp_path / "qm9")
+    monkeypatch.chdir(tmp_path)
+    assert MoleculePipeline.load("qm9").denoiser.config.width == 16
+    assert MoleculePipeline.load("embedded").denoiser.config.width > 16
+
+
+def test_one_default_number_of_steps():
+    defaults = [
+        inspect.signature(function).parameters[name].default
+        for function, name in (
+            (MoleculePipeline.__call__, "num_inference_steps"),
+            (sample_sdf, "num_inference_steps"),
+            (sample.run, "steps"),
+            (demo.run, "steps"),
+            (report.run, "steps"),
+        )
+    ]
+    assert set(defaults) == {DEFAULT_STEPS}

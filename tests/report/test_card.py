@@ -27,7 +27,7 @@ def code(card, language):
 
 
 def test_what_a_new_card_says(qm9, tmp_path):
-    write_card(qm9, tmp_path, "me/qm9-gaga", licence="cc0-1.0")
+    write_card(qm9, tmp_path, "me/qm9-gaga", license="cc0-1.0")
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     _, header, body = card.split("---\n", 2)
     assert yaml.safe_load(header) == {

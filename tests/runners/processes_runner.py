@@ -123,6 +123,14 @@ def few_batches(folder):
 
 
 @scene
+def layout_of_one(folder):
+    """Only the first process has a batch to read the layout off."""
+    run = Processes.of_the_run()
+    whole = collect(batches(1)[run.index :: run.count], None, 10, sharing="own")
+    return None if whole is None else (whole.layout.n_features, whole.moments.count)
+
+
+@scene
 def no_batches(folder):
     return failing(lambda: collect([], MoleculeLayout(), 10))
 

@@ -686,3 +686,97 @@ def test_a_slow_path_that_is_left_at_once():
     finally:
         sys.setprofile(before)
     assert len(calls) == len(timesteps) - 1  # the look at the counter
+
+
+# -- what it tells ---------------------------------------------------------------------------------
+
+TOLD = ("stats", "log_snr_star", "t_star", "spacing", "reference", "handover", "n_calls")
+
+
+def test_it_tells_how_it_is_truncated():
+    gaga = wrap(DDIMScheduler(), spacing="respace", handover="init")
+    assert gaga.t_star == t_star(gaga, STATS.log_snr_star) == STATS.t_star(DDIMScheduler())
+    assert (gaga.spacing, gaga.reference, gaga.handover) == ("respace", "channel", "init")
+    assert gaga.n_calls is None
+    begin = f"t_star={gaga.t_star:g}, spacing=respace, reference=channel, handover=init, n_calls="
+    assert repr(gaga).startswith(f"GAGADDIMScheduler({begin}None) {{")
+    assert repr(gaga).endswith(repr(DDIMScheduler())[-40:])
+    gaga.set_timesteps(20)
+    assert gaga.n_calls == 20
+    assert f"({begin}20) {{" in repr(gaga)
+    assert wrap(DDIMScheduler(), t_star=400).t_star == 400
+    assert "t_star=400," in repr(wrap(DDIMScheduler(), t_star=400))
+    short = wrap(DDIMScheduler(num_train_timesteps=10))
+    assert "t_star=beyond the path," in repr(short)
+    assert repr(type(gaga)()).startswith("GAGADDIMScheduler {")
+
+
+@pytest.mark.parametrize("handover", ["init", "step"])
+@pytest.mark.parametrize(
+    "base", [DDIMScheduler(), HeunDiscreteScheduler(), FlowMatchEulerDiscreteScheduler()]
+)
+def test_n_calls_are_those_of_a_loop(base, handover):
+    gaga = wrap(base, handover=handover)
+    calls = 0
+
+    def network(x, t):
+        nonlocal calls
+        calls += 1
+        return 0.1 * x
+
+    run(gaga, noise(), multiply=handover == "init", scale=base.order == 2, network=network)
+    assert gaga.n_calls == calls
+    assert copy.deepcopy(gaga).n_calls == calls
+    assert GAGAScheduler.from_pretrained(gaga).n_calls is None
+
+
+def test_n_calls_leave_out_what_repaint_undoes():
+    gaga = wrap(diffusers_schedulers.RePaintScheduler())
+    gaga.set_timesteps(20, jump_length=5, jump_n_sample=3)
+    last, calls = float("inf"), 0
+    for t in gaga.timesteps.tolist():  # as RePaintPipeline does
+        calls, last = calls + (t < last), t
+    assert gaga.n_calls == calls < len(gaga.timesteps)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_what_it_tells_hides_nothing_of_the_base(name):
+    base = getattr(diffusers_schedulers, name)
+    source = inspect.getsource(inspect.getmodule(base))
+    for attribute in TOLD:
+        assert not hasattr(base, attribute)
+        assert f"self.{attribute} " not in source
+        assert attribute not in inspect.signature(base.__init__).parameters
+
+
+def test_statistics_come_second(tmp_path):
+    gaga = GAGAScheduler.from_pretrained(DDPMScheduler(), "qm9")
+    assert gaga.stats.layout == MoleculeLayout()
+    STATS.save_pretrained(tmp_path / "stats")
+    DDPMScheduler().save_pretrained(tmp_path / "pipe" / "scheduler")
+    for stats in (STATS, tmp_path / "stats", str(tmp_path / "stats")):
+        gaga = GAGAScheduler.from_pretrained(tmp_path / "pipe", stats, subfolder="scheduler")
+        assert gaga.stats.log_snr_star == STATS.log_snr_star
+    with pytest.raises(ArtefactError, match="Pass subfolder='scheduler'"):
+        GAGAScheduler.from_pretrained(tmp_path / "pipe", "scheduler")
+
+
+def test_type_checkers_keep_the_base_class(tmp_path):
+    mypy = pytest.importorskip("mypy.api")
+    config, file = tmp_path / "mypy.ini", tmp_path / "user.py"
+    config.write_text(  # without the libraries below, whose analysis takes a minute
+        f"[mypy]\nfollow_imports = silent\nmypy_path = {Path(gaga_adapter.__file__).parents[1]}\n"
+        "[mypy-torch.*,numpy.*,safetensors.*,diffusers.*,scipy.*,sklearn.*,rdkit.*,einops.*]\n"
+        "follow_imports = skip\nignore_missing_imports = True\n"
+    )
+    file.write_text(
+        "from gaga_adapter import GAGAScheduler\n"
+        "class Sampler: ...\n"
+        "reveal_type(GAGAScheduler.from_pretrained(Sampler(), 'qm9', t_star=400))\n"
+        "reveal_type(GAGAScheduler.from_pretrained('folder', subfolder='scheduler'))\n"
+    )
+    options = ["--config-file", str(config), "--cache-dir", str(tmp_path / "cache"), str(file)]
+    out, err, code = mypy.run(options)
+    assert code == 0, out + err
+    assert 'Revealed type is "user.Sampler"' in out
+    assert 'Revealed type is "gaga_adapter.scheduler.wrapper.GAGAScheduler"' in out

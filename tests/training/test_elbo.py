@@ -272,3 +272,13 @@ def test_wrong_inputs_are_named(gaussian):
     with pytest.raises(DataError, match="part='bits'"):
         found.mean("bits")
     assert "bits per dimension" in str(found)
+
+
+def test_statistics_by_name(gaussian, tmp_path):
+    x, stats, denoiser = gaussian
+    stats.save_pretrained(tmp_path)
+    bounds = []
+    for given in (stats, str(tmp_path)):
+        options = {"generator": torch.Generator().manual_seed(0)}
+        bounds.append(truncated_elbo(denoiser, x[:9], None, FlowPath(), given, 0.5, **options).nats)
+    assert torch.equal(*bounds)
