@@ -75,7 +75,6 @@ def fit(
     tolerance: float | None = None,
     log_snr: Iterable[float] = DEFAULT_LOG_SNR,
     n_criterion: int = 4000,
-    max_order: int = 2,
     by_size: bool = False,
     n_bootstrap: int = 400,
     seed: int = 0,
@@ -96,7 +95,6 @@ def fit(
             `selection`; the default of the criterion's unit when `None`.
         log_snr: levels at which the curve is drawn.
         n_criterion: size of the sample that the criterion sees.
-        max_order: order of the cumulants that are streamed, 2 to 4.
         by_size: choose a t* for molecules of every size, too.
         n_bootstrap: resamples for the interval of t*; 0 for none.
         seed: of the sample and the criterion.
@@ -121,7 +119,7 @@ def fit(
     check_tolerance(tolerance, judge.unit)
     generator = torch.Generator().manual_seed(seed)
     collected = collect(
-        data, layout, n_criterion, reference, covariance, max_order, generator, progress, processes
+        data, layout, n_criterion, reference, covariance, generator, progress, processes
     )
 
     def conclude(beat: Callable[[], None]) -> GAGAStats:

@@ -65,7 +65,6 @@ def collect(
     n_criterion: int,
     reference: str = "auto",
     covariance: DenseKind = "channel",
-    max_order: int = 2,
     generator: torch.Generator | None = None,
     report: Report | None = None,
     sharing: Sharing = "deal",
@@ -80,7 +79,6 @@ def collect(
         reference: kind that will be wanted of these moments; refused on the first batch if it
             cannot be had.
         covariance: for dense data `channel`, `element`, `low_rank` or `full`.
-        max_order: order of the cumulants that are streamed, 2 to 4.
         generator: of the sample; one number is drawn from it.
         report: called after each batch; with several processes once a second, on the first one.
         sharing: how the processes of a run stand to `data`.
@@ -103,9 +101,9 @@ def collect(
     processes = sharing_processes(sharing)
     moments: Moments
     if isinstance(layout, DenseLayout):
-        moments = DenseMoments(layout.shape, kind=covariance, max_order=max_order)
+        moments = DenseMoments(layout.shape, kind=covariance)
     else:
-        moments = ExchangeableMoments(layout.n_features, max_order=max_order)
+        moments = ExchangeableMoments(layout.n_features)
     seed = int(torch.randint(2**62, (), generator=generator))
     sample = _UniformSample(n_criterion, processes.everyones(seed)[0])
 

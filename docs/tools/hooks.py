@@ -39,7 +39,6 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.moments",
         "gaga_adapter.moments.molecules",
         "gaga_adapter.moments.dense",
-        "gaga_adapter.moments.sizes",
         "gaga_adapter.reference",
         "gaga_adapter.reference.base",
         "gaga_adapter.reference.molecules",

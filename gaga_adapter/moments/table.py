@@ -18,8 +18,8 @@ class BottomK:
     """The `k` rows of lowest priority in each group.
 
     Args:
-        width: numbers in a row.
-        k: rows kept per group.
+        width: Count of numbers in a row.
+        k: Count of rows kept per group.
     """
 
     def __init__(self, width: int, k: int) -> None:
@@ -40,13 +40,7 @@ class BottomK:
         return (priorities < limits) & (self.k > 0)
 
     def add(self, groups: Tensor, priorities: Tensor, rows: Tensor) -> None:
-        """Offer rows.
-
-        Args:
-            groups: group of each row (n,), non-negative int64.
-            priorities: int64 (n,).
-            rows: (n, width), stored as float32.
-        """
+        """Offer rows (n, width), stored as float32, with groups and priorities (n,), int64."""
         self._pending.append((groups, priorities, rows.to(torch.float32)))
         self._n_pending += len(groups)
         if self._n_pending > max(8192, len(self._rows)):
@@ -76,10 +70,10 @@ class BottomK:
         order = order[torch.argsort(groups[order], stable=True)]
         groups = groups[order]
         rank = torch.arange(len(groups)) - torch.searchsorted(groups, groups)
-        kept = rank < self.k
+        low = rank < self.k
         last = rank == self.k - 1
-        self._groups, order = groups[kept], order[kept]
+        self._groups, order = groups[low], order[low]
         self._priorities, self._rows = priorities[order], rows[order]
         self._limits = torch.full((int(groups.max()) + 1 if len(groups) else 0,), _MAX)
-        self._limits[groups[last]] = self._priorities[last[kept]]
+        self._limits[groups[last]] = self._priorities[last[low]]
         self._pending, self._n_pending = [], 0

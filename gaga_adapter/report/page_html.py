@@ -500,11 +500,11 @@ def _channels(layout: Layout) -> str:
 def _moments(facts: Facts) -> str:
     moments = facts.stats.moments
     if isinstance(moments, DenseMoments):
-        return f"{moments.kind} covariance, order {moments.max_order}"
+        return f"{moments.kind} covariance"
     sizes = moments.sizes
     return (
-        f"per size, {int(sizes.min())} to {int(sizes.max())} atoms, order {moments.max_order}; up "
-        f"to {moments.table_size} molecules of each size kept"
+        f"per size, {int(sizes.min())} to {int(sizes.max())} atoms; up to {moments.table_size} "
+        "molecules of each size kept"
     )
 
 

@@ -115,8 +115,7 @@ def mapped(moments: ExchangeableMoments, scale: float, matrix: Tensor) -> Exchan
             **state,
             "mean": torch.cat(summary, 1),
             "scatter": head @ state["scatter"] @ head.T,
-            "atoms": torch.zeros(0, len(mean), new, dtype=torch.float64)[:, :0],
             "table_rows": torch.cat(table, 1).to(state["table_rows"].dtype),
         },
-        {**metadata, "n_features": new, "max_order": 2},
+        {**metadata, "n_features": new},
     )

@@ -137,7 +137,6 @@ def fitted(folder):
         criterion=Cumulant(),
         n_criterion=1000,
         tolerance=0.5,
-        max_order=3,
         seed=5,
         progress=lambda what, done, total: heard.append((what, done)),
     )
