@@ -47,6 +47,7 @@ API: dict[str, tuple[str, ...]] = {
     ),
     "Choosing t*": (
         "gaga_adapter.criteria",
+        "gaga_adapter.criteria.protocol",
         "gaga_adapter.criteria.curve",
         "gaga_adapter.criteria.two_sample.criterion",
         "gaga_adapter.criteria.cumulant.criterion",

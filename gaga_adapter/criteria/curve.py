@@ -24,18 +24,19 @@ class CriterionCurve:
     A value that could not be computed is NaN; it never counts as Gaussian.
 
     Attributes:
-        criterion: name of the criterion.
-        reference: kind of the reference that it compared with.
-        unit: unit of the values.
-        log_snr: levels (L,), strictly falling.
-        value: (L,).
-        std_error: (L,), non-negative where there is a value.
-        n_samples: data items that the criterion saw.
-        extra: further columns (L,) by name, such as an AUC.
-        contributions: what each part of the data adds, where the criterion knows; not saved.
+        criterion: Name of the criterion.
+        reference: Kind of the reference that it compared with.
+        unit: Unit of the values.
+        log_snr: Levels (L,), strictly falling.
+        value: Values (L,).
+        std_error: Standard errors (L,), non-negative where there is a value.
+        n_samples: Number of data items that the criterion saw.
+        extra: Further columns (L,) by name, such as an AUC.
+        contributions: Contribution of each part of the data, where it is known; not saved.
 
     Raises:
-        DataError: no points, unequal lengths, levels that do not fall, or an unknown unit.
+        DataError: If there are no points, lengths differ, levels do not fall, or the unit is
+            unknown.
     """
 
     criterion: str
@@ -81,7 +82,7 @@ class CriterionCurve:
         """What each part of the data adds.
 
         Raises:
-            DataError: the criterion gave none, or the curve comes from a file.
+            DataError: If the criterion gave none, or the curve comes from a file.
         """
         if self.contributions is None:
             raise DataError(
@@ -94,10 +95,10 @@ class CriterionCurve:
         """The curve of a part of the data, or of a resample.
 
         Args:
-            index: rows of `contributions`, by index (m,) or bool (M,).
+            index: Rows of `contributions`, by index (m,) or bool (M,).
 
         Raises:
-            DataError: the curve has no contributions, or the part is empty.
+            DataError: If the curve has no contributions, or the part is empty.
         """
         parts = self.require_contributions().rows(index)
         value, error = parts.value_and_error(self.unit)
@@ -128,7 +129,7 @@ class CriterionCurve:
         """Curve from its JSON form, equal to the last bit.
 
         Raises:
-            ArtefactError: a field is missing or makes no curve.
+            ArtefactError: If a field is missing or makes no curve.
         """
         try:
             return cls(

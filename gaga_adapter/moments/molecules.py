@@ -360,7 +360,7 @@ class ExchangeableMoments:
         window = (self.sizes - n_atoms).abs().le(radius) & informative
         sizes, counts = self.sizes[window], self.counts[window]
         weight = counts / counts.sum()
-        carry = (n_atoms / sizes.double()) ** self.log_slope()
+        carry = (n_atoms / sizes.double()) ** self._log_slope()
         v_here = self.v_x[window]
         carried = v_here * carry
         v_x = (weight * carried).sum()
@@ -392,7 +392,7 @@ class ExchangeableMoments:
             sample_weight=(weight / lengths.clamp(min=1)).repeat_interleave(lengths),
         )
 
-    def log_slope(self) -> float:
+    def _log_slope(self) -> float:
         """Slope of `log v_x` against `log N` over all sizes, weighted by counts; 0 for one size."""
         usable = (self.sizes > 1) & (self.v_x > 0)
         if int(usable.sum()) < 2:

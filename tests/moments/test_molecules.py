@@ -268,7 +268,7 @@ def test_common_sizes_speak_for_themselves():
 
 def test_rare_sizes_borrow_along_the_slope():
     moments = power_law({5: 300, 8: 20, 9: 250, 12: 300})
-    assert moments.log_slope() == pytest.approx(0.5, abs=1e-9)
+    assert moments._log_slope() == pytest.approx(0.5, abs=1e-9)
     size = moments.at_size(8)
     assert (size.count, size.radius) == (270, 1)
     assert size.v_x == pytest.approx(8**0.5, rel=1e-9)
@@ -303,7 +303,7 @@ def test_far_sizes_warn_and_near_ones_do_not():
 
 
 def test_one_size_has_no_slope():
-    assert power_law({8: 10}).log_slope() == 0
+    assert power_law({8: 10})._log_slope() == 0
 
 
 # ------------------------------------------------------------------ artefact

@@ -5,7 +5,7 @@ of the reference. Inner products of different batches then have no bias from noi
 the reference's covariance is a factor `a / sqrt(a² λ + b²)` per index, so a level costs a rescaling
 and a Gram matrix (G, G) of the batches, and nothing is noised. Dense events of many entries, whose
 tensors would be too large, give the same matrix from the inner products of the events
-(`kstatistic_products.py`).
+(`products.py`).
 
 A Gaussian reference has no cumulants beyond the second. Those of any other are estimated from its
 own draws, and subtracted.
@@ -21,7 +21,6 @@ import torch
 from torch import Generator, Tensor
 
 from gaga_adapter.covariance import DiagonalCovariance
-from gaga_adapter.criteria.certificate.linear import anchor_of, is_gaussian
 from gaga_adapter.criteria.cumulant.invariants import (
     Parts,
     block_grams,
@@ -30,6 +29,7 @@ from gaga_adapter.criteria.cumulant.invariants import (
 )
 from gaga_adapter.criteria.cumulant.kstatistics import k_statistic
 from gaga_adapter.criteria.cumulant.products import k_statistic_product
+from gaga_adapter.criteria.levels import anchor_of, is_gaussian
 from gaga_adapter.errors import DataError
 from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
 
@@ -44,16 +44,16 @@ class SizeBatches:
     """Batches of molecules of one size.
 
     Attributes:
-        n_atoms: N.
-        n_items: molecules in all batches.
-        found: contractions of cumulants of each batch, less those of the reference.
-        second: differences of `v`, `W`, `B` and of the mean of each batch.
-        variances: of the reference, along `p` (), `u` (F,) and `g` (F,).
+        n_atoms: Size N.
+        n_items: Number of molecules in all batches.
+        higher: Contractions of cumulants of each batch, less those of the reference.
+        second: Differences of `v`, `W`, `B` and of the mean of each batch.
+        variances: Variances of the reference along `p` (), `u` (F,) and `g` (F,).
     """
 
     n_atoms: int
     n_items: int
-    found: list[dict[str, Tensor]]
+    higher: list[dict[str, Tensor]]
     second: list[dict[str, Tensor]]
     variances: dict[str, Tensor]
 
@@ -67,15 +67,9 @@ class SizeBatches:
         draws_per_item: int,
         generator: Generator | None,
     ) -> SizeBatches:
-        """Batches of molecules.
+        """Batches, numbered from 0 by `batch` (n,), of molecules (n, N, 3 + F) of one size.
 
-        Args:
-            x: molecules of one size (n, N, 3 + F), float64.
-            batch: number of the batch of each (n,), from 0.
-            reference: at any level.
-            max_order: 2 to 4.
-            draws_per_item: draws of a reference that is no Gaussian, per molecule.
-            generator: of these draws.
+        A reference that is no Gaussian is drawn from `draws_per_item` times per molecule.
         """
         n_atoms = x.shape[1]
         anchor = anchor_of(reference) if not is_gaussian(reference) else reference
@@ -93,23 +87,23 @@ class SizeBatches:
             "B": variances["u"].diag(),
             "m": math.sqrt(n_atoms) * (law.mean[0] @ bases[1]),
         }
-        parts, drawn = _parts(x, *bases), None
+        parts, of_draws = _parts(x, *bases), None
         if not is_gaussian(reference):
             sizes = torch.full((len(x) * draws_per_item,), n_atoms)
             draws = reference.at(1.0, 0.0).sample(sizes, generator=generator, dtype=torch.float64)
-            drawn = _parts(draws, *bases)
-        found, second = [], []
+            of_draws = _parts(draws, *bases)
+        higher, second = [], []
         for g in range(int(batch.max()) + 1):
             rows = batch == g
             own, moments = _estimates(parts.take(rows), max_order)
             theirs: dict[str, Tensor] = {}
             others = known
-            if drawn is not None:
-                part = drawn.take(rows.repeat_interleave(draws_per_item))
+            if of_draws is not None:
+                part = of_draws.take(rows.repeat_interleave(draws_per_item))
                 theirs, others = _estimates(part, max_order)
-            found.append({k: own[k] - theirs[k] if theirs else own[k] for k in own})
+            higher.append({k: own[k] - theirs[k] if theirs else own[k] for k in own})
             second.append({k: moments[k] - others[k] for k in moments})
-        return cls(n_atoms, len(x), found, second, variances)
+        return cls(n_atoms, len(x), higher, second, variances)
 
     @property
     def n_batches(self) -> int:
@@ -128,8 +122,8 @@ class SizeBatches:
         )
         second = 3 * free * v @ v.T + free * within @ within.T + between @ between.T
         blocks = {"mean": mean @ mean.T, "covariance": second}
-        if self.found[0]:
-            blocks |= block_grams(self.found, scale, self.n_atoms)
+        if self.higher[0]:
+            blocks |= block_grams(self.higher, scale, self.n_atoms)
         return blocks
 
 
@@ -154,12 +148,12 @@ class DenseBatches:
     """Batches of dense events.
 
     Attributes:
-        n_items: events in all batches.
-        estimates: by order, while the tensors are small, differences from the reference: the mean
+        n_items: Number of events in all batches.
+        estimates: Differences from the reference by order, while the tensors are small: the mean
             (G, d), the covariance (G, d, d), then joint cumulants (G, d, .., d).
-        centred: events (n_g, d) of each batch around its mean, for the orders of larger tensors.
-        beyond: these orders.
-        variances: of the reference along each coordinate (d,).
+        centred: Events (n_g, d) of each batch around its mean, for the orders of larger tensors.
+        beyond: Orders of these larger tensors.
+        variances: Variances of the reference along each coordinate (d,).
     """
 
     n_items: int
@@ -179,17 +173,7 @@ class DenseBatches:
     def of(
         cls, x: Tensor, batch: Tensor, reference: DenseReference, max_order: int
     ) -> DenseBatches:
-        """Batches of events.
-
-        Args:
-            x: events (M, C, ...), float64.
-            batch: number of the batch of each (M,), from 0.
-            reference: at any level.
-            max_order: 2 to 6.
-
-        Raises:
-            DataError: too many entries for the eigenvectors of the reference.
-        """
+        """Batches, numbered from 0 by `batch` (M,), of events (M, C, ...), float64."""
         mean, covariance = reference.at(1.0, 0.0).gaussian(x.shape[1:], x.device)
         y = x.flatten(1) - mean
         d = y.shape[1]
@@ -263,12 +247,8 @@ class DenseBatches:
         return grams
 
 
-def checked_reference(reference: ReferenceGaussian, mask: Tensor | None) -> None:
-    """Refuse a reference of another kind of data.
-
-    Raises:
-        DataError: molecules need a reference of molecules, and dense data one of dense data.
-    """
+def check_reference(reference: ReferenceGaussian, mask: Tensor | None) -> None:
+    """Refuse a reference of another kind of data: molecules need one of molecules."""
     wanted = DenseReference if mask is None else MoleculeReference
     if not isinstance(reference, wanted):
         raise DataError(

@@ -30,9 +30,9 @@ class ItemStatistics(ABC):
     """Statistics of items, the same entries and pairs in every call.
 
     Args:
-        n_neighbors: k of the mutual information.
-        n_pairs: at most so many distinct pairs of channels.
-        generator: picks pairs and entries, and breaks ties.
+        n_neighbors: Number k of neighbours of the mutual information.
+        n_pairs: Largest number of distinct pairs of channels.
+        generator: Source of the pairs and entries, and of the noise that breaks ties.
     """
 
     def __init__(self, n_neighbors: int, n_pairs: int, generator: Generator | None) -> None:
@@ -56,7 +56,7 @@ class ItemStatistics(ABC):
         information = [
             knn_mutual_information(
                 values,
-                self._chosen(values.shape[1]),
+                self._pairs_of(values.shape[1]),
                 self.n_neighbors,
                 self._generator,
                 clip=False,
@@ -65,7 +65,7 @@ class ItemStatistics(ABC):
         ]
         return torch.stack(distances, 1), torch.stack(information, 1)
 
-    def _chosen(self, width: int) -> list[tuple[int, int]]:
+    def _pairs_of(self, width: int) -> list[tuple[int, int]]:
         """Distinct pairs of columns: all of them, or as many at random."""
         if width not in self._pairs:
             pairs = list(combinations(range(width), 2))
@@ -75,7 +75,7 @@ class ItemStatistics(ABC):
 
 
 class MoleculeStatistics(ItemStatistics):
-    """Of molecules of one size (B, N, 3 + F)."""
+    """Statistics of molecules of one size (B, N, 3 + F)."""
 
     def standard(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation (3 + F,) of the channels; positions have mean 0 and one deviation."""
@@ -93,16 +93,10 @@ class MoleculeStatistics(ItemStatistics):
 
 
 class DenseStatistics(ItemStatistics):
-    """Of dense items (B, C, ...).
-
-    Args:
-        shape: of an item (C, ...).
-        n_neighbors: k of the mutual information.
-        n_pairs: at most so many distinct pairs of channels.
-        generator: picks pairs and entries, and breaks ties.
+    """Statistics of dense items (B, C, ...), of which the shape (C, ...) is given first.
 
     Raises:
-        DataError: an item has too few places in a row.
+        DataError: If an item has too few places in a row.
     """
 
     def __init__(

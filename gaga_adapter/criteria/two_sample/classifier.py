@@ -19,9 +19,9 @@ class Classifier:
     """Settings of both halves.
 
     Attributes:
-        max_iter: trees.
-        learning_rate: of the trees.
-        max_leaf_nodes: leaves per tree.
+        max_iter: Number of trees.
+        learning_rate: Learning rate of the trees.
+        max_leaf_nodes: Number of leaves per tree.
         penalty: L2 weight of the logistic regression, for standardised features.
     """
 
@@ -37,14 +37,7 @@ class Classifier:
         held_out: NDArray[np.floating],
         seed: int,
     ) -> _Array:
-        """Log-odds (m,) of held-out rows, not calibrated.
-
-        Args:
-            rows: to learn from (n, D).
-            is_data: which of them are data (n,).
-            held_out: (m, D).
-            seed: of the trees.
-        """
+        """Log-odds (m,) of held-out rows (m, D), learnt from rows (n, D); not calibrated."""
         from sklearn.ensemble import HistGradientBoostingClassifier
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
@@ -70,16 +63,11 @@ class Classifier:
 
 
 def calibrated(score: _Array, is_data: NDArray[np.bool_], held_out: _Array) -> _Array:
-    """Log-odds (m,) of held-out scores, by what other scores of the same classifier show.
+    """Log-odds (m,) of held-out scores, by what other scores (n,) of the same classifier show.
 
     A non-negative slope, by logistic regression through 0, and limits: no log-odds beyond those of
     a tail in which the others were seen. A classifier is surest where it extrapolates, and one
     wrong point there would outweigh a thousand others.
-
-    Args:
-        score: of the others (n,).
-        is_data: which of them are data (n,).
-        held_out: scores (m,).
     """
     from sklearn.linear_model import LogisticRegression
 

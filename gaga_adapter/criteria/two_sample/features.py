@@ -28,12 +28,7 @@ def paired_features(
 ) -> tuple[Tensor, Tensor]:
     """Features (M, D) of noised data, and of as many draws of the reference at its level.
 
-    Args:
-        x: clean data: molecules (M, N, 3 + F), or dense (M, C, ...).
-        mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-        reference: at the level.
-        group: number of the distinct item (M,) behind each item.
-        generator: draws the noise and the reference.
+    `group` (M,) numbers the distinct item behind each item of the clean data.
     """
     one, other = noised(x, mask, reference, generator), _draws(x, mask, reference, group, generator)
     # Units come from both samples alike, so that they say nothing of which is which.

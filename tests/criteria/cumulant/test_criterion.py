@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy.stats import gamma, norm
 
+from gaga_adapter.criteria import Cumulant
 from gaga_adapter.criteria.cumulant.batches import SizeBatches
-from gaga_adapter.criteria.cumulant.criterion import Cumulant
 from gaga_adapter.criteria.cumulant.invariants import (
     BLOCKS,
     Parts,
@@ -541,8 +541,8 @@ def test_data_that_cannot_be_judged():
         ({"max_order": 7}, "orders 2 to 6"),
         ({"max_order": 1}, "orders 2 to 6"),
         ({"weights": (1.0,)}, "got 1 weights; max_order=4 needs 2"),
-        ({"beta": -1.0}, "finite and not negative"),
-        ({"weights": (math.nan, 1.0)}, "finite and not negative"),
+        ({"beta": -1.0}, "finite and non-negative"),
+        ({"weights": (math.nan, 1.0)}, "finite and non-negative"),
         ({"n_batches": 2}, "n_batches=2 must be at least 3"),
     ],
 )
