@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -78,6 +79,20 @@ class CriterionCurve:
                 f"contributions have {parts.values.shape[1]} levels, the curve {len(self.log_snr)}."
             )
 
+    @classmethod
+    def from_contributions(
+        cls,
+        criterion: str,
+        reference: str,
+        unit: str,
+        log_snr: tuple[float, ...],
+        parts: Contributions,
+        extra: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+    ) -> CriterionCurve:
+        """The curve that rows of contributions average to."""
+        value, error = (tuple(column.tolist()) for column in parts.value_and_error(unit))
+        return cls(criterion, reference, unit, log_snr, value, error, parts.n_items, extra, parts)
+
     def require_contributions(self) -> Contributions:
         """What each part of the data adds.
 
@@ -101,14 +116,8 @@ class CriterionCurve:
             DataError: If the curve has no contributions, or the part is empty.
         """
         parts = self.require_contributions().rows(index)
-        value, error = parts.value_and_error(self.unit)
-        return replace(
-            self,
-            value=tuple(value.tolist()),
-            std_error=tuple(error.tolist()),
-            n_samples=parts.n_items,
-            extra={},
-            contributions=parts,
+        return CriterionCurve.from_contributions(
+            self.criterion, self.reference, self.unit, self.log_snr, parts
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import CriterionCurve
+from gaga_adapter.criteria.levels import check_data, falling
 from gaga_adapter.criteria.task import Progress, Task
 from gaga_adapter.errors import DataError
 from gaga_adapter.reference import ReferenceGaussian
@@ -67,7 +68,8 @@ class BaseCriterion(ABC):
         progress: Progress | None = None,
     ) -> CriterionCurve:
         """The curve of one data set against one reference; see `Criterion.curve`."""
-        return self._draw(Task.of(x, mask, log_snr, generator, progress), reference)
+        check_data(x, mask)
+        return self._draw(Task(x, mask, falling(log_snr), generator, progress), reference)
 
     @abstractmethod
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
@@ -80,18 +82,8 @@ class BaseCriterion(ABC):
         parts: Contributions,
         extra: Mapping[str, tuple[float, ...]],
     ) -> CriterionCurve:
-        """The curve that contributions make."""
-        value, error = parts.value_and_error(self.unit)
-        return CriterionCurve(
-            criterion=self.name,
-            reference=reference.kind,
-            unit=self.unit,
-            log_snr=tuple(levels),
-            value=tuple(value.tolist()),
-            std_error=tuple(error.tolist()),
-            n_samples=parts.n_items,
-            extra=extra,
-            contributions=parts,
+        return CriterionCurve.from_contributions(
+            self.name, reference.kind, self.unit, tuple(levels), parts, extra
         )
 
     def _require(self, **least: int) -> None:

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from gaga_adapter.criteria.levels import check_data, falling
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.reference.base import workspace
 
@@ -33,26 +32,13 @@ _DISCRETE_NUMBERS, _DISCRETE_ITEMS = 16, 100
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A curve to draw; what its fields hold is said in `Criterion.curve`."""
+    """A curve to draw, as `Criterion.curve` is asked for; levels fall, from data to noise."""
 
     x: Tensor
     mask: Tensor | None
     levels: list[float]
     generator: Generator | None
-    progress: Progress | None
-
-    @classmethod
-    def of(
-        cls,
-        x: Tensor,
-        mask: Tensor | None,
-        log_snr: Tensor,
-        generator: Generator | None,
-        progress: Progress | None,
-    ) -> Task:
-        """The task that a criterion is given, checked; its levels fall from data to noise."""
-        check_data(x, mask)
-        return cls(x, mask, falling(log_snr), generator, progress)
+    progress: Progress | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -86,13 +72,14 @@ class Task:
                 f"found {len(self)} data items{purpose}, need at least {least}. Pass more data."
             )
 
-    def copies(self, consequence: str, share: float = 0.9) -> NDArray[np.int64]:
-        """`copies` of the items; warns of the consequence if less than this share is distinct."""
+    def copies(self, fate: str, share: float = 0.9) -> NDArray[np.int64]:
+        """`copies` of the items; warns of their fate if less than this share is distinct."""
         group = copies(self.x, self.mask)
         n_distinct = len(np.unique(group))
         if n_distinct < share * len(self):
             warnings.warn(
-                f"only {n_distinct} of {len(self)} data items are distinct. {consequence}",
+                f"only {n_distinct} of {len(self)} data items are distinct. Copies {fate}. If the "
+                "set was repeated or drawn with replacement, pass each item once.",
                 GAGAWarning,
                 stacklevel=5,
             )

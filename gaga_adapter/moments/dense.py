@@ -211,14 +211,8 @@ class DenseMoments:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every number kept, as a flat dict of contiguous tensors."""
-        return {
-            "count": self._count.clone(),
-            "entries": self._entries.clone(),
-            "sums": self._sums.clone(),
-            "std": self._std.clone(),
-            "scatter": self._scatter.clone(),
-            "sketch": self._sketch.contiguous().clone(),
-        }
+        names = ("count", "entries", "sums", "std", "scatter", "sketch")
+        return {name: getattr(self, f"_{name}").contiguous().clone() for name in names}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], metadata: dict[str, Any]) -> DenseMoments:

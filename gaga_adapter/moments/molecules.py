@@ -111,25 +111,16 @@ class ExchangeableMoments:
             StatsMismatchError: If `x` has another number of channels.
             DataError: If a molecule, named by index, has no atoms or a number that is not finite.
         """
-        if x.dim() != 3 or x.shape[-1] != 3 + self.n_features:
-            raise StatsMismatchError(
-                f"these moments describe molecules (B, N, 3+{self.n_features}), "
-                f"got {tuple(x.shape)}."
-            )
+        mask = matching_mask(x, mask, self.n_features, "these moments describe").detach().cpu()
         x = x.detach().cpu()
-        mask = mask_from_padding(x) if mask is None else mask.detach().cpu()
-        if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-            raise StatsMismatchError(
-                f"the mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}."
-            )
-        self._check_molecules(x, mask)
+        occupied = mask.any(-1)
+        if not bool(torch.isfinite(x.sum()) & occupied.all()):  # one number tells the usual case
+            self._refuse(x, mask, occupied)
         for part, part_mask in zip(torch.split(x, _CHUNK), torch.split(mask, _CHUNK), strict=True):
             self._take(part, part_mask)
 
-    def _check_molecules(self, x: Tensor, mask: Tensor) -> None:
-        occupied = mask.any(-1)
-        if bool(torch.isfinite(x.sum()) & occupied.all()):  # one number tells the usual case
-            return
+    def _refuse(self, x: Tensor, mask: Tensor, occupied: Tensor) -> None:
+        """Name the first molecule that is unusable, if there is one."""
         finite = (torch.isfinite(x).all(-1) | ~mask).all(-1)
         bad = (~(finite & occupied)).nonzero().flatten()
         if len(bad):
@@ -470,6 +461,20 @@ class ExchangeableMoments:
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"cannot read molecule moments: {error!r}.") from error
         return moments
+
+
+def matching_mask(x: Tensor, mask: Tensor | None, n_features: int, subject: str) -> Tensor:
+    """The mask (B, N) of molecules; refuses other channels than 3 + F, and what is no mask."""
+    if x.dim() != 3 or x.shape[-1] != 3 + n_features:
+        raise StatsMismatchError(
+            f"{subject} molecules (B, N, 3+{n_features}), got {tuple(x.shape)}."
+        )
+    mask = mask_from_padding(x) if mask is None else mask
+    if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+        raise StatsMismatchError(
+            f"the mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}."
+        )
+    return mask
 
 
 def _padded(values: Tensor, length: int) -> Tensor:

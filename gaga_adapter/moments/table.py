@@ -15,12 +15,7 @@ _MAX = torch.iinfo(torch.int64).max
 
 
 class BottomK:
-    """The `k` rows of lowest priority in each group.
-
-    Args:
-        width: Count of numbers in a row.
-        k: Count of rows kept per group.
-    """
+    """The `k` rows of lowest priority in each group, of `width` numbers each."""
 
     def __init__(self, width: int, k: int) -> None:
         self.width = width

@@ -54,35 +54,29 @@ class DenseReference(ReferenceGaussian):
                 f"these are {moments.kind!r}. Fit again with that kind."
             )
         self.shape = moments.shape
-        per_channel = (-1, *([1] * (len(self.shape) - 1)))
         self._any_resolution = kind in ("unit", "paper", "channel")
-        self._mean = torch.zeros(self.shape[0], dtype=torch.float64).reshape(per_channel)
         self._covariance: Covariance
-        if kind == "unit":
-            self._covariance = DiagonalCovariance(torch.ones_like(self._mean))
-        elif kind == "paper":
-            paper = torch.full_like(self._mean, moments.paper_variance)
-            self._covariance = DiagonalCovariance(paper)
-        elif kind == "channel":
-            self._mean = moments.channel_mean.reshape(per_channel)
-            self._covariance = DiagonalCovariance(moments.channel_var.reshape(per_channel))
+        if self._any_resolution:
+            mean = torch.zeros(self.shape[0], dtype=torch.float64)
+            var = torch.ones_like(mean)
+            if kind == "paper":
+                var = torch.full_like(mean, moments.paper_variance)
+            elif kind == "channel":
+                mean, var = moments.channel_mean, moments.channel_var
+            per_channel = (-1, *([1] * (len(self.shape) - 1)))
+            self._mean = mean.reshape(per_channel)
+            self._covariance = DiagonalCovariance(var.reshape(per_channel))
         else:
             self._mean = moments.mean
+            diagonal = kind == "element"  # the covariance of finer moments is not
             self._covariance = (
-                DiagonalCovariance(moments.var.flatten())
-                if kind == "element"
-                else moments.covariance()
+                DiagonalCovariance(moments.var.flatten()) if diagonal else moments.covariance()
             )
 
     def gaussian(
         self, event: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float64
     ) -> tuple[Tensor, Covariance]:
-        """Mean (D,) and covariance of a flattened event at this level.
-
-        Args:
-            event: Shape of the event (C, ...).
-            device: Device of both.
-            dtype: Data type of both.
+        """Mean (D,) and covariance of a flattened event of shape (C, ...) at this level.
 
         Raises:
             StatsMismatchError: If the reference describes other events.

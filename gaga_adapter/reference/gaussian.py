@@ -28,21 +28,13 @@ from gaga_adapter.subspace import project
 
 @dataclass(frozen=True)
 class MoleculeStatistics:
-    """What the log-density of B molecules depends on.
+    """What the log-density of B molecules depends on."""
 
-    Attributes:
-        n_atoms: Sizes (B,), float64 so that everything they multiply is.
-        positions: `sum_i x_i x_i'` (B, 3, 3).
-        mean: Mean feature (B, F).
-        features: `sum_i (h_i - m)(h_i - m)'` (B, F, F).
-        mean_noise: Variance of each entry of `sqrt(n) m` that `mean` leaves out; 0 for a point.
-    """
-
-    n_atoms: Tensor
-    positions: Tensor
-    mean: Tensor
-    features: Tensor
-    mean_noise: float = 0.0
+    n_atoms: Tensor  # sizes (B,), float64 so that everything they multiply is
+    positions: Tensor  # `sum_i x_i x_i'` (B, 3, 3)
+    mean: Tensor  # mean feature (B, F)
+    features: Tensor  # `sum_i (h_i - m)(h_i - m)'` (B, F, F)
+    mean_noise: float = 0.0  # variance of each entry of `sqrt(n) m` that `mean` leaves out
 
     @classmethod
     def of(cls, x: Tensor, mask: Tensor) -> MoleculeStatistics:
@@ -71,28 +63,27 @@ class MoleculeStatistics:
 
     def take(self, index: Tensor) -> MoleculeStatistics:
         """Some of the molecules, each with an axis of length one for the rows of a mixture."""
-        tensors = (self.n_atoms, self.positions, self.mean, self.features)
-        return MoleculeStatistics(*(each[index][:, None] for each in tensors), self.mean_noise)
+        return MoleculeStatistics(
+            self.n_atoms[index][:, None],
+            self.positions[index][:, None],
+            self.mean[index][:, None],
+            self.features[index][:, None],
+            self.mean_noise,
+        )
 
 
 @dataclass(frozen=True)
 class MoleculeGaussian:
     """Gaussians over molecules; one each (R), or the rows of a mixture.
 
-    Attributes:
-        gyration: Eigenvalues of G (R, 3).
-        axes: Eigenvectors of G in columns (R, 3, 3), or `None` if G is a multiple of I or the
-            axes are not yet drawn.
-        mean: m (R, F).
-        within: W, batch (R).
-        between: B, batch (R).
+    `axes` are `None` if G is a multiple of I, or while they are not yet drawn.
     """
 
-    gyration: Tensor
-    axes: Tensor | None
-    mean: Tensor
-    within: EigenCovariance
-    between: EigenCovariance
+    gyration: Tensor  # eigenvalues of G (R, 3)
+    axes: Tensor | None  # eigenvectors of G in columns (R, 3, 3)
+    mean: Tensor  # m (R, F)
+    within: EigenCovariance  # W, batch (R)
+    between: EigenCovariance  # B, batch (R)
 
     def at(self, a: float, b: float) -> MoleculeGaussian:
         """The law of `a x + b eps`."""

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.covariance import EigenCovariance
-from gaga_adapter.errors import DataError, StatsMismatchError
+from gaga_adapter.errors import DataError
 from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.moments.molecules import matching_mask
 from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
 from gaga_adapter.reference.gaussian import MoleculeGaussian, MoleculeStatistics
-from gaga_adapter.subspace import mask_from_padding, mask_from_sizes, project
+from gaga_adapter.subspace import mask_from_sizes, project
 
 
 class MoleculeReference(ReferenceGaussian):
@@ -147,16 +148,7 @@ class MoleculeReference(ReferenceGaussian):
         return MoleculeStatistics.of(x.to(home), mask.to(home))
 
     def _checked_mask(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if x.dim() != 3 or x.shape[-1] != 3 + self.n_features:
-            raise StatsMismatchError(
-                f"this reference describes molecules (B, N, 3+{self.n_features}), "
-                f"got {tuple(x.shape)}."
-            )
-        mask = mask_from_padding(x) if mask is None else mask
-        if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-            raise StatsMismatchError(
-                f"the mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}."
-            )
+        mask = matching_mask(x, mask, self.n_features, "this reference describes")
         if not bool(mask.any(1).all()):
             raise DataError("a molecule of the batch has no atoms: its mask or its rows are empty.")
         return mask

@@ -52,7 +52,7 @@ from gaga_adapter.criteria.certificate.linear import (
 )
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import anchor_of, is_gaussian, noised
+from gaga_adapter.criteria.levels import anchor_of, check_data, falling, is_gaussian, noised
 from gaga_adapter.criteria.protocol import BaseCriterion
 from gaga_adapter.criteria.task import Progress, Task
 from gaga_adapter.errors import DataError, GAGAWarning, TruncationError, UnsupportedModelError
@@ -127,7 +127,8 @@ class Certificate(BaseCriterion):
         """
         if not references:
             raise DataError("no reference to compare with. Pass one or more.")
-        return self._curves(Task.of(x, mask, log_snr, generator, progress), references)
+        check_data(x, mask)
+        return self._curves(Task(x, mask, falling(log_snr), generator, progress), references)
 
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
         return self._curves(task, [reference])[0]
@@ -257,11 +258,7 @@ def _weights(nodes: Tensor, levels: list[float]) -> Tensor:
 
 
 def _columns(
-    linear: Tensor,
-    model: Tensor,
-    anchor: ReferenceGaussian,
-    task: Task,
-    nodes: Tensor,
+    linear: Tensor, model: Tensor, anchor: ReferenceGaussian, task: Task, nodes: Tensor
 ) -> dict[str, tuple[float, ...]]:
     """Errors per item at the node nearest to each level, and their closed form."""
     at = [int((nodes - level).abs().argmin()) for level in task.levels]

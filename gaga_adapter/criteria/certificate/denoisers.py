@@ -138,7 +138,7 @@ class _Timestepped:
     view: NetworkView
     by_name: bool
 
-    def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None) -> Tensor:
+    def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None) -> Any:  # noqa: ANN401
         if mask is not None:
             raise UnsupportedModelError(
                 "a network of (sample, timestep) does not see which atoms are real. Write a "

@@ -41,21 +41,13 @@ _BASIS_LIMIT = 4096  # entries of an event whose eigenvectors are completed
 
 @dataclass(frozen=True, eq=False)
 class SizeBatches:
-    """Batches of molecules of one size.
-
-    Attributes:
-        n_atoms: Size N.
-        n_items: Number of molecules in all batches.
-        higher: Contractions of cumulants of each batch, less those of the reference.
-        second: Differences of `v`, `W`, `B` and of the mean of each batch.
-        variances: Variances of the reference along `p` (), `u` (F,) and `g` (F,).
-    """
+    """Batches of molecules of one size."""
 
     n_atoms: int
-    n_items: int
-    higher: list[dict[str, Tensor]]
-    second: list[dict[str, Tensor]]
-    variances: dict[str, Tensor]
+    n_items: int  # in all batches
+    higher: list[dict[str, Tensor]]  # contractions of cumulants, less those of the reference
+    second: list[dict[str, Tensor]]  # differences of `v`, `W`, `B` and of the mean
+    variances: dict[str, Tensor]  # of the reference along `p` (), `u` (F,) and `g` (F,)
 
     @classmethod
     def of(
@@ -76,25 +68,17 @@ class SizeBatches:
         assert isinstance(anchor, MoleculeReference)
         law = anchor.at(1.0, 0.0).gaussian(n_atoms)
         bases = law.within.basis[0], law.between.basis[0]
-        variances = {
-            "p": law.gyration[0, 0],
-            "u": law.between.eigenvalues[0],
-            "g": law.within.eigenvalues[0],
-        }
-        known = {
-            "v": variances["p"],
-            "W": variances["g"].diag(),
-            "B": variances["u"].diag(),
-            "m": math.sqrt(n_atoms) * (law.mean[0] @ bases[1]),
-        }
+        p, u, g = law.gyration[0, 0], law.between.eigenvalues[0], law.within.eigenvalues[0]
+        mean = math.sqrt(n_atoms) * (law.mean[0] @ bases[1])
+        known = {"v": p, "W": g.diag(), "B": u.diag(), "m": mean}
         parts, of_draws = _parts(x, *bases), None
         if not is_gaussian(reference):
             sizes = torch.full((len(x) * draws_per_item,), n_atoms)
             draws = reference.at(1.0, 0.0).sample(sizes, generator=generator, dtype=torch.float64)
             of_draws = _parts(draws, *bases)
         higher, second = [], []
-        for g in range(int(batch.max()) + 1):
-            rows = batch == g
+        for number in range(int(batch.max()) + 1):
+            rows = batch == number
             own, moments = _estimates(parts.take(rows), max_order)
             theirs: dict[str, Tensor] = {}
             others = known
@@ -103,7 +87,7 @@ class SizeBatches:
                 theirs, others = _estimates(part, max_order)
             higher.append({k: own[k] - theirs[k] if theirs else own[k] for k in own})
             second.append({k: moments[k] - others[k] for k in moments})
-        return cls(n_atoms, len(x), higher, second, variances)
+        return cls(n_atoms, len(x), higher, second, {"p": p, "u": u, "g": g})
 
     @property
     def n_batches(self) -> int:
@@ -145,22 +129,15 @@ def _estimates(parts: Parts, max_order: int) -> tuple[dict[str, Tensor], dict[st
 
 @dataclass(frozen=True, eq=False)
 class DenseBatches:
-    """Batches of dense events.
+    """Batches of dense events."""
 
-    Attributes:
-        n_items: Number of events in all batches.
-        estimates: Differences from the reference by order, while the tensors are small: the mean
-            (G, d), the covariance (G, d, d), then joint cumulants (G, d, .., d).
-        centred: Events (n_g, d) of each batch around its mean, for the orders of larger tensors.
-        beyond: Orders of these larger tensors.
-        variances: Variances of the reference along each coordinate (d,).
-    """
-
-    n_items: int
+    n_items: int  # in all batches
+    # Differences from the reference by order, while the tensors are small: the mean (G, d), the
+    # covariance (G, d, d), then joint cumulants (G, d, .., d).
     estimates: dict[int, Tensor]
-    centred: list[Tensor]
+    centred: list[Tensor]  # events (n_g, d) around the mean of their batch, for the orders beyond
     beyond: tuple[int, ...]
-    variances: Tensor
+    variances: Tensor  # of the reference along each coordinate (d,)
 
     @staticmethod
     def room(d: int, max_order: int, n_batches: int) -> float:

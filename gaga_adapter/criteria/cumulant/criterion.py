@@ -54,7 +54,6 @@ from gaga_adapter.criteria.cumulant.batches import (
     SizeBatches,
     check_reference,
 )
-from gaga_adapter.criteria.cumulant.invariants import BLOCKS
 from gaga_adapter.criteria.cumulant.kstatistics import MAX_ORDER, norm_pseudo_values
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.levels import coefficients
@@ -166,13 +165,8 @@ class Cumulant(BaseCriterion):
             entries = math.prod(task.x.shape[1:])
             room = DenseBatches.room(entries, self.max_order, self.n_batches)
         task = task.sample(min(self.n_samples, room))
-        group = torch.from_numpy(
-            task.copies(
-                "Copies are kept in one batch. If the set was repeated or drawn with replacement, "
-                "pass each item once."
-            )
-        )
-        n_distinct = len(group.unique())
+        group = torch.from_numpy(task.copies("are kept in one batch"))
+        n_distinct = len(torch.unique(group))
         if _FEWEST_BATCHES * _BATCH <= n_distinct < min(_FEW, room):
             warnings.warn(
                 f"{n_distinct} data items may lack the rare ones that make a cumulant large: the "
@@ -186,11 +180,10 @@ class Cumulant(BaseCriterion):
         """Pseudo-values (G,) by column, in nats."""
         pseudo = {name: norm_pseudo_values(gram) for name, gram in grams.items()}
         columns = {"mean": 0.5 * pseudo["mean"], "covariance": self.beta * pseudo["covariance"]}
-        if pseudo.keys() & set(BLOCKS):
-            for name, blocks in _TYPES.items():
-                known = [pseudo[block] for block in blocks if block in pseudo]
-                if known:
-                    columns[name] = self._weight(len(name)) * torch.stack(known).sum(0)
+        for name, blocks in _TYPES.items():
+            known = [pseudo[block] for block in blocks if block in pseudo]
+            if known:
+                columns[name] = self._weight(len(name)) * torch.stack(known).sum(0)
         for order in range(3, self.max_order + 1):
             if f"order_{order}" in pseudo:
                 columns[f"order_{order}"] = self._weight(order) * pseudo[f"order_{order}"]

@@ -47,17 +47,11 @@ BLOCKS = tuple(_PLACES)
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Molecules of one size, in the parts that symmetry keeps apart.
+    """Molecules of one size, in the parts that symmetry keeps apart."""
 
-    Attributes:
-        p: Positions (n, N, 3), of sum zero.
-        g: Features around their molecule's mean (n, N, F).
-        u: `sqrt(N)` times the mean feature (n, F).
-    """
-
-    p: Tensor
-    g: Tensor
-    u: Tensor
+    p: Tensor  # positions (n, N, 3), of sum zero
+    g: Tensor  # features around their molecule's mean (n, N, F)
+    u: Tensor  # `sqrt(N)` times the mean feature (n, F)
 
     def take(self, rows: Tensor) -> Parts:
         """Some of the molecules."""

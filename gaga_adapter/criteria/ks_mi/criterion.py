@@ -137,7 +137,7 @@ class KSMI(BaseCriterion):
                 )
             task = task.take(enough)
         task = task.sample(self.n_samples)
-        group = task.copies("Copies are left out.", share=1.0)
+        group = task.copies("are left out", share=1.0)
         first = np.sort(np.unique(group, return_index=True)[1])  # a copy is no further evidence
         task = task.take(torch.from_numpy(first))
         task.require(_FEWEST_ITEMS, " that can be tested")
@@ -151,19 +151,12 @@ class KSMI(BaseCriterion):
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Items of one size beside draws of the reference, in standardised statistics.
+    """Items of one size beside draws of the reference, in standardised statistics."""
 
-    Attributes:
-        rows: Indices of the items (m,).
-        data: Statistics of the items (m, S).
-        null: Statistics of the draws (R, S), of mean 0 and variance 1.
-        is_ks: Whether each statistic (S,) is a KS distance.
-    """
-
-    rows: Tensor
-    data: Tensor
-    null: Tensor
-    is_ks: Tensor
+    rows: Tensor  # indices of the items (m,)
+    data: Tensor  # statistics of the items (m, S)
+    null: Tensor  # statistics of the draws (R, S), of mean 0 and variance 1
+    is_ks: Tensor  # whether each statistic (S,) is a KS distance
 
     @classmethod
     def of(cls, rows: Tensor, items: Tensor, draws: Tensor, statistics: ItemStatistics) -> _Part:

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gaga_adapter.criteria.ks_mi.ks import ks_critical, ks_statistic
+from gaga_adapter.criteria.ks_mi.item_statistics import ks_statistic
 from gaga_adapter.criteria.ks_mi.mutual_information import knn_mutual_information
 from gaga_adapter.criteria.levels import check_data
 from gaga_adapter.errors import DataError, TruncationError
@@ -89,6 +89,10 @@ class PublishedRecipe:
     draws_per_atom: int = 2
     consecutive: int = 2
 
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise DataError(f"alpha={self.alpha} must lie between 0 and 1, such as 0.05.")
+
     def pairs(
         self, n_atoms: int, n_channels: int, generator: torch.Generator | None = None
     ) -> tuple[Pairs, Pairs]:
@@ -109,8 +113,10 @@ class PublishedRecipe:
         Entries should have this variance. Pairs are those of channels, then those of atoms. A test
         that cannot be computed is not passed.
         """
+        from scipy.stats import kstwo  # the law of the KS statistic
+
         standard = values.to(torch.float64) / math.sqrt(variance)
-        critical = ks_critical(standard[0].numel(), self.alpha)
+        critical = float(kstwo.isf(self.alpha, standard[0].numel()))
         ks = ks_statistic(standard.flatten(1)) < critical
         channels, atoms = (
             _average_information(columns, some, n_neighbors, generator) < self.threshold

@@ -6,60 +6,46 @@ find thresholds and interactions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 _Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """Settings of both halves.
+def scores(
+    rows: NDArray[np.floating],
+    is_data: NDArray[np.bool_],
+    held_out: NDArray[np.floating],
+    seed: int,
+    max_iter: int,
+    learning_rate: float,
+    max_leaf_nodes: int,
+    penalty: float,
+) -> _Array:
+    """Log-odds (m,) of held-out rows (m, D), learnt from rows (n, D); not calibrated.
 
-    Attributes:
-        max_iter: Number of trees.
-        learning_rate: Learning rate of the trees.
-        max_leaf_nodes: Number of leaves per tree.
-        penalty: L2 weight of the logistic regression, for standardised features.
+    `TwoSample` explains the settings.
     """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    max_iter: int
-    learning_rate: float
-    max_leaf_nodes: int
-    penalty: float
-
-    def scores(
-        self,
-        rows: NDArray[np.floating],
-        is_data: NDArray[np.bool_],
-        held_out: NDArray[np.floating],
-        seed: int,
-    ) -> _Array:
-        """Log-odds (m,) of held-out rows (m, D), learnt from rows (n, D); not calibrated."""
-        from sklearn.ensemble import HistGradientBoostingClassifier
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        trees = HistGradientBoostingClassifier(
-            max_iter=self.max_iter,
-            learning_rate=self.learning_rate,
-            max_leaf_nodes=self.max_leaf_nodes,
-            min_samples_leaf=40,
-            max_bins=64,
-            max_features=0.3,
-            early_stopping=False,
-            random_state=seed,
-        )
-        linear = make_pipeline(
-            StandardScaler(), LogisticRegression(C=1 / self.penalty, max_iter=1000)
-        )
-        log_odds: _Array = sum(
-            0.5 * model.fit(rows, is_data).decision_function(held_out) for model in (trees, linear)
-        )
-        return log_odds
+    trees = HistGradientBoostingClassifier(
+        max_iter=max_iter,
+        learning_rate=learning_rate,
+        max_leaf_nodes=max_leaf_nodes,
+        min_samples_leaf=40,
+        max_bins=64,
+        max_features=0.3,
+        early_stopping=False,
+        random_state=seed,
+    )
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=1000))
+    log_odds: _Array = sum(
+        0.5 * model.fit(rows, is_data).decision_function(held_out) for model in (trees, linear)
+    )
+    return log_odds
 
 
 def calibrated(score: _Array, is_data: NDArray[np.bool_], held_out: _Array) -> _Array:

@@ -29,7 +29,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -41,7 +43,7 @@ from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.levels import coefficients, drawn
 from gaga_adapter.criteria.protocol import BaseCriterion
 from gaga_adapter.criteria.task import Task
-from gaga_adapter.criteria.two_sample.classifier import Classifier, calibrated
+from gaga_adapter.criteria.two_sample.classifier import calibrated, scores
 from gaga_adapter.criteria.two_sample.features import paired_features
 from gaga_adapter.criteria.two_sample.permutation import rank_differences, swap_p_value
 from gaga_adapter.criteria.two_sample.separation import (
@@ -98,8 +100,9 @@ class TwoSample(BaseCriterion):
         self._require(folds=2, n_samples=self._fewest, n_permutations=1)
 
     @property
-    def _classifier(self) -> Classifier:
-        return Classifier(self.max_iter, self.learning_rate, self.max_leaf_nodes, self.penalty)
+    def _classifier(self) -> Callable[..., _Array]:
+        names = ("max_iter", "learning_rate", "max_leaf_nodes", "penalty")
+        return partial(scores, **{name: getattr(self, name) for name in names})
 
     @property
     def _fewest(self) -> int:
@@ -112,34 +115,25 @@ class TwoSample(BaseCriterion):
         outcomes = []
         for level in levels:
             here = reference.at(*coefficients(level))
-            data, draws = paired_features(task.x, task.mask, here, group, task.generator)
+            data, draws = paired_features(task, here, group)
             outcomes.append(self.separate(data, draws, _seed(task.generator), group))
             tick()
         null = [math.nan] * len(levels)
         if self.check_reference:
             middle = len(levels) // 2
             null[middle] = self._null_p_value(reference, task, levels[middle])
-        return self._curve(
-            levels,
-            reference,
-            of_distinct(np.stack([one.terms for one in outcomes], 1), group, task.sizes),
-            {
-                "auc": tuple(one.auc for one in outcomes),
-                "auc_std_error": tuple(one.auc_std_error for one in outcomes),
-                "p_value": tuple(one.p_value for one in outcomes),
-                "saturated": tuple(float(one.saturated) for one in outcomes),
-                "null_p_value": tuple(null),
-            },
-        )
+        parts = of_distinct(np.stack([one.terms for one in outcomes], 1), group, task.sizes)
+        extra = {
+            name: tuple(float(getattr(one, name)) for one in outcomes)
+            for name in ("auc", "auc_std_error", "p_value", "saturated")
+        }
+        return self._curve(levels, reference, parts, extra | {"null_p_value": tuple(null)})
 
     def _sample(self, task: Task) -> tuple[Task, NDArray[np.int64]]:
         """At most `n_samples` of the items, and which are copies of one another."""
         task = task.sample(self.n_samples).in_workspace()
         task.require(self._fewest)
-        group = task.copies(
-            "Copies are kept in one fold and count as one in the errors. If the set was repeated "
-            "or drawn with replacement, pass each item once."
-        )
+        group = task.copies("are kept in one fold and count as one in the errors")
         n_distinct = len(np.unique(group))
         if n_distinct < _FEW:
             warnings.warn(
@@ -171,10 +165,9 @@ class TwoSample(BaseCriterion):
         """
         clean = drawn(x, mask, reference.at(1.0, 0.0), generator)
         mask = None if mask is None else mask_from_sizes(mask.sum(1))
-        level, each = reference.at(*coefficients(log_snr)), np.arange(len(clean))
-        return self.separate(
-            *paired_features(clean, mask, level, each, generator), _seed(generator)
-        )
+        task, level = Task(clean, mask, [log_snr], generator), reference.at(*coefficients(log_snr))
+        features = paired_features(task, level, np.arange(len(clean)))
+        return self.separate(*features, _seed(generator))
 
     def _null_p_value(self, reference: ReferenceGaussian, task: Task, log_snr: float) -> float:
         """The p-value of `null_check`, with a warning where it says that something is at fault."""
@@ -211,7 +204,7 @@ class TwoSample(BaseCriterion):
         areas = []
         for k in range(self.folds):
             held = fold == k
-            score[held] = self._classifier.scores(rows[~held], is_data[~held], rows[held], seed)
+            score[held] = self._classifier(rows[~held], is_data[~held], rows[held], seed)
             for test, other in ((held & half, held & ~half), (held & ~half, held & half)):
                 log_odds[test] = calibrated(score[other], is_data[other], score[test])
                 areas.append(auc(score[test & is_data], score[test & ~is_data], group[test[:n]]))
@@ -249,7 +242,7 @@ class TwoSample(BaseCriterion):
             if k == self.folds - 1:
                 score = last
             else:
-                score = self._classifier.scores(rows[known], is_data[known], rows[held], seed)
+                score = self._classifier(rows[known], is_data[known], rows[held], seed)
             differences = rank_differences(score[is_data[held]], score[~is_data[held]])
             item = np.unique(group[held[is_data]], return_inverse=True)[1]
             together = np.bincount(item, differences).astype(np.float64)

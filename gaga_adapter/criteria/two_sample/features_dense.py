@@ -44,14 +44,12 @@ _CHUNK = 256  # events at a time: their responses stay in the cache
 class PrincipalAxes:
     """Principal axes of events of D numbers.
 
-    Attributes:
-        centre: Mean (D,).
-        whiten: Matrix (D, D) whose columns are the axes over their standard deviation, the leading
-            one first, and 0 where that is 0.
+    Columns of `whiten` are the axes over their standard deviation, the leading one first, and 0
+    where that is 0.
     """
 
-    centre: Tensor
-    whiten: Tensor
+    centre: Tensor  # mean (D,)
+    whiten: Tensor  # (D, D)
 
     @classmethod
     def of(cls, z: Tensor) -> PrincipalAxes:
@@ -76,17 +74,11 @@ class PrincipalAxes:
 
 @dataclass(frozen=True)
 class DenseUnits:
-    """Units of two samples pooled.
+    """Units of two samples pooled."""
 
-    Attributes:
-        mean: Mean per channel (C, 1); of vectors (1, C), per entry.
-        scale: Standard deviations, shaped as `mean`; 1 where there is none.
-        axes: Principal axes of events in these units; `None` if they have too many numbers.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    axes: PrincipalAxes | None
+    mean: Tensor  # per channel (C, 1); of vectors (1, C), per entry
+    scale: Tensor  # standard deviations, shaped as `mean`; 1 where there is none
+    axes: PrincipalAxes | None  # of events in these units, if they have not too many numbers
 
     @classmethod
     def of(cls, x: Tensor) -> DenseUnits:

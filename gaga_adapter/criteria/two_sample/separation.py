@@ -30,25 +30,15 @@ _Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Separation:
-    """How well two samples were told apart.
+    """How well two samples were told apart."""
 
-    Attributes:
-        kl: Lower bound of KL(data || reference), nats.
-        kl_std_error: Standard error of `kl`.
-        auc: Held-out area under the ROC curve; 0.5 is chance.
-        auc_std_error: Standard error of `auc`.
-        p_value: Probability of so much difference if both samples have one law.
-        saturated: Whether the bound is within two nats of the most that so few points can show.
-        terms: `T(p_i) - exp T(q_i) + 1` (n,), whose average is `kl`.
-    """
-
-    kl: float
+    kl: float  # lower bound of KL(data || reference), nats
     kl_std_error: float
-    auc: float
+    auc: float  # held-out area under the ROC curve; 0.5 is chance
     auc_std_error: float
-    p_value: float
-    saturated: bool
-    terms: _Array
+    p_value: float  # probability of so much difference if both samples have one law
+    saturated: bool  # whether the bound is within two nats of the most that so few points show
+    terms: _Array  # `T(p_i) - exp T(q_i) + 1` (n,), whose average is `kl`
 
 
 def bound_terms(log_odds_p: _Array, log_odds_q: _Array) -> _Array:

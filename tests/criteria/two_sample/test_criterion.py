@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from gaga_adapter import criteria
 from gaga_adapter.criteria import CRITERIA, TwoSample, criterion
 from gaga_adapter.criteria.levels import coefficients
-from gaga_adapter.criteria.task import copies
+from gaga_adapter.criteria.task import Task, copies
 from gaga_adapter.criteria.two_sample.classifier import calibrated
 from gaga_adapter.criteria.two_sample.features import paired_features
 from gaga_adapter.criteria.two_sample.separation import auc, bound_terms, cells, of_distinct
@@ -338,7 +338,8 @@ def test_copies_of_a_gaussian_sample_are_not_seen():
     assert curve.contributions.n_items == 1800
 
     here, each = reference.at(*coefficients(4.0)), np.arange(len(x))
-    spread = JUDGE.separate(*paired_features(x, None, here, each, generator(2)), seed=0)
+    task = Task(x, None, [4.0], generator(2))
+    spread = JUDGE.separate(*paired_features(task, here, each), seed=0)
     assert spread.kl > SIGMAS * spread.kl_std_error
 
 
