@@ -11,7 +11,6 @@ Copies that were turned or reordered are not recognised.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
@@ -21,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference.base import workspace
 
 #: Called with (levels done, levels in all).
@@ -77,11 +76,9 @@ class Task:
         group = copies(self.x, self.mask)
         n_distinct = len(np.unique(group))
         if n_distinct < share * len(self):
-            warnings.warn(
+            warn(
                 f"only {n_distinct} of {len(self)} data items are distinct. Copies {fate}. If the "
-                "set was repeated or drawn with replacement, pass each item once.",
-                GAGAWarning,
-                stacklevel=5,
+                "set was repeated or drawn with replacement, pass each item once."
             )
         return group
 

@@ -29,14 +29,13 @@ speaks for itself alone.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning, StatsMismatchError
+from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError, warn
 from gaga_adapter.hashing import atom_hashes, splitmix64
 from gaga_adapter.moments.central import merge_central, merge_scatter
 from gaga_adapter.moments.table import BottomK
@@ -338,11 +337,9 @@ class ExchangeableMoments:
         if not len(sizes):
             raise DataError("found molecules of 1 atom only, need 2 atoms to know positions.")
         if not 0.75 * int(sizes[0]) <= n_atoms <= 1.25 * int(sizes[-1]):
-            warnings.warn(
+            warn(
                 f"{n_atoms} atoms is far outside of the sizes seen, {int(sizes[0])} to "
-                f"{int(sizes[-1])}: its moments are extrapolated.",
-                GAGAWarning,
-                stacklevel=2,
+                f"{int(sizes[-1])}: its moments are extrapolated."
             )
         distance, order = (sizes - n_atoms).abs().sort()
         reached = counts[order].cumsum(0) >= min_count

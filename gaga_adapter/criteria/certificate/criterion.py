@@ -34,7 +34,6 @@ hang together.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -55,7 +54,7 @@ from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.levels import anchor_of, check_data, falling, is_gaussian, noised
 from gaga_adapter.criteria.protocol import BaseCriterion
 from gaga_adapter.criteria.task import Progress, Task
-from gaga_adapter.errors import DataError, GAGAWarning, TruncationError, UnsupportedModelError
+from gaga_adapter.errors import DataError, TruncationError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import project
 
@@ -280,19 +279,15 @@ def _warn(gain: Tensor, nodes: Tensor) -> None:
     worse = mean < -_SURE * error
     if bool(worse.any()):
         at = ", ".join(f"{level:.3g}" for level in nodes[worse].tolist())
-        warnings.warn(
+        warn(
             f"the model denoises worse than the linear denoiser at log-SNR {at} (by up to "
             f"{-float(mean[worse].min()):.2g} nats per unit of log-SNR). It is uninformative "
-            "there, and these levels add nothing to the certificate.",
-            GAGAWarning,
-            stacklevel=5,
+            "there, and these levels add nothing to the certificate."
         )
     # As if the integrand fell like snr², its slowest where the first moments agree.
     tail = float(mean[0]) / 2
     if float(mean[0]) > _SURE * float(error[0]) and tail > _TAIL:
-        warnings.warn(
+        warn(
             f"about {tail:.2g} nats lie below log-SNR {float(nodes[0]):.3g} and are left out of "
-            "the certificate. Set `noisiest` lower to count them.",
-            GAGAWarning,
-            stacklevel=5,
+            "the certificate. Set `noisiest` lower to count them."
         )

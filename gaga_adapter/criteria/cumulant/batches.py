@@ -25,6 +25,7 @@ from gaga_adapter.criteria.cumulant.invariants import (
     Parts,
     block_grams,
     contractions,
+    scaled_axes,
     second_moments,
 )
 from gaga_adapter.criteria.cumulant.kstatistics import k_statistic
@@ -194,12 +195,7 @@ class DenseBatches:
         scale = a * (a**2 * self.variances + b**2).rsqrt()
         grams = {}
         for order, estimate in self.estimates.items():
-            whitened = estimate
-            for axis in range(1, order + 1):
-                whitened = whitened * scale.reshape(
-                    [-1 if k == axis else 1 for k in range(order + 1)]
-                )
-            flat = whitened.flatten(1)
+            flat = scaled_axes(estimate, [scale] * order, 1).flatten(1)
             grams[order] = flat @ flat.T
         if self.beyond:
             grams |= self._products(scale)

@@ -38,7 +38,6 @@ items, these among them, looks better than it is by p / N nats (Akaike 1974).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +58,7 @@ from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.levels import coefficients
 from gaga_adapter.criteria.protocol import BaseCriterion
 from gaga_adapter.criteria.task import Task
-from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
 from gaga_adapter.reference.base import workspace
 
@@ -168,11 +167,9 @@ class Cumulant(BaseCriterion):
         group = torch.from_numpy(task.copies("are kept in one batch"))
         n_distinct = len(torch.unique(group))
         if _FEWEST_BATCHES * _BATCH <= n_distinct < min(_FEW, room):
-            warnings.warn(
+            warn(
                 f"{n_distinct} data items may lack the rare ones that make a cumulant large: the "
-                f"value is then too small and t* optimistic. Pass at least {_FEW} where you can.",
-                GAGAWarning,
-                stacklevel=4,
+                f"value is then too small and t* optimistic. Pass at least {_FEW} where you can."
             )
         return task, group
 
@@ -236,11 +233,9 @@ class Cumulant(BaseCriterion):
                 "distinct, which a cumulant needs. Pass more data."
             )
         if left_out > 0.05 * len(x):
-            warnings.warn(
+            warn(
                 f"{left_out} of {len(x)} molecules are left out: fewer than "
-                f"{_FEWEST_BATCHES * _BATCH} distinct ones of their size.",
-                GAGAWarning,
-                stacklevel=4,
+                f"{_FEWEST_BATCHES * _BATCH} distinct ones of their size."
             )
         return makers
 

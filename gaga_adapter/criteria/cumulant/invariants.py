@@ -156,16 +156,21 @@ def block_grams(
     grams = {}
     for block in batches[0]:
         whitened = torch.stack([batch[block] for batch in batches])
-        for axis, letter in enumerate(block.replace("p", "")):  # after the axis of invariants
-            shape = [1] * whitened.dim()
-            shape[2 + axis] = -1
-            whitened = whitened * scale[letter].reshape(shape)
+        # One factor per index of a feature, after the axes of batches and of invariants.
+        whitened = scaled_axes(whitened, [scale[letter] for letter in block.replace("p", "")], 2)
         metric = _inverse_gram(block, n_atoms)
         whitened = whitened * scale["p"] ** block.count("p")
         whitened = whitened.reshape(len(batches), len(metric), -1)
         weighed = torch.einsum("rs,hsx->hrx", metric, whitened)
         grams[block] = _PLACES[block] * whitened.flatten(1) @ weighed.flatten(1).T
     return grams
+
+
+def scaled_axes(tensor: Tensor, factors: list[Tensor], first: int) -> Tensor:
+    """The tensor times a vector along each axis, from axis `first` on."""
+    for axis, factor in enumerate(factors, first):
+        tensor = tensor * factor.reshape([-1 if k == axis else 1 for k in range(tensor.dim())])
+    return tensor
 
 
 def _pairings(tensor: Tensor) -> list[Tensor]:

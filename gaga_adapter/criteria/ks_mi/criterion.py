@@ -26,7 +26,6 @@ Molecules are turned at random: their frame is a convention of the file, and no 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -44,7 +43,7 @@ from gaga_adapter.criteria.ks_mi.item_statistics import (
 from gaga_adapter.criteria.levels import coefficients, noised
 from gaga_adapter.criteria.protocol import BaseCriterion
 from gaga_adapter.criteria.task import Task
-from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.haar import rotations
 
@@ -128,12 +127,10 @@ class KSMI(BaseCriterion):
             enough = task.sizes >= self.fewest_atoms
             left_out = int((~enough).sum())
             if left_out:
-                warnings.warn(
+                warn(
                     f"{left_out} of {len(task)} molecules have fewer than {self.fewest_atoms} "
                     "atoms, too few for mutual information with "
-                    f"{self.n_neighbors} neighbours. They are left out.",
-                    GAGAWarning,
-                    stacklevel=4,
+                    f"{self.n_neighbors} neighbours. They are left out."
                 )
             task = task.take(enough)
         task = task.sample(self.n_samples)

@@ -28,7 +28,6 @@ reference's own draws, its levels or the features, and a `GAGAWarning` says so.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +52,7 @@ from gaga_adapter.criteria.two_sample.separation import (
     cells,
     of_distinct,
 )
-from gaga_adapter.errors import GAGAWarning
+from gaga_adapter.errors import warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import mask_from_sizes
 
@@ -136,11 +135,9 @@ class TwoSample(BaseCriterion):
         group = task.copies("are kept in one fold and count as one in the errors")
         n_distinct = len(np.unique(group))
         if n_distinct < _FEW:
-            warnings.warn(
+            warn(
                 f"{n_distinct} data items make a loose lower bound of the divergence, and so an "
-                f"optimistic t*. Pass at least {_FEW} where you can.",
-                GAGAWarning,
-                stacklevel=4,
+                f"optimistic t*. Pass at least {_FEW} where you can."
             )
         return task, group
 
@@ -173,13 +170,11 @@ class TwoSample(BaseCriterion):
         """The p-value of `null_check`, with a warning where it says that something is at fault."""
         null = self.null_check(reference, task.x, task.mask, log_snr, task.generator)
         if null.p_value < _FAULT:
-            warnings.warn(
+            warn(
                 f"draws of the {reference.kind!r} reference at the level of the data, noised to "
                 f"log-SNR {log_snr:.3g}, differ from its draws at that level (AUC {null.auc:.3f}, "
                 f"p = {null.p_value:.1g}): the reference or the features are at fault, and this "
-                "curve cannot be trusted. If the reference is your own, check its sample and at.",
-                GAGAWarning,
-                stacklevel=4,
+                "curve cannot be trusted. If the reference is your own, check its sample and at."
             )
         return null.p_value
 
