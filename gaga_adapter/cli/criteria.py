@@ -31,7 +31,7 @@ from gaga_adapter.cli.judges import (
     make_criterion,
 )
 from gaga_adapter.cli.outputs import writable_file
-from gaga_adapter.cli.show import t_star_cell, t_star_table
+from gaga_adapter.cli.show import t_star_table
 from gaga_adapter.criteria import CRITERIA
 from gaga_adapter.distributed import n_processes, process_index, started
 from gaga_adapter.fitting import Comparison, compare
@@ -164,6 +164,8 @@ def _as_dict(found: Comparison, source: Source) -> dict[str, Any]:
 
 
 def _print(found: Comparison, source: Source) -> None:
+    from gaga_adapter.report.facts import starts
+
     out.print(
         f"[bold]{source.name}[/bold], {found.count:,} items, {source.layout.describe()}; "
         f"{found.n_criterion:,} judged",
@@ -183,7 +185,7 @@ def _print(found: Comparison, source: Source) -> None:
     table = Table()
     table.add_column("t* of 1000 steps")
     chosen = {name: v.selection for name, v in found.verdicts.items() if v.selection is not None}
-    stars = {name: t_star_table(selection.log_snr_star) for name, selection in chosen.items()}
+    columns = [starts(selection.log_snr_star) for selection in chosen.values()]
     for name in chosen:
         table.add_column(name, justify="right")
     low_high = [selection.interval for selection in chosen.values()]
@@ -192,10 +194,8 @@ def _print(found: Comparison, source: Source) -> None:
         "90 % interval", *("-" if i is None else f"{i[0]:.2f} to {i[1]:.2f}" for i in low_high)
     )
     table.add_section()
-    for schedule in next(iter(stars.values()), {}):
-        table.add_row(
-            schedule, *(t_star_cell(schedule, column[schedule]) for column in stars.values())
-        )
+    for row in zip(*columns, strict=True):
+        table.add_row(row[0].schedule, *(start.text for start in row))
     if chosen:
         out.print(table)
     for name, verdict in found.verdicts.items():
