@@ -1,11 +1,11 @@
 """Fit: stream a data set once, get the artefact; or only ask how Gaussian the data are.
 
-One pass updates the moments and keeps a uniform sample of bounded size (`collecting.py`); a
+One pass updates the moments and keeps a uniform sample of bounded size (`streaming.py`); a
 criterion then draws its curve on that sample, and the selection reads the characteristic log-SNR
 off the curve. `compare` asks several criteria about the same sample and the same reference.
 
 Under an initialised process group all processes call `fit`, or none: they share the pass, the first
-one draws the curve, and all return the same artefact (`collecting.py`).
+one draws the curve, and all return the same artefact (`streaming.py`).
 """
 
 from __future__ import annotations

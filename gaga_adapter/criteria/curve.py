@@ -18,6 +18,10 @@ from gaga_adapter.errors import ArtefactError, DataError
 UNITS = ("nats", "p-value")
 
 
+#: Columns (L,) of a curve by name.
+Columns = Mapping[str, tuple[float, ...]]
+
+
 @dataclass(frozen=True)
 class CriterionCurve:
     """Values of one criterion at falling log-SNR: from data to noise.
@@ -47,20 +51,17 @@ class CriterionCurve:
     value: tuple[float, ...]
     std_error: tuple[float, ...]
     n_samples: int
-    extra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    extra: Columns = field(default_factory=dict)
     contributions: Contributions | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise DataError(f"unknown unit {self.unit!r}. Known: {', '.join(UNITS)}.")
         columns = {"value": self.value, "std_error": self.std_error, **self.extra}
-        lengths = {name: len(column) for name, column in columns.items()}
-        if not self.log_snr or set(lengths.values()) != {len(self.log_snr)}:
-            raise DataError(
-                f"columns of a curve have one length, at least 1: log_snr {len(self.log_snr)}, "
-                + ", ".join(f"{name} {length}" for name, length in lengths.items())
-                + "."
-            )
+        lengths = {"log_snr": len(self.log_snr)} | {name: len(c) for name, c in columns.items()}
+        if not self.log_snr or len(set(lengths.values())) != 1:
+            listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise DataError(f"columns of a curve have one length, at least 1: {listed}.")
         falls = all(low < high for high, low in zip(self.log_snr, self.log_snr[1:], strict=False))
         if not (falls and all(map(math.isfinite, self.log_snr))):
             raise DataError(
@@ -87,7 +88,7 @@ class CriterionCurve:
         unit: str,
         log_snr: tuple[float, ...],
         parts: Contributions,
-        extra: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+        extra: Columns = MappingProxyType({}),
     ) -> CriterionCurve:
         """The curve that rows of contributions average to."""
         value, error = (tuple(column.tolist()) for column in parts.value_and_error(unit))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 from torch import Generator, Tensor
 
 from gaga_adapter.criteria.contributions import Contributions
-from gaga_adapter.criteria.curve import CriterionCurve
+from gaga_adapter.criteria.curve import Columns, CriterionCurve
 from gaga_adapter.criteria.levels import check_data, falling
 from gaga_adapter.criteria.task import Progress, Task
 from gaga_adapter.errors import DataError
@@ -76,14 +75,10 @@ class BaseCriterion(ABC):
         """The curve of checked data."""
 
     def _curve(
-        self,
-        levels: list[float],
-        reference: ReferenceGaussian,
-        parts: Contributions,
-        extra: Mapping[str, tuple[float, ...]],
+        self, task: Task, reference: ReferenceGaussian, parts: Contributions, extra: Columns
     ) -> CriterionCurve:
         return CriterionCurve.from_contributions(
-            self.name, reference.kind, self.unit, tuple(levels), parts, extra
+            self.name, reference.kind, self.unit, tuple(task.levels), parts, extra
         )
 
     def _require(self, **least: int) -> None:

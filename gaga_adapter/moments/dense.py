@@ -69,8 +69,6 @@ class DenseMoments:
         self._scatter = torch.zeros(side, side, dtype=torch.float64)
         self._sketch = torch.zeros(0, width, dtype=torch.float64)
 
-    # ---------------------------------------------------------------- streaming
-
     def update(self, x: Tensor) -> None:
         """Take in a batch (B, *shape); nothing changes if it is refused.
 
@@ -131,8 +129,6 @@ class DenseMoments:
         self._count = n_a + n_b
         self._entries = self._entries + other._entries
         return self
-
-    # ---------------------------------------------------------------- results
 
     @property
     def count(self) -> int:
@@ -196,8 +192,6 @@ class DenseMoments:
         rest = len(var) - len(eigenvalues)
         residual = (var.sum() - eigenvalues.sum()).clamp(min=0) / max(rest, 1)
         return EigenCovariance(basis[: self.rank].T.contiguous(), eigenvalues, residual)
-
-    # ---------------------------------------------------------------- artefact
 
     def metadata(self) -> dict[str, Any]:
         """What the tensors of `state_dict` mean, JSON-able."""

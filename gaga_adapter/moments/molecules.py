@@ -97,8 +97,6 @@ class ExchangeableMoments:
         self._scatter = torch.zeros(0, 1 + f, 1 + f, dtype=torch.float64)
         self._table = BottomK(3 + f + self._upper.shape[1], table_size)
 
-    # ---------------------------------------------------------------- streaming
-
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take in a batch; nothing changes if it is refused.
 
@@ -199,10 +197,8 @@ class ExchangeableMoments:
                 f"cannot merge moments of {other.metadata()} into moments of {self.metadata()}."
             )
         self._merge_sizes(other._count, other._mean, other._scatter)
-        self._table.merge(other._table)
+        self._table.add(*other._table.arrays())
         return self
-
-    # ---------------------------------------------------------------- per size
 
     @property
     def count(self) -> int:
@@ -251,8 +247,6 @@ class ExchangeableMoments:
         """B (S, F, F): N times the covariance over molecules of their mean."""
         scatter = self._scatter[self.sizes, 1:, 1:]
         return scatter * (self.sizes / self.counts)[:, None, None]
-
-    # ---------------------------------------------------------------- sizes pooled
 
     @property
     def position_variance_per_atom(self) -> float:
@@ -315,8 +309,6 @@ class ExchangeableMoments:
         """
         variance = self.v_x * (self.sizes - 1) / self.sizes
         return self._mean[self.sizes, 2 + self.n_features] / 15 - variance**2
-
-    # ---------------------------------------------------------------- any size
 
     def at_size(self, n_atoms: int, min_count: int = 200) -> SizeMoments:
         """Moments of molecules of any size; rare and unseen sizes borrow from their neighbours.
@@ -402,8 +394,6 @@ class ExchangeableMoments:
         within[:, self._upper[0], self._upper[1]] = rows[:, 3 + f :]
         within[:, self._upper[1], self._upper[0]] = rows[:, 3 + f :]
         return rows[:, :3], rows[:, 3 : 3 + f], within
-
-    # ---------------------------------------------------------------- artefact
 
     def metadata(self) -> dict[str, Any]:
         """What the tensors of `state_dict` mean, JSON-able."""

@@ -41,10 +41,6 @@ class BottomK:
         if self._n_pending > max(8192, len(self._rows)):
             self._compact()
 
-    def merge(self, other: BottomK) -> None:
-        """Add the rows of another sample."""
-        self.add(*other.arrays())
-
     def arrays(self) -> tuple[Tensor, Tensor, Tensor]:
         """Groups (n,), priorities (n,) and rows (n, width), sorted by group, then priority."""
         self._compact()

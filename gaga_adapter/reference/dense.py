@@ -36,10 +36,6 @@ class DenseReference(ReferenceGaussian):
 
     The kinds `unit`, `paper` and `channel` serve any resolution of the same channels.
 
-    Args:
-        kind: Kind of the reference.
-        moments: Moments of the data.
-
     Raises:
         StatsMismatchError: If the moments are too coarse for the kind.
     """

@@ -31,13 +31,7 @@ from gaga_adapter.subspace import mask_from_sizes, project
 class MoleculeReference(ReferenceGaussian):
     """A Gaussian per size: kinds `unit`, `paper`, `channel` and `size`.
 
-    Args:
-        kind: Kind of the reference.
-        moments: Moments of the data; `unit` only asks them for the number of channels.
-
-    Attributes:
-        moments: Moments of the data.
-        n_features: Number of feature channels F.
+    The kind `unit` only asks the moments of the data for the number of channels.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("unit", "paper", "channel", "size")
@@ -47,8 +41,6 @@ class MoleculeReference(ReferenceGaussian):
         self.n_features = moments.n_features
         self.moments = moments
         self._known: dict[int, MoleculeGaussian] = {}  # by size, shared between levels
-
-    # ---------------------------------------------------------------- the data, per size
 
     def gaussian(self, n_atoms: int) -> MoleculeGaussian:
         """The Gaussian of one size at this level (1), or the rows of its mixture (R)."""
@@ -92,8 +84,6 @@ class MoleculeReference(ReferenceGaussian):
         sizes, index = torch.unique(n_atoms, return_inverse=True)
         rows = MoleculeGaussian.cat([self._rows(int(n)) for n in sizes])
         return rows.to(n_atoms.device).take(index)
-
-    # ---------------------------------------------------------------- the four verbs
 
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map unit noise (B, N, 3 + F) to molecules; see `ReferenceGaussian.transport`."""

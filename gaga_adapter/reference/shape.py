@@ -42,10 +42,6 @@ _CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in 
 class ShapeReference(MoleculeReference):
     """The mixture over single molecules of the data and all rotations: kind `shape`.
 
-    Args:
-        kind: Kind of the reference, `shape`.
-        moments: Moments of the data, with a table.
-
     Raises:
         DataError: If the moments were fitted without a table.
     """
@@ -64,16 +60,13 @@ class ShapeReference(MoleculeReference):
     def _fit(self, n_atoms: int) -> MoleculeGaussian:
         """One row per sampled molecule (R); the weights go beside them."""
         size = self.moments.at_size(n_atoms)
-        f = self.n_features
-        rows = len(size.sample_weight)
-        nothing = torch.zeros(rows, f, f, dtype=torch.float64)
         self._weights[n_atoms] = size.sample_weight
         return MoleculeGaussian(
             size.gyration,
             None,
             size.sample_mean,
             EigenCovariance.from_matrix(size.sample_within),
-            EigenCovariance.from_matrix(nothing),
+            EigenCovariance.from_matrix(torch.zeros_like(size.sample_within)),
         )
 
     def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:

@@ -154,7 +154,7 @@ class Certificate(BaseCriterion):
                 rows[:, column] += anchor_to_reference(anchor, reference, task, level, self.n_noise)
                 tick()
             parts = Contributions.of_items(rows, task.mask)
-            curves.append(self._curve(levels, reference, parts, extra))
+            curves.append(self._curve(task, reference, parts, extra))
         return curves
 
     def _nodes(self, levels: list[float], denoiser: Denoiser) -> Tensor:
@@ -208,12 +208,11 @@ class Certificate(BaseCriterion):
 def discarded(curve: CriterionCurve, log_snr_star: float) -> tuple[float, float]:
     """Nats that a start at `log_snr_star` discards, at least: the curve there, linear in between.
 
+    With their standard error; without contributions an upper limit of that error.
+
     Args:
         curve: Curve in nats, as of `Certificate`.
         log_snr_star: Log-SNR within the levels of the curve.
-
-    Returns:
-        The value and its standard error; without contributions an upper limit of that error.
 
     Raises:
         DataError: If the curve is one of p-values.

@@ -32,7 +32,7 @@ from gaga_adapter.criteria.cumulant.kstatistics import k_statistic
 from gaga_adapter.criteria.cumulant.products import k_statistic_product
 from gaga_adapter.criteria.levels import anchor_of, is_gaussian
 from gaga_adapter.errors import DataError
-from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
+from gaga_adapter.reference import DenseReference, MoleculeReference
 
 #: Numbers of a joint cumulant tensor; beyond, inner products of items serve instead.
 TENSOR_LIMIT = 2**20
@@ -218,13 +218,3 @@ class DenseBatches:
                     product = product - along[g] - along[h] + known.square().sum()
                 grams[order][g, h] = grams[order][h, g] = product
         return grams
-
-
-def check_reference(reference: ReferenceGaussian, mask: Tensor | None) -> None:
-    """Refuse a reference of another kind of data: molecules need one of molecules."""
-    wanted = DenseReference if mask is None else MoleculeReference
-    if not isinstance(reference, wanted):
-        raise DataError(
-            f"a {type(reference).__name__} is no reference for these data; need a "
-            f"{wanted.__name__}, such as make_reference gives."
-        )

@@ -51,8 +51,8 @@ from gaga_adapter.criteria.cumulant.batches import (
     TENSOR_LIMIT,
     DenseBatches,
     SizeBatches,
-    check_reference,
 )
+from gaga_adapter.criteria.cumulant.invariants import BLOCKS
 from gaga_adapter.criteria.cumulant.kstatistics import MAX_ORDER, norm_pseudo_values
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.levels import coefficients
@@ -65,14 +65,6 @@ from gaga_adapter.reference.base import workspace
 _MAX_MOLECULE_ORDER = 4
 _FEWEST_BATCHES, _BATCH = 3, 8
 _FEW = 1000
-#: Columns of the curve of molecules: types of cumulants, by the blocks they hold.
-_TYPES = {
-    "fff": ("uuu", "ugg", "ggg"),
-    "ppf": ("upp", "gpp"),
-    "ffff": ("uuuu", "uugg", "uggg", "gggg"),
-    "ppff": ("uupp", "ugpp", "ggpp"),
-    "pppp": ("pppp",),
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,12 @@ class Cumulant(BaseCriterion):
         self._require(n_batches=3, n_samples=24, draws_per_item=1)
 
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
-        check_reference(reference, task.mask)
+        wanted = DenseReference if task.mask is None else MoleculeReference
+        if not isinstance(reference, wanted):
+            raise DataError(
+                f"a {type(reference).__name__} is no reference for these data; need a "
+                f"{wanted.__name__}, such as make_reference gives."
+            )
         task, group = self._sample(task)
         makers: Sequence[Callable[[], DenseBatches | SizeBatches]]
         if isinstance(reference, DenseReference):
@@ -155,7 +152,7 @@ class Cumulant(BaseCriterion):
         extra = {name: tuple((total / n_judged).tolist()) for name, total in sums.items()}
         if task.mask is not None:
             extra["share"] = (n_judged / len(task),) * len(levels)
-        return self._curve(levels, reference, parts, extra)
+        return self._curve(task, reference, parts, extra)
 
     def _sample(self, task: Task) -> tuple[Task, Tensor]:
         """At most `n_samples` of the items, and the number of the distinct item of each (M,)."""
@@ -177,10 +174,10 @@ class Cumulant(BaseCriterion):
         """Pseudo-values (G,) by column, in nats."""
         pseudo = {name: norm_pseudo_values(gram) for name, gram in grams.items()}
         columns = {"mean": 0.5 * pseudo["mean"], "covariance": self.beta * pseudo["covariance"]}
-        for name, blocks in _TYPES.items():
-            known = [pseudo[block] for block in blocks if block in pseudo]
-            if known:
-                columns[name] = self._weight(len(name)) * torch.stack(known).sum(0)
+        for block in BLOCKS:
+            if block in pseudo:
+                name = "p" * block.count("p") + "f" * (len(block) - block.count("p"))  # f: u or g
+                columns[name] = columns.get(name, 0) + self._weight(len(block)) * pseudo[block]
         for order in range(3, self.max_order + 1):
             if f"order_{order}" in pseudo:
                 columns[f"order_{order}"] = self._weight(order) * pseudo[f"order_{order}"]

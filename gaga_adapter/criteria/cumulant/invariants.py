@@ -43,6 +43,8 @@ _PLACES = {
     **{"uuuu": 1, "uugg": 6, "uggg": 4, "gggg": 1, "uupp": 6, "ugpp": 12, "ggpp": 6, "pppp": 1},
 }
 BLOCKS = tuple(_PLACES)
+#: Gram matrix of the three pairings of four directions.
+_TURNS = 3 + 6 * torch.eye(3, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,7 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
         different: Tensor = (n * torch.einsum(pattern, x, y) - same) / (n - 1)
         return different
 
-    free, gram, turns = max(p.shape[1] - 1, 1), _atom_gram(p.shape[1]), _rotation_gram()
+    free, gram = max(p.shape[1] - 1, 1), _atom_gram(p.shape[1])
     gggg, ggpp = mean("sab,scd->abcd", gg, gg), mean("sab,s->ab", gg, total)
     pppp = mean("s,s->", total, total)
     ww = product("ab,cd->abcd", mean_gg, mean_gg, gggg) / free**2
@@ -141,7 +143,7 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
             - torch.einsum("rt,tabcd->rabcd", gram[:, 1:], torch.stack(_pairings(ww))),
             "ggpp": torch.stack([one_atom, ggpp, crossed, crossed])
             - 3 * gram[:, 1, None, None] * wv,
-            "pppp": positions - vv * torch.einsum("rt,st->rs", gram[:, 1:], turns).flatten(),
+            "pppp": positions - vv * torch.einsum("rt,st->rs", gram[:, 1:], _TURNS).flatten(),
         }
     )
 
@@ -197,17 +199,12 @@ def _atom_gram(n_atoms: int) -> Tensor:
     return gram
 
 
-def _rotation_gram() -> Tensor:
-    """Gram matrix (3, 3) of the three pairings of four directions."""
-    return 3 + 6 * torch.eye(3, dtype=torch.float64)
-
-
 def _inverse_gram(block: str, n_atoms: int) -> Tensor:
     """G⁻¹ of a block's invariants; the pseudo-inverse where few atoms leave fewer of them."""
     n, one = float(n_atoms), torch.ones(1, 1, dtype=torch.float64)
     by_order = {0: one, 2: (n - 1) * one, 3: (n - 1) * (n - 2) / n * one, 4: _atom_gram(n_atoms)}
     atoms = by_order[len(block) - block.count("u")]
-    directions = {0: one, 2: 3 * one, 4: _rotation_gram()}[block.count("p")]
+    directions = {0: one, 2: 3 * one, 4: _TURNS}[block.count("p")]
     gram = torch.kron(atoms, directions)
     inverse: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10)
     return inverse

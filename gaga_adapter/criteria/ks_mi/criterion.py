@@ -118,7 +118,7 @@ class KSMI(BaseCriterion):
             tick()
         mask = None if task.mask is None else task.mask[first:]
         parts = Contributions.of_items(torch.stack(terms, 1), mask)
-        return self._curve(task.levels, reference, parts, extra)
+        return self._curve(task, reference, parts, extra)
 
     def _sample(self, task: Task) -> Task:
         """Distinct items in random order, at most `n_samples`; molecules large enough, turned."""

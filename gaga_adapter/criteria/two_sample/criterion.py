@@ -126,7 +126,7 @@ class TwoSample(BaseCriterion):
             name: tuple(float(getattr(one, name)) for one in outcomes)
             for name in ("auc", "auc_std_error", "p_value", "saturated")
         }
-        return self._curve(levels, reference, parts, extra | {"null_p_value": tuple(null)})
+        return self._curve(task, reference, parts, extra | {"null_p_value": tuple(null)})
 
     def _sample(self, task: Task) -> tuple[Task, NDArray[np.int64]]:
         """At most `n_samples` of the items, and which are copies of one another."""

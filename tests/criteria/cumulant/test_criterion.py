@@ -14,11 +14,11 @@ from scipy.stats import gamma, norm
 from gaga_adapter.criteria import Cumulant
 from gaga_adapter.criteria.cumulant.batches import SizeBatches
 from gaga_adapter.criteria.cumulant.invariants import (
+    _TURNS,
     BLOCKS,
     Parts,
     _atom_gram,
     _inverse_gram,
-    _rotation_gram,
     contractions,
 )
 from gaga_adapter.criteria.cumulant.kstatistics import k_statistic, norm_pseudo_values
@@ -125,7 +125,7 @@ def test_gram_matrices_are_those_of_the_tensors(n):
     eye = np.eye(3)
     turns = [np.einsum(s, eye, eye) for s in ("ab,cd->abcd", "ac,bd->abcd", "ad,bc->abcd")]
     gram = [[(x * y).sum() for y in turns] for x in turns]
-    np.testing.assert_allclose(_rotation_gram(), gram, atol=1e-12)
+    np.testing.assert_allclose(_TURNS, gram, atol=1e-12)
     three = np.einsum("li,lj,lk->ijk", *[projector] * 3)
     expected = 0 if n < 3 else 1 / (three**2).sum()
     np.testing.assert_allclose(_inverse_gram("ggg", n), [[expected]], atol=1e-9)
