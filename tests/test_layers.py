@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from folders import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gaga_adapter"
 
 # From the bottom up. A module may import from lower rows, and from its own room.

@@ -5,14 +5,11 @@ import math
 import pytest
 import torch
 from scipy import stats
+from toys import normal
 
 from gaga_adapter.criteria.ks_mi.item_statistics import ks_statistic
 from gaga_adapter.criteria.ks_mi.published import PublishedRecipe
 from gaga_adapter.errors import DataError
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 54, 90, 140])
