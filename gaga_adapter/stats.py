@@ -31,6 +31,7 @@ from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.hub import check_repo_id, download, publish
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments, moments_from_state_dict
+from gaga_adapter.noise.levels import t_star
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.selection import Selection
@@ -135,8 +136,6 @@ class GAGAStats:
         """
         if isinstance(path_or_scheduler, GaussianPath):
             return path_or_scheduler.first_time(self.log_snr_star)
-        from gaga_adapter.scheduler.levels import t_star
-
         return float(t_star(path_or_scheduler, self.log_snr_star))
 
     @property

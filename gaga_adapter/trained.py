@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from gaga_adapter.errors import TruncationError
+from gaga_adapter.noise.levels import TOLERANCE
 
 #: Entry of the configuration, and of the metadata of a state dict.
 KEY = "t_star_log_snr"
-SLACK = 1e-5  # of a log-SNR: schedulers keep their tables in float32
 
 _RECORD = "_gaga_trained"
 
@@ -73,7 +73,7 @@ def check_trained(trained: float | None, log_snr: float) -> None:
     Raises:
         TruncationError: it was not.
     """
-    if trained is not None and log_snr < trained - SLACK:
+    if trained is not None and log_snr < trained - TOLERANCE:
         raise TruncationError(
             f"the network was trained down to log-SNR {trained:.4g} and knows nothing noisier; "
             f"this start is at {log_snr:.4g}. Start at that level or closer to the data: "

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import GAGAWarning, TruncationError
+from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.scheduler.grid import SLACK
+from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats
-
-SPACINGS = ("suffix", "respace")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +34,8 @@ class KarrasStart:
     """The Gaussian that a truncated loop starts from.
 
     Attributes:
-        sigma: the first of the list.
-        reference: of `data_scale x_0 + sigma eps`.
+        sigma: First sigma of the list.
+        reference: Law of `data_scale x_0 + sigma eps`.
     """
 
     sigma: float
@@ -52,10 +51,10 @@ class KarrasStart:
         """A start at `sigma`; nothing is left to be scaled.
 
         Args:
-            size: the shape (B, C, ...) of dense data; for molecules the numbers of atoms (B,).
-            generator: of the draw.
-            device: of the sample; that of the generator by default.
-            dtype: of the sample; torch's default by default.
+            size: Shape (B, C, ...) of dense data; for molecules the numbers of atoms (B,).
+            generator: Source of randomness.
+            device: Device of the sample; that of the generator by default.
+            dtype: Number type of the sample; torch's default by default.
         """
         return self.reference.sample(size, generator=generator, device=device, dtype=dtype)
 
@@ -63,8 +62,8 @@ class KarrasStart:
         """The start that a loop's own unit noise becomes; same shape, dtype and device.
 
         Args:
-            noise: unit noise (B, ...), before any factor of sigma.
-            mask: molecules: real atoms (B, N), bool.
+            noise: Unit noise (B, ...), before any factor of sigma.
+            mask: Real atoms (B, N), bool, of molecules.
         """
         return self.reference.transport(noise, mask)
 
@@ -80,27 +79,27 @@ def truncate_sigmas(
     """The part of a list of sigmas that is to be walked, and the Gaussian at its first entry.
 
     Args:
-        sigmas: positive and falling (n,), ties allowed; it may end in one zero, which stays.
-        stats: fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
-        spacing: `suffix` keeps the entries from the last one at or beyond sigma* on: fewer steps,
-            the same ones. `respace` keeps their number, all from sigma* on.
-        reference: kind of the Gaussian, as in `GAGAStats.reference`.
-        data_scale: the model's data over the data that were fitted, such as the scaling factor of
-            a latent; sigmas are in the model's units.
-        rho: respacing is linear in `sigma^(1 / rho)` and the entry's index: for lists of Karras et
-            al. 2022, Eq. 5, of that `rho` it gives the list of the same kind from sigma* on.
+        sigmas: Positive and falling numbers (n,), ties allowed; one zero at the end stays.
+        stats: Fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
+        spacing: Word `suffix`, to keep the entries from the last one at or beyond sigma* on: fewer
+            steps, the same ones; or `respace`, to keep their number, all from sigma* on.
+        reference: Kind of the Gaussian, as in `GAGAStats.reference`.
+        data_scale: Ratio of the model's data to the data that were fitted, such as the scaling
+            factor of a latent; sigmas are in the model's units.
+        rho: Exponent of respacing, which is linear in `sigma^(1 / rho)` and the entry's index: for
+            lists of Karras et al. 2022, Eq. 5, of that `rho` it gives the list of the same kind
+            from sigma* on.
 
     Returns:
-        sigmas, of the dtype and device given (float32 for a list); the start at `sigmas[0]`.
+        Sigmas, of the dtype and device given (float32 for a list), and the start at `sigmas[0]`.
 
     Raises:
-        TruncationError: the list does not fall, has no positive entry, or no room below sigma* for
-            as many steps; or an option is unknown.
-        ArtefactError: the statistics cannot be read.
-        StatsMismatchError: the reference is unknown or finer than what was fitted.
+        TruncationError: If the list does not fall, has no positive entry, or no room below sigma*
+            for as many steps; or if an option is unknown.
+        ArtefactError: If the statistics cannot be read.
+        StatsMismatchError: If the reference is unknown or finer than what was fitted.
     """
-    if spacing not in SPACINGS:
-        raise TruncationError(f"spacing={spacing!r} is unknown. Known: {', '.join(SPACINGS)}.")
+    Options(spacing=spacing)  # refuses an unknown one
     if not (0 < data_scale < math.inf and 0 < rho < math.inf):
         raise TruncationError(f"data_scale={data_scale} and rho={rho} must be positive.")
     if not isinstance(stats, GAGAStats):
@@ -111,7 +110,7 @@ def truncate_sigmas(
     levels = _checked(given)
     noisy = levels[levels > 0]
     sigma_star = data_scale * math.exp(-stats.log_snr_star / 2)
-    beyond = int((2 * noisy.log() >= 2 * math.log(sigma_star) - SLACK).sum())
+    beyond = len(noisy) - first_beyond(-2 * noisy.log().flip(0), -2 * math.log(sigma_star))
     if beyond == 0:
         warnings.warn(
             f"the list begins at sigma={float(noisy[0]):.6g}, closer to the data than "

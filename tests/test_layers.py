@@ -32,7 +32,6 @@ LAYERS = [
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 # (importer, imported) pairs that point up or sideways, each with its reason.
 LAZY = {
-    ("stats", "scheduler"): "t_star(scheduler) reads the scheduler's levels when asked",
     ("stats", "report"): "what is pushed to the hub carries its card",
     ("integrations", "molecules"): "sampled molecules are handed over as a MoleculeSet",
 }

@@ -60,7 +60,7 @@ API: dict[str, tuple[str, ...]] = {
     "Sampling": (
         "gaga_adapter.sampling.loop",
         "gaga_adapter.sampling.solvers",
-        "gaga_adapter.noise.prediction",
+        "gaga_adapter.noise.conventions",
         "gaga_adapter.distributed",
         "integrations.patching.patch",
         "integrations.patching.fitting",

@@ -23,8 +23,8 @@ from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.metrics.chemistry import to_rdkit
+from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.noise.paths import named_path
-from gaga_adapter.noise.prediction import NetworkView
 from gaga_adapter.sampling.loop import (
     ProgressBar,
     Stepped,
@@ -176,11 +176,11 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             nonlocal calls
             noise, mask = noise.to(self._execution_device), mask.to(self._execution_device)
 
-            def network(seen: Tensor, timestep: Tensor, view: NetworkView) -> Tensor:
-                a, b = view.level(timestep)
+            def network(seen: Tensor, timestep: Tensor, at: Convention) -> Tensor:
+                a, b = at.seen_level(timestep)
                 a = max(a, b / _MAX_SIGMA)
                 denoised = self.denoiser((seen / a).to(self.denoiser.dtype), b / a, mask).sample
-                return view.output(denoised.to(seen.dtype), seen, timestep)
+                return at.output(denoised.to(seen.dtype), seen, timestep)
 
             scheduler = self.scheduler
             done = walk(

@@ -1,66 +1,58 @@
-r"""Where the noise level lives in a diffusers scheduler, and how its samples are scaled.
+r"""One row per diffusers scheduler class: where its noise levels live, and what its network says.
 
 Everything about a level follows from the ratio `r = b / a` of noise to signal,
-`log_snr = -2 log r`. A convention says two things:
+`log_snr = -2 log r`. A convention says
 
 - how samples are scaled, `r -> (a, b)`: variance preserving `a = 1 / sqrt(1 + r²)`, variance
   exploding `a = 1`, flow `a = 1 / (1 + r)`; always `b = r a`;
+- how `scale_model_input` scales them for the network: the solvers in sigma divide by
+  `sqrt(1 + r²)`, Karras et al. 2022 (Table 1) by `sqrt(sigma_data² + r²)`;
 - where `r` is kept: in a table indexed by the timestep, in `scheduler.sigmas`, or as a formula of
-  the timestep.
+  the timestep;
+- what the network is asked for. All that a `prediction_type` can mean is linear in the clean data
+  and in the network's input, `scale output = of_clean x_0 + of_seen x`, so one relation gives the
+  output that says a clean prediction, and the clean prediction that an output says.
 
-`grid` reads the ratios of the sampling grid that `set_timesteps` made; `ratio_at` and
-`timestep_at` are the two directions between a timestep and its ratio, for any timestep of the
-training path.
+`ROWS` holds them by the name of the class, `REFUSED` the reasons of classes that have none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import TruncationError
+from gaga_adapter.errors import UnsupportedSchedulerError
 
 Scheduler = Any  # a diffusers scheduler: their attributes differ from class to class
 
 
-@dataclass(frozen=True)
-class Level:
-    """A noise level of the scheduler's own samples, `x = a x_0 + b eps`."""
+class Level(NamedTuple):
+    """A noise level, `x = a x_0 + b eps`."""
 
     a: float
     b: float
 
+    @property
+    def log_snr(self) -> float:
+        """`2 log(a / b)`, infinite at either end."""
+        if not self.a or not self.b:
+            return math.inf if self.a else -math.inf
+        return 2 * math.log(self.a / self.b)
 
-@dataclass(frozen=True)
-class Convention:
-    """One way of keeping noise levels.
 
-    Attributes:
-        signal: `a` as a function of the ratio `r = b / a`.
-        grid: ratios (n,), float64, of the entries of `scheduler.timesteps`.
-        ratio_at: timestep, in the scheduler's own units, to ratio.
-        timestep_at: ratio to the first training timestep at or beyond it, in the scheduler's own
-            units.
-        ends: timesteps of the cleanest and of the noisiest level of the training path.
-        noise_is_bare: the pipelines of this kind take noise as it is, without `init_noise_sigma`.
-    """
+class Relation(NamedTuple):
+    """What a network is asked for at one level: `scale output = of_clean x_0 + of_seen x`."""
 
-    signal: Callable[[float], float]
-    grid: Callable[[Scheduler], Tensor]
-    ratio_at: Callable[[Scheduler, float], float]
-    timestep_at: Callable[[Scheduler, float], float]
-    ends: Callable[[Scheduler], tuple[float, float]]
-    noise_is_bare: bool = False
-
-    def level(self, ratio: float) -> Level:
-        """Coefficients of a sample with this ratio of noise to signal."""
-        a = self.signal(ratio)
-        return Level(a, ratio * a if a else 1.0)
+    scale: float
+    of_clean: float
+    of_seen: float
 
 
 def log_snr(ratio: Tensor) -> Tensor:
@@ -68,62 +60,334 @@ def log_snr(ratio: Tensor) -> Tensor:
     return -2 * ratio.log()
 
 
-def _preserving(ratio: float) -> float:
-    return 1 / math.hypot(1, ratio)
+def _level(a: float, ratio: float) -> Level:
+    return Level(a, ratio * a if a else 1.0)
 
 
-def _exploding(ratio: float) -> float:
-    return 1.0
+class Convention(ABC):
+    """How one scheduler keeps noise levels; subclasses are the ways of doing so.
+
+    Args:
+        scheduler: Diffusers scheduler, whose grid and tables are read whenever they are asked for.
+        row: Row of its class.
+    """
+
+    #: Whether the pipelines of this kind take noise as it is, without `init_noise_sigma`.
+    noise_is_bare: ClassVar[bool] = False
+
+    def __init__(self, scheduler: Scheduler, row: Row) -> None:
+        self.scheduler = scheduler
+        self.row = row
+
+    def grid(self) -> Tensor:
+        """Ratios (n,), float64, of the entries of `scheduler.timesteps`."""
+        timesteps = self.scheduler.timesteps.tolist()
+        return torch.tensor([self.ratio_at(t) for t in timesteps], dtype=torch.float64)
+
+    @abstractmethod
+    def ratio_at(self, timestep: float) -> float:
+        """The ratio of a timestep, in the scheduler's own units."""
+
+    @abstractmethod
+    def timestep_at(self, ratio: float) -> float:
+        """The timestep that has this ratio; of a table the nearest one, in log."""
+
+    @property
+    @abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """Timesteps of the cleanest and of the noisiest level of the training path."""
+
+    @property
+    def table(self) -> Tensor | None:
+        """Ratios (T,), float64, of the integer timesteps; `None` where a timestep is no index."""
+        return None
+
+    # -- levels ----------------------------------------------------------------------------------
+
+    def signal(self, ratio: float) -> float:
+        """`a` of a sample with this ratio: variance preserving by default."""
+        return 1 / math.hypot(1, ratio)
+
+    def seen_signal(self, ratio: float) -> float:
+        """`a` of the network's input with this ratio, after `scale_model_input`."""
+        return self.signal(ratio)
+
+    def level(self, ratio: float) -> Level:
+        """Coefficients of a sample with this ratio; `a` is 0 for pure noise."""
+        return _level(self.signal(ratio), ratio)
+
+    def seen_level(self, timestep: Tensor | float) -> Level:
+        """Coefficients of the network's input at an entry of `scheduler.timesteps`."""
+        ratio = self.ratio_at(float(timestep))
+        return _level(self.seen_signal(ratio), ratio)
+
+    # -- predictions -----------------------------------------------------------------------------
+
+    @property
+    def relation(self) -> Callable[[Convention, Level], Relation]:
+        """The rule of the scheduler's own `prediction_type`.
+
+        Raises:
+            UnsupportedSchedulerError: If there is no rule for that type.
+        """
+        predictions = self.row.predictions
+        asked = self.scheduler.config.get("prediction_type")
+        rule = predictions.get(asked, predictions.get(None))
+        if rule is None or (asked == "flow_prediction" and not isinstance(self, _Flow)):
+            known = ", ".join(map(str, predictions))
+            raise UnsupportedSchedulerError(
+                f"{type(self.scheduler).__name__} (prediction_type={asked!r}) has no rule to turn "
+                f"a clean prediction into its model output. Known: {known}"
+                f"{' with use_flow_sigmas=True' if 'flow_prediction' in predictions else ''}."
+            )
+        return rule
+
+    @property
+    def wants_epsilon(self) -> bool:
+        """Whether the network is asked for the noise itself."""
+        return self.relation is _epsilon
+
+    def output(self, clean: Tensor, seen: Tensor, timestep: Tensor | float) -> Tensor:
+        """The model output that says `clean`, in its shape.
+
+        Zero where there is no noise: the scheduler then takes its sample for clean anyhow.
+
+        Args:
+            clean: Predicted x_0.
+            seen: Network's input, of the same shape.
+            timestep: Entry of `scheduler.timesteps` that the loop is at.
+        """
+        scale, of_clean, of_seen = self.relation(self, self.seen_level(timestep))
+        if not scale:
+            return torch.zeros_like(seen)
+        return (of_clean * clean + of_seen * seen) / scale
+
+    def clean(self, output: Tensor, seen: Tensor, timestep: Tensor | float) -> Tensor:
+        """The clean prediction that a model output says: the inverse of `output`.
+
+        An epsilon at pure noise says nothing; the result is then not finite.
+        """
+        scale, of_clean, of_seen = self.relation(self, self.seen_level(timestep))
+        return (scale * output - of_seen * seen) / of_clean
 
 
-def _straight(ratio: float) -> float:
-    return 1 / (1 + ratio)
+# -- the kinds -----------------------------------------------------------------------------------
 
 
-def _spherical(scheduler_scale: float) -> Callable[[float], float]:
-    """`x = cos(t) x_0 + sin(t) s eps`, so that `r = s tan(t)`."""
+class _Table(Convention):
+    """Variance preserving, with the level in `alphas_cumprod[timestep]`."""
 
-    def signal(ratio: float) -> float:
-        return 1 / math.hypot(1, ratio / scheduler_scale)
+    @cached_property
+    def table(self) -> Tensor:
+        abar = torch.as_tensor(self.scheduler.alphas_cumprod).detach().to("cpu", torch.float64)
+        return ((1 - abar) / abar).sqrt()
 
-    return signal
+    def grid(self) -> Tensor:
+        return self.table[self.scheduler.timesteps.cpu().long()]
 
+    def ratio_at(self, timestep: float) -> float:
+        """Linear in log r between two training timesteps, as diffusers' own conversion is."""
+        timestep = min(max(timestep, 0), len(self.table) - 1)
+        low = math.floor(timestep)
+        weight = timestep - low
+        if not weight:
+            return float(self.table[low])
+        below, above = self.table[low : low + 2].log()
+        return float(torch.lerp(below, above, weight).exp())
 
-# -- a table over the training timesteps ----------------------------------------------------------
+    def timestep_at(self, ratio: float) -> float:
+        return int((self.table.log() - math.log(ratio)).abs().argmin())
 
-
-def table_ratios(scheduler: Scheduler) -> Tensor:
-    """`sqrt((1 - abar) / abar)` (T,), float64, of the scheduler's `alphas_cumprod`."""
-    abar = torch.as_tensor(scheduler.alphas_cumprod).detach().to("cpu", torch.float64)
-    return ((1 - abar) / abar).sqrt()
-
-
-def _table_grid(scheduler: Scheduler) -> Tensor:
-    return table_ratios(scheduler)[scheduler.timesteps.cpu().long()]
-
-
-def _table_ratio_at(scheduler: Scheduler, timestep: float) -> float:
-    """Linear in log r between two training timesteps, as diffusers' own conversion is."""
-    log_ratio = table_ratios(scheduler).log()
-    low = min(math.floor(timestep), len(log_ratio) - 1)
-    weight = timestep - low
-    if not weight:
-        return float(log_ratio[low].exp())
-    return float(torch.lerp(log_ratio[low], log_ratio[low + 1], weight).exp())
+    @property
+    def ends(self) -> tuple[float, float]:
+        return 0, len(self.table) - 1
 
 
-def _table_timestep_at(scheduler: Scheduler, ratio: float) -> float:
-    beyond = (table_ratios(scheduler) >= ratio * (1 - 1e-9)).nonzero()
-    if not len(beyond):
-        raise TruncationError("beyond the table")  # `t_star` says which and what to do
-    return int(beyond[0])
+class _AscendingTable(_Table):
+    """The same for PNDM, which keeps its plain grid, ascending, in `_timesteps`."""
+
+    def grid(self) -> Tensor:
+        return self.table[torch.from_numpy(self.scheduler._timesteps[::-1].astype("int64"))]
 
 
-def _table_ends(scheduler: Scheduler) -> tuple[float, float]:
-    return 0, len(scheduler.alphas_cumprod) - 1
+class _PreservingSigmas(_Table):
+    """Variance preserving samples over a training table, solver in sigma."""
+
+    def grid(self) -> Tensor:
+        return _sigmas(self.scheduler)
 
 
-# -- sigmas ---------------------------------------------------------------------------------------
+class _ExplodingSigmas(_PreservingSigmas):
+    """Variance exploding samples over a training table; the network's input is preserving."""
+
+    def signal(self, ratio: float) -> float:
+        return 1.0
+
+    def seen_signal(self, ratio: float) -> float:
+        return 1 / math.hypot(1, ratio)
+
+
+class _Karras(Convention):
+    """Variance exploding, with timestep = ln(sigma) / 4 and c_in of Karras et al. 2022."""
+
+    def grid(self) -> Tensor:
+        return _sigmas(self.scheduler)
+
+    def ratio_at(self, timestep: float) -> float:
+        return math.exp(4 * timestep)
+
+    def timestep_at(self, ratio: float) -> float:
+        return 0.25 * math.log(ratio)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        config = self.scheduler.config
+        return self.timestep_at(config.sigma_min), self.timestep_at(config.sigma_max)
+
+    def signal(self, ratio: float) -> float:
+        return 1.0
+
+    def seen_signal(self, ratio: float) -> float:
+        return 1 / math.hypot(ratio, float(self.scheduler.config.sigma_data))
+
+
+class _Arctangent(_Karras):
+    """Stable Audio: timestep = atan(sigma) 2 / pi."""
+
+    def ratio_at(self, timestep: float) -> float:
+        return math.tan(timestep * math.pi / 2)
+
+    def timestep_at(self, ratio: float) -> float:
+        return math.atan(ratio) / math.pi * 2
+
+
+class _ThousandKarras(_Karras):
+    """Consistency models: timestep = 250 ln(sigma)."""
+
+    def ratio_at(self, timestep: float) -> float:
+        return math.exp(timestep / 250)
+
+    def timestep_at(self, ratio: float) -> float:
+        return 250 * math.log(ratio)
+
+
+class _QuarterLogTable(_Karras):
+    """Euler for continuous v-prediction tells `ln(sigma) / 4` instead of the table's index."""
+
+    def seen_signal(self, ratio: float) -> float:
+        return 1 / math.hypot(1, ratio)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        ratios = _Table(self.scheduler, self.row).table
+        return self.timestep_at(float(ratios[0])), self.timestep_at(float(ratios[-1]))
+
+
+class _Flow(Convention):
+    """`x = (1 - s) x_0 + s eps`, timestep = s times the number of training steps.
+
+    Some configurations (`invert_sigmas`) keep 1 - s instead.
+    """
+
+    noise_is_bare = True
+
+    def signal(self, ratio: float) -> float:
+        return 1 / (1 + ratio)
+
+    def grid(self) -> Tensor:
+        share: Tensor = self._share(_sigmas(self.scheduler))
+        return share / (1 - share)
+
+    def ratio_at(self, timestep: float) -> float:
+        share: float = self._share(timestep / self._steps)
+        return share / (1 - share) if share < 1 else math.inf
+
+    def timestep_at(self, ratio: float) -> float:
+        share: float = self._share(1 / (1 + 1 / ratio) if ratio else 0.0)
+        return share * self._steps
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self._share(0.0) * self._steps, self._share(1.0) * self._steps
+
+    def _share(self, kept: Any) -> Any:  # noqa: ANN401 - a number or a tensor
+        """From the share of noise to what is kept of it, and back."""
+        return 1 - kept if self.scheduler.config.get("invert_sigmas") else kept
+
+    @property
+    def _steps(self) -> float:
+        return float(self.scheduler.config.get("num_train_timesteps") or 1.0)
+
+
+class _DataTime(Convention):
+    """`x = t x_0 + (1 - t) eps`: the timestep counts from noise to data."""
+
+    noise_is_bare = True
+
+    def signal(self, ratio: float) -> float:
+        return 1 / (1 + ratio)
+
+    def ratio_at(self, timestep: float) -> float:
+        return (1 - timestep) / timestep if timestep > 0 else math.inf
+
+    def timestep_at(self, ratio: float) -> float:
+        return 1 / (1 + ratio)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return 1.0, 0.0
+
+
+class _QuarterTurn(Convention):
+    """`a = cos(pi t / 2)`, `b = sin(pi t / 2)`."""
+
+    scale = 1.0
+    turn = math.pi / 2
+
+    def signal(self, ratio: float) -> float:
+        return 1 / math.hypot(1, ratio / self.scale)
+
+    def ratio_at(self, timestep: float) -> float:
+        return self.scale * abs(math.tan(timestep * self.turn))
+
+    def timestep_at(self, ratio: float) -> float:
+        return math.atan(ratio / self.scale) / self.turn
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return 0.0, math.pi / 2 / self.turn
+
+
+class _TrigFlow(_QuarterTurn):
+    """`x = cos(t) x_0 + sin(t) sigma_data eps` (Lu & Song 2024): the timestep is an angle."""
+
+    noise_is_bare = True
+    turn = 1.0
+
+    def __init__(self, scheduler: Scheduler, row: Row) -> None:
+        super().__init__(scheduler, row)
+        self.scale = float(scheduler.config.sigma_data)
+
+
+class _Wuerstchen(Convention):
+    """A shifted squared cosine of a continuous timestep in [0, 1]."""
+
+    def ratio_at(self, timestep: float) -> float:
+        time = torch.tensor([timestep], dtype=torch.float64)
+        abar = float(self.scheduler._alpha_cumprod(time, torch.device("cpu")))
+        return math.sqrt((1 - abar) / abar)
+
+    def timestep_at(self, ratio: float) -> float:
+        """Bisection: abar falls monotonically in the timestep."""
+        low, high = self.ends
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.ratio_at(middle) < ratio else (low, middle)
+        return high
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return 0.0, 1.0
 
 
 def _sigmas(scheduler: Scheduler) -> Tensor:
@@ -131,185 +395,238 @@ def _sigmas(scheduler: Scheduler) -> Tensor:
     return sigmas.detach().to("cpu", torch.float64)
 
 
-def _flow_share(scheduler: Scheduler) -> Tensor:
-    """Shares of noise s (n,) in `(1 - s) x_0 + s eps`; some configurations keep 1 - s."""
-    share = _sigmas(scheduler)
-    return 1 - share if scheduler.config.get("invert_sigmas") else share
+# -- what a network is asked for -------------------------------------------------------------------
 
 
-def _flow_grid(scheduler: Scheduler) -> Tensor:
-    share = _flow_share(scheduler)
-    return share / (1 - share)
+def _epsilon(at: Convention, level: Level) -> Relation:
+    return Relation(level.b, -level.a, 1.0)
 
 
-def _training_steps(scheduler: Scheduler) -> float:
-    return float(scheduler.config.get("num_train_timesteps") or 1.0)
+def _sample(at: Convention, level: Level) -> Relation:
+    return Relation(1.0, 1.0, 0.0)
 
 
-def _flow_ratio_at(scheduler: Scheduler, timestep: float) -> float:
-    share = timestep / _training_steps(scheduler)
-    if scheduler.config.get("invert_sigmas"):
-        share = 1 - share
-    return share / (1 - share) if share < 1 else math.inf
+def _v(at: Convention, level: Level) -> Relation:
+    """`v = a eps - b x_0` (Salimans & Ho 2022), so that `x_0 = a x - b v`."""
+    return Relation(level.b, -1.0, level.a)
 
 
-def _flow_timestep_at(scheduler: Scheduler, ratio: float) -> float:
-    share = 1 / (1 + 1 / ratio) if math.isfinite(ratio) else 1.0
-    if scheduler.config.get("invert_sigmas"):
-        share = 1 - share
-    return share * _training_steps(scheduler)
+def _velocity(at: Convention, level: Level) -> Relation:
+    """`eps - x_0`; from noise to data where a scheduler counts the other way."""
+    if at.scheduler.config.get("invert_sigmas"):
+        return _backward_velocity(at, level)
+    return Relation(level.b, -1.0, 1.0)
 
 
-def _flow_ends(scheduler: Scheduler) -> tuple[float, float]:
-    steps = _training_steps(scheduler)
-    return (steps, 0.0) if scheduler.config.get("invert_sigmas") else (0.0, steps)
+def _backward_velocity(at: Convention, level: Level) -> Relation:
+    """`x_0 - eps`."""
+    return Relation(level.b, 1.0, -1.0)
 
 
-def _sigma_ends(
-    to_timestep: Callable[[float], float],
-) -> Callable[[Scheduler], tuple[float, float]]:
-    def ends(scheduler: Scheduler) -> tuple[float, float]:
-        config = scheduler.config
-        return to_timestep(config.sigma_min), to_timestep(config.sigma_max)
-
-    return ends
+def _trigflow(at: Convention, level: Level) -> Relation:
+    """`x_0 = cos(t) x - sin(t) output`."""
+    return Relation(level.b / float(at.scheduler.config.sigma_data), -1.0, level.a)
 
 
-def _sigma_formula(
-    to_timestep: Callable[[float], float], to_sigma: Callable[[float], float]
-) -> Convention:
-    """Variance exploding, with the timestep a formula of sigma."""
-    return Convention(
-        signal=_exploding,
-        grid=_sigmas,
-        ratio_at=lambda scheduler, timestep: to_sigma(timestep),
-        timestep_at=lambda scheduler, ratio: to_timestep(ratio),
-        ends=_sigma_ends(to_timestep),
-    )
+def _preconditioned(sign: int, has_boundary: bool) -> Callable[[Convention, Level], Relation]:
+    """`x_0 = c_skip x / c_in + c_out output` (Karras et al. 2022, Table 1).
+
+    Args:
+        sign: Sign of c_out.
+        has_boundary: Whether the output counts for nothing at sigma_min (Song et al. 2023).
+    """
+
+    def rule(at: Convention, level: Level) -> Relation:
+        config, sigma = at.scheduler.config, level.b / level.a
+        above = sigma - config.sigma_min if has_boundary else sigma
+        c_out = above * config.sigma_data / math.hypot(sigma, config.sigma_data)
+        c_skip = config.sigma_data**2 / (above**2 + config.sigma_data**2)
+        return Relation(sign * c_out, 1.0, -c_skip / level.a)
+
+    return rule
 
 
-def _quarter_log_ends(scheduler: Scheduler) -> tuple[float, float]:
-    ratios = table_ratios(scheduler)
-    return 0.25 * math.log(ratios[0]), 0.25 * math.log(ratios[-1])
+_Predictions = Mapping[str | None, Callable[[Convention, Level], Relation]]
+
+#: Rules by the scheduler's word; that under `None` is for every word and for none.
+_TABLE_PREDICTIONS: _Predictions = {"epsilon": _epsilon, "sample": _sample, "v_prediction": _v}
+_DPM_PREDICTIONS: _Predictions = {**_TABLE_PREDICTIONS, "flow_prediction": _velocity}
+_KARRAS_PREDICTIONS: _Predictions = {
+    "epsilon": _preconditioned(1, has_boundary=False),
+    "v_prediction": _preconditioned(-1, has_boundary=False),
+}
 
 
-#: Variance preserving, level in `alphas_cumprod[timestep]`.
-TABLE = Convention(_preserving, _table_grid, _table_ratio_at, _table_timestep_at, _table_ends)
-#: The same for PNDM, which keeps its plain grid, ascending, in `_timesteps`.
-ASCENDING_TABLE = replace(
-    TABLE,
-    grid=lambda scheduler: table_ratios(scheduler)[
-        torch.from_numpy(scheduler._timesteps[::-1].astype("int64"))
-    ],
-)
-#: Variance preserving samples, solver in sigma.
-PRESERVING_SIGMAS = Convention(
-    _preserving, _sigmas, _table_ratio_at, _table_timestep_at, _table_ends
-)
-#: Variance exploding samples over a variance preserving training table.
-EXPLODING_SIGMAS = Convention(_exploding, _sigmas, _table_ratio_at, _table_timestep_at, _table_ends)
-#: The same where the network is told `log(sigma) / 4` instead of the table's index.
-QUARTER_LOG_SIGMAS = Convention(
-    _exploding,
-    _sigmas,
-    lambda scheduler, timestep: math.exp(4 * timestep),
-    lambda scheduler, ratio: 0.25 * math.log(ratio),
-    _quarter_log_ends,
-)
-#: `x = (1 - s) x_0 + s eps`, timestep = s times the number of training steps.
-FLOW = Convention(
-    _straight, _flow_grid, _flow_ratio_at, _flow_timestep_at, _flow_ends, noise_is_bare=True
-)
-#: The same with timestep = 1 - s.
-FLOW_FROM_NOISE = Convention(
-    _straight,
-    _flow_grid,
-    lambda scheduler, timestep: (1 - timestep) / timestep if timestep else math.inf,
-    lambda scheduler, ratio: 1 / (1 + ratio),
-    lambda scheduler: (1.0, 0.0),
-    noise_is_bare=True,
-)
-#: Karras et al. 2022: timestep = ln(sigma) / 4.
-KARRAS = _sigma_formula(lambda sigma: 0.25 * math.log(sigma), lambda t: math.exp(4 * t))
-#: Stable Audio: timestep = atan(sigma) 2 / pi.
-ARCTANGENT = _sigma_formula(
-    lambda sigma: math.atan(sigma) / math.pi * 2, lambda t: math.tan(t * math.pi / 2)
-)
-#: Consistency models: timestep = 250 ln(sigma).
-THOUSAND_KARRAS = _sigma_formula(lambda sigma: 250 * math.log(sigma), lambda t: math.exp(t / 250))
-#: `a = cos(pi t / 2)`, `b = sin(pi t / 2)`.
-QUARTER_TURN = Convention(
-    _preserving,
-    lambda scheduler: torch.tan(scheduler.timesteps.cpu().double() * math.pi / 2).abs(),
-    lambda scheduler, timestep: abs(math.tan(timestep * math.pi / 2)),
-    lambda scheduler, ratio: math.atan(ratio) * 2 / math.pi,
-    lambda scheduler: (0.0, 1.0),
-)
-#: `x = t x_0 + (1 - t) eps` (RFD4-Proteina counts from noise to data).
-DATA_TIME = Convention(
-    _straight,
-    lambda scheduler: 1 / scheduler.timesteps.cpu().double() - 1,
-    lambda scheduler, timestep: 1 / timestep - 1 if timestep else math.inf,
-    lambda scheduler, ratio: 1 / (1 + ratio),
-    lambda scheduler: (1.0, 0.0),
-    noise_is_bare=True,
-)
+# -- the table -------------------------------------------------------------------------------------
 
 
-def trigflow(scheduler: Scheduler) -> Convention:
-    """`x = cos(t) x_0 + sin(t) sigma_data eps` (Lu & Song 2024): the timestep is an angle."""
-    scale = float(scheduler.config.sigma_data)
-    return Convention(
-        _spherical(scale),
-        lambda scheduler: scale * torch.tan(scheduler.timesteps.cpu().double()).abs(),
-        lambda scheduler, timestep: scale * abs(math.tan(timestep)),
-        lambda scheduler, ratio: math.atan(ratio / scale),
-        lambda scheduler: (0.0, math.pi / 2),
-        noise_is_bare=True,
-    )
+@dataclass(frozen=True)
+class Row:
+    """What is to be known of one scheduler class by whoever runs it.
+
+    Attributes:
+        kind: Convention of its levels; may depend on the configuration.
+        predictions: What its network may be asked for, by `prediction_type`.
+        tail: Number of last entries of `timesteps` at which the network is not called.
+        noise_scale: Standard deviation that its pipelines give to unit noise by themselves.
+        grid_arguments: Further arguments of `set_timesteps` for a number of steps.
+        one_per_row: Arguments of `step` that it wants once for every row of the batch.
+        unserved: Reason why a plain sampling loop cannot run it, although it can be truncated.
+        refuse: Reason why an instance has no Gaussian start, by its configuration.
+    """
+
+    kind: Callable[[Scheduler, Row], Convention]
+    predictions: _Predictions
+    tail: int = 0
+    noise_scale: Callable[[Scheduler], float] = lambda scheduler: 1.0
+    grid_arguments: Callable[[int], Mapping[str, Any]] = lambda n_steps: {}
+    one_per_row: tuple[str, ...] = ()
+    unserved: str | None = None
+    refuse: Callable[[Scheduler], str | None] = lambda scheduler: None
 
 
-def _wuerstchen_abar(scheduler: Scheduler, timestep: Tensor) -> Tensor:
-    abar: Tensor = scheduler._alpha_cumprod(timestep.double(), torch.device("cpu"))
-    return abar
-
-
-def _wuerstchen_ratio(scheduler: Scheduler, timestep: Tensor) -> Tensor:
-    abar = _wuerstchen_abar(scheduler, timestep)
-    return ((1 - abar) / abar).sqrt()
-
-
-def _wuerstchen_timestep_at(scheduler: Scheduler, ratio: float) -> float:
-    """Bisection: abar falls monotonically in the timestep."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if float(_wuerstchen_ratio(scheduler, torch.tensor([middle]))) < ratio:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-#: Würstchen: a shifted squared cosine of a continuous timestep in [0, 1].
-WUERSTCHEN = Convention(
-    _preserving,
-    lambda scheduler: _wuerstchen_ratio(scheduler, scheduler.timesteps.cpu()),
-    lambda scheduler, timestep: float(_wuerstchen_ratio(scheduler, torch.tensor([timestep]))),
-    _wuerstchen_timestep_at,
-    lambda scheduler: (0.0, 1.0),
-)
-
-
-def preserving_or_flow(scheduler: Scheduler) -> Convention:
+def _preserving_or_flow(scheduler: Scheduler, row: Row) -> Convention:
     """The DPM-Solver kin: variance preserving, or flow by their own switch."""
-    return FLOW if scheduler.config.get("use_flow_sigmas") else PRESERVING_SIGMAS
+    kind = _Flow if scheduler.config.get("use_flow_sigmas") else _PreservingSigmas
+    return kind(scheduler, row)
 
 
-def euler(scheduler: Scheduler) -> Convention:
-    """Euler tells the network `log(sigma) / 4` for continuous v-prediction."""
+def _euler(scheduler: Scheduler, row: Row) -> Convention:
     config = scheduler.config
     continuous = config.get("timestep_type") == "continuous"
-    if continuous and config.get("prediction_type") == "v_prediction":
-        return QUARTER_LOG_SIGMAS
-    return EXPLODING_SIGMAS
+    is_v = config.get("prediction_type") == "v_prediction"
+    return (_QuarterLogTable if continuous and is_v else _ExplodingSigmas)(scheduler, row)
+
+
+def _helios_stages(scheduler: Scheduler) -> str | None:
+    stages = scheduler.config.stages
+    if stages == 1:
+        return None
+    return f"with stages={stages} every stage starts from noise of its own; use stages=1"
+
+
+_ON_TABLE = Row(_Table, _TABLE_PREDICTIONS)
+_ON_SIGMAS = Row(_ExplodingSigmas, _TABLE_PREDICTIONS)
+_IN_FLOW = Row(_Flow, {None: _velocity})
+_IN_DPM = Row(_preserving_or_flow, _DPM_PREDICTIONS)
+
+#: Supported classes by name.
+ROWS: dict[str, Row] = {
+    "DDPMScheduler": _ON_TABLE,
+    "DDPMParallelScheduler": _ON_TABLE,
+    "LCMScheduler": _ON_TABLE,
+    "TCDScheduler": _ON_TABLE,
+    "UnCLIPScheduler": _ON_TABLE,
+    "DDIMScheduler": _ON_TABLE,
+    "DDIMParallelScheduler": _ON_TABLE,
+    "CogVideoXDDIMScheduler": _ON_TABLE,
+    "CogVideoXDPMScheduler": _ON_TABLE,
+    "PNDMScheduler": Row(_AscendingTable, _TABLE_PREDICTIONS),
+    "RePaintScheduler": Row(
+        _Table,
+        {None: _epsilon},
+        unserved="it walks up and down again, and its step() takes the image that it repaints",
+    ),
+    "DDPMWuerstchenScheduler": Row(
+        _Wuerstchen, {None: _epsilon}, tail=1, one_per_row=("timestep",)
+    ),
+    "IPNDMScheduler": Row(_QuarterTurn, {None: _v}),
+    "DPMSolverMultistepScheduler": _IN_DPM,
+    "DPMSolverSinglestepScheduler": _IN_DPM,
+    "DEISMultistepScheduler": _IN_DPM,
+    "UniPCMultistepScheduler": _IN_DPM,
+    "SASolverScheduler": _IN_DPM,
+    "EulerDiscreteScheduler": Row(_euler, _TABLE_PREDICTIONS),
+    "EulerAncestralDiscreteScheduler": _ON_SIGMAS,
+    "LMSDiscreteScheduler": _ON_SIGMAS,
+    "HeunDiscreteScheduler": _ON_SIGMAS,
+    "KDPM2DiscreteScheduler": _ON_SIGMAS,
+    "KDPM2AncestralDiscreteScheduler": _ON_SIGMAS,
+    "DPMSolverSDEScheduler": _ON_SIGMAS,
+    "EDMEulerScheduler": Row(_Karras, _KARRAS_PREDICTIONS),
+    "EDMDPMSolverMultistepScheduler": Row(_Karras, _KARRAS_PREDICTIONS),
+    "CosineDPMSolverMultistepScheduler": Row(_Arctangent, _KARRAS_PREDICTIONS),
+    "CMStochasticIterativeScheduler": Row(
+        _ThousandKarras, {None: _preconditioned(1, has_boundary=True)}
+    ),
+    "SCMScheduler": Row(
+        _TrigFlow,
+        {"trigflow": _trigflow},
+        tail=1,
+        noise_scale=lambda scheduler: float(scheduler.config.sigma_data),
+        # its default is made for two steps and refuses every other number
+        grid_arguments=lambda n: {} if n == 2 else {"intermediate_timesteps": None},
+    ),
+    "FlowMatchEulerDiscreteScheduler": _IN_FLOW,
+    "FlowMatchHeunDiscreteScheduler": _IN_FLOW,
+    "FlowMatchLCMScheduler": _IN_FLOW,
+    "FlowMapEulerDiscreteScheduler": _IN_FLOW,
+    "LTXEulerAncestralRFScheduler": _IN_FLOW,
+    "MiniMaxH3Scheduler": Row(_DataTime, {None: _backward_velocity}),
+    "HeliosScheduler": replace(_IN_FLOW, refuse=_helios_stages),
+    "RFD4ProteinaScheduler": Row(_DataTime, {None: _backward_velocity}, one_per_row=("generator",)),
+}
+
+_TOKENS = "it samples discrete tokens, which have no Gaussian start"
+_INVERSE = "it runs from data to noise: there is no start to replace"
+
+#: Classes that are refused by name, with the reason.
+REFUSED: dict[str, str] = {
+    "AmusedScheduler": _TOKENS,
+    "BlockRefinementScheduler": _TOKENS,
+    "DiscreteDDIMScheduler": _TOKENS,
+    "EntropyBoundScheduler": _TOKENS,
+    "VQDiffusionScheduler": _TOKENS,
+    "DDIMInverseScheduler": _INVERSE,
+    "DPMSolverMultistepInverseScheduler": _INVERSE,
+    "ConsistencyDecoderScheduler": "its two timesteps are fixed and conditioned on a latent",
+    "HeliosDMDScheduler": "every stage of its pyramid starts from noise of its own",
+    "PiflowScheduler": "its network is distilled for one fixed grid from pure noise",
+    "KarrasVeScheduler": "its loop is over a schedule of its own, outside of step()",
+    "ScoreSdeVeScheduler": "its loop draws the start before the grid and has no step()",
+    "ScoreSdeVpScheduler": "its step size is one over the length of the list that would be cut",
+}
+
+#: Exported beside the schedulers, but no schedulers.
+NOT_SCHEDULERS = frozenset({"AysSchedules", "KarrasDiffusionSchedulers", "SchedulerMixin"})
+
+
+def known_name(scheduler_class: type[Any]) -> str:
+    """The key of `ROWS` for a scheduler class, found through its bases.
+
+    Raises:
+        UnsupportedSchedulerError: If the class is refused by name, or unknown.
+    """
+    name, supported = scheduler_class.__name__, f"Supported: {', '.join(ROWS)}."
+    for base in scheduler_class.__mro__:
+        if base.__name__ in REFUSED:
+            raise UnsupportedSchedulerError(
+                f"cannot use {name}: {REFUSED[base.__name__]}. {supported}"
+            )
+        if base.__name__ in ROWS:
+            return base.__name__
+    if issubclass(scheduler_class, type):
+        raise UnsupportedSchedulerError(
+            "got a class, and a scheduler is an object of one. Pass pipe.scheduler, or "
+            "DDPMScheduler() instead of DDPMScheduler."
+        )
+    if hasattr(scheduler_class, "register_modules"):
+        raise UnsupportedSchedulerError(
+            f"got the pipeline {name}, and its scheduler is needed. Pass pipe.scheduler."
+        )
+    raise UnsupportedSchedulerError(
+        f"cannot use {name}: it is none of the classes known, nor derived from one. {supported}"
+    )
+
+
+def convention_of(scheduler: Scheduler) -> Convention:
+    """The convention of a scheduler.
+
+    Raises:
+        UnsupportedSchedulerError: If its class or its configuration is refused.
+    """
+    row = ROWS[known_name(type(scheduler))]
+    reason = row.refuse(scheduler)
+    if reason:
+        raise UnsupportedSchedulerError(f"cannot use this {type(scheduler).__name__}: {reason}.")
+    return row.kind(scheduler, row)

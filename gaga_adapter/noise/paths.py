@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.noise.levels import TOLERANCE, first_beyond
 
 
 class GaussianPath(ABC):
@@ -55,14 +56,14 @@ class GaussianPath(ABC):
         """The time at which the path has this log-SNR: the inverse of `log_snr`.
 
         Raises:
-            TruncationError: the path never has this log-SNR; the message names its range.
+            TruncationError: If the path never has this log-SNR; the message names its range.
         """
 
     def first_time(self, log_snr: float) -> float:
         """Where the path first is at or beyond this log-SNR: the time, or that of a table's node.
 
         Raises:
-            TruncationError: the path never gets that noisy.
+            TruncationError: If the path never gets that noisy.
         """
         return float(self.time_at_log_snr(log_snr))
 
@@ -78,9 +79,7 @@ class GaussianPath(ABC):
     def _checked_log_snr(self, log_snr: float | Tensor) -> Tensor:
         values = torch.as_tensor(log_snr, dtype=torch.float64)
         low, high = self.log_snr_range
-        # One part in 1e12 beyond an end is rounding of a value that came from the path itself.
-        slack = 1e-12 * max([1.0, *(abs(end) for end in (low, high) if math.isfinite(end))])
-        outside = ~((values >= low - slack) & (values <= high + slack))
+        outside = ~((values >= low - TOLERANCE) & (values <= high + TOLERANCE))
         if bool(outside.any()):
             worst = float(values[outside].flatten()[0])
             raise TruncationError(
@@ -106,13 +105,13 @@ class TabulatedPath(GaussianPath):
     linear instead: the path stays continuous and invertible up to the pure end point.
 
     Args:
-        a: signal coefficients (n,), non-negative.
-        b: noise standard deviations (n,), non-negative.
-        times: node times (n,), increasing from 0 to 1; equidistant when `None`.
+        a: Signal coefficients (n,), non-negative.
+        b: Noise standard deviations (n,), non-negative.
+        times: Node times (n,), increasing from 0 to 1; equidistant when `None`.
 
     Raises:
-        DataError: fewer than two nodes, unequal lengths, values that are not finite, or a log-SNR
-            that does not fall strictly.
+        DataError: If there are fewer than two nodes, unequal lengths, values that are not finite,
+            or a log-SNR that does not fall strictly.
     """
 
     def __init__(self, a: Tensor, b: Tensor, times: Tensor | None = None) -> None:
@@ -154,7 +153,7 @@ class TabulatedPath(GaussianPath):
 
     @property
     def n_steps(self) -> int | None:
-        """Grid intervals (node `i` is at `t = i / n_steps`); `None` if not equidistant."""
+        """Grid intervals of an equidistant table, else `None`."""
         return self._n_steps
 
     def a(self, t: float | Tensor) -> Tensor:
@@ -189,11 +188,7 @@ class TabulatedPath(GaussianPath):
         )
 
     def time_at_log_snr(self, log_snr: float | Tensor) -> Tensor:
-        """The time at which the path has this log-SNR; exact, not iterative.
-
-        Raises:
-            TruncationError: the table never has this log-SNR; the message names its range.
-        """
+        """The time at which the path has this log-SNR; exact, not iterative."""
         target = self._checked_log_snr(log_snr)
         a, b, table, nodes = (
             x.to(target.device) for x in (self._a, self._b, self._log_snr, self._times)
@@ -207,11 +202,7 @@ class TabulatedPath(GaussianPath):
         return torch.lerp(nodes[i], nodes[i + 1], torch.where(straight, line, curve).clamp(0, 1))
 
     def first_time(self, log_snr: float) -> float:
-        """The first node at or beyond this log-SNR, of an equidistant table; else the time.
-
-        Raises:
-            TruncationError: the path never gets that noisy.
-        """
+        """The first node at or beyond this log-SNR, of an equidistant table; else the time."""
         if not self.n_steps:
             return super().first_time(log_snr)
         return self.index_at_log_snr(log_snr) / self.n_steps
@@ -220,16 +211,16 @@ class TabulatedPath(GaussianPath):
         """First node at or beyond this log-SNR: the least `i` with `log_snr_i <= log_snr`.
 
         Raises:
-            TruncationError: even the last node has a higher SNR.
+            TruncationError: If even the last node has a higher SNR.
         """
-        beyond = (self._log_snr <= log_snr).nonzero()
-        if len(beyond) == 0:
+        first = first_beyond(self._log_snr, log_snr)
+        if first == len(self._log_snr):
             low, high = self.log_snr_range
             raise TruncationError(
                 f"no node of {self!r} has a log-SNR of {log_snr:.6g} or less: its range is "
                 f"[{low:.6g}, {high:.6g}]. Sample from its end, or choose a higher log-SNR."
             )
-        return int(beyond[0])
+        return first
 
 
 class VPPath(TabulatedPath):
@@ -255,9 +246,9 @@ class VEPath(GaussianPath):
     is geometric (Song et al. 2021).
 
     Attributes:
-        sigma_min: noise at t = 0, positive.
-        sigma_max: noise at t = 1, above `sigma_min`.
-        rho: exponent of the Karras grid, or `None`.
+        sigma_min: Noise at t = 0, positive.
+        sigma_max: Noise at t = 1, above `sigma_min`.
+        rho: Exponent of the Karras grid, or `None`.
     """
 
     sigma_min: float = 0.002
@@ -291,11 +282,7 @@ class VEPath(GaussianPath):
         return -2 * self.b(t).log()
 
     def time_at_log_snr(self, log_snr: float | Tensor) -> Tensor:
-        """The time at which `sigma = exp(-log_snr / 2)`.
-
-        Raises:
-            TruncationError: that sigma is outside of [sigma_min, sigma_max].
-        """
+        """The time at which `sigma = exp(-log_snr / 2)`."""
         sigma = (-self._checked_log_snr(log_snr) / 2).exp()
         if self.rho is None:
             t = (sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
@@ -310,7 +297,7 @@ class FlowPath(GaussianPath):
     """Flow matching, `a = 1 - s`, `b = s` with `s = shift t / (1 + (shift - 1) t)`.
 
     Attributes:
-        shift: timestep shift (Esser et al. 2024, Eq. 23), positive; 1 for the plain straight path.
+        shift: Timestep shift (Esser et al. 2024, Eq. 23), positive; 1 for the plain straight path.
     """
 
     shift: float = 1.0
@@ -347,37 +334,27 @@ def _edm_polynomial_2(n_steps: int, precision: float) -> GaussianPath:
     return VPPath.from_alphas_cumprod((1 - 2 * precision) * ratios.cumprod(0) + precision)
 
 
-def _edm_cosine(n_steps: int, precision: float) -> GaussianPath:
-    """EDM's `cosine`: Nichol & Dhariwal 2021, Eq. 17, on n_steps + 2 points; no precision."""
-    u = torch.linspace(0, 1, n_steps + 2, dtype=torch.float64)
+def _cosine(n_points: int, least_beta: float) -> GaussianPath:
+    """Nichol & Dhariwal 2021, Eq. 17, at evenly spread points."""
+    u = torch.arange(n_points, dtype=torch.float64) / (n_points - 1)
     abar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-    return VPPath.from_betas((1 - abar[1:] / abar[:-1]).clamp(0, 0.999))
+    return VPPath.from_betas((1 - abar[1:] / abar[:-1]).clamp(least_beta, 0.999))
 
 
-def _ddpm_linear(n_steps: int, precision: float) -> GaussianPath:
-    return VPPath.from_betas(torch.linspace(1e-4, 0.02, n_steps, dtype=torch.float64))
-
-
-def _ddpm_scaled_linear(n_steps: int, precision: float) -> GaussianPath:
-    roots = torch.linspace(0.00085**0.5, 0.012**0.5, n_steps, dtype=torch.float64)
-    return VPPath.from_betas(roots**2)
-
-
-def _ddpm_cosine(n_steps: int, precision: float) -> GaussianPath:
-    """The `squaredcos_cap_v2` of diffusers (Nichol & Dhariwal 2021, Eq. 17)."""
-    u = torch.arange(n_steps + 1, dtype=torch.float64) / n_steps
-    abar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-    return VPPath.from_betas((1 - abar[1:] / abar[:-1]).clamp(max=0.999))
+def _linear(low: float, high: float, power: float, n_steps: int) -> GaussianPath:
+    """Betas whose power 1 / p is linear in the step."""
+    roots = torch.linspace(low ** (1 / power), high ** (1 / power), n_steps, dtype=torch.float64)
+    return VPPath.from_betas(roots**power)
 
 
 #: Published schedules: name -> (n_steps, precision) -> path. EDM's tables have n_steps + 1 entries
 #: (step `i` is t = i / n_steps), diffusers' have n_steps (timestep `i` is t = i / (n_steps - 1)).
 NAMED_PATHS: Mapping[str, Callable[[int, float], GaussianPath]] = {
     "edm/polynomial_2": _edm_polynomial_2,
-    "edm/cosine": _edm_cosine,
-    "ddpm/linear": _ddpm_linear,
-    "ddpm/scaled_linear": _ddpm_scaled_linear,
-    "ddpm/cosine": _ddpm_cosine,
+    "edm/cosine": lambda n_steps, precision: _cosine(n_steps + 2, 0.0),  # without precision
+    "ddpm/linear": lambda n_steps, precision: _linear(1e-4, 0.02, 1, n_steps),
+    "ddpm/scaled_linear": lambda n_steps, precision: _linear(0.00085, 0.012, 2, n_steps),
+    "ddpm/cosine": lambda n_steps, precision: _cosine(n_steps + 1, -math.inf),
     "karras/edm": lambda n_steps, precision: VEPath(0.002, 80.0, 7.0),
     "flow/linear": lambda n_steps, precision: FlowPath(),
 }
@@ -387,12 +364,12 @@ def named_path(name: str, n_steps: int = 1000, precision: float = 1e-5) -> Gauss
     """A published schedule by name.
 
     Args:
-        name: a key of `NAMED_PATHS`.
-        n_steps: training steps of the codebase, for the tabulated ones.
-        precision: how far EDM's polynomial keeps `abar` off 0 and 1.
+        name: Key of `NAMED_PATHS`.
+        n_steps: Number of training steps of the codebase, for the tabulated ones.
+        precision: Distance that EDM's polynomial keeps `abar` off 0 and 1.
 
     Raises:
-        TruncationError: the name is unknown or `n_steps` is below 2.
+        TruncationError: If the name is unknown or `n_steps` is below 2.
     """
     if name not in NAMED_PATHS:
         raise TruncationError(f"unknown path {name!r}. Known: {', '.join(NAMED_PATHS)}.")

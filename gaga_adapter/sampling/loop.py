@@ -9,48 +9,65 @@ projection of that noise.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, TruncationError
+from gaga_adapter.errors import (
+    DataError,
+    GAGAError,
+    StatsMismatchError,
+    TruncationError,
+    UnsupportedSchedulerError,
+)
 from gaga_adapter.layout import AtomLayout, Layout
-from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.noise.conventions import Convention, Level, convention_of
+from gaga_adapter.noise.levels import TOLERANCE
 from gaga_adapter.sampling.solvers import use_exact_table
 from gaga_adapter.scheduler import GAGAScheduler
-from gaga_adapter.scheduler.families import family_of
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import mask_from_sizes, project
 from gaga_adapter.trained import check_trained
 
-_SLACK = 1e-5  # relative, of a ratio of noise to signal: schedulers keep it in float32
-
 #: From its input (B, N, C) and the timestep to what the scheduler wants of the network.
-Network = Callable[[Tensor, Tensor, NetworkView], Tensor]
+Network = Callable[[Tensor, Tensor, Convention], Tensor]
 #: Called after each network call with the number of calls in all.
 Stepped = Callable[[int], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Walk:
+class Walk(NamedTuple):
     """Where a loop ended.
 
     Attributes:
-        sample: `a x_0 + b eps` (B, N, C), on the subspace.
-        a: signal coefficient.
-        b: noise standard deviation; 0 for clean samples.
-        network_calls: per molecule.
+        sample: Tensor `a x_0 + b eps` (B, N, C), on the subspace.
+        a: Signal coefficient.
+        b: Noise standard deviation; 0 for clean samples.
+        network_calls: Number of calls per molecule.
     """
 
     sample: Tensor
     a: float
     b: float
     network_calls: int
+
+
+def served(scheduler: Any) -> Convention:  # noqa: ANN401 - any object
+    """The convention of a scheduler that `walk` can run.
+
+    Raises:
+        UnsupportedSchedulerError: If its class or its configuration is refused, its prediction has
+            no rule, or its loop needs more than noise.
+    """
+    at = convention_of(scheduler)
+    if at.row.unserved:
+        raise UnsupportedSchedulerError(
+            f"cannot sample with {type(scheduler).__name__}: {at.row.unserved}."
+        )
+    _ = at.relation  # refuses an unknown prediction
+    return at
 
 
 def walk(
@@ -67,66 +84,85 @@ def walk(
     """One batch from unit noise along all of a scheduler's steps.
 
     Args:
-        scheduler: any diffusers scheduler whose conventions `NetworkView` knows; its noise table
-            is made exact.
-        noise: unit noise on the subspace (B, N, C); it decides the device.
-        mask: real atoms (B, N), bool, on the same device.
-        num_inference_steps: what `set_timesteps` gets.
-        network: gets its input, the timestep, and the scheduler's view of both.
-        generator: of the noise that the scheduler draws.
-        stepped: called after each network call.
-        until: ratio `b / a` of noise to signal. If the last entry of the grid is at or below it,
+        scheduler: Any supported diffusers scheduler; its noise table is made exact.
+        noise: Unit noise on the subspace (B, N, C); it decides the device.
+        mask: Real atoms (B, N), bool, on the same device.
+        num_inference_steps: Number that `set_timesteps` gets.
+        network: Function of its input, the timestep, and the scheduler's convention.
+        generator: Source of the noise that the scheduler draws.
+        stepped: Function that is called after each network call.
+        until: Ratio `b / a` of noise to signal. If the last entry of the grid is at or below it,
             that step is not made, and the sample is as the network would have seen it.
-        trained: log-SNR of the noisiest level that the network was trained at; `None` for any.
+        trained: Log-SNR of the noisiest level that the network was trained at; `None` for any.
 
     Raises:
-        TruncationError: the scheduler refuses this number of steps, or starts where the network
+        UnsupportedSchedulerError: If the scheduler is refused, see `served`.
+        TruncationError: If the scheduler refuses this number of steps, or starts where the network
             was not trained.
     """
+    at = served(scheduler)
     use_exact_table(scheduler)
     if trained is not None and isinstance(scheduler, GAGAScheduler):
         scheduler.keep_within(trained)
     try:
-        scheduler.set_timesteps(num_inference_steps, device=noise.device)
+        arguments = at.row.grid_arguments(num_inference_steps)
+        scheduler.set_timesteps(num_inference_steps, device=noise.device, **arguments)
     except GAGAError:
         raise
     except ValueError as error:
         raise TruncationError(
             f"{type(scheduler).__name__} refuses {num_inference_steps} steps: {error}"
         ) from error
-    view = NetworkView.of(scheduler)
-    if not isinstance(scheduler, GAGAScheduler):
-        a, b = view.level(scheduler.timesteps[0])
-        check_trained(trained, 2 * math.log(a / b) if a else -math.inf)
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": generator} if takes_generator else {}
-    sample = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     timesteps = scheduler.timesteps
+    timesteps = timesteps[: len(timesteps) - at.row.tail]
+    sample = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    if not isinstance(scheduler, GAGAScheduler):
+        sample = sample * at.row.noise_scale(scheduler)
+        check_trained(trained, at.seen_level(timesteps[0]).log_snr)
+    parameters = inspect.signature(scheduler.step).parameters
     n_calls = len(timesteps)
-    for place, timestep in enumerate(timesteps, start=1):
+    before = clean = None
+    for place, timestep in enumerate(timesteps):
         seen = sample
         if hasattr(scheduler, "scale_model_input"):
             seen = scheduler.scale_model_input(sample, timestep)
-        if place == n_calls:
-            a, b = view.level(timestep)
-            if b <= until * a * (1 + _SLACK):
-                return Walk(seen, a, b, n_calls - 1)
-        output = network(seen, timestep, view)
-        sample = scheduler.step(output, timestep, sample, **extra).prev_sample
-        sample = project(sample, mask)
+        if place == n_calls - 1:
+            level = at.seen_level(timestep)
+            if level.log_snr >= Level(1.0, until).log_snr - TOLERANCE:
+                return Walk(seen, *level, n_calls - 1)
+        # what one scheduler or another asks for
+        known: dict[str, Any] = {
+            "model_output": network(seen, timestep, at),
+            "timestep": timestep,
+            "sample": sample,
+            "generator": generator,
+            "emit_mask": mask,
+            "prev_timestep": timesteps[place + 1] if place + 1 < n_calls else None,
+            "old_pred_original_sample": clean,
+            "timestep_back": before if clean is not None else None,
+        }
+        for name in at.row.one_per_row:
+            known[name] = _one_per_row(known[name], len(mask))
+        made = scheduler.step(**{name: known[name] for name in known if name in parameters})
+        sample, clean = made if isinstance(made, tuple) else (made.prev_sample, None)
+        sample, before = project(sample, mask), timestep
         stepped(n_calls)
-    a, b = _end(scheduler) if until else (1.0, 0.0)
-    return Walk(sample, a, b, n_calls)
+    return Walk(sample, *(_end(scheduler, at) if until else Level(1.0, 0.0)), n_calls)
 
 
-def _end(scheduler: Any) -> tuple[float, float]:  # noqa: ANN401 - any diffusers scheduler
-    """Level (a, b) of the sample after the last step: clean, or at the solver's smallest sigma."""
-    convention = family_of(type(scheduler)).convention(scheduler)
+def _one_per_row(value: Any, n_rows: int) -> Any:  # noqa: ANN401 - a timestep or a generator
+    if isinstance(value, torch.Generator):
+        seeds = torch.randint(2**62, (n_rows,), generator=value, device=value.device)
+        return [torch.Generator(value.device).manual_seed(seed) for seed in seeds.tolist()]
+    return value.expand(n_rows) if isinstance(value, Tensor) else value
+
+
+def _end(scheduler: Any, at: Convention) -> Level:  # noqa: ANN401 - any diffusers scheduler
+    """Level of the sample after the last step: clean, or at the solver's smallest sigma."""
     sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is None or convention.noise_is_bare:
-        return 1.0, 0.0
-    level = convention.level(float(sigmas[-1]))
-    return level.a, level.b
+    if sigmas is None or at.noise_is_bare:
+        return Level(1.0, 0.0)
+    return at.level(float(sigmas[-1]))
 
 
 # -- many molecules ------------------------------------------------------------------------------
@@ -141,21 +177,9 @@ class ProgressBar(Protocol):
         """One network call was made."""
 
 
-class Batch(Protocol):
-    """Makes molecules of one batch of noise."""
-
-    def __call__(self, rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:
-        """Molecules.
-
-        Args:
-            rows: their places in the whole (B,).
-            noise: unit noise on the subspace (B, N, C).
-            mask: real atoms (B, N), bool.
-            stepped: to be called after each network call.
-
-        Returns:
-            (B, N, C'), padding 0.
-        """
+#: Makes the molecules (B, N, C'), padding 0, of one batch: from their places in the whole (B,),
+#: unit noise on the subspace (B, N, C), the mask (B, N), and what to call after each network call.
+Batch = Callable[[Tensor, Tensor, Tensor, Stepped], Tensor]
 
 
 def sample_atoms(
@@ -173,19 +197,19 @@ def sample_atoms(
     noise.
 
     Args:
-        sizes: numbers of atoms (M,).
-        n_channels: C, of the noise.
-        batch: makes one batch.
-        batch_size: molecules in it.
+        sizes: Numbers of atoms (M,).
+        n_channels: Number C of channels of the noise.
+        batch: Function that makes one batch.
+        batch_size: Number of molecules in a batch.
         generator: CPU generator of the noise.
-        progress_bar: of a total number of network calls.
-        num_inference_steps: a first guess of the calls per batch, for the bar.
+        progress_bar: Function of a total number of network calls that opens a bar.
+        num_inference_steps: First guess of the calls per batch, for the bar.
 
     Returns:
-        molecules (M, N, C') on the CPU, padding 0; mask (M, N), bool.
+        Molecules (M, N, C') on the CPU, padding 0; mask (M, N), bool.
 
     Raises:
-        DataError: no molecule asked for, or one without atoms.
+        DataError: If no molecule is asked for, or one without atoms.
     """
     sizes = torch.as_tensor(sizes)
     if sizes.ndim != 1 or len(sizes) == 0 or int(sizes.min()) < 1:
@@ -218,12 +242,12 @@ def draw_sizes(
     """Numbers of atoms (n,) as often as the data has them.
 
     Args:
-        size_counts: entry N counts the molecules of N atoms.
-        n: how many.
-        generator: of the draw.
+        size_counts: List whose entry N counts the molecules of N atoms.
+        n: Number of sizes.
+        generator: Source of randomness.
 
     Raises:
-        DataError: the data's sizes are not known.
+        DataError: If the data's sizes are not known.
     """
     if size_counts is None:
         raise DataError("this pipeline has no size_counts. Pass n_atoms, the sizes wanted.")
@@ -239,7 +263,7 @@ def check_statistics(
     """See that a scheduler's statistics, if it has any, describe the channels of a model.
 
     Raises:
-        StatsMismatchError: they describe others.
+        StatsMismatchError: If they describe others.
     """
     stats = getattr(scheduler, "stats", None)
     if not isinstance(stats, GAGAStats) or stats.layout == layout:

@@ -41,7 +41,7 @@ def scheduler_named(name: str, like: Any) -> Any:  # noqa: ANN401 - diffusers sc
     """A scheduler by its short name with the noise table of `like`.
 
     Raises:
-        UnsupportedSchedulerError: the name is unknown.
+        UnsupportedSchedulerError: If the name is unknown.
     """
     import diffusers
 
@@ -59,8 +59,8 @@ def ancestral_scheduler(alphas_cumprod: Tensor, **options: Any) -> DDPMScheduler
     """The ancestral sampler (Ho et al. 2020) over a table of `abar`.
 
     Args:
-        alphas_cumprod: `abar` (T,), float64, falling from data to noise.
-        options: further entries of the configuration, also ones that only other schedulers know:
+        alphas_cumprod: Table `abar` (T,), float64, falling from data to noise.
+        **options: Further entries of the configuration, also ones that only other schedulers know:
             they find them there when they are made from it.
     """
     from diffusers import DDPMScheduler

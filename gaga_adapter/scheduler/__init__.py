@@ -2,10 +2,11 @@
 
     scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="my-stats")
 
-`conventions` knows where noise levels live, `families` is the table of the classes, `levels` maps
-timesteps and log-SNR, `grid` cuts, `handover` brings the Gaussian into the loop, `core` puts it
-together. The generated classes, such as `GAGADDIMScheduler`, are attributes of this package:
-pickle and diffusers find them by name.
+`families` says what a cut has to repair in each class, `grid` cuts, `handover` brings the Gaussian
+into the loop, `run` follows a loop to its first step, `options` is what stays on disk, `wrapper`
+puts it together. Where noise levels live says `gaga_adapter.noise.conventions`. The generated
+classes, such as `GAGADDIMScheduler`, are attributes of this package: pickle and diffusers find them
+by name.
 """
 
 from __future__ import annotations

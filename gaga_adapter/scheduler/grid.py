@@ -17,18 +17,17 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
-from gaga_adapter.noise.conventions import Level, Scheduler, log_snr
-from gaga_adapter.scheduler.families import Family
+from gaga_adapter.noise.conventions import Level, Scheduler, convention_of, log_snr
+from gaga_adapter.noise.levels import TOLERANCE, first_beyond, is_beyond
+from gaga_adapter.scheduler.families import family_of
 
-#: A level counts as at t* if its log-SNR is off by no more than float32 tables are.
-SLACK = 1e-5
 #: Respacing stops at this many entries where nothing else limits the grid.
 FINEST = 1 << 17
 
@@ -38,17 +37,15 @@ class Cut:
     """What a truncation did.
 
     Attributes:
-        level: of the first entry left, where the reference is taken.
-        n_steps: steps left.
-        is_whole: the grid is the scheduler's own for this call, nothing was cut or respaced.
-        reaches: the first entry left is at or beyond t*.
-        before: timestep of the entry that was cut last, if any.
-        place: entries that were cut off.
-        whole: what the cut attributes were before, where the solver is to have them back.
+        level: Level of the first entry left, where the reference is taken.
+        is_whole: Whether the grid is the scheduler's own for this call, neither cut nor respaced.
+        reaches: Whether the first entry left is at or beyond t*.
+        before: Timestep of the entry that was cut last, if any.
+        place: Number of entries that were cut off.
+        whole: Attributes before the cut, where the solver is to have them back.
     """
 
     level: Level
-    n_steps: int
     is_whole: bool
     reaches: bool
     before: float | None
@@ -56,14 +53,8 @@ class Cut:
     whole: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True)
-class Finest:
-    """The finest grid that was found for a number of steps.
-
-    Attributes:
-        n_fine: steps of the whole grid.
-        n_beyond: of these, steps from t* on.
-    """
+class Finest(NamedTuple):
+    """The finest grid for a number of steps: all of its steps, and those from t* on."""
 
     n_fine: int
     n_beyond: int
@@ -73,29 +64,26 @@ class GridMaker:
     """Calls the scheduler's own `set_timesteps`, and cuts what it made.
 
     Args:
-        scheduler: to be truncated in place.
-        family: its row of the table.
-        make: the scheduler's own `set_timesteps`, unbound.
-        call: the arguments of the caller.
-        log_snr_star: characteristic log-SNR.
-        trained_log_snr: the network was not trained beyond this level, so no step begins there:
-            the run starts at the noisiest entry within, if that is closer to the data.
+        scheduler: Scheduler to be truncated in place.
+        make: Its class's own `set_timesteps`, unbound.
+        call: Arguments of the caller.
+        log_snr_star: Characteristic log-SNR.
+        trained_log_snr: Level beyond which the network was not trained, so that no step begins
+            there: the run starts at the noisiest entry within, if that is closer to the data.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
-        family: Family,
         make: Callable[..., None],
         call: inspect.BoundArguments,
         log_snr_star: float,
         trained_log_snr: float | None = None,
     ) -> None:
         self.scheduler = scheduler
-        self.family = family
-        self.convention = family.convention(scheduler)
-        self._make = make
-        self._call = call
+        self.family = family_of(scheduler)
+        self.convention = convention_of(scheduler)
+        self._make, self._call = make, call
         self._log_snr_star = log_snr_star
         self._trained = -math.inf if trained_log_snr is None else trained_log_snr
 
@@ -103,25 +91,25 @@ class GridMaker:
 
     def suffix(self) -> Cut:
         """The grid of the call, cut at t*."""
-        self._make(*self._call.args, **self._call.kwargs)
+        self._make_with()
         n_steps = self._n_steps_beyond()
         return self._cut(n_steps, is_whole=n_steps == len(self._ratios()), keep_whole=True)
 
-    def respace(self, finest: dict[Any, Finest]) -> Cut:
+    def respace(self, memory: dict[Any, Finest]) -> Cut:
         """As many steps as the call's own grid has, all from t* on.
 
         Args:
-            finest: memory of earlier searches, by their arguments.
+            memory: Results of earlier searches, by their arguments.
 
         Raises:
-            TruncationError: a grid named entry by entry cannot be resampled.
+            TruncationError: If a grid that is named entry by entry cannot be resampled.
         """
         named = {
             name: value
             for name, value in self._call.arguments.items()
             if name in ("sigmas", "timesteps") and value is not None
         }
-        self._make(*self._call.args, **self._call.kwargs)
+        self._make_with()
         n_steps = len(self._ratios())
         if self._n_steps_beyond() == n_steps:  # the grid begins at t*, or does not get there
             return self._cut(n_steps, is_whole=True)
@@ -131,39 +119,41 @@ class GridMaker:
         _, *given = self._call.arguments.items()  # without the scheduler itself
         key = (n_steps, self._log_snr_star, self._trained, repr(given))
         config = self.scheduler._internal_dict  # other numbers of steps may change it
-        if not self._is_as_remembered(finest.get(key)):
-            finest[key] = self._finest(n_steps)
-            self._refine(finest[key].n_fine)
+        known = memory.get(key)
+        if known is not None:
+            self._refine(known.n_fine)
+        # a remembered grid is another one if the scheduler has been changed since
+        if known is None or self._n_steps_beyond() != known.n_beyond:
+            memory[key] = known = self._finest(n_steps)
+            self._refine(known.n_fine)
         self.scheduler._internal_dict = config
-        return self._cut(self._n_trained(n_steps), is_whole=finest[key].n_fine == n_steps)
+        return self._cut(self._n_trained(n_steps), is_whole=known.n_fine == n_steps)
 
-    def _is_as_remembered(self, found: Finest | None) -> bool:
-        """Make a remembered grid; it is another one if the scheduler has been changed since."""
-        if found is None:
-            return False
-        self._refine(found.n_fine)
-        return self._n_steps_beyond() == found.n_beyond
+    def _make_with(self, **changed: Any) -> None:  # noqa: ANN401 - arguments of the scheduler
+        """The scheduler's own grid, for the arguments of the call but for those that change."""
+        call = inspect.BoundArguments(self._call.signature, {**self._call.arguments, **changed})
+        self._make(*call.args, **call.kwargs)
 
     # -- reading the grid -----------------------------------------------------------------------
 
     def _ratios(self) -> Tensor:
         """Noise-to-signal ratios (n,) at which a step with a network call begins."""
-        ratios = self.convention.grid(self.scheduler)[self.family.steps(self.scheduler)]
-        return ratios[: len(ratios) - self.family.tail]
+        ratios = self.convention.grid()[self.family.steps(self.scheduler)]
+        return ratios[: len(ratios) - self.convention.row.tail]
 
-    def _is_beyond(self, ratios: Tensor) -> Tensor:
-        return log_snr(ratios) <= self._log_snr_star + SLACK
+    def _is_beyond(self, ratio: Tensor) -> bool:
+        return bool(is_beyond(log_snr(ratio), self._log_snr_star))
 
     def _n_steps_beyond(self) -> int:
         """Steps that remain when the first is the last one at or beyond t*."""
-        beyond = self._is_beyond(self._ratios())
-        n_beyond = max(int(beyond.sum()), 1)  # the level falls along the grid
-        least = min(self.family.least_steps(self.scheduler), len(beyond))
-        return max(self._n_trained(len(beyond) - n_beyond + 1), least)
+        ratios = self._ratios()
+        n_closer = first_beyond(log_snr(ratios).flip(0), self._log_snr_star)
+        least = self.family.least_steps(self.scheduler)
+        return min(max(self._n_trained(n_closer + 1), least), len(ratios))
 
     def _n_trained(self, n_steps: int) -> int:
         """Of the last `n_steps` steps, those that begin where the network was trained."""
-        known = log_snr(self._ratios()) >= self._trained - SLACK
+        known = log_snr(self._ratios()) >= self._trained - TOLERANCE
         return min(n_steps, int(known.sum()))
 
     def _cut(self, n_steps: int, is_whole: bool, keep_whole: bool = False) -> Cut:
@@ -182,9 +172,8 @@ class GridMaker:
         is_shortened = n_steps < self.family.short_run <= len(ratios)
         return Cut(
             level=self.convention.level(float(ratios[n_dropped])),
-            n_steps=n_steps,
             is_whole=is_whole,
-            reaches=bool(self._is_beyond(ratios[n_dropped])) or self._is_limited(ratios, n_dropped),
+            reaches=self._is_beyond(ratios[n_dropped]) or self._is_limited(ratios, n_dropped),
             before=before,
             place=place,
             whole=whole if keep_whole and is_shortened else None,
@@ -192,15 +181,13 @@ class GridMaker:
 
     def _is_limited(self, ratios: Tensor, n_dropped: int) -> bool:
         """A noisier entry was there, and the network was not trained at it."""
-        return n_dropped > 0 and bool(log_snr(ratios[n_dropped - 1]) < self._trained - SLACK)
+        return n_dropped > 0 and bool(log_snr(ratios[n_dropped - 1]) < self._trained - TOLERANCE)
 
     # -- finer grids ----------------------------------------------------------------------------
 
     def _refine(self, n_steps: int) -> None:
         """The scheduler's own grid for another number of steps."""
-        arguments = {**self._call.arguments, "num_inference_steps": n_steps}
-        call = inspect.BoundArguments(self._call.signature, arguments)
-        self._make(*call.args, **call.kwargs)
+        self._make_with(num_inference_steps=n_steps)
         self.family.settle(self.scheduler)
 
     def _steps_in_finer(self, n_fine: int, n_steps: int) -> int | None:
@@ -248,7 +235,7 @@ class GridMaker:
         for _ in range(40):
             middle = (low + high) / 2
             self._make_resampled(named, middle)
-            reached = bool(self._is_beyond(self._ratios()[0]))
+            reached = self._is_beyond(self._ratios()[0])
             low, high = (middle, high) if reached else (low, middle)
         self._make_resampled(named, low)
 
@@ -263,12 +250,7 @@ class GridMaker:
                 f"there are not enough timesteps below t* for the entries given to "
                 f'{type(self.scheduler).__name__}. Give fewer, or use spacing="suffix".'
             )
-        arguments = {
-            **self._call.arguments,
-            **{name: _like(named[name], values) for name, values in lists.items()},
-        }
-        call = inspect.BoundArguments(self._call.signature, arguments)
-        self._make(*call.args, **call.kwargs)
+        self._make_with(**{name: _like(named[name], values) for name, values in lists.items()})
 
 
 def _resampled(values: Any, position: float, data_follow: bool) -> np.ndarray[Any, Any]:  # noqa: ANN401

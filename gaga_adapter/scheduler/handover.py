@@ -26,10 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from gaga_adapter.errors import HandoverError
 from gaga_adapter.reference import ReferenceGaussian
@@ -41,76 +42,42 @@ SCALED = 2.0
 ENOUGH = 100
 
 
-class Handover:
-    """Where one mode listens, and what to do if nothing is heard there."""
+_MULTIPLY = "multiply the noise by scheduler.init_noise_sigma after set_timesteps"
 
-    name: ClassVar[str]
-    takes_init: ClassVar[bool] = False
-    takes_scale: ClassVar[bool] = False
-    advice: ClassVar[str]
+
+@dataclass(frozen=True)
+class Handover:
+    """Where one mode listens, and what to do if nothing is heard there.
+
+    Attributes:
+        name: Name of the mode.
+        advice: What the user is told if nothing was heard.
+        takes_init: Whether `init_noise_sigma` maps.
+        takes_scale: Whether the first input of the network is mapped.
+        leads_bare: Whether the grid gets one more timestep where the loop may have no other place.
+        leads_always: Whether it gets that timestep everywhere.
+    """
+
+    name: str
+    advice: str
+    takes_init: bool = False
+    takes_scale: bool = False
+    leads_bare: bool = False
+    leads_always: bool = False
 
     def leads(self, noise_is_bare: bool) -> bool:
         """Whether the grid gets one more timestep at the front."""
-        return False
-
-
-class InitHandover(Handover):
-    """Noise times `init_noise_sigma`."""
-
-    name = "init"
-    takes_init = True
-    advice = "multiply the noise by scheduler.init_noise_sigma after set_timesteps"
-
-
-class StepHandover(Handover):
-    """One more timestep at the front."""
-
-    name = "step"
-    advice = "loop over all of scheduler.timesteps"
-
-    def leads(self, noise_is_bare: bool) -> bool:
-        """Always."""
-        return True
-
-
-class ScaleHandover(Handover):
-    """The first `scale_model_input`."""
-
-    name = "scale"
-    takes_scale = True
-    advice = "call scheduler.scale_model_input before the network"
-
-
-class HookHandover(Handover):
-    """The first input of the network."""
-
-    name = "hook"
-    takes_init = True
-    takes_scale = True
-    advice = "call scheduler.attach(pipe) first"
-
-
-class AutoHandover(Handover):
-    """Wherever the loop offers a place."""
-
-    name = "auto"
-    takes_init = True
-    takes_scale = True
-    advice = "multiply the noise by scheduler.init_noise_sigma after set_timesteps"
-
-    def leads(self, noise_is_bare: bool) -> bool:
-        """Where the loop may have no other place."""
-        return noise_is_bare
+        return self.leads_always or (self.leads_bare and noise_is_bare)
 
 
 HANDOVERS: dict[str, Handover] = {
     mode.name: mode
     for mode in (
-        AutoHandover(),
-        InitHandover(),
-        StepHandover(),
-        ScaleHandover(),
-        HookHandover(),
+        Handover("auto", _MULTIPLY, takes_init=True, takes_scale=True, leads_bare=True),
+        Handover("init", _MULTIPLY, takes_init=True),
+        Handover("step", "loop over all of scheduler.timesteps", leads_always=True),
+        Handover("scale", "call scheduler.scale_model_input before the network", takes_scale=True),
+        Handover("hook", "call scheduler.attach(pipe) first", takes_init=True, takes_scale=True),
     )
 }
 
@@ -120,21 +87,21 @@ class Start:
     """The start of one run, between `set_timesteps` and its first step.
 
     Attributes:
-        reference: at the level of the first entry.
-        noise_scale: standard deviation that the loop gives to its unit noise by itself.
-        first: timestep of the first entry.
-        lead: the extra timestep before it, if there is one.
-        is_truncated: entries were cut off, or the grid is finer.
-        place: index of the first entry in `whole`.
-        whole: the grid before the cut, for solvers that are to have it back when the loop begins.
-        awaits_lead: the loop may still come to the extra timestep.
-        is_extended: the extra timestep stands in `scheduler.timesteps`.
-        is_placed: the solver has its place in the whole grid.
-        is_mapped: the sample has been mapped by `init_noise_sigma` or by the extra timestep.
-        is_data: the loop starts from noised data.
-        has_run: a run has begun from here.
-        noise: unit noise that the network saw mapped; the sample itself is still to be mapped.
-        shown: what came of the mapping, for the network or by `init_noise_sigma`.
+        reference: Gaussian at the level of the first entry.
+        noise_scale: Standard deviation that the loop gives to its unit noise by itself.
+        first: Timestep of the first entry.
+        lead: Extra timestep before it, if there is one.
+        is_truncated: Whether entries were cut off, or the grid is finer.
+        place: Index of the first entry in `whole`.
+        whole: Grid before the cut, for solvers that are to have it back when the loop begins.
+        awaits_lead: Whether the loop may still come to the extra timestep.
+        is_extended: Whether the extra timestep stands in `scheduler.timesteps`.
+        is_placed: Whether the solver has its place in the whole grid.
+        is_mapped: Whether the sample has been mapped by `init_noise_sigma` or the extra timestep.
+        is_data: Whether the loop starts from noised data.
+        has_run: Whether a run has begun from here.
+        noise: Unit noise that the network saw mapped; the sample itself is still to be mapped.
+        shown: What came of the mapping, for the network or by `init_noise_sigma`.
     """
 
     reference: ReferenceGaussian
@@ -174,8 +141,8 @@ class Start:
         """Unit noise (B, ...), times `scale`, to the reference; same shape, dtype and device.
 
         Raises:
-            HandoverError: this is not unit noise.
-            StatsMismatchError: the statistics describe another shape.
+            HandoverError: If this is not unit noise.
+            StatsMismatchError: If the statistics describe another shape.
         """
         noise = noise if scale == 1.0 else noise / scale
         entries = noise.detach().float()
@@ -197,7 +164,7 @@ class Start:
         """The mapped start, whether the loop passes its noise or what the network saw.
 
         Raises:
-            HandoverError: it passes something else.
+            HandoverError: If it passes something else.
         """
         if self.shown is not None and is_same(sample, self.shown):
             return sample
@@ -264,60 +231,45 @@ class NoiseMap:
         )
 
 
-class NetworkHook:
-    """Watches the first input of a pipeline's network.
+#: Names that networks give to their sample.
+_SAMPLES = ("sample", "hidden_states", "x")
 
-    Args:
-        network: the module.
-        mapping: from its input sample to what it is to see.
+
+def watch(pipe: Any, mapping: Callable[[Tensor], Tensor]) -> RemovableHandle:  # noqa: ANN401
+    """Let every input sample of a pipeline's network go through a mapping.
+
+    Raises:
+        HandoverError: If the pipeline has no network.
     """
 
-    #: Names that pipelines give to their network.
-    names: ClassVar[tuple[str, ...]] = ("unet", "transformer", "prior", "decoder", "denoiser")
-    #: Names that networks give to their sample.
-    samples: ClassVar[tuple[str, ...]] = ("sample", "hidden_states", "x")
-
-    def __init__(self, network: torch.nn.Module, mapping: Callable[[Tensor], Tensor]) -> None:
-        self._mapping = mapping
-        self._handle = network.register_forward_pre_hook(self._see, with_kwargs=True)
-
-    @classmethod
-    def on(cls, pipe: Any, mapping: Callable[[Tensor], Tensor]) -> NetworkHook:  # noqa: ANN401
-        """Watch the network of a pipeline.
-
-        Raises:
-            HandoverError: none is found.
-        """
-        return cls(watched_network(pipe), mapping)
-
-    def remove(self) -> None:
-        """Stop watching."""
-        self._handle.remove()
-
-    def _see(
-        self, network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def see(
+        network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args and isinstance(args[0], Tensor):
-            return (self._mapping(args[0]), *args[1:]), kwargs
-        name = next((n for n in self.samples if isinstance(kwargs.get(n), Tensor)), None)
-        return (
-            (args, kwargs)
-            if name is None
-            else (args, {**kwargs, name: self._mapping(kwargs[name])})
-        )
+            return (mapping(args[0]), *args[1:]), kwargs
+        for name in _SAMPLES:
+            if isinstance(kwargs.get(name), Tensor):
+                return args, {**kwargs, name: mapping(kwargs[name])}
+        return args, kwargs
+
+    return watched_network(pipe).register_forward_pre_hook(see, with_kwargs=True)
+
+
+#: Names that pipelines give to their network.
+_NETWORKS = ("unet", "transformer", "prior", "decoder", "denoiser")
 
 
 def watched_network(pipe: Any) -> torch.nn.Module:  # noqa: ANN401 - any diffusers pipeline
     """The network of a pipeline.
 
     Raises:
-        HandoverError: none is found.
+        HandoverError: If none is found.
     """
-    for name in NetworkHook.names:
+    for name in _NETWORKS:
         network = getattr(pipe, name, None)
         if isinstance(network, torch.nn.Module):
             return network
     raise HandoverError(
-        f"{type(pipe).__name__} has no network under the names {', '.join(NetworkHook.names)}. "
+        f"{type(pipe).__name__} has no network under the names {', '.join(_NETWORKS)}. "
         'Use handover="step".'
     )

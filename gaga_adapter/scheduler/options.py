@@ -31,11 +31,11 @@ class Options:
     """How a scheduler is truncated.
 
     Attributes:
-        t_star: first timestep, in the scheduler's units; `None` follows the statistics.
-        spacing: `suffix` or `respace`, see `grid.py`.
-        reference: kind of the Gaussian start, as in `GAGAStats.reference`.
-        handover: how it enters the loop, see `handover.py`.
-        trained_log_snr: noisiest level at which the network was trained; `None` for the whole path.
+        t_star: First timestep, in the scheduler's units; `None` follows the statistics.
+        spacing: Name of a spacing, see `grid.py`.
+        reference: Kind of the Gaussian start, as in `GAGAStats.reference`.
+        handover: Name of a mode of entering the loop, see `handover.py`.
+        trained_log_snr: Noisiest level at which the network was trained; `None` for the whole path.
     """
 
     t_star: float | None = None
@@ -54,7 +54,7 @@ class Options:
         """Write the options into a folder.
 
         Raises:
-            WriteError: it cannot be written; what was there before is intact.
+            WriteError: If it cannot be written; what was there before is intact.
         """
         text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
         with replacing(folder / OPTIONS_NAME) as draft:
@@ -65,7 +65,7 @@ class Options:
         """The options that were saved in a folder, if any.
 
         Raises:
-            ArtefactError: they are corrupt, or of a newer schema.
+            ArtefactError: If they are corrupt, or of a newer schema.
         """
         file = folder / OPTIONS_NAME
         if not file.is_file():
@@ -85,18 +85,16 @@ class Options:
         )
 
 
-def scheduler_folder(
-    name: str,
-    subfolder: str | None,
-    revision: str | None,
-    token: str | None,
-    cache_dir: str | None,
-    local_files_only: bool,
-) -> Path:
+def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # noqa: ANN401
     """A local folder with a scheduler's configuration, downloaded where need be.
 
+    Args:
+        name: Folder or hub id.
+        subfolder: Folder within it, such as `scheduler`.
+        *asked: Further arguments of `files.hub.download`, from `revision` on.
+
     Raises:
-        ArtefactError: there is none.
+        ArtefactError: If there is none.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -105,10 +103,7 @@ def scheduler_folder(
             name,
             [f"{within}{CONFIG_NAME}", f"{within}gaga_*"],
             "Pass a scheduler, a folder with its configuration, or a hub id.",
-            revision,
-            token,
-            cache_dir,
-            local_files_only,
+            *asked,
         )
     folder = folder / subfolder if subfolder else folder
     if not (folder / CONFIG_NAME).is_file():
@@ -123,7 +118,7 @@ def load_plain(folder: Path) -> Scheduler:
     """The plain scheduler of a folder, whether it was saved plain or truncated.
 
     Raises:
-        ArtefactError: the configuration is corrupt, or its class is nowhere to be found.
+        ArtefactError: If the configuration is corrupt, or its class is nowhere to be found.
     """
     file = folder / CONFIG_NAME
     try:

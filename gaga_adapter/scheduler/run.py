@@ -18,22 +18,26 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from gaga_adapter.errors import ArtefactError, GAGAWarning, HandoverError
-from gaga_adapter.noise.conventions import Scheduler
+from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.scheduler.families import supported_family
+from gaga_adapter.scheduler.families import family_of
 from gaga_adapter.scheduler.grid import Finest, GridMaker
 from gaga_adapter.scheduler.handover import (
     HANDOVERS,
     Handover,
-    NetworkHook,
     NoiseMap,
     Start,
     is_same,
 )
 from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats
+
+Method = Callable[..., Any]  # of the base, unbound
+Args = tuple[Any, ...]
+Named = dict[str, Any]
 
 _UNBOUNDED = sys.maxsize
 #: Names of data, noise and timestep in the methods that noise data.
@@ -50,10 +54,10 @@ class Truncation:
     Immutable, so that copies of the scheduler share it.
 
     Attributes:
-        stats: fitted statistics.
-        options: as asked for.
-        log_snr_star: the run starts at the last entry of the grid at or below this log-SNR.
-        reference: the Gaussian start, at the level of the data.
+        stats: Fitted statistics.
+        options: Options of the user.
+        log_snr_star: Log-SNR at or below which the last entry of the grid is the start of a run.
+        reference: Gaussian start, at the level of the data.
     """
 
     stats: GAGAStats
@@ -80,7 +84,7 @@ class TruncatedRun:
     _gaga_intercepts: bool = True
     #: Steps left in the run; at zero, the next call is the first of a run.
     _gaga_left: int = 0
-    _gaga_hook: NetworkHook | None = None
+    _gaga_hook: RemovableHandle | None = None
 
     def _gaga_truncation(self) -> Truncation:
         if self._gaga is None:
@@ -124,24 +128,13 @@ class TruncatedRun:
         start.is_mapped = True
         return start.shown
 
-    def _gaga_set_timesteps(
-        self,
-        make: Callable[..., None],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
+    def _gaga_set_timesteps(self, make: Method, args: Args, kwargs: Named) -> None:
         """The base's grid, cut; and the start of the run to come."""
         truncation = self._gaga_truncation()
         scheduler: Scheduler = self
         call = self._gaga_signatures["set_timesteps"].bind(self, *args, **kwargs)
-        family = supported_family(self)
         maker = GridMaker(
-            self,
-            family,
-            make,
-            call,
-            truncation.log_snr_star,
-            truncation.options.trained_log_snr,
+            self, make, call, truncation.log_snr_star, truncation.options.trained_log_snr
         )
         if truncation.options.spacing == "suffix":
             cut = maker.suffix()
@@ -165,7 +158,7 @@ class TruncatedRun:
         lead = _lead(timesteps, cut.before) if self._gaga_mode().leads(bare) else None
         self._gaga_start = Start(
             reference=truncation.reference.at(cut.level.a, cut.level.b),
-            noise_scale=family.noise_scale(self),
+            noise_scale=maker.convention.row.noise_scale(self),
             first=float(timesteps[0]),
             lead=lead,
             is_truncated=not cut.is_whole,
@@ -177,15 +170,10 @@ class TruncatedRun:
         if lead is not None:
             scheduler.timesteps = torch.cat([timesteps.new_tensor([lead]), timesteps])
 
-    def _gaga_scale(
-        self,
-        scale: Callable[..., Tensor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Tensor:
-        """`scale_model_input` before the first step of a run."""
+    def _gaga_scale(self, scale: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
+        """`scale_model_input`, which may map before the first step of a run."""
         start = self._gaga_start
-        if start is None:
+        if start is None or self._gaga_left:
             return scale(self, *args, **kwargs)
         call = self._gaga_signatures["scale_model_input"].bind(self, *args, **kwargs)
         sample: Tensor = call.arguments["sample"]
@@ -202,12 +190,7 @@ class TruncatedRun:
         start.shown = scale(*call.args, **call.kwargs)
         return start.shown
 
-    def _gaga_first_step(
-        self,
-        step: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:  # noqa: ANN401 - the base's own output
+    def _gaga_first_step(self, step: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`step` when no run is under way: the extra timestep, or the first step of a run."""
         start = self._gaga_start
         if start is None:
@@ -234,10 +217,9 @@ class TruncatedRun:
         return step(*call.args, **call.kwargs)
 
     def _gaga_enter(self, start: Start, timestep: float | None) -> int:
-        """The loop is at an entry of the base's grid; the first gets its place, not its value.
+        """Number of entries of the base's grid that the loop has, now that it is at one of them.
 
-        Returns:
-            entries of the grid that the loop has.
+        The first entry is told to the base by its place and not by its value.
         """
         scheduler: Scheduler = self
         self._gaga_drop_lead()
@@ -274,8 +256,10 @@ class TruncatedRun:
 
     # -- starts that are not noise ---------------------------------------------------------------
 
-    def _gaga_begin(self, begin: Callable[..., None], begin_index: int) -> None:
+    def _gaga_begin(self, begin: Method, args: Args, kwargs: Named) -> None:
         """`set_begin_index`: beyond the first entry, it tells of noised data."""
+        call = self._gaga_signatures["set_begin_index"].bind(self, *args, **kwargs)
+        begin_index = call.arguments.get("begin_index", 0)
         start = self._gaga_start
         if start is not None and not self._gaga_left and begin_index > 0:
             begin_index -= start.is_extended
@@ -305,13 +289,7 @@ class TruncatedRun:
                 stacklevel=4,
             )
 
-    def _gaga_noise(
-        self,
-        add: Callable[..., Tensor],
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Tensor:
+    def _gaga_noise(self, add: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`add_noise` and `scale_noise`, also before `set_timesteps` and off the grid.
 
         The schedulers that solve in sigma look a timestep up in the current grid and take some
@@ -319,8 +297,8 @@ class TruncatedRun:
         """
         scheduler: Scheduler = self
         start = self._gaga_start
-        data_name, noise_name, time_name = _NOISING[name]
-        call = self._gaga_signatures[name].bind(self, *args, **kwargs)
+        data_name, noise_name, time_name = _NOISING[add.__name__]
+        call = self._gaga_signatures[add.__name__].bind(self, *args, **kwargs)
         timesteps = torch.as_tensor(call.arguments[time_name])
         if not timesteps.numel():
             raise HandoverError(
@@ -334,18 +312,15 @@ class TruncatedRun:
                 first = torch.full_like(timesteps, start.first)
                 timesteps = torch.where(timesteps.eq(start.lead), first, timesteps)
                 call.arguments[time_name] = timesteps
-        family = supported_family(self)
         grid: Tensor = scheduler.timesteps
         has_grid = start is not None or not self._gaga_intercepts
         on_grid = has_grid and bool(torch.isin(timesteps.to(grid.device), grid).all())
-        if on_grid or not family.noises_by_grid:
+        if on_grid or not family_of(self).noises_by_grid:
             return add(*call.args, **call.kwargs)
         data, noise = call.arguments[data_name], call.arguments[noise_name]
-        convention = family.convention(self)
-        ratios = (convention.ratio_at(self, t) for t in timesteps.flatten().tolist())
-        levels = torch.tensor(
-            [(level.a, level.b) for level in map(convention.level, ratios)], dtype=torch.float64
-        )
+        convention = convention_of(self)
+        ratios = [convention.ratio_at(t) for t in timesteps.flatten().tolist()]
+        levels = torch.tensor([convention.level(r) for r in ratios], dtype=torch.float64)
         a, b = levels.to(data).mT.reshape(2, -1, *([1] * (data.ndim - 1)))
         noised: Tensor = a * data + b * noise
         return noised
@@ -385,8 +360,8 @@ def _step_output(call: inspect.BoundArguments, sample: Tensor) -> Any:  # noqa: 
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
     from diffusers.utils import BaseOutput
 
-    told = call.signature.return_annotation
-    kinds = [k for k in (typing.get_args(told) or (told,)) if isinstance(k, type)]
+    returned = call.signature.return_annotation
+    kinds = [k for k in (typing.get_args(returned) or (returned,)) if isinstance(k, type)]
     kind = next((k for k in kinds if issubclass(k, BaseOutput)), SchedulerOutput)
     values = {f.name: sample if f.name == "prev_sample" else None for f in fields(kind)}
     call.apply_defaults()

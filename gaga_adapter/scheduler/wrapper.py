@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError
-from gaga_adapter.noise.conventions import Scheduler
-from gaga_adapter.scheduler.families import supported_family
-from gaga_adapter.scheduler.handover import NetworkHook, watched_network
-from gaga_adapter.scheduler.levels import timestep_log_snr, training_timesteps
+from gaga_adapter.noise.conventions import Scheduler, convention_of
+from gaga_adapter.noise.levels import timestep_log_snr, training_timesteps
+from gaga_adapter.scheduler.handover import watch, watched_network
 from gaga_adapter.scheduler.options import (
     PREFIX,
     Options,
@@ -117,7 +116,7 @@ class GAGAScheduler(TruncatedRun):
     @classmethod
     def _gaga_truncated(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
         """A truncated copy of a scheduler."""
-        supported_family(base)
+        convention_of(base)
         result = empty(base._gaga_base if isinstance(base, GAGAScheduler) else type(base))
         own = {k: v for k, v in base.__dict__.items() if not k.startswith("_gaga")}
         result.__dict__.update(copy.deepcopy(own))
@@ -152,7 +151,7 @@ class GAGAScheduler(TruncatedRun):
         """Write configuration, options and statistics into one folder, and push it if asked to.
 
         Raises:
-            WriteError: the folder cannot be written; what was there before is intact.
+            WriteError: If the folder cannot be written; what was there before is intact.
         """
         truncation = self._gaga_truncation()
         truncation.stats.save_pretrained(save_directory)
@@ -213,10 +212,10 @@ class GAGAScheduler(TruncatedRun):
         """Start no run where the network was not trained; `None` lifts the limit.
 
         Args:
-            log_snr: of the noisiest level in training.
+            log_snr: Log-SNR of the noisiest level in training.
 
         Raises:
-            TruncationError: t* itself is noisier.
+            TruncationError: If t* itself is noisier.
         """
         truncation = self._gaga_truncation()
         if log_snr == truncation.options.trained_log_snr:
@@ -239,17 +238,17 @@ class GAGAScheduler(TruncatedRun):
         A network whose checkpoint says how far it was trained is not called beyond.
 
         Args:
-            pipe: a pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
+            pipe: Pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
 
         Raises:
-            HandoverError: it has none of these.
-            TruncationError: the network was trained on a shorter trajectory than t*.
+            HandoverError: If it has none of these.
+            TruncationError: If the network was trained on a shorter trajectory than t*.
         """
         self.detach()
         trained = trained_log_snr(watched_network(pipe))
         if trained is not None:
             self.keep_within(trained)
-        self._gaga_hook = NetworkHook.on(pipe, self._gaga_watch)
+        self._gaga_hook = watch(pipe, self._gaga_watch)
         pipe.scheduler = self
 
     def detach(self) -> None:
@@ -268,8 +267,8 @@ def generated_class(base: type[Any]) -> type[Any]:
     """`class GAGA<Base>(GAGAScheduler, Base)`, made once per base."""
     if base not in _GENERATED:
         wrapped = {
-            name: wrap(getattr(base, name), name)
-            for name, wrap in _WRAPPERS.items()
+            name: _wrapped(getattr(base, name), handler)
+            for name, handler in _HANDLERS.items()
             if hasattr(base, name)
         }
         body = {
@@ -293,7 +292,7 @@ def class_named(name: str) -> type[Any]:
     """The generated class of this name, whose base is in diffusers or has been imported.
 
     Raises:
-        AttributeError: there is no such scheduler.
+        AttributeError: If there is no such scheduler.
     """
     base = plain_class(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     if base is None:
@@ -301,57 +300,30 @@ def class_named(name: str) -> type[Any]:
     return generated_class(base)
 
 
-def _wrap_step(step: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(step)
-    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+def _wrapped(method: Callable[..., Any], handler: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A method of the base that goes through ours; `step` only until a run is under way."""
+
+    @functools.wraps(method)
+    def step(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         left = self._gaga_left
         if left:
             self._gaga_left = left - 1
-            return step(self, *args, **kwargs)
-        return self._gaga_first_step(step, args, kwargs)
+            return method(self, *args, **kwargs)
+        return self._gaga_first_step(method, args, kwargs)
 
-    return wrapped
+    @functools.wraps(method)
+    def other(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        assert handler is not None
+        return handler(self, method, args, kwargs)
 
-
-def _wrap_scale(scale: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(scale)
-    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        if self._gaga_left:
-            return scale(self, *args, **kwargs)
-        return self._gaga_scale(scale, args, kwargs)
-
-    return wrapped
+    return step if handler is None else other
 
 
-def _wrap_set_timesteps(make: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(make)
-    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        self._gaga_set_timesteps(make, args, kwargs)
-
-    return wrapped
-
-
-def _wrap_begin(begin: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(begin)
-    def wrapped(self: GAGAScheduler, begin_index: int = 0) -> None:
-        self._gaga_begin(begin, begin_index)
-
-    return wrapped
-
-
-def _wrap_noise(add: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(add)
-    def wrapped(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return self._gaga_noise(add, name, args, kwargs)
-
-    return wrapped
-
-
-_WRAPPERS: dict[str, Callable[[Callable[..., Any], str], Callable[..., Any]]] = {
-    "step": _wrap_step,
-    "scale_model_input": _wrap_scale,
-    "set_timesteps": _wrap_set_timesteps,
-    "set_begin_index": _wrap_begin,
-    "add_noise": _wrap_noise,
-    "scale_noise": _wrap_noise,
+_HANDLERS: dict[str, Callable[..., Any] | None] = {
+    "step": None,
+    "scale_model_input": TruncatedRun._gaga_scale,
+    "set_timesteps": TruncatedRun._gaga_set_timesteps,
+    "set_begin_index": TruncatedRun._gaga_begin,
+    "add_noise": TruncatedRun._gaga_noise,
+    "scale_noise": TruncatedRun._gaga_noise,
 }

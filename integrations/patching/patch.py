@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError
+from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.stats import GAGAStats
 
 from ..protocol import Adapter, Model, adapter_for
@@ -184,14 +185,14 @@ def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
     steps = torch.arange(n_steps + 1, device=next(model.parameters()).device)[:, None]
     with torch.no_grad():
         log_snr = -adapter.schedule(model)(steps / n_steps).flatten().double()
-    beyond = (log_snr[1:] <= log_snr_star + 1e-6).nonzero()  # schedules are float32
-    if not len(beyond):
+    first = 1 + first_beyond(log_snr[1:], log_snr_star)
+    if first > n_steps:
         raise TruncationError(
             f"the schedule of {type(model).__name__}(T={n_steps}) never falls to a log-SNR of "
             f"{log_snr_star:.6g}: its range is [{float(log_snr.min()):.6g}, "
             f"{float(log_snr.max()):.6g}]. Pass t_star, or statistics with a higher log_snr_star."
         )
-    return int(beyond[0]) + 1
+    return first
 
 
 # -- cutting -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gaga_adapter.errors import DataError, UnsupportedModelError
-from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.subspace import project
 
 from ..edm import EDM, largest_class
@@ -31,10 +31,10 @@ class Atoms:
     """What a model is told of the molecules of one batch, beside their noise.
 
     Attributes:
-        mask: real atoms (B, N), bool.
-        node_mask: the same (B, N, 1), as numbers.
-        edge_mask: pairs of different real atoms (B N N, 1).
-        context: of a conditional model (B, N, K), padding 0.
+        mask: Real atoms (B, N), bool.
+        node_mask: Real atoms (B, N, 1), as numbers.
+        edge_mask: Pairs of different real atoms (B N N, 1).
+        context: Properties for a conditional model (B, N, K), padding 0.
     """
 
     def __init__(self, mask: Tensor, context: Tensor | None, dtype: torch.dtype) -> None:
@@ -64,12 +64,12 @@ class EDMNetwork(nn.Module):
     """The network of a model, with its schedule and its last step.
 
     Attributes:
-        model: as it is, not copied.
-        adapter: what it calls its parts.
-        log_sigma: ln(b / a) of its steps 0 .. T, float64 (T + 1,).
+        model: Model, not copied.
+        adapter: Names of its parts.
+        log_sigma: Logarithms ln(b / a) of its steps 0 .. T, float64 (T + 1,).
 
     Raises:
-        UnsupportedModelError: its schedule is no noise table.
+        UnsupportedModelError: If its schedule is no noise table.
     """
 
     def __init__(self, model: Model, adapter: EDM) -> None:
@@ -89,17 +89,14 @@ class EDMNetwork(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self._like.device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the model's parameters."""
-        return self._like.dtype
-
-    @property
-    def _like(self) -> Tensor:
-        parameter: Tensor = next(self.model.parameters())
-        return parameter
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -121,33 +118,33 @@ class EDMNetwork(nn.Module):
         """Predicted epsilon (B, N, 3 + F).
 
         Args:
-            sample: variance preserving `a x_0 + b eps` (B, N, 3 + F).
-            sigma: b / a; the network is told the time at which its schedule has it.
-            atoms: of the batch.
+            sample: Variance preserving `a x_0 + b eps` (B, N, 3 + F).
+            sigma: Ratio b / a; the network is told the time at which its schedule has it.
+            atoms: Atoms of the batch.
         """
         steps = np.arange(len(self.log_sigma))
-        step = np.interp(math.log(sigma), self.log_sigma.numpy(), steps)
+        log_sigma = math.log(sigma) if sigma else -math.inf
+        step = np.interp(log_sigma, self.log_sigma.numpy(), steps)
         t = sample.new_full((len(sample), 1), round(float(step), 6)) / steps[-1]
         network = getattr(self.model, self.adapter.network)
         eps: Tensor = network(sample, t, *atoms.arguments)
         return eps
 
-    def as_asked(self, seen: Tensor, timestep: Tensor, view: NetworkView, atoms: Atoms) -> Tensor:
-        """What a scheduler wants of the network: epsilon, or what follows from it.
+    def as_asked(self, seen: Tensor, timestep: Tensor, at: Convention, atoms: Atoms) -> Tensor:
+        """What a scheduler wants of the network, which knows epsilon, (B, N, 3 + F).
 
         Args:
-            seen: the network's input, as the scheduler scales it (B, N, 3 + F).
-            timestep: the entry of `scheduler.timesteps` that the loop is at.
-            view: the scheduler's conventions.
-            atoms: of the batch.
+            seen: Network's input, as the scheduler scales it (B, N, 3 + F).
+            timestep: Entry of `scheduler.timesteps` that the loop is at.
+            at: Scheduler's convention.
+            atoms: Atoms of the batch.
         """
-        a, b = view.level(timestep)
+        a, b = at.seen_level(timestep)
         a = max(a, b / math.exp(self.log_sigma[-1]))  # it knows no noisier level
         eps: Tensor = self(seen / math.hypot(a, b), b / a, atoms)
-        if view.family == "table" and view.prediction_type == "epsilon":
+        if at.wants_epsilon:
             return eps
-        clean: Tensor = (seen - b * eps) / a
-        return view.output(clean, seen, timestep)
+        return at.output((seen - b * eps) / a, seen, timestep)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -157,11 +154,11 @@ class EDMNetwork(nn.Module):
         """z_0 (B, N, 3 + F) of what a scheduler ended with, noised up to the step 0 if need be.
 
         Args:
-            sample: `a x_0 + b eps` (B, N, 3 + F).
-            a: signal coefficient.
-            b: noise standard deviation, of step 0 or below.
-            mask: real atoms (B, N), bool.
-            generator: of the noise.
+            sample: Tensor `a x_0 + b eps` (B, N, 3 + F).
+            a: Signal coefficient.
+            b: Noise standard deviation, of step 0 or below.
+            mask: Real atoms (B, N), bool.
+            generator: Source of the noise.
         """
         a_0, b_0 = (math.sqrt(torch.sigmoid(s * 2 * self.log_sigma[0])) for s in (-1, 1))
         z_0 = sample * (a_0 / a)
@@ -181,10 +178,10 @@ class EDMNetwork(nn.Module):
         """`[positions, one-hot, charges]` (B, N, 3 + K + 0 or 1), by the model's own last step.
 
         Args:
-            z_0: samples at step 0 (B, N, 3 + F).
-            atoms: of the batch.
-            generator: of the noise of this step.
-            fix_last_class: look at all element classes, where upstream leaves out the last.
+            z_0: Samples at step 0 (B, N, 3 + F).
+            atoms: Atoms of the batch.
+            generator: Source of the noise of this step.
+            fix_last_class: Whether all element classes count, where upstream leaves out the last.
         """
         model, given = self.model, atoms.arguments
         fix = fix_last_class and bool(self.adapter.faults(model))
@@ -192,8 +189,14 @@ class EDMNetwork(nn.Module):
             x, h = model.sample_p_xh_given_z0(z_0, *given)
         if hasattr(model, "vae"):
             z = torch.cat([x, h["categorical"], h["integer"]], dim=2)
-            with _swapped(self.adapter.inner_swaps(model, fix)):
+            swaps = self.adapter.inner_swaps(model, fix)
+            for module, recipe in swaps:
+                swap(module, recipe)
+            try:
                 x, h = model.vae.decode(z, *given)
+            finally:
+                for module, _ in swaps:
+                    swap_back(module)
         elif fix:
             h = {**h, "categorical": largest_class(z_0, atoms.node_mask, 3)}
         charges = h["integer"].reshape(*x.shape[:2], -1)
@@ -211,15 +214,3 @@ def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(int(seed))
         yield
-
-
-@contextmanager
-def _swapped(pairs: list[Any]) -> Iterator[None]:
-    """Modules with the bodies of their recipes, for a while."""
-    for module, recipe in pairs:
-        swap(module, recipe)
-    try:
-        yield
-    finally:
-        for module, _ in pairs:
-            swap_back(module)

@@ -31,8 +31,14 @@ from torch import Tensor
 
 from gaga_adapter.errors import DataError, GAGAWarning, UnsupportedModelError
 from gaga_adapter.layout import Layout
-from gaga_adapter.noise.prediction import NetworkView
-from gaga_adapter.sampling.loop import Stepped, check_statistics, draw_sizes, sample_atoms, walk
+from gaga_adapter.sampling.loop import (
+    Stepped,
+    check_statistics,
+    draw_sizes,
+    sample_atoms,
+    served,
+    walk,
+)
 from gaga_adapter.sampling.solvers import ancestral_scheduler, scheduler_named
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import trained_log_snr
@@ -53,12 +59,12 @@ class EDMPipelineOutput(BaseOutput):  # type: ignore[misc]
     """What the pipeline returns, on the CPU.
 
     Attributes:
-        molecules: a `MoleculeSet`, if the elements are known.
-        positions: (M, N, 3), unnormalised, zero centre of mass; padding 0.
-        one_hot: element classes (M, N, K), int64.
-        charges: atomic numbers as the model says them (M, N, 1), int64, or (M, N, 0).
-        mask: atoms (M, N), bool.
-        network_calls: calls of the network per molecule.
+        molecules: Molecules as a `MoleculeSet`, if the elements are known.
+        positions: Positions (M, N, 3), unnormalised, zero centre of mass; padding 0.
+        one_hot: Element classes (M, N, K), int64.
+        charges: Atomic numbers as the model says them (M, N, 1), int64, or (M, N, 0).
+        mask: Atoms (M, N), bool.
+        network_calls: Number of network calls per molecule.
     """
 
     molecules: Any
@@ -73,11 +79,11 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Samples a model of the EDM lineage with any diffusers scheduler; made by `as_pipeline`.
 
     Args:
-        denoiser: the model's network.
-        scheduler: any diffusers scheduler, or a `GAGAScheduler`.
-        elements: symbols of the element classes, in the model's order.
-        size_counts: entry N counts the molecules of N atoms in the data.
-        fix_last_class: see `as_pipeline`.
+        denoiser: Model's network.
+        scheduler: Diffusers scheduler, or a `GAGAScheduler`.
+        elements: Symbols of the element classes, in the model's order.
+        size_counts: List whose entry N counts the molecules of N atoms in the data.
+        fix_last_class: Whether samples get their last class back, see `as_pipeline`.
     """
 
     model_cpu_offload_seq = "denoiser"
@@ -100,7 +106,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """The channels that the model diffuses, for a fit or for `in_layout`.
 
         Args:
-            elements: symbols of the classes, where the pipeline does not know them.
+            elements: Symbols of the classes, where the pipeline does not know them.
         """
         known = self.config.elements
         network: EDMNetwork = self.denoiser
@@ -119,26 +125,27 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Sample molecules.
 
         Args:
-            n_molecules: how many; ignored when `n_atoms` is given.
-            n_atoms: sizes (M,), drawn from `size_counts` by default.
-            num_inference_steps: what `scheduler.set_timesteps` gets; by default all T + 1 steps of
-                the model, for its own ancestral sampler. Solvers want 20 to 100.
-            context: of a conditional model, normalised as in its training: one row per molecule
-                (M, K), or per atom (M, N, K).
+            n_molecules: Number of molecules; ignored when `n_atoms` is given.
+            n_atoms: Sizes (M,), drawn from `size_counts` by default.
+            num_inference_steps: Number that `scheduler.set_timesteps` gets; by default all T + 1
+                steps of the model, for its own ancestral sampler. Solvers want 20 to 100.
+            context: Properties for a conditional model, normalised as in its training: one row per
+                molecule (M, K), or per atom (M, N, K).
             generator: CPU generator of everything random.
-            batch_size: molecules in one network call.
+            batch_size: Number of molecules in one network call.
 
         Returns:
-            the molecules in the order of `n_atoms`.
+            The molecules in the order of `n_atoms`.
 
         Raises:
-            DataError: no molecule asked for, one without atoms, sizes that are not known, or a
-                context that does not fit the model.
-            StatsMismatchError: the scheduler's statistics describe something else than the model
+            DataError: If no molecule is asked for, or one without atoms, if sizes are not known, or
+                if the context does not fit the model.
+            StatsMismatchError: If the scheduler's statistics describe something else than the model
                 diffuses.
-            TruncationError: the scheduler refuses this number of steps, or starts at a noisier
+            TruncationError: If the scheduler refuses this number of steps, or starts at a noisier
                 level than the model was trained at.
-            UnsupportedModelError: the model has been patched.
+            UnsupportedModelError: If the model has been patched.
+            UnsupportedSchedulerError: If the scheduler is refused, in the wrapper's own words.
         """
         denoiser: EDMNetwork = self.denoiser
         _refuse_patched(denoiser.model)
@@ -154,14 +161,16 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             device, dtype = self._execution_device, denoiser.dtype
             noise, mask = noise.to(device, dtype), mask.to(device)
             atoms = Atoms(mask, None if context is None else context[rows], dtype)
-
-            def network(seen: Tensor, timestep: Tensor, view: NetworkView) -> Tensor:
-                return denoiser.as_asked(seen, timestep, view, atoms)
-
-            sigma_0 = denoiser.sigma_0
-            trained = trained_log_snr(denoiser.model)
             end = walk(
-                self.scheduler, noise, mask, n_steps, network, generator, stepped, sigma_0, trained
+                self.scheduler,
+                noise,
+                mask,
+                n_steps,
+                lambda seen, timestep, at: denoiser.as_asked(seen, timestep, at, atoms),
+                generator,
+                stepped,
+                until=denoiser.sigma_0,
+                trained=trained_log_snr(denoiser.model),
             )
             calls = end.network_calls + 1
             z_0 = denoiser.at_step_0(end.sample, end.a, end.b, mask, generator)
@@ -235,7 +244,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Refused: the model's class is not diffusers'.
 
         Raises:
-            UnsupportedModelError: always, with what to do.
+            UnsupportedModelError: If it is called at all; the message says what to do.
         """
         raise UnsupportedModelError(
             f"diffusers cannot save a {type(self.denoiser.model).__name__}. Save the model as its "
@@ -253,22 +262,22 @@ def as_pipeline(
     """An EDM or GeoLDM model, or what has their structure, as a diffusers pipeline.
 
     Args:
-        model: an unpatched `EnVariationalDiffusion` or `EnLatentDiffusion` with its weights; it is
+        model: Unpatched `EnVariationalDiffusion` or `EnLatentDiffusion` with its weights; it is
             not copied.
-        scheduler: a diffusers scheduler, best made from `pipe.scheduler.config`; or a short name
+        scheduler: Diffusers scheduler, best made from `pipe.scheduler.config`; or a short name
             of `gaga_adapter.sampling.solvers.SCHEDULERS` on the model's own table (ddim, dpm++,
             unipc, euler, heun, ...). By default the model's own ancestral sampler.
-        elements: symbols of the element classes in the model's order, such as
+        elements: Symbols of the element classes in the model's order, such as
             `dataset_info["atom_decoder"]`; then the pipeline returns a `MoleculeSet`.
-        size_counts: how many molecules of each size the data has, such as
+        size_counts: Number of molecules of each size in the data, such as
             `dataset_info["n_nodes"]`. Without it, sizes must be given in the call.
-        fix_last_class: give samples their last element class, which EDM and GeoLDM drop where the
-            model has no charges.
+        fix_last_class: Whether samples get their last element class, which EDM and GeoLDM drop
+            where the model has no charges.
 
     Raises:
-        UnsupportedModelError: the model is patched, or none of those known.
-        UnsupportedSchedulerError: the name is unknown.
-        DataError: another number of elements than the model has, or a size below 1.
+        UnsupportedModelError: If the model is patched, or none of those known.
+        UnsupportedSchedulerError: If the name is unknown, or the scheduler is refused.
+        DataError: If the model has another number of elements, or a size is below 1.
     """
     model = bare(model)
     _refuse_patched(model)
@@ -295,6 +304,7 @@ def as_pipeline(
         scheduler = own
     elif isinstance(scheduler, str):
         scheduler = scheduler_named(scheduler, own)
+    served(scheduler)
     return EDMPipeline(
         denoiser,
         scheduler,

@@ -37,9 +37,10 @@ from gaga_adapter.errors import (
 )
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.noise.conventions import NOT_SCHEDULERS, REFUSED
+from gaga_adapter.noise.levels import t_star, timestep_log_snr
 from gaga_adapter.scheduler import GAGAScheduler, HandoverError
-from gaga_adapter.scheduler.families import FAMILIES, NOT_SCHEDULERS, REFUSED
-from gaga_adapter.scheduler.levels import t_star, timestep_log_snr
+from gaga_adapter.scheduler.families import FAMILIES
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import mask_from_sizes, project
 
@@ -137,9 +138,7 @@ def test_it_is_its_base(name):
 def test_refused_by_name(name):
     cls = getattr(diffusers_schedulers, name)
     base = cls.__new__(cls)
-    with pytest.raises(
-        UnsupportedSchedulerError, match=f"cannot truncate {name}: .*Supported: DDPM"
-    ):
+    with pytest.raises(UnsupportedSchedulerError, match=f"cannot use {name}: .*Supported: DDPM"):
         wrap(base)
 
 

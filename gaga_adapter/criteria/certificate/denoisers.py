@@ -1,15 +1,13 @@
 r"""Denoisers in one form: `(x_0 + sigma eps, sigma, mask) -> x_0`.
 
 A model that takes a timestep sees `a y` with `y = x_0 + sigma eps` and `sigma = b / a`, and answers
-in its scheduler's words (`NetworkView`), an affine function of the clean prediction:
-`output = alpha x_0 + beta (a y)`. Both coefficients are read off the scheduler's own rule, and
-inverted. A table of timesteps knows its own sigmas alone; the nearest is used.
+in its scheduler's words, an affine function of the clean prediction, which is inverted
+(`noise/conventions.py`). A table of timesteps knows its own sigmas alone; the nearest is used.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gaga_adapter.errors import UnsupportedModelError
-from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.noise.conventions import Convention, convention_of, log_snr
 from gaga_adapter.subspace import project
 
 #: Predicts x_0 (B, ...) from `x_0 + sigma eps` of that shape, sigma and the mask (B, N) or `None`.
@@ -126,8 +124,9 @@ def as_denoiser(
         raise UnsupportedModelError(
             f"{name} takes sigma and no timestep. Leave the scheduler out: as_denoiser(model)."
         )
-    view = NetworkView.of(scheduler)
-    return Denoiser(_Timestepped(model, view, "timestep" in parameters), _levels(view))
+    at = convention_of(scheduler)
+    _ = at.relation  # an unknown prediction is refused now
+    return Denoiser(_Timestepped(model, at, "timestep" in parameters), _levels(at))
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class _Timestepped:
     """A network of (sample, timestep) that answers as its scheduler asks."""
 
     model: Callable[..., Any]
-    view: NetworkView
+    at: Convention
     by_name: bool
 
     def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None) -> Any:  # noqa: ANN401
@@ -144,20 +143,17 @@ class _Timestepped:
                 "a network of (sample, timestep) does not see which atoms are real. Write a "
                 "callable (noisy, sigma, mask) -> x_0 around it."
             )
-        timestep = _timestep(self.view, sigma)
-        a, _ = self.view.level(timestep)
+        timestep = self.at.timestep_at(sigma)
+        a, _ = self.at.seen_level(timestep)
         model = _at_home(self.model)
         # An index is an integer; a clock is a float that keeps its digits in every precision.
-        kind = torch.int64 if self.view.log_sigma is not None else torch.float32
+        kind = torch.float32 if self.at.table is None else torch.int64
         t = torch.tensor(timestep, device=noisy.device).to(kind)
         seen = a * noisy
         output = _tensor_of(model(seen, timestep=t) if self.by_name else model(seen, t))
         if not isinstance(output, Tensor) or output.shape != noisy.shape:
             return output  # the caller refuses it
-        one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        alpha = float(self.view.output(one, zero, timestep))
-        beta = float(self.view.output(zero, one, timestep))
-        return (output.to(noisy) - beta * seen) / alpha
+        return self.at.clean(output.to(noisy), seen, timestep)
 
 
 def _tensor_of(answer: Any) -> Any:  # noqa: ANN401 - whatever a model returns
@@ -165,23 +161,11 @@ def _tensor_of(answer: Any) -> Any:  # noqa: ANN401 - whatever a model returns
     return answer if isinstance(answer, Tensor) else getattr(answer, "sample", answer)
 
 
-def _timestep(view: NetworkView, sigma: float) -> float:
-    """The timestep whose sigma is nearest, in log, to this one: the inverse of `view.level`."""
-    if view.family == "flow":
-        return view.num_train_timesteps * sigma / (1 + sigma)
-    if view.clock == "quarter_log":
-        return math.log(sigma) / 4
-    if view.clock == "arctangent":
-        return math.atan(sigma) * 2 / math.pi
-    assert view.log_sigma is not None
-    return int((view.log_sigma - math.log(sigma)).abs().argmin())
-
-
-def _levels(view: NetworkView) -> tuple[float, ...] | None:
+def _levels(at: Convention) -> tuple[float, ...] | None:
     """Log-SNRs of a table of timesteps; those without noise or without signal are left out."""
-    if view.log_sigma is None:
+    if at.table is None:
         return None
-    levels = -2 * view.log_sigma
+    levels = log_snr(at.table)
     return tuple(levels[torch.isfinite(levels)].tolist())
 
 

@@ -32,7 +32,7 @@ from gaga_adapter.errors import (
     UnsupportedSchedulerError,
 )
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
-from gaga_adapter.noise.prediction import NetworkView
+from gaga_adapter.noise.conventions import convention_of
 from gaga_adapter.reference import make_reference
 from gaga_adapter.subspace import degrees_of_freedom, mask_from_sizes, project
 
@@ -421,14 +421,14 @@ def test_embedded_denoiser_certifies_qm9():
 class Oracle(nn.Module):
     """A network that knows the clean data and answers as its scheduler asks."""
 
-    def __init__(self, view, clean):
+    def __init__(self, at, clean):
         super().__init__()
-        self.view, self.clean, self.seen = view, clean, []
+        self.at, self.clean, self.seen = at, clean, []
         self.weight = nn.Parameter(torch.zeros(1, dtype=clean.dtype))
 
     def forward(self, sample, timestep):
         self.seen.append((sample, timestep))
-        return SimpleNamespace(sample=self.view.output(self.clean, sample, timestep))
+        return SimpleNamespace(sample=self.at.output(self.clean, sample, timestep))
 
 
 SCHEDULERS = [
@@ -449,7 +449,7 @@ SCHEDULERS = [
 def test_a_network_is_asked_and_read_in_its_schedulers_words(name, options, log_snr):
     scheduler = getattr(diffusers, name)(**options)
     clean = torch.randn(3, 2, generator=generator(), dtype=torch.float64)
-    model = Oracle(NetworkView.of(scheduler), clean).eval()
+    model = Oracle(convention_of(scheduler), clean).eval()
     denoiser = as_denoiser(model, scheduler)
     level = float(denoiser.nearest(levels(log_snr)))
     assert abs(level - log_snr) < 0.02
@@ -458,7 +458,7 @@ def test_a_network_is_asked_and_read_in_its_schedulers_words(name, options, log_
     found = denoiser(clean + sigma * noise, sigma)
     torch.testing.assert_close(found, clean, rtol=0, atol=1e-5)
     seen, timestep = model.seen[0]
-    a, b = model.view.level(timestep)
+    a, b = model.at.seen_level(timestep)
     # A clock in float32 knows sigma to 4 units of its last digit.
     assert b / a == pytest.approx(sigma, rel=1e-6)
     torch.testing.assert_close(seen, a * clean + b * noise, rtol=1e-5, atol=1e-6)
@@ -467,10 +467,10 @@ def test_a_network_is_asked_and_read_in_its_schedulers_words(name, options, log_
 def test_a_table_is_asked_at_its_own_levels_and_costs_little():
     """The clusters through 1000 epsilon timesteps, whose levels are not those of the curve."""
     x, scheduler = mixture(3000), diffusers.DDPMScheduler()
-    view, reference = NetworkView.of(scheduler), dense_fitted(mixture(3000))
+    view, reference = convention_of(scheduler), dense_fitted(mixture(3000))
 
     def network(sample, timestep):
-        a, b = view.level(timestep)
+        a, b = view.seen_level(timestep)
         return view.output(mixture_denoiser(sample / a, b / a), sample, timestep)
 
     at = levels(3.0, 1.0, 0.0)
@@ -537,7 +537,7 @@ def test_wrong_models_are_refused():
     pipeline = diffusers.DDPMPipeline(unet, scheduler)
     with pytest.raises(UnsupportedModelError, match="DDPMPipeline is a pipeline"):
         as_denoiser(pipeline)
-    with pytest.raises(UnsupportedSchedulerError, match="has no rule"):
+    with pytest.raises(UnsupportedSchedulerError, match="cannot use ScoreSdeVeScheduler"):
         as_denoiser(unet, diffusers.ScoreSdeVeScheduler())
     with pytest.raises(UnsupportedModelError, match="does not see which atoms are real"):
         as_denoiser(unet, scheduler)(torch.zeros(2, 3, 4), 1.0, torch.ones(2, 3).bool())
