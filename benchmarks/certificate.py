@@ -24,9 +24,8 @@ import torch
 from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
-from gaga_adapter.criteria import CriterionCurve
-from gaga_adapter.criteria.certificate.criterion import Certificate, discarded
-from gaga_adapter.criteria.certificate.denoisers import as_denoiser
+from gaga_adapter.criteria import Certificate, CriterionCurve, as_denoiser
+from gaga_adapter.criteria.certificate.criterion import discarded
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.molecules.encoding import encode

@@ -32,10 +32,15 @@ import torch
 from provenance import provenance
 from torch import Generator, Tensor
 
-from gaga_adapter.criteria import CRITERIA, Criterion, CriterionCurve, criterion
-from gaga_adapter.criteria.certificate.criterion import Certificate
+from gaga_adapter.criteria import (
+    CRITERIA,
+    Certificate,
+    Criterion,
+    CriterionCurve,
+    TwoSample,
+    criterion,
+)
 from gaga_adapter.criteria.certificate.linear import posterior_mean
-from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.subspace import project

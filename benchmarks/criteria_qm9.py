@@ -21,12 +21,15 @@ import torch
 from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
-from gaga_adapter.criteria import Criterion, CriterionCurve
-from gaga_adapter.criteria.certificate.criterion import Certificate
-from gaga_adapter.criteria.certificate.denoisers import as_denoiser
-from gaga_adapter.criteria.cumulant.criterion import Cumulant
-from gaga_adapter.criteria.ks_mi.criterion import KSMI
-from gaga_adapter.criteria.two_sample.criterion import TwoSample
+from gaga_adapter.criteria import (
+    KSMI,
+    Certificate,
+    Criterion,
+    CriterionCurve,
+    Cumulant,
+    TwoSample,
+    as_denoiser,
+)
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.pipeline import MoleculePipeline

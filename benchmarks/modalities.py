@@ -33,8 +33,7 @@ from provenance import provenance
 from torch import Tensor, nn
 
 from gaga_adapter import GAGAStats, ReferenceGaussian, named_path
-from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.two_sample.criterion import TwoSample
+from gaga_adapter.criteria import CriterionCurve, TwoSample
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.encoding import encode

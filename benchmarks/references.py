@@ -18,7 +18,7 @@ import torch
 from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
-from gaga_adapter.criteria.two_sample.criterion import TwoSample
+from gaga_adapter.criteria import TwoSample
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.qm9.data import load_qm9

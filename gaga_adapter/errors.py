@@ -5,6 +5,9 @@ The command line turns every `GAGAError` into one line on stderr and exit code 2
 
 from __future__ import annotations
 
+import inspect
+import warnings
+
 
 class GAGAError(Exception):
     """Base of every error that a user of this package can cause."""
@@ -55,3 +58,11 @@ class MissingExtraError(GAGAError, ImportError):
 
 class GAGAWarning(UserWarning):
     """Something was estimated, assumed or left out that the user may want to know."""
+
+
+def warn(message: str) -> None:
+    """Issue a `GAGAWarning` that points at the first line outside of this package."""
+    depth, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("gaga_adapter."):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, GAGAWarning, stacklevel=depth)

@@ -77,7 +77,6 @@ def fit(
     tolerance: float | None = None,
     log_snr: Iterable[float] = DEFAULT_LOG_SNR,
     n_criterion: int = 4000,
-    max_order: int = 2,
     by_size: bool = False,
     n_bootstrap: int = 400,
     seed: int = 0,
@@ -100,7 +99,6 @@ def fit(
             `selection`; the default of the criterion's unit when `None`.
         log_snr: Levels at which the curve is drawn.
         n_criterion: Size of the sample that the criterion sees.
-        max_order: Order of the cumulants that are streamed, 2 to 4.
         by_size: Whether to choose a t* for molecules of every size, too.
         n_bootstrap: Number of resamples for the interval of t*; 0 for none.
         seed: Seed of the sample and the criterion.
@@ -126,7 +124,7 @@ def fit(
     check_tolerance(tolerance, judge.unit)
     generator = torch.Generator().manual_seed(seed)
     collected = collect(
-        data, layout, n_criterion, reference, covariance, max_order, generator, progress, processes
+        data, layout, n_criterion, reference, covariance, generator, progress, processes
     )
 
     def conclude(beat: Callable[[], None]) -> GAGAStats:

@@ -68,7 +68,6 @@ def collect(
     n_criterion: int,
     reference: str = "auto",
     covariance: DenseKind = "channel",
-    max_order: int = 2,
     generator: torch.Generator | None = None,
     report: Report | None = None,
     sharing: Sharing = "deal",
@@ -99,9 +98,9 @@ def collect(
         layout, data = _peeked(data, processes)
     moments: Moments
     if isinstance(layout, DenseLayout):
-        moments = DenseMoments(layout.shape, kind=covariance, max_order=max_order)
+        moments = DenseMoments(layout.shape, kind=covariance)
     else:
-        moments = ExchangeableMoments(layout.n_features, max_order=max_order)
+        moments = ExchangeableMoments(layout.n_features)
     seed = int(torch.randint(2**62, (), generator=generator))
     sample = _UniformSample(n_criterion, processes.everyones(seed)[0])
 

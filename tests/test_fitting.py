@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gaga_adapter import GAGAStats, compare, fit
-from gaga_adapter.criteria.two_sample.criterion import TwoSample
+from gaga_adapter.criteria import TwoSample
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.layout import AtomLayout, DenseLayout
 from gaga_adapter.streaming import _UniformSample, layout_of

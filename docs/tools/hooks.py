@@ -39,7 +39,6 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.moments",
         "gaga_adapter.moments.molecules",
         "gaga_adapter.moments.dense",
-        "gaga_adapter.moments.sizes",
         "gaga_adapter.reference",
         "gaga_adapter.reference.base",
         "gaga_adapter.reference.molecules",
@@ -48,6 +47,7 @@ API: dict[str, tuple[str, ...]] = {
     ),
     "Choosing t*": (
         "gaga_adapter.criteria",
+        "gaga_adapter.criteria.protocol",
         "gaga_adapter.criteria.curve",
         "gaga_adapter.criteria.two_sample.criterion",
         "gaga_adapter.criteria.cumulant.criterion",

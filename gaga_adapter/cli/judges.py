@@ -68,8 +68,7 @@ def make_criterion(name: str, model: str | None, device: torch.device | str = "c
             "the certificate asks a trained denoiser. Pass --model FOLDER (or qm9, the small "
             "model shipped here), or choose another criterion."
         )
-    from gaga_adapter.criteria.certificate.criterion import Certificate
-    from gaga_adapter.criteria.certificate.denoisers import as_denoiser
+    from gaga_adapter.criteria import Certificate, as_denoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
 
     return Certificate(as_denoiser(MoleculePipeline.load(model).denoiser.to(device)))

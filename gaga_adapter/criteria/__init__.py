@@ -1,85 +1,79 @@
-"""Criteria of Gaussianity: one file each, one protocol, one registry.
+"""Criteria of Gaussianity: a wing each, one protocol, one registry.
 
 A criterion says, at every noise level, how far the noised data are from a reference. Up to a scale
 the law of `a x_0 + b eps` depends on the SNR alone, so the axis of its curve is the log-SNR, at the
 variance preserving level `a² = sigmoid(log_snr)`, `b² = sigmoid(-log_snr)`.
 
-A new criterion is a file beside this one and a line in `CRITERIA`.
+A new criterion is a folder beside this file and a line in `CRITERIA`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
-
-from torch import Generator, Tensor
+from typing import TYPE_CHECKING, Any
 
 from gaga_adapter.criteria.curve import CriterionCurve
+from gaga_adapter.criteria.protocol import Criterion
 from gaga_adapter.errors import GAGAError
 
 if TYPE_CHECKING:
-    from gaga_adapter.reference import ReferenceGaussian
+    from gaga_adapter.criteria.certificate.criterion import Certificate
+    from gaga_adapter.criteria.certificate.denoisers import as_denoiser
+    from gaga_adapter.criteria.cumulant.criterion import Cumulant
+    from gaga_adapter.criteria.ks_mi.criterion import KSMI
+    from gaga_adapter.criteria.two_sample.criterion import TwoSample
 
-__all__ = ["CRITERIA", "Criterion", "CriterionCurve", "criterion"]
+__all__ = [
+    "CRITERIA",
+    "KSMI",
+    "Certificate",
+    "Criterion",
+    "CriterionCurve",
+    "Cumulant",
+    "TwoSample",
+    "as_denoiser",
+    "criterion",
+]
 
-
-class Criterion(Protocol):
-    """How Gaussian noised data are, as a curve over the log-SNR."""
-
-    @property
-    def name(self) -> str:
-        """Its key in `CRITERIA`."""
-
-    @property
-    def unit(self) -> str:
-        """Unit of its values."""
-
-    def curve(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        reference: ReferenceGaussian,
-        log_snr: Tensor,
-        generator: Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> CriterionCurve:
-        """The curve of one data set against one reference.
-
-        Args:
-            x: clean data: molecules (M, N, 3 + F), or dense (M, C, ...).
-            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-            reference: at any level; it is moved to each level of the curve.
-            log_snr: levels (L,), in any order.
-            generator: source of all randomness.
-            progress: called with (levels done, levels in all).
-
-        Raises:
-            DataError: the data are too few, not finite or of another shape.
-        """
-
-
-#: Criterion by name: where its class is. They load when asked for.
-CRITERIA: Mapping[str, tuple[str, str]] = {
-    "two_sample": ("gaga_adapter.criteria.two_sample.criterion", "TwoSample"),
-    "cumulant": ("gaga_adapter.criteria.cumulant.criterion", "Cumulant"),
-    "ks_mi": ("gaga_adapter.criteria.ks_mi.criterion", "KSMI"),
-    "certificate": ("gaga_adapter.criteria.certificate.criterion", "Certificate"),
+#: Class of each criterion, by the name that the command line and artefacts know it by.
+CRITERIA: Mapping[str, str] = {
+    "two_sample": "TwoSample",
+    "cumulant": "Cumulant",
+    "ks_mi": "KSMI",
+    "certificate": "Certificate",
 }
 #: Criteria that cannot be made from their name alone, with what they need.
 _NEEDS = {"certificate": "a trained denoiser: Certificate(as_denoiser(model))"}
+#: Where the names are that load when first used.
+_HOME = {
+    "Certificate": "certificate.criterion",
+    "Cumulant": "cumulant.criterion",
+    "KSMI": "ks_mi.criterion",
+    "TwoSample": "two_sample.criterion",
+    "as_denoiser": "certificate.denoisers",
+}
 
 
 def criterion(name: str) -> Criterion:
     """A criterion with its default settings, by name.
 
     Raises:
-        GAGAError: the name is unknown, or the criterion needs more than its name.
+        GAGAError: If the name is unknown, or the criterion needs more than its name.
     """
     if name not in CRITERIA:
         raise GAGAError(f"unknown criterion {name!r}. Known: {', '.join(CRITERIA)}.")
     if name in _NEEDS:
         raise GAGAError(f"the criterion {name!r} needs {_NEEDS[name]}. Pass it instead of a name.")
-    module, kind = CRITERIA[name]
-    made: Criterion = getattr(import_module(module), kind)()
+    made: Criterion = __getattr__(CRITERIA[name])()
     return made
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

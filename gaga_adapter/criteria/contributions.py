@@ -31,12 +31,12 @@ class Contributions:
     """Rows whose average is the value of a curve.
 
     Attributes:
-        values: (M, L), float64; NaN where not computable.
-        weight: items that each row stands for (M,), float64, positive.
-        size: molecules: number of atoms of each row (M,), int64; `None` for dense data.
+        values: Rows (M, L), float64; NaN where not computable.
+        weight: Number of items that each row stands for (M,), float64, positive.
+        size: Number of atoms of each row (M,), int64, for molecules; `None` for dense data.
 
     Raises:
-        DataError: the shapes do not agree.
+        DataError: If the shapes do not agree.
     """
 
     values: Tensor
@@ -55,12 +55,7 @@ class Contributions:
 
     @classmethod
     def of_items(cls, values: Tensor, mask: Tensor | None) -> Contributions:
-        """One row per data item.
-
-        Args:
-            values: (M, L).
-            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-        """
+        """One row (L) of `values` (M, L) per data item, of molecules with their mask (M, N)."""
         size = None if mask is None else mask.sum(1).cpu()
         values = values.detach().to("cpu", torch.float64)
         return cls(values, torch.ones(len(values), dtype=torch.float64), size)
@@ -100,11 +95,7 @@ class Contributions:
         return order[first + place.long().clamp(max=length - 1)]
 
     def value_and_error(self, unit: str) -> tuple[Tensor, Tensor]:
-        """Value and standard error per level, (L,) each; a p-value has no standard error.
-
-        Args:
-            unit: of the curve, `nats` or `p-value`.
-        """
+        """Value and standard error per level, (L,) each; a p-value has no standard error."""
         share = (self.weight / self.weight.sum())[:, None]
         mean = (share * self.values).sum(0)
         if unit == "p-value":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,10 @@ from gaga_adapter.errors import ArtefactError, DataError
 UNITS = ("nats", "p-value")
 
 
+#: Columns (L,) of a curve by name.
+Columns = Mapping[str, tuple[float, ...]]
+
+
 @dataclass(frozen=True)
 class CriterionCurve:
     """Values of one criterion at falling log-SNR: from data to noise.
@@ -24,18 +29,19 @@ class CriterionCurve:
     A value that could not be computed is NaN; it never counts as Gaussian.
 
     Attributes:
-        criterion: name of the criterion.
-        reference: kind of the reference that it compared with.
-        unit: unit of the values.
-        log_snr: levels (L,), strictly falling.
-        value: (L,).
-        std_error: (L,), non-negative where there is a value.
-        n_samples: data items that the criterion saw.
-        extra: further columns (L,) by name, such as an AUC.
-        contributions: what each part of the data adds, where the criterion knows; not saved.
+        criterion: Name of the criterion.
+        reference: Kind of the reference that it compared with.
+        unit: Unit of the values.
+        log_snr: Levels (L,), strictly falling.
+        value: Values (L,).
+        std_error: Standard errors (L,), non-negative where there is a value.
+        n_samples: Number of data items that the criterion saw.
+        extra: Further columns (L,) by name, such as an AUC.
+        contributions: Contribution of each part of the data, where it is known; not saved.
 
     Raises:
-        DataError: no points, unequal lengths, levels that do not fall, or an unknown unit.
+        DataError: If there are no points, lengths differ, levels do not fall, or the unit is
+            unknown.
     """
 
     criterion: str
@@ -45,20 +51,17 @@ class CriterionCurve:
     value: tuple[float, ...]
     std_error: tuple[float, ...]
     n_samples: int
-    extra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    extra: Columns = field(default_factory=dict)
     contributions: Contributions | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise DataError(f"unknown unit {self.unit!r}. Known: {', '.join(UNITS)}.")
         columns = {"value": self.value, "std_error": self.std_error, **self.extra}
-        lengths = {name: len(column) for name, column in columns.items()}
-        if not self.log_snr or set(lengths.values()) != {len(self.log_snr)}:
-            raise DataError(
-                f"columns of a curve have one length, at least 1: log_snr {len(self.log_snr)}, "
-                + ", ".join(f"{name} {length}" for name, length in lengths.items())
-                + "."
-            )
+        lengths = {"log_snr": len(self.log_snr)} | {name: len(c) for name, c in columns.items()}
+        if not self.log_snr or len(set(lengths.values())) != 1:
+            listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise DataError(f"columns of a curve have one length, at least 1: {listed}.")
         falls = all(low < high for high, low in zip(self.log_snr, self.log_snr[1:], strict=False))
         if not (falls and all(map(math.isfinite, self.log_snr))):
             raise DataError(
@@ -77,11 +80,25 @@ class CriterionCurve:
                 f"contributions have {parts.values.shape[1]} levels, the curve {len(self.log_snr)}."
             )
 
+    @classmethod
+    def from_contributions(
+        cls,
+        criterion: str,
+        reference: str,
+        unit: str,
+        log_snr: tuple[float, ...],
+        parts: Contributions,
+        extra: Columns = MappingProxyType({}),
+    ) -> CriterionCurve:
+        """The curve that rows of contributions average to."""
+        value, error = (tuple(column.tolist()) for column in parts.value_and_error(unit))
+        return cls(criterion, reference, unit, log_snr, value, error, parts.n_items, extra, parts)
+
     def require_contributions(self) -> Contributions:
         """What each part of the data adds.
 
         Raises:
-            DataError: the criterion gave none, or the curve comes from a file.
+            DataError: If the criterion gave none, or the curve comes from a file.
         """
         if self.contributions is None:
             raise DataError(
@@ -94,20 +111,14 @@ class CriterionCurve:
         """The curve of a part of the data, or of a resample.
 
         Args:
-            index: rows of `contributions`, by index (m,) or bool (M,).
+            index: Rows of `contributions`, by index (m,) or bool (M,).
 
         Raises:
-            DataError: the curve has no contributions, or the part is empty.
+            DataError: If the curve has no contributions, or the part is empty.
         """
         parts = self.require_contributions().rows(index)
-        value, error = parts.value_and_error(self.unit)
-        return replace(
-            self,
-            value=tuple(value.tolist()),
-            std_error=tuple(error.tolist()),
-            n_samples=parts.n_items,
-            extra={},
-            contributions=parts,
+        return CriterionCurve.from_contributions(
+            self.criterion, self.reference, self.unit, self.log_snr, parts
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,7 +139,7 @@ class CriterionCurve:
         """Curve from its JSON form, equal to the last bit.
 
         Raises:
-            ArtefactError: a field is missing or makes no curve.
+            ArtefactError: If a field is missing or makes no curve.
         """
         try:
             return cls(

@@ -1,4 +1,8 @@
-"""What every criterion needs: checked data, the levels of its curve, noised data and draws."""
+"""What every criterion needs: checked data, the levels of its curve, noised data and draws.
+
+A reference that is no Gaussian has an *anchor* that is: closed forms are taken of the anchor, and
+the step from it to the reference is estimated.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,18 @@ import torch
 from torch import Generator, Tensor
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference import (
+    DenseReference,
+    MoleculeReference,
+    ReferenceGaussian,
+    ShapeReference,
+)
 from gaga_adapter.reference.base import draw_noise
 from gaga_adapter.subspace import project
 
 
 def falling(log_snr: Tensor) -> list[float]:
-    """Levels from data to noise.
-
-    Args:
-        log_snr: levels (L,), in any order.
-
-    Raises:
-        DataError: no levels, one that is not finite, or one twice.
-    """
+    """Levels (L,) from data to noise; refuses none, one that is not finite, or one twice."""
     if log_snr.dim() != 1 or not len(log_snr) or not bool(torch.isfinite(log_snr).all()):
         raise DataError(f"log_snr must be a list of finite levels, got {log_snr.tolist()}.")
     if len(torch.unique(log_snr)) < len(log_snr):
@@ -46,24 +48,29 @@ def noised(
 def drawn(
     x: Tensor, mask: Tensor | None, reference: ReferenceGaussian, generator: Generator | None
 ) -> Tensor:
-    """Draws of the reference, one per item of `x` and of its size.
-
-    Returns:
-        (M, ...) as `x`; molecules (M, max N, 3 + F), with their atoms first.
-    """
+    """Draws of the reference, one per item of `x` and of its size; molecules have atoms first."""
     size = x.shape if mask is None else mask.sum(1)
     return reference.sample(size, generator=generator, device=x.device, dtype=x.dtype)
 
 
-def check_data(x: Tensor, mask: Tensor | None) -> None:
-    """Refuse what is no data set.
+def is_gaussian(reference: ReferenceGaussian) -> bool:
+    """Whether the reference is one Gaussian per size or shape, with an exact prior term."""
+    known = isinstance(reference, DenseReference | MoleculeReference)
+    return known and not isinstance(reference, ShapeReference)
 
-    Args:
-        x: molecules (M, N, 3 + F), or dense (M, C, ...).
-        mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
+
+def anchor_of(reference: ReferenceGaussian) -> ReferenceGaussian:
+    """The Gaussian `size` of the same moments for molecules, closest to the data; else itself."""
+    if isinstance(reference, MoleculeReference) and reference.kind != "size":
+        return MoleculeReference("size", reference.moments)
+    return reference
+
+
+def check_data(x: Tensor, mask: Tensor | None) -> None:
+    """Refuse what is no data set: molecules (M, N, 3 + F) with a mask, or dense data (M, C, ...).
 
     Raises:
-        DataError: other shapes or types, a molecule without atoms, or a number that is not finite.
+        DataError: If shapes or types are others, a molecule is empty, or a number is not finite.
     """
     if mask is None:
         if x.dim() < 2 or not x.is_floating_point():

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.moments.dense import DenseKind, DenseMoments
-from gaga_adapter.moments.molecules import ExchangeableMoments
-from gaga_adapter.moments.sizes import SizeMoments
+from gaga_adapter.moments.molecules import ExchangeableMoments, SizeMoments
 
 Moments = DenseMoments | ExchangeableMoments
 
@@ -32,7 +31,7 @@ def moments_from_state_dict(state: dict[str, Tensor], metadata: dict[str, Any]) 
     """Moments of either kind from what their `state_dict` and `metadata` gave.
 
     Raises:
-        ArtefactError: the kind is unknown, or something is missing or of another shape.
+        ArtefactError: If the kind is unknown, or something is missing or of another shape.
     """
     kind = metadata.get("moments")
     if kind not in _KINDS:

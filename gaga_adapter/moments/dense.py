@@ -7,8 +7,8 @@ Four descriptions of the same covariance, from the coarsest to the finest:
 - `low_rank`: the leading eigenvectors and one residual variance for the rest;
 - `full`:     every covariance, for at most `FULL_LIMIT` entries.
 
-All are streaming and mergeable in float64 by Chan's and Pébay's formulas (`central.py`);
-covariances divide by the count. The low-rank description keeps `2 rank` rows `S` with `S'S` close
+All are streaming and mergeable in float64 by Chan's formulas (`central.py`); covariances divide by
+the count. The low-rank description keeps `2 rank` rows `S` with `S'S` close
 to the scatter `sum (x - mean)(x - mean)'`. The union of two parts is the stack of both sketches
 and the row `sqrt(n_a n_b / n) (mean_b - mean_a)` (Ross et al. 2008, Eq. 3), cut by a singular
 value decomposition to its `2 rank` leading rows: exact for data of at most that rank, else the
@@ -38,27 +38,20 @@ class DenseMoments:
     """Streaming, mergeable moments of tensors (B, *shape).
 
     Args:
-        shape: event shape (C, ...).
-        kind: which description of the covariance.
-        max_order: 2, or 3 or 4 to keep cumulants, per channel or per entry.
-        rank: eigenvectors reported by `low_rank`.
+        shape: Shape of an event (C, ...).
+        kind: Description of the covariance, one of the four above.
+        rank: Number of eigenvectors that `low_rank` reports.
+
+    Raises:
+        StatsMismatchError: If the kind is unknown, or the event too large for it.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        kind: DenseKind = "channel",
-        max_order: int = 2,
-        rank: int = 64,
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], kind: DenseKind = "channel", rank: int = 64) -> None:
         if kind not in get_args(DenseKind):
             known = ", ".join(get_args(DenseKind))
             raise StatsMismatchError(f"unknown kind of moments {kind!r}. Known: {known}.")
-        if max_order not in (2, 3, 4):
-            raise StatsMismatchError(f"max_order={max_order} is not one of 2, 3, 4.")
         self.shape = tuple(shape)
         self.kind = kind
-        self.max_order = max_order
         self.rank = rank
         size = math.prod(self.shape)
         if kind == "full" and size > FULL_LIMIT:
@@ -71,19 +64,17 @@ class DenseMoments:
         width = size if kind == "low_rank" else 0
         self._count = torch.zeros((), dtype=torch.float64)
         self._entries = torch.zeros((), dtype=torch.float64)  # numbers behind each mean
-        self._sums = torch.zeros(max_order, *own, dtype=torch.float64)  # mean, M_2, ...
+        self._sums = torch.zeros(2, *own, dtype=torch.float64)  # mean and M_2
         self._std = torch.zeros((), dtype=torch.float64)  # mean standard deviation of one event
         self._scatter = torch.zeros(side, side, dtype=torch.float64)
         self._sketch = torch.zeros(0, width, dtype=torch.float64)
-
-    # ---------------------------------------------------------------- streaming
 
     def update(self, x: Tensor) -> None:
         """Take in a batch (B, *shape); nothing changes if it is refused.
 
         Raises:
-            StatsMismatchError: another event shape (for `channel`: another number of channels).
-            DataError: a number that is not finite; the first such event is named by index.
+            StatsMismatchError: If the events have another shape (for `channel`: other channels).
+            DataError: If a number is not finite; the first such event is named by index.
         """
         channels_only = self.kind == "channel"
         fits = x.shape[1:2] == self.shape[:1] if channels_only else x.shape[1:] == self.shape
@@ -101,11 +92,11 @@ class DenseMoments:
             )
         if not len(x):
             return
-        part = DenseMoments(self.shape, self.kind, self.max_order, self.rank)
+        part = DenseMoments(self.shape, self.kind, self.rank)
         part._count = torch.tensor(float(len(x)), dtype=torch.float64)
         part._entries = part._count * (math.prod(x.shape[2:]) if channels_only else 1)
         dims = (0, *range(2, x.dim())) if channels_only else (0,)
-        part._sums = central_sums(x, dims, self.max_order)
+        part._sums = central_sums(x, dims)
         part._std = x.flatten(1).std(1, correction=0).mean()
         if not channels_only:
             rows = (x - part._sums[0]).flatten(1)
@@ -119,7 +110,7 @@ class DenseMoments:
         """Take in everything that `other` has seen; returns self.
 
         Raises:
-            StatsMismatchError: the two describe different things.
+            StatsMismatchError: If the two describe different things.
         """
         if self.metadata() != other.metadata():
             raise StatsMismatchError(
@@ -139,8 +130,6 @@ class DenseMoments:
         self._entries = self._entries + other._entries
         return self
 
-    # ---------------------------------------------------------------- results
-
     @property
     def count(self) -> int:
         """Events seen."""
@@ -155,7 +144,7 @@ class DenseMoments:
         """Mean per channel (C,) or per entry (*shape).
 
         Raises:
-            DataError: nothing was seen.
+            DataError: If nothing was seen.
         """
         self._require_data()
         return self._sums[0]
@@ -183,29 +172,13 @@ class DenseMoments:
         self._require_data()
         return float(self._std)
 
-    def cumulants(self, order: int) -> Tensor:
-        """Cumulants of single entries, per channel (C,) or per entry (*shape).
-
-        Args:
-            order: 2, 3 or 4, up to `max_order`.
-
-        Raises:
-            StatsMismatchError: this order was not kept.
-        """
-        if not 2 <= order <= self.max_order:
-            raise StatsMismatchError(
-                f"cumulants of order {order} were not kept (max_order={self.max_order}). "
-                f"Fit again with max_order={order}."
-            )
-        moment = self._sums[order - 1] / self._entries
-        return moment - 3 * self.var**2 if order == 4 else moment
-
     def covariance(self) -> Covariance:
         """Covariance of the flattened event: diagonal (per entry), low rank or full.
 
         Raises:
-            StatsMismatchError: `channel` moments know no single entries; use `channel_var`.
-            DataError: nothing was seen.
+            StatsMismatchError: If the moments are of kind `channel`, which knows no single entries;
+                use `channel_var`.
+            DataError: If nothing was seen.
         """
         if self.kind == "channel":
             raise StatsMismatchError("channel moments have no covariance of entries.")
@@ -220,45 +193,35 @@ class DenseMoments:
         residual = (var.sum() - eigenvalues.sum()).clamp(min=0) / max(rest, 1)
         return EigenCovariance(basis[: self.rank].T.contiguous(), eigenvalues, residual)
 
-    # ---------------------------------------------------------------- artefact
-
     def metadata(self) -> dict[str, Any]:
         """What the tensors of `state_dict` mean, JSON-able."""
         return {
             "moments": "dense",
             "shape": list(self.shape),
             "kind": self.kind,
-            "max_order": self.max_order,
+            "max_order": 2,  # constant; version 0.1 reads it
             "rank": self.rank,
         }
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every number kept, as a flat dict of contiguous tensors."""
-        return {
-            "count": self._count.clone(),
-            "entries": self._entries.clone(),
-            "sums": self._sums.clone(),
-            "std": self._std.clone(),
-            "scatter": self._scatter.clone(),
-            "sketch": self._sketch.contiguous().clone(),
-        }
+        names = ("count", "entries", "sums", "std", "scatter", "sketch")
+        return {name: getattr(self, f"_{name}").contiguous().clone() for name in names}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], metadata: dict[str, Any]) -> DenseMoments:
-        """The inverse of `state_dict` and `metadata`.
+        """The inverse of `state_dict` and `metadata`; higher sums of version 0.1 are dropped.
 
         Raises:
-            ArtefactError: something is missing or of another shape.
+            ArtefactError: If something is missing or of another shape.
         """
         try:
-            moments = cls(
-                tuple(metadata["shape"]), metadata["kind"], metadata["max_order"], metadata["rank"]
-            )
-            expected = moments.state_dict()
-            for name, tensor in expected.items():
+            moments = cls(tuple(metadata["shape"]), metadata["kind"], metadata["rank"])
+            for name, tensor in moments.state_dict().items():
                 if state[name].shape[1:] != tensor.shape[1:]:
                     raise ArtefactError(f"tensor {name!r} of the moments has an unexpected shape.")
                 setattr(moments, f"_{name}", state[name].clone())
+            moments._sums = moments._sums[:2].contiguous()  # it could stream M_3 and M_4 too
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"cannot read dense moments: {error!r}.") from error
         return moments

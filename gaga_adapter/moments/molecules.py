@@ -15,82 +15,109 @@ removed inside.
 
 Beside them, per size, a bounded sample of single molecules (`table.py`): the eigenvalues of the
 gyration matrix `x'x / (N - 1)`, `m` and `W`. Its priority hashes the atoms as given, in any order.
+
+**Any size.** A size with fewer than `min_count` molecules is pooled, by counts, over the smallest
+window of sizes `[N - r, N + r]` that holds `min_count` of them (over all sizes, if the data are
+fewer). Positions grow with the size, so before pooling `v_x(k)` is carried from size `k` to `N`,
+
+    v_x(k) (N / k)^slope,       slope of log v_x against log N over all sizes, weighted by counts,
+
+and the sampled molecules' eigenvalues are scaled by `v_x(N) / v_x(k)`. A size with enough molecules
+speaks for itself alone.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError
+from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError, warn
 from gaga_adapter.hashing import atom_hashes, splitmix64
 from gaga_adapter.moments.central import merge_central, merge_scatter
-from gaga_adapter.moments.sizes import SizeMoments, moments_at_size
 from gaga_adapter.moments.table import BottomK
 from gaga_adapter.subspace import mask_from_padding
 
 _CHUNK = 1024  # molecules per pass: their atoms stay in the cache
 
 
+@dataclass(frozen=True)
+class SizeMoments:
+    """What is known of molecules of one size, borrowed from its neighbours if it is rare.
+
+    Attributes:
+        n_atoms: Size N.
+        count: Number of molecules pooled.
+        radius: Sizes `n_atoms - radius` to `n_atoms + radius` were pooled; 0 for its own alone.
+        v_x: Position variance per degree of freedom.
+        v_x_std: Standard deviation over molecules of their own `|x|² / (3 (N - 1))`.
+        feature_mean: Mean feature (F,).
+        within: W (F, F).
+        between: B (F, F).
+        gyration: Eigenvalues of sampled molecules (K, 3), ascending.
+        sample_mean: Their feature means (K, F).
+        sample_within: Their W (K, F, F).
+        sample_weight: Their probabilities (K,), of sum one.
+    """
+
+    n_atoms: int
+    count: int
+    radius: int
+    v_x: float
+    v_x_std: float
+    feature_mean: Tensor
+    within: Tensor
+    between: Tensor
+    gyration: Tensor
+    sample_mean: Tensor
+    sample_within: Tensor
+    sample_weight: Tensor
+
+
 class ExchangeableMoments:
     """Streaming, mergeable moments of molecules (B, N, 3 + F), per size.
 
     Args:
-        n_features: feature channels F.
-        max_order: 2, or 3 or 4 to keep the cumulants of that order too.
-        table_size: molecules sampled per size; 0 for none.
+        n_features: Number of feature channels F.
+        table_size: Number of molecules sampled per size; 0 for none.
     """
 
-    def __init__(self, n_features: int, max_order: int = 2, table_size: int = 1024) -> None:
-        if max_order not in (2, 3, 4):
-            raise StatsMismatchError(f"max_order={max_order} is not one of 2, 3, 4.")
+    def __init__(self, n_features: int, table_size: int = 1024) -> None:
         self.n_features = n_features
-        self.max_order = max_order
         self.table_size = table_size
         f = n_features
         self._upper = torch.triu_indices(f, f)
-        # Per size (row = number of atoms): means of [q, m, pooled std, E|x_i|^4, W], scatter of
-        # [q, m], and the central sums of single atoms' features when cumulants are asked for.
+        # Per size (row = number of atoms): means of [q, m, pooled std, E|x_i|^4, W] and scatter of
+        # [q, m].
         self._count = torch.zeros(0, dtype=torch.float64)
         self._mean = torch.zeros(0, 3 + f + f * f, dtype=torch.float64)
         self._scatter = torch.zeros(0, 1 + f, 1 + f, dtype=torch.float64)
-        self._atoms = torch.zeros(max_order if max_order > 2 else 0, 0, f, dtype=torch.float64)
         self._table = BottomK(3 + f + self._upper.shape[1], table_size)
-
-    # ---------------------------------------------------------------- streaming
 
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take in a batch; nothing changes if it is refused.
 
         Args:
-            x: molecules (B, N, 3 + F).
-            mask: real atoms (B, N), bool; inferred from the padding when `None`.
+            x: Molecules (B, N, 3 + F).
+            mask: Real atoms (B, N), bool; inferred from the padding when `None`.
 
         Raises:
-            StatsMismatchError: another number of channels.
-            DataError: a molecule without atoms or with a number that is not finite, named by index.
+            StatsMismatchError: If `x` has another number of channels.
+            DataError: If a molecule, named by index, has no atoms or a number that is not finite.
         """
-        if x.dim() != 3 or x.shape[-1] != 3 + self.n_features:
-            raise StatsMismatchError(
-                f"these moments describe molecules (B, N, 3+{self.n_features}), "
-                f"got {tuple(x.shape)}."
-            )
+        mask = matching_mask(x, mask, self.n_features, "these moments describe").detach().cpu()
         x = x.detach().cpu()
-        mask = mask_from_padding(x) if mask is None else mask.detach().cpu()
-        if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-            raise StatsMismatchError(
-                f"the mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}."
-            )
-        self._check_molecules(x, mask)
+        occupied = mask.any(-1)
+        if not bool(torch.isfinite(x.sum()) & occupied.all()):  # one number tells the usual case
+            self._refuse(x, mask, occupied)
         for part, part_mask in zip(torch.split(x, _CHUNK), torch.split(mask, _CHUNK), strict=True):
             self._take(part, part_mask)
 
-    def _check_molecules(self, x: Tensor, mask: Tensor) -> None:
-        occupied = mask.any(-1)
-        if bool(torch.isfinite(x.sum()) & occupied.all()):  # one number tells the usual case
-            return
+    def _refuse(self, x: Tensor, mask: Tensor, occupied: Tensor) -> None:
+        """Name the first molecule that is unusable, if there is one."""
         finite = (torch.isfinite(x).all(-1) | ~mask).all(-1)
         bad = (~(finite & occupied)).nonzero().flatten()
         if len(bad):
@@ -120,20 +147,18 @@ class ExchangeableMoments:
         quartic = (positions**2).sum(1).square().sum(0) / n
         summary = torch.cat([q[None], mean[3:], std[None], quartic[None], within.flatten(0, 1)]).T
 
-        self._merge_sizes(*self._reduce(n, summary, (atoms[:, 3:], real)))
+        self._merge_sizes(*self._reduce(n, summary))
         if self.table_size:
             hashes = (atom_hashes(x) * mask).sum(1)  # a sum forgets the order of the atoms
             priorities = splitmix64(hashes + n)
-            chosen = self._table.admits(n, priorities)
-            eigenvalues = torch.linalg.eigvalsh(gyration[..., chosen].permute(2, 0, 1))
-            upper = within[self._upper[0], self._upper[1]][:, chosen].T
-            rows = torch.cat([eigenvalues.clamp(min=0), mean[3:, chosen].T, upper], dim=1)
-            self._table.add(n[chosen], priorities[chosen], rows)
+            entrants = self._table.admits(n, priorities)
+            eigenvalues = torch.linalg.eigvalsh(gyration[..., entrants].permute(2, 0, 1))
+            upper = within[self._upper[0], self._upper[1]][:, entrants].T
+            rows = torch.cat([eigenvalues.clamp(min=0), mean[3:, entrants].T, upper], dim=1)
+            self._table.add(n[entrants], priorities[entrants], rows)
 
-    def _reduce(
-        self, n: Tensor, summary: Tensor, atoms: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Count, means, scatter and atom sums per size of one batch, in two passes."""
+    def _reduce(self, n: Tensor, summary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Count, means and scatter per size of one batch, in two passes."""
         sizes = int(n.max()) + 1
         head = 1 + self.n_features
 
@@ -145,16 +170,9 @@ class ExchangeableMoments:
         count = per_size(torch.ones(len(n), dtype=torch.float64))
         mean = per_size(summary) / count.clamp(min=1)[:, None]
         deviation = summary[:, :head] - mean[n, :head]
-        scatter = per_size(deviation[:, :, None] * deviation[:, None, :])
-        sums = [mean[:, 1:head]] if self.max_order > 2 else []
-        if sums:
-            features, real = atoms
-            around = (features - mean[n, 1:head].T) * real
-            sums += [per_size((around**k).sum(0).T) for k in range(2, self.max_order + 1)]
-        empty = torch.zeros(0, sizes, self.n_features, dtype=torch.float64)
-        return count, mean, scatter, torch.stack(sums) if sums else empty
+        return count, mean, per_size(deviation[:, :, None] * deviation[:, None, :])
 
-    def _merge_sizes(self, count: Tensor, mean: Tensor, scatter: Tensor, atoms: Tensor) -> None:
+    def _merge_sizes(self, count: Tensor, mean: Tensor, scatter: Tensor) -> None:
         """Chan's merge of another part, size by size."""
         sizes = max(len(count), len(self._count))
         head = 1 + self.n_features
@@ -162,14 +180,6 @@ class ExchangeableMoments:
             _padded(v, sizes) for v in (self._count, self._mean, self._scatter)
         )
         n_b, mean_b, scatter_b = (_padded(v, sizes) for v in (count, mean, scatter))
-        atoms_a, atoms_b = (
-            _padded(v.transpose(0, 1), sizes).transpose(0, 1) for v in (self._atoms, atoms)
-        )
-        if self.max_order > 2:
-            n_atoms = torch.arange(sizes, dtype=torch.float64)
-            self._atoms = merge_central(
-                (n_a * n_atoms)[:, None], atoms_a, (n_b * n_atoms)[:, None], atoms_b
-            )
         self._scatter = merge_scatter(
             n_a, mean_a[:, :head], scatter_a, n_b, mean_b[:, :head], scatter_b
         )
@@ -180,17 +190,15 @@ class ExchangeableMoments:
         """Take in everything that `other` has seen; returns self.
 
         Raises:
-            StatsMismatchError: the two count different things.
+            StatsMismatchError: If the two describe different things.
         """
         if self.metadata() != other.metadata():
             raise StatsMismatchError(
                 f"cannot merge moments of {other.metadata()} into moments of {self.metadata()}."
             )
-        self._merge_sizes(other._count, other._mean, other._scatter, other._atoms)
-        self._table.merge(other._table)
+        self._merge_sizes(other._count, other._mean, other._scatter)
+        self._table.add(*other._table.arrays())
         return self
-
-    # ---------------------------------------------------------------- per size
 
     @property
     def count(self) -> int:
@@ -202,7 +210,7 @@ class ExchangeableMoments:
         """Sizes seen (S,), ascending int64; the other per-size properties follow this order.
 
         Raises:
-            DataError: no molecule was seen.
+            DataError: If no molecule was seen.
         """
         if not self.count:
             raise DataError("found 0 molecules, need at least 1 to have moments.")
@@ -239,8 +247,6 @@ class ExchangeableMoments:
         """B (S, F, F): N times the covariance over molecules of their mean."""
         scatter = self._scatter[self.sizes, 1:, 1:]
         return scatter * (self.sizes / self.counts)[:, None, None]
-
-    # ---------------------------------------------------------------- sizes pooled
 
     @property
     def position_variance_per_atom(self) -> float:
@@ -295,23 +301,6 @@ class ExchangeableMoments:
         below = float((self.counts * denominator).sum())
         return float((self.counts * numerator).sum()) / below if below else 0.0
 
-    # ---------------------------------------------------------------- cumulants
-
-    def feature_cumulants(self, order: int) -> Tensor:
-        """Cumulant of one atom's features over all atoms of a size, per channel (S, F).
-
-        Args:
-            order: 2, 3 or 4, up to `max_order`.
-
-        Raises:
-            StatsMismatchError: this order was not kept.
-        """
-        self._require_order(order)
-        n = (self.counts * self.sizes)[:, None]
-        sums = self._atoms[:, self.sizes]
-        variance = sums[1] / n
-        return sums[order - 1] / n - (3 * variance**2 if order == 4 else 0)
-
     def position_fourth_cumulant(self) -> Tensor:
         """The number `k` (S,) of the isotropic fourth cumulant of one atom's position.
 
@@ -321,36 +310,83 @@ class ExchangeableMoments:
         variance = self.v_x * (self.sizes - 1) / self.sizes
         return self._mean[self.sizes, 2 + self.n_features] / 15 - variance**2
 
-    def _require_order(self, order: int) -> None:
-        if not 2 <= order <= self.max_order or self.max_order == 2:
-            raise StatsMismatchError(
-                f"cumulants of order {order} were not kept (max_order={self.max_order}). "
-                f"Fit again with max_order={max(order, 3)}."
-            )
-
-    # ---------------------------------------------------------------- any size
-
     def at_size(self, n_atoms: int, min_count: int = 200) -> SizeMoments:
-        """Moments of molecules of any size; rare and unseen sizes borrow (see `sizes.py`).
+        """Moments of molecules of any size; rare and unseen sizes borrow from their neighbours.
+
+        A `GAGAWarning` says when N lies far (25 %) outside of the sizes seen.
 
         Args:
-            n_atoms: N, at least 1.
-            min_count: molecules wanted.
-
-        Returns:
-            The moments; a `GAGAWarning` says when N lies far (25%) outside of the sizes seen.
+            n_atoms: Size N, at least 1.
+            min_count: Number of molecules wanted.
 
         Raises:
-            DataError: `n_atoms` is not positive, or no molecule of at least two atoms was seen.
+            DataError: If `n_atoms` is not positive, or no molecule of at least two atoms was seen.
         """
-        return moments_at_size(self, n_atoms, min_count)
+        if n_atoms < 1:
+            raise DataError(f"n_atoms={n_atoms}: a molecule has at least 1 atom.")
+        informative = self.sizes >= min(n_atoms, 2)  # single atoms say nothing of positions
+        sizes, counts = self.sizes[informative], self.counts[informative]
+        if not len(sizes):
+            raise DataError("found molecules of 1 atom only, need 2 atoms to know positions.")
+        if not 0.75 * int(sizes[0]) <= n_atoms <= 1.25 * int(sizes[-1]):
+            warn(
+                f"{n_atoms} atoms is far outside of the sizes seen, {int(sizes[0])} to "
+                f"{int(sizes[-1])}: its moments are extrapolated."
+            )
+        distance, order = (sizes - n_atoms).abs().sort()
+        reached = counts[order].cumsum(0) >= min_count
+        radius = int(distance[reached][0] if bool(reached.any()) else distance[-1])
+
+        window = (self.sizes - n_atoms).abs().le(radius) & informative
+        sizes, counts = self.sizes[window], self.counts[window]
+        weight = counts / counts.sum()
+        carry = (n_atoms / sizes.double()) ** self._log_slope()
+        v_here = self.v_x[window]
+        carried = v_here * carry
+        v_x = (weight * carried).sum()
+        variance = (weight * ((self.v_x_std[window] * carry) ** 2 + (carried - v_x) ** 2)).sum()
+
+        def pooled(values: Tensor) -> Tensor:
+            return torch.einsum("s,s...->...", weight, values[window])
+
+        # Pooled spread is that inside of the sizes and that of their means, as for any mixture.
+        mean = pooled(self.feature_mean)
+        apart = self.feature_mean[window] - mean
+        between = pooled(self.between) + n_atoms * torch.einsum("s,sf,sg->fg", weight, apart, apart)
+
+        gyrations, means, withins = zip(*(self.sampled(int(n)) for n in sizes), strict=True)
+        lengths = torch.tensor([len(gyration) for gyration in gyrations])
+        growth = torch.where(v_here > 0, v_x / v_here, 1.0)
+        return SizeMoments(
+            n_atoms=n_atoms,
+            count=int(counts.sum()),
+            radius=radius,
+            v_x=float(v_x),
+            v_x_std=math.sqrt(float(variance)),
+            feature_mean=mean,
+            within=pooled(self.within),
+            between=between,
+            gyration=torch.cat([g * s for g, s in zip(gyrations, growth, strict=True)]),
+            sample_mean=torch.cat(means),
+            sample_within=torch.cat(withins),
+            sample_weight=(weight / lengths.clamp(min=1)).repeat_interleave(lengths),
+        )
+
+    def _log_slope(self) -> float:
+        """Slope of `log v_x` against `log N` over all sizes, weighted by counts; 0 for one size."""
+        usable = (self.sizes > 1) & (self.v_x > 0)
+        if int(usable.sum()) < 2:
+            return 0.0
+        weight = self.counts[usable] / self.counts[usable].sum()
+        x, y = self.sizes[usable].double().log(), self.v_x[usable].log()
+        x, y = x - (weight * x).sum(), y - (weight * y).sum()
+        return float((weight * x * y).sum() / (weight * x**2).sum())
 
     def sampled(self, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Sampled molecules of exactly this size.
+        """Sampled molecules of exactly this size, float64.
 
-        Returns:
-            Eigenvalues of their gyration matrices (K, 3), ascending, their feature means (K, F) and
-            their W (K, F, F), float64.
+        Eigenvalues of their gyration matrices (K, 3), ascending, their feature means (K, F), and
+        their W (K, F, F).
         """
         f = self.n_features
         rows = self._table.group(n_atoms).double()
@@ -359,14 +395,12 @@ class ExchangeableMoments:
         within[:, self._upper[1], self._upper[0]] = rows[:, 3 + f :]
         return rows[:, :3], rows[:, 3 : 3 + f], within
 
-    # ---------------------------------------------------------------- artefact
-
     def metadata(self) -> dict[str, Any]:
         """What the tensors of `state_dict` mean, JSON-able."""
         return {
             "moments": "exchangeable",
             "n_features": self.n_features,
-            "max_order": self.max_order,
+            "max_order": 2,  # constant; version 0.1 reads it
             "table_size": self.table_size,
         }
 
@@ -377,7 +411,7 @@ class ExchangeableMoments:
             "count": self._count.clone(),
             "mean": self._mean.clone(),
             "scatter": self._scatter.clone(),
-            "atoms": self._atoms.contiguous().clone(),
+            "atoms": torch.zeros(0, 0, self.n_features, dtype=torch.float64),  # for version 0.1
             "table_size": groups.to(torch.int32),
             "table_priority": priorities.clone(),
             "table_rows": rows.clone(),
@@ -387,19 +421,19 @@ class ExchangeableMoments:
     def from_state_dict(
         cls, state: dict[str, Tensor], metadata: dict[str, Any]
     ) -> ExchangeableMoments:
-        """The inverse of `state_dict` and `metadata`.
+        """The inverse of `state_dict` and `metadata`; the atoms' sums of version 0.1 are dropped.
 
         Raises:
-            ArtefactError: something is missing or of another shape.
+            ArtefactError: If something is missing or of another shape.
         """
         try:
-            moments = cls(metadata["n_features"], metadata["max_order"], metadata["table_size"])
+            moments = cls(metadata["n_features"], metadata["table_size"])
             sizes, rows = len(state["count"]), len(state["table_rows"])
             for name, empty in moments.state_dict().items():
+                if name == "atoms":
+                    continue
                 length = rows if name.startswith("table") else sizes
                 expected = [length, *empty.shape[1:]]
-                if name == "atoms":
-                    expected = [len(empty), sizes if len(empty) else 0, empty.shape[2]]
                 if list(state[name].shape) != expected:
                     raise ArtefactError(
                         f"tensor {name!r} of the moments has shape {list(state[name].shape)}, "
@@ -408,13 +442,26 @@ class ExchangeableMoments:
             moments._count = state["count"].clone()
             moments._mean = state["mean"].clone()
             moments._scatter = state["scatter"].clone()
-            moments._atoms = state["atoms"].clone()
             moments._table.add(
                 state["table_size"].to(torch.int64), state["table_priority"], state["table_rows"]
             )
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"cannot read molecule moments: {error!r}.") from error
         return moments
+
+
+def matching_mask(x: Tensor, mask: Tensor | None, n_features: int, subject: str) -> Tensor:
+    """The mask (B, N) of molecules; refuses other channels than 3 + F, and what is no mask."""
+    if x.dim() != 3 or x.shape[-1] != 3 + n_features:
+        raise StatsMismatchError(
+            f"{subject} molecules (B, N, 3+{n_features}), got {tuple(x.shape)}."
+        )
+    mask = mask_from_padding(x) if mask is None else mask
+    if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+        raise StatsMismatchError(
+            f"the mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}."
+        )
+    return mask
 
 
 def _padded(values: Tensor, length: int) -> Tensor:

@@ -15,12 +15,7 @@ _MAX = torch.iinfo(torch.int64).max
 
 
 class BottomK:
-    """The `k` rows of lowest priority in each group.
-
-    Args:
-        width: numbers in a row.
-        k: rows kept per group.
-    """
+    """The `k` rows of lowest priority in each group, of `width` numbers each."""
 
     def __init__(self, width: int, k: int) -> None:
         self.width = width
@@ -40,21 +35,11 @@ class BottomK:
         return (priorities < limits) & (self.k > 0)
 
     def add(self, groups: Tensor, priorities: Tensor, rows: Tensor) -> None:
-        """Offer rows.
-
-        Args:
-            groups: group of each row (n,), non-negative int64.
-            priorities: int64 (n,).
-            rows: (n, width), stored as float32.
-        """
+        """Offer rows (n, width), stored as float32, with groups and priorities (n,), int64."""
         self._pending.append((groups, priorities, rows.to(torch.float32)))
         self._n_pending += len(groups)
         if self._n_pending > max(8192, len(self._rows)):
             self._compact()
-
-    def merge(self, other: BottomK) -> None:
-        """Add the rows of another sample."""
-        self.add(*other.arrays())
 
     def arrays(self) -> tuple[Tensor, Tensor, Tensor]:
         """Groups (n,), priorities (n,) and rows (n, width), sorted by group, then priority."""
@@ -76,10 +61,10 @@ class BottomK:
         order = order[torch.argsort(groups[order], stable=True)]
         groups = groups[order]
         rank = torch.arange(len(groups)) - torch.searchsorted(groups, groups)
-        kept = rank < self.k
+        low = rank < self.k
         last = rank == self.k - 1
-        self._groups, order = groups[kept], order[kept]
+        self._groups, order = groups[low], order[low]
         self._priorities, self._rows = priorities[order], rows[order]
         self._limits = torch.full((int(groups.max()) + 1 if len(groups) else 0,), _MAX)
-        self._limits[groups[last]] = self._priorities[last[kept]]
+        self._limits[groups[last]] = self._priorities[last[low]]
         self._pending, self._n_pending = [], 0

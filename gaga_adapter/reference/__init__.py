@@ -26,22 +26,23 @@ def make_reference(
     """The reference of some moments, at the level of the data (a = 1, b = 0).
 
     Args:
-        moments: of the data; copied, so that later updates do not reach the reference.
-        kind: molecules: `unit`, `paper`, `channel`, `size` or `shape`. Dense: `unit`, `paper`, or
-            any kind that is not finer than the moments. `auto`: `shape`, and the moments' own kind.
+        moments: Moments of the data; copied, so that later updates do not reach the reference.
+        kind: Kind. For molecules `unit`, `paper`, `channel`, `size` or `shape`; for
+            dense data `unit`, `paper`, or any kind that is not finer than the moments. `auto` is
+            `shape`, or the moments' own kind.
 
     Raises:
-        StatsMismatchError: the kind is unknown, or finer than the moments.
+        StatsMismatchError: If the kind is unknown, or finer than the moments.
     """
     if isinstance(moments, DenseMoments):
         kind = moments.kind if kind == "auto" else kind
-        if kind in DenseReference.kinds:
-            return DenseReference(kind, moments)
         known = DenseReference.kinds
+        if kind in known:
+            return DenseReference(kind, moments)
     else:
         kind = "shape" if kind == "auto" else kind
-        for family in (MoleculeReference, ShapeReference):
-            if kind in family.kinds:
-                return family(kind, copy.deepcopy(moments))
         known = (*MoleculeReference.kinds, *ShapeReference.kinds)
+        if kind in known:
+            family = ShapeReference if kind in ShapeReference.kinds else MoleculeReference
+            return family(kind, copy.deepcopy(moments))
     raise StatsMismatchError(f"unknown reference {kind!r}. Known here: auto, {', '.join(known)}.")

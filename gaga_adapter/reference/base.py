@@ -28,10 +28,10 @@ class ReferenceGaussian(ABC):
     """The reference at one noise level; `at` gives it at another.
 
     Attributes:
-        kinds: the kinds that this family of references has.
-        kind: which one this is.
-        a: signal coefficient of the level.
-        b: noise standard deviation of the level.
+        kinds: Kinds that this family of references has.
+        kind: Kind of this one.
+        a: Signal coefficient of the level.
+        b: Noise standard deviation of the level.
     """
 
     kinds: ClassVar[tuple[str, ...]]
@@ -48,11 +48,11 @@ class ReferenceGaussian(ABC):
         """The reference for `a x_0 + b eps`.
 
         Args:
-            a: signal coefficient, finite.
-            b: noise standard deviation, finite and not negative.
+            a: Signal coefficient, finite.
+            b: Noise standard deviation, finite and non-negative.
 
         Raises:
-            TruncationError: not such numbers.
+            TruncationError: If they are not such numbers.
         """
         level = copy.copy(self)
         level.a, level.b = float(a), float(b)
@@ -66,12 +66,19 @@ class ReferenceGaussian(ABC):
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map unit noise to the reference, deterministically and example by example.
 
+        The kind `unit` only scales, so at `a² + b² = 1` it returns the noise itself, bit for bit.
+        Others work in float64 on molecules, whose positions they project first; on dense data in
+        float32, or float64 for such noise.
+
         Args:
-            z: unit noise (B, ...).
-            mask: molecules: real atoms (B, N), inferred from the padding when `None`.
+            z: Unit noise (B, ...); molecules have padding of exactly zero.
+            mask: Real atoms (B, N) of molecules; inferred from the padding when `None`.
 
         Returns:
-            Same shape, dtype and device as `z`.
+            Examples (B, ...), dtype and device of `z`.
+
+        Raises:
+            StatsMismatchError: If the reference describes other channels or another shape.
         """
 
     @abstractmethod
@@ -86,10 +93,16 @@ class ReferenceGaussian(ABC):
         """Draw from the reference.
 
         Args:
-            size: molecules: numbers of atoms (B,). Dense: the shape (B, *event).
-            generator: source of the noise.
-            device: where; that of the generator or of `size` when `None`.
-            dtype: of the result; torch's default when `None`.
+            size: Numbers of atoms (B,) of molecules; for dense data the shape (B, *event).
+            generator: Source of the noise; it is the only one.
+            device: Device of the result; that of the generator, else the CPU, when `None`.
+            dtype: Data type of the result; torch's default when `None`.
+
+        Returns:
+            Examples (B, ...); molecules (B, max size, 3 + F) with padding of exactly zero.
+
+        Raises:
+            DataError: If a size is below 1.
         """
 
     @abstractmethod
@@ -97,24 +110,31 @@ class ReferenceGaussian(ABC):
         """Log-density in nats (B,), float64, with respect to Lebesgue measure on the subspace.
 
         Args:
-            x: points (B, ...); molecules with zero centre of mass.
-            mask: molecules: real atoms (B, N), inferred from the padding when `None`.
+            x: Points (B, ...); molecules with zero centre of mass.
+            mask: Real atoms (B, N) of molecules; inferred from the padding when `None`.
 
         Raises:
-            TruncationError: the reference is singular, as at b = 0.
+            TruncationError: If the reference is singular, as at b = 0.
         """
 
     @abstractmethod
     def kl_from_posterior(self, x0: Tensor, mask: Tensor | None = None) -> Tensor:
         """`KL(N(a x0, b² P) || reference)` in nats (B,), float64: the prior term of the bound.
 
+        It is exact for every kind but `shape`, which gives an upper bound.
+
         Args:
-            x0: clean data (B, ...).
-            mask: molecules: real atoms (B, N), inferred from the padding when `None`.
+            x0: Clean data (B, ...).
+            mask: Real atoms (B, N) of molecules; inferred from the padding when `None`.
 
         Raises:
-            TruncationError: b = 0, where the divergence is infinite.
+            TruncationError: If b = 0, where the divergence is infinite.
         """
+
+    def _unit_transport(self, z: Tensor) -> Tensor:
+        """The transport of the kind `unit`."""
+        scale = math.hypot(self.a, self.b)
+        return z.clone() if abs(scale - 1) < 1e-12 else z * scale
 
     def _require_noise(self) -> None:
         if self.b <= 0:

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
 
 from gaga_adapter.covariance import Covariance, DiagonalCovariance
 from gaga_adapter.errors import StatsMismatchError
-from gaga_adapter.moments import DenseMoments
+from gaga_adapter.moments import DenseKind, DenseMoments
 from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
 
 # What a description of the covariance also knows: each kind from all finer ones.
+_FROM_COARSE: tuple[str, ...] = get_args(DenseKind)
 _KNOWN_FROM: dict[str, tuple[str, ...]] = {
-    "unit": ("channel", "element", "low_rank", "full"),
-    "paper": ("channel", "element", "low_rank", "full"),
-    "channel": ("channel", "element", "low_rank", "full"),
-    "element": ("element", "low_rank", "full"),
+    **dict.fromkeys(("unit", "paper", "channel"), _FROM_COARSE),
+    "element": _FROM_COARSE[1:],
     "low_rank": ("low_rank",),
     "full": ("full",),
 }
@@ -37,12 +36,8 @@ class DenseReference(ReferenceGaussian):
 
     The kinds `unit`, `paper` and `channel` serve any resolution of the same channels.
 
-    Args:
-        kind: which.
-        moments: of the data.
-
     Raises:
-        StatsMismatchError: the moments are too coarse for the kind.
+        StatsMismatchError: If the moments are too coarse for the kind.
     """
 
     kinds: ClassVar[tuple[str, ...]] = tuple(_KNOWN_FROM)
@@ -55,39 +50,32 @@ class DenseReference(ReferenceGaussian):
                 f"these are {moments.kind!r}. Fit again with that kind."
             )
         self.shape = moments.shape
-        per_channel = (-1, *([1] * (len(self.shape) - 1)))
         self._any_resolution = kind in ("unit", "paper", "channel")
-        self._mean = torch.zeros(self.shape[0], dtype=torch.float64).reshape(per_channel)
         self._covariance: Covariance
-        if kind == "unit":
-            self._covariance = DiagonalCovariance(torch.ones_like(self._mean))
-        elif kind == "paper":
-            self._covariance = DiagonalCovariance(
-                torch.full_like(self._mean, moments.paper_variance)
-            )
-        elif kind == "channel":
-            self._mean = moments.channel_mean.reshape(per_channel)
-            self._covariance = DiagonalCovariance(moments.channel_var.reshape(per_channel))
+        if self._any_resolution:
+            mean = torch.zeros(self.shape[0], dtype=torch.float64)
+            var = torch.ones_like(mean)
+            if kind == "paper":
+                var = torch.full_like(mean, moments.paper_variance)
+            elif kind == "channel":
+                mean, var = moments.channel_mean, moments.channel_var
+            per_channel = (-1, *([1] * (len(self.shape) - 1)))
+            self._mean = mean.reshape(per_channel)
+            self._covariance = DiagonalCovariance(var.reshape(per_channel))
         else:
             self._mean = moments.mean
+            diagonal = kind == "element"  # the covariance of finer moments is not
             self._covariance = (
-                DiagonalCovariance(moments.var.flatten())
-                if kind == "element"
-                else moments.covariance()
+                DiagonalCovariance(moments.var.flatten()) if diagonal else moments.covariance()
             )
 
     def gaussian(
         self, event: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float64
     ) -> tuple[Tensor, Covariance]:
-        """Mean (D,) and covariance of a flattened event at this level.
-
-        Args:
-            event: its shape (C, ...).
-            device: where they shall be.
-            dtype: of both.
+        """Mean (D,) and covariance of a flattened event of shape (C, ...) at this level.
 
         Raises:
-            StatsMismatchError: the reference describes other events.
+            StatsMismatchError: If the reference describes other events.
         """
         event = tuple(event)
         fits = event[:1] == self.shape[:1] and len(event) == len(self.shape)
@@ -102,23 +90,11 @@ class DenseReference(ReferenceGaussian):
         return mean, covariance.affine(self.a, self.b).to(device, dtype)
 
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map unit noise to the reference; `unit` at `a² + b² = 1` returns the noise bit for bit.
-
-        Args:
-            z: unit noise (B, *event).
-            mask: unused; dense tensors have none.
-
-        Returns:
-            Same shape, dtype and device as `z`. Work is in float32, float64 for float64 noise.
-
-        Raises:
-            StatsMismatchError: another event shape.
-        """
+        """Map unit noise (B, *event) to the reference; see `ReferenceGaussian.transport`."""
         dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
         mean, covariance = self.gaussian(z.shape[1:], workspace(z.device), dtype)
         if self.kind == "unit":
-            scale = math.hypot(self.a, self.b)
-            return z.clone() if abs(scale - 1) < 1e-12 else z * scale
+            return self._unit_transport(z)
         noise = z.to(mean.device, dtype).flatten(1)
         return (mean + covariance.sqrt_mul(noise)).reshape(z.shape).to(z.device, z.dtype)
 
@@ -130,41 +106,18 @@ class DenseReference(ReferenceGaussian):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw events.
-
-        Args:
-            shape: (B, *event).
-            generator: source of the noise; it is the only one.
-            device: where; that of the generator, else the CPU, when `None`.
-            dtype: of the result; torch's default when `None`.
-        """
+        """Draw events of this shape (B, *event); see `ReferenceGaussian.sample`."""
         return self.transport(draw_noise([int(n) for n in shape], generator, device, dtype))
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-density in nats (B,), float64.
-
-        Args:
-            x: events (B, *event).
-            mask: unused; dense tensors have none.
-
-        Raises:
-            TruncationError: b = 0.
-        """
+        """Log-density of events in nats (B,), float64; see `ReferenceGaussian.log_prob`."""
         self._require_noise()
         mean, covariance = self.gaussian(x.shape[1:], workspace(x.device))
         energy = covariance.quadratic(x.to(mean.device, torch.float64).flatten(1) - mean)
         return -0.5 * (energy + covariance.log_det() + len(mean) * LOG_2_PI)
 
     def kl_from_posterior(self, x0: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`KL(N(a x0, b² I) || reference)` in nats (B,), float64, exact.
-
-        Args:
-            x0: clean data (B, *event).
-            mask: unused; dense tensors have none.
-
-        Raises:
-            TruncationError: b = 0.
-        """
+        """`KL(N(a x0, b² I) || reference)`; see `ReferenceGaussian.kl_from_posterior`."""
         self._require_noise()
         mean, covariance = self.gaussian(x0.shape[1:], workspace(x0.device))
         residual = self.a * x0.to(mean.device, torch.float64).flatten(1) - mean

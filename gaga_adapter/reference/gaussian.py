@@ -15,7 +15,7 @@ turns the density into the divergence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,21 +28,13 @@ from gaga_adapter.subspace import project
 
 @dataclass(frozen=True)
 class MoleculeStatistics:
-    """What the log-density of B molecules depends on.
+    """What the log-density of B molecules depends on."""
 
-    Attributes:
-        n_atoms: (B,), float64 so that everything it multiplies is.
-        positions: `sum_i x_i x_i'` (B, 3, 3).
-        mean: mean feature (B, F).
-        features: `sum_i (h_i - m)(h_i - m)'` (B, F, F).
-        mean_noise: variance of each entry of `sqrt(n) m` that `mean` leaves out; 0 for a point.
-    """
-
-    n_atoms: Tensor
-    positions: Tensor
-    mean: Tensor
-    features: Tensor
-    mean_noise: float = 0.0
+    n_atoms: Tensor  # sizes (B,), float64 so that everything they multiply is
+    positions: Tensor  # `sum_i x_i x_i'` (B, 3, 3)
+    mean: Tensor  # mean feature (B, F)
+    features: Tensor  # `sum_i (h_i - m)(h_i - m)'` (B, F, F)
+    mean_noise: float = 0.0  # variance of each entry of `sqrt(n) m` that `mean` leaves out
 
     @classmethod
     def of(cls, x: Tensor, mask: Tensor) -> MoleculeStatistics:
@@ -57,32 +49,25 @@ class MoleculeStatistics:
     def expected(self, a: float, b: float) -> MoleculeStatistics:
         """Expectation over `a x + b eps`, where these are the statistics of x."""
         noise = (b**2 * (self.n_atoms - 1))[:, None, None]
+        of_positions, of_features = (
+            noise * torch.eye(width, dtype=noise.dtype, device=noise.device)
+            for width in (3, self.mean.shape[1])
+        )
         return MoleculeStatistics(
             self.n_atoms,
-            a**2 * self.positions + noise * torch.eye(3, dtype=noise.dtype, device=noise.device),
+            a**2 * self.positions + of_positions,
             a * self.mean,
-            a**2 * self.features
-            + noise * torch.eye(self.mean.shape[1], dtype=noise.dtype, device=noise.device),
+            a**2 * self.features + of_features,
             b**2,
         )
 
-    def spread(self) -> MoleculeStatistics:
-        """An axis of length one (B, 1) to pair every molecule with every row of a mixture."""
-        return MoleculeStatistics(
-            self.n_atoms[:, None],
-            self.positions[:, None],
-            self.mean[:, None],
-            self.features[:, None],
-            self.mean_noise,
-        )
-
     def take(self, index: Tensor) -> MoleculeStatistics:
-        """Some of the molecules."""
+        """Some of the molecules, each with an axis of length one for the rows of a mixture."""
         return MoleculeStatistics(
-            self.n_atoms[index],
-            self.positions[index],
-            self.mean[index],
-            self.features[index],
+            self.n_atoms[index][:, None],
+            self.positions[index][:, None],
+            self.mean[index][:, None],
+            self.features[index][:, None],
             self.mean_noise,
         )
 
@@ -91,20 +76,14 @@ class MoleculeStatistics:
 class MoleculeGaussian:
     """Gaussians over molecules; one each (R), or the rows of a mixture.
 
-    Attributes:
-        gyration: eigenvalues of G (R, 3).
-        axes: eigenvectors of G in columns (R, 3, 3), or `None` if G is a multiple of I or the
-            axes are not yet drawn.
-        mean: m (R, F).
-        within: W, batch (R).
-        between: B, batch (R).
+    `axes` are `None` if G is a multiple of I, or while they are not yet drawn.
     """
 
-    gyration: Tensor
-    axes: Tensor | None
-    mean: Tensor
-    within: EigenCovariance
-    between: EigenCovariance
+    gyration: Tensor  # eigenvalues of G (R, 3)
+    axes: Tensor | None  # eigenvectors of G in columns (R, 3, 3)
+    mean: Tensor  # m (R, F)
+    within: EigenCovariance  # W, batch (R)
+    between: EigenCovariance  # B, batch (R)
 
     def at(self, a: float, b: float) -> MoleculeGaussian:
         """The law of `a x + b eps`."""
@@ -118,22 +97,23 @@ class MoleculeGaussian:
 
     def take(self, index: Tensor) -> MoleculeGaussian:
         """Some rows."""
-        return MoleculeGaussian(
-            self.gyration[index],
-            None if self.axes is None else self.axes[index],
-            self.mean[index],
-            self.within.take(index),
-            self.between.take(index),
-        )
+        return self._each(lambda tensor: tensor[index], lambda law: law.take(index))
 
     def to(self, device: torch.device) -> MoleculeGaussian:
         """The same on another device."""
+        return self._each(lambda tensor: tensor.to(device), lambda law: law.to(device))
+
+    def _each(
+        self,
+        tensor: Callable[[Tensor], Tensor],
+        covariance: Callable[[EigenCovariance], EigenCovariance],
+    ) -> MoleculeGaussian:
         return MoleculeGaussian(
-            self.gyration.to(device),
-            None if self.axes is None else self.axes.to(device),
-            self.mean.to(device),
-            self.within.to(device),
-            self.between.to(device),
+            tensor(self.gyration),
+            None if self.axes is None else tensor(self.axes),
+            tensor(self.mean),
+            covariance(self.within),
+            covariance(self.between),
         )
 
     @classmethod
@@ -146,10 +126,6 @@ class MoleculeGaussian:
             EigenCovariance.cat([part.within for part in parts]),
             EigenCovariance.cat([part.between for part in parts]),
         )
-
-    def with_axes(self, axes: Tensor) -> MoleculeGaussian:
-        """The same with G turned to these axes (R, 3, 3)."""
-        return MoleculeGaussian(self.gyration, axes, self.mean, self.within, self.between)
 
     def transport(self, z: Tensor, mask: Tensor) -> Tensor:
         """Unit noise (R, N, 3 + F), projected, to molecules, by symmetric square roots."""

@@ -26,15 +26,7 @@ from torch import Tensor
 
 
 def log_haar_average(s: Tensor, p: Tensor) -> Tensor:
-    """`log Z(s, p)` for every pair of rows.
-
-    Args:
-        s: eigenvalues (B, 3), float64, non-negative.
-        p: eigenvalues (K, 3), float64, non-negative.
-
-    Returns:
-        (B, K), at most 0.
-    """
+    """`log Z(s, p)` (B, K), at most 0, of non-negative eigenvalues s (B, 3), p (K, 3), float64."""
     s, p = s.sort(-1).values, p.sort(-1).values
     squares, weight = _octant(n_nodes(_spread(s) * _spread(p)), s.device)
     # Aligned axes (largest s with smallest p) give the highest exponent; measure from there.
@@ -75,13 +67,9 @@ def _octant(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def rotations(u: Tensor) -> Tensor:
-    """Haar-uniform rotations from uniform numbers (Shoemake 1992, by unit quaternions).
+    """Haar-uniform rotations (..., 3, 3) from uniform numbers (..., 3) in [0, 1).
 
-    Args:
-        u: (..., 3) in [0, 1).
-
-    Returns:
-        Rotation matrices (..., 3, 3).
+    By unit quaternions (Shoemake 1992).
     """
     radius_1, radius_2 = (1 - u[..., 0]).sqrt(), u[..., 0].sqrt()
     angle_1, angle_2 = 2 * math.pi * u[..., 1], 2 * math.pi * u[..., 2]

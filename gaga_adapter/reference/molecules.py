@@ -1,4 +1,4 @@
-r"""References for molecules: one Gaussian per size (`atoms.py`), known from the data's moments.
+r"""References for molecules: one Gaussian per size (`gaussian.py`), known from the data's moments.
 
 The kinds differ in what they know of `G`, the covariance of positions, and of `m`, `W` and `B`, the
 mean and covariances of features:
@@ -20,23 +20,18 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.covariance import EigenCovariance
-from gaga_adapter.errors import DataError, StatsMismatchError
+from gaga_adapter.errors import DataError
 from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.moments.molecules import matching_mask
 from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
 from gaga_adapter.reference.gaussian import MoleculeGaussian, MoleculeStatistics
-from gaga_adapter.subspace import mask_from_padding, mask_from_sizes, project
+from gaga_adapter.subspace import mask_from_sizes, project
 
 
 class MoleculeReference(ReferenceGaussian):
     """A Gaussian per size: kinds `unit`, `paper`, `channel` and `size`.
 
-    Args:
-        kind: which.
-        moments: of the data; `unit` only asks them for the number of channels.
-
-    Attributes:
-        moments: of the data.
-        n_features: feature channels F.
+    The kind `unit` only asks the moments of the data for the number of channels.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("unit", "paper", "channel", "size")
@@ -47,14 +42,8 @@ class MoleculeReference(ReferenceGaussian):
         self.moments = moments
         self._known: dict[int, MoleculeGaussian] = {}  # by size, shared between levels
 
-    # ---------------------------------------------------------------- the data, per size
-
     def gaussian(self, n_atoms: int) -> MoleculeGaussian:
-        """The Gaussian of one size at this level (1), or the rows of its mixture (R).
-
-        Args:
-            n_atoms: N, at least 1.
-        """
+        """The Gaussian of one size at this level (1), or the rows of its mixture (R)."""
         return self._rows(n_atoms).at(self.a, self.b)
 
     def _rows(self, n_atoms: int) -> MoleculeGaussian:
@@ -88,37 +77,24 @@ class MoleculeReference(ReferenceGaussian):
 
     def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:
         """The Gaussian (B) that each molecule's noise is sent to, at the level of the data."""
-        n_atoms = mask.sum(1)
-        sizes, index = torch.unique(n_atoms, return_inverse=True)
-        return MoleculeGaussian.cat([self._rows(int(n)) for n in sizes]).to(z.device).take(index)
+        return self._of_sizes(mask.sum(1))
 
-    # ---------------------------------------------------------------- the four verbs
+    def _of_sizes(self, n_atoms: Tensor) -> MoleculeGaussian:
+        """The Gaussian (B) of each size, at the level of the data."""
+        sizes, index = torch.unique(n_atoms, return_inverse=True)
+        rows = MoleculeGaussian.cat([self._rows(int(n)) for n in sizes])
+        return rows.to(n_atoms.device).take(index)
 
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map unit noise to the reference, deterministically and molecule by molecule.
-
-        Positions are projected first; `unit` only scales, so at `a² + b² = 1` it returns the noise
-        itself, bit for bit.
-
-        Args:
-            z: unit noise (B, N, 3 + F), padding exactly zero.
-            mask: real atoms (B, N); inferred from the padding when `None`.
-
-        Returns:
-            Molecules (B, N, 3 + F), dtype and device of `z`.
-
-        Raises:
-            StatsMismatchError: another number of channels.
-        """
+        """Map unit noise (B, N, 3 + F) to molecules; see `ReferenceGaussian.transport`."""
         mask = self._checked_mask(z, mask)
         if self.kind == "unit":
-            scale = math.hypot(self.a, self.b)
-            return z.clone() if abs(scale - 1) < 1e-12 else z * scale
+            return self._unit_transport(z)
         home = workspace(z.device)
         noise, mask = z.to(home), mask.to(home)
-        chosen = self._choose(noise, mask).at(self.a, self.b)
-        moved = chosen.transport(project(noise.to(torch.float64), mask), mask)
-        return moved.to(z.device, z.dtype)
+        law = self._choose(noise, mask).at(self.a, self.b)
+        molecules = law.transport(project(noise.to(torch.float64), mask), mask)
+        return molecules.to(z.device, z.dtype)
 
     def sample(
         self,
@@ -128,20 +104,7 @@ class MoleculeReference(ReferenceGaussian):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw molecules.
-
-        Args:
-            n_atoms: sizes (B,), each at least 1.
-            generator: source of the noise; it is the only one.
-            device: where; that of the generator, else the CPU, when `None`.
-            dtype: of the result; torch's default when `None`.
-
-        Returns:
-            (B, max size, 3 + F), padding exactly zero.
-
-        Raises:
-            DataError: a size below 1.
-        """
+        """Draw molecules of these sizes (B,); see `ReferenceGaussian.sample`."""
         sizes = torch.as_tensor(n_atoms, dtype=torch.int64)
         if sizes.dim() != 1 or not bool((sizes >= 1).all()):
             raise DataError(f"n_atoms must be a list of sizes of at least 1, got {n_atoms}.")
@@ -151,34 +114,14 @@ class MoleculeReference(ReferenceGaussian):
         return self.transport(project(noise, mask), mask)
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-density in nats (B,), float64, on the zero-centre-of-mass subspace.
-
-        Args:
-            x: molecules (B, N, 3 + F) with zero centre of mass.
-            mask: real atoms (B, N); inferred from the padding when `None`.
-
-        Raises:
-            TruncationError: b = 0.
-        """
+        """Log-density of molecules in nats (B,), float64; see `ReferenceGaussian.log_prob`."""
         self._require_noise()
-        mask = self._checked_mask(x, mask)
-        home = workspace(x.device)
-        return self._log_density(MoleculeStatistics.of(x.to(home), mask.to(home)))
+        return self._log_density(self._statistics(x, mask))
 
     def kl_from_posterior(self, x0: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`KL(N(a x0, b² P) || reference)` in nats (B,), float64, exact.
-
-        Args:
-            x0: clean molecules (B, N, 3 + F).
-            mask: real atoms (B, N); inferred from the padding when `None`.
-
-        Raises:
-            TruncationError: b = 0.
-        """
+        """`KL(N(a x0, b² P) || reference)`; see `ReferenceGaussian.kl_from_posterior`."""
         self._require_noise()
-        mask = self._checked_mask(x0, mask)
-        home = workspace(x0.device)
-        clean = MoleculeStatistics.of(x0.to(home), mask.to(home))
+        clean = self._statistics(x0, mask)
         n = clean.n_atoms
         dimension = 3 * (n - 1) + self.n_features * n
         entropy = 0.5 * dimension * (1 + LOG_2_PI + 2 * math.log(self.b))
@@ -186,26 +129,16 @@ class MoleculeReference(ReferenceGaussian):
 
     def _log_density(self, statistics: MoleculeStatistics) -> Tensor:
         """Log-density (B,) as a function of the statistics."""
-        sizes, index = torch.unique(statistics.n_atoms, return_inverse=True)
-        rows = (
-            MoleculeGaussian.cat([self._rows(int(n)) for n in sizes])
-            .to(statistics.mean.device)
-            .take(index)
-        )
-        rows = rows.at(self.a, self.b)
+        rows = self._of_sizes(statistics.n_atoms).at(self.a, self.b)
         return rows.position_log_density(statistics) + rows.feature_log_density(statistics)
 
+    def _statistics(self, x: Tensor, mask: Tensor | None) -> MoleculeStatistics:
+        mask = self._checked_mask(x, mask)
+        home = workspace(x.device)
+        return MoleculeStatistics.of(x.to(home), mask.to(home))
+
     def _checked_mask(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if x.dim() != 3 or x.shape[-1] != 3 + self.n_features:
-            raise StatsMismatchError(
-                f"this reference describes molecules (B, N, 3+{self.n_features}), "
-                f"got {tuple(x.shape)}."
-            )
-        mask = mask_from_padding(x) if mask is None else mask
-        if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-            raise StatsMismatchError(
-                f"the mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}."
-            )
+        mask = matching_mask(x, mask, self.n_features, "this reference describes")
         if not bool(mask.any(1).all()):
             raise DataError("a molecule of the batch has no atoms: its mask or its rows are empty.")
         return mask

@@ -21,6 +21,7 @@ log-sum-exp is convex, so by Jensen the expectation may be taken inside.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -41,12 +42,8 @@ _CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in 
 class ShapeReference(MoleculeReference):
     """The mixture over single molecules of the data and all rotations: kind `shape`.
 
-    Args:
-        kind: `shape`.
-        moments: of the data, with a table.
-
     Raises:
-        DataError: the moments were fitted without a table.
+        DataError: If the moments were fitted without a table.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("shape",)
@@ -63,16 +60,13 @@ class ShapeReference(MoleculeReference):
     def _fit(self, n_atoms: int) -> MoleculeGaussian:
         """One row per sampled molecule (R); the weights go beside them."""
         size = self.moments.at_size(n_atoms)
-        f = self.n_features
-        rows = len(size.sample_weight)
-        nothing = torch.zeros(rows, f, f, dtype=torch.float64)
         self._weights[n_atoms] = size.sample_weight
         return MoleculeGaussian(
             size.gyration,
             None,
             size.sample_mean,
             EigenCovariance.from_matrix(size.sample_within),
-            EigenCovariance.from_matrix(nothing),
+            EigenCovariance.from_matrix(torch.zeros_like(size.sample_within)),
         )
 
     def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:
@@ -86,8 +80,8 @@ class ShapeReference(MoleculeReference):
             index = torch.searchsorted(steps, u[here, 0] * steps[-1], right=True)
             parts.append(rows.take(index.clamp(max=len(steps) - 1)))
             order.append(here)
-        chosen = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
-        return chosen.with_axes(rotations(u[:, 1:]))
+        law = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
+        return replace(law, axes=rotations(u[:, 1:]))
 
     def _log_density(self, statistics: MoleculeStatistics) -> Tensor:
         total = torch.empty_like(statistics.mean[:, :1].sum(1))
@@ -100,7 +94,7 @@ class ShapeReference(MoleculeReference):
             exponents = float(eigenvalues[here].max() * precision.max())
             per_molecule = len(log_weight) * max(n_nodes(exponents) ** 2, self.n_features**2)
             for part in torch.split(here, max(1, _CHUNK // per_molecule)):
-                density = rows.feature_log_density(statistics.take(part).spread())
+                density = rows.feature_log_density(statistics.take(part))
                 volume = rows.gyration.log().sum(-1) + 3 * LOG_2_PI
                 density = density - 0.5 * (n - 1) * volume
                 if n > 1:
@@ -110,12 +104,7 @@ class ShapeReference(MoleculeReference):
 
 
 def noise_hash(z: Tensor, mask: Tensor) -> Tensor:
-    """A hash (B,) of each molecule's real rows in their order, whatever the padding and the batch.
-
-    Args:
-        z: (B, N, C).
-        mask: real atoms (B, N).
-    """
+    """A hash (B,) of each molecule's real rows in their order, whatever padding and batch."""
     place = mask.cumsum(1).to(torch.int64) * mask
     keys = stream(1, z.shape[1] + 1, z.device)
     return splitmix64((splitmix64(atom_hashes(z) + keys[place]) * mask).sum(1))

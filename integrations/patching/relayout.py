@@ -105,8 +105,7 @@ def map_moments(moments: ExchangeableMoments, scale: float, matrix: Tensor) -> E
             **state,
             "mean": torch.cat(summary, 1),
             "scatter": head @ state["scatter"] @ head.T,
-            "atoms": torch.zeros(0, len(mean), new, dtype=torch.float64)[:, :0],
             "table_rows": torch.cat(table, 1).to(state["table_rows"].dtype),
         },
-        {**moments.metadata(), "n_features": new, "max_order": 2},
+        {**moments.metadata(), "n_features": new},
     )

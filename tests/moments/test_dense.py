@@ -43,19 +43,13 @@ def axes_of(kind):
 def test_moments_are_those_of_numpy(kind):
     x = toy_images()
     values = x.double().numpy()
-    moments = moments_of(x, kind, batch=33, max_order=4)
+    moments = moments_of(x, kind, batch=33)
     axes = axes_of(kind)
     assert moments.count == 200
     np.testing.assert_allclose(moments.mean, values.mean(axes), rtol=1e-12)
     np.testing.assert_allclose(moments.var, values.var(axes), rtol=1e-11)
     np.testing.assert_allclose(moments.channel_mean, values.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(moments.channel_var, values.var((0, 2, 3)), rtol=1e-11)
-    centred = values - values.mean(axes, keepdims=True)
-    third = (centred**3).mean(axes)
-    fourth = (centred**4).mean(axes) - 3 * values.var(axes) ** 2
-    np.testing.assert_allclose(moments.cumulants(2), values.var(axes), rtol=1e-11)
-    np.testing.assert_allclose(moments.cumulants(3), third, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(moments.cumulants(4), fourth, rtol=1e-8, atol=1e-11)
     std = values.reshape(200, -1).std(1).mean()
     assert moments.paper_variance == pytest.approx(std, rel=1e-12)
 
@@ -83,10 +77,10 @@ def test_channels_pool_any_resolution():
 def test_large_offsets_do_not_cancel():
     x = toy_images().double()
     torch.testing.assert_close(
-        moments_of(x + 1e7, "channel", batch=20, max_order=3).cumulants(3),
-        moments_of(x, "channel", max_order=3).cumulants(3),
-        rtol=1e-5,
-        atol=1e-6,
+        moments_of(x + 1e7, "channel", batch=20).var,
+        moments_of(x, "channel").var,
+        rtol=1e-8,
+        atol=0,
     )
 
 
@@ -96,8 +90,8 @@ def test_large_offsets_do_not_cancel():
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_and_shards_give_the_same_moments(kind):
     x = toy_images()
-    whole = moments_of(x, kind, max_order=4, rank=12)
-    shards = [moments_of(x[i::3], kind, batch=17, max_order=4, rank=12) for i in range(3)]
+    whole = moments_of(x, kind, rank=12)
+    shards = [moments_of(x[i::3], kind, batch=17, rank=12) for i in range(3)]
     merged = shards[1].merge(shards[2]).merge(shards[0])
     for name, tensor in whole.state_dict().items():
         if name != "sketch":  # known up to a rotation of its rows, compared below
@@ -108,14 +102,11 @@ def test_batches_and_shards_give_the_same_moments(kind):
         torch.testing.assert_close(one.sqrt(), other.sqrt(), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_merging_parts_is_the_formula_on_the_whole(order):
+def test_merging_parts_is_the_formula_on_the_whole():
     x = torch.empty(40, 3).exponential_(generator=torch.Generator().manual_seed(0)).double()
     n_a, n_b = torch.tensor([13.0, 27.0], dtype=torch.float64)
-    merged = merge_central(
-        n_a, central_sums(x[:13], (0,), order), n_b, central_sums(x[13:], (0,), order)
-    )
-    torch.testing.assert_close(merged, central_sums(x, (0,), order), rtol=1e-12, atol=1e-12)
+    merged = merge_central(n_a, central_sums(x[:13], (0,)), n_b, central_sums(x[13:], (0,)))
+    torch.testing.assert_close(merged, central_sums(x, (0,)), rtol=1e-12, atol=1e-12)
     nothing = torch.zeros_like(merged)
     alone = merge_central(torch.zeros(()).double(), nothing, n_b, merged)
     torch.testing.assert_close(alone, merged)
@@ -167,7 +158,7 @@ def test_memory_does_not_grow_with_the_count():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_round_trips_exactly(kind):
-    moments = moments_of(toy_images(), kind, max_order=3)
+    moments = moments_of(toy_images(), kind)
     state = moments.state_dict()
     again = moments_from_state_dict(state, moments.metadata())
     assert isinstance(again, DenseMoments)
@@ -201,8 +192,6 @@ def test_bad_questions_are_refused():
     for ask in ("mean", "var", "channel_var", "paper_variance"):
         with pytest.raises(DataError, match="found 0 events"):
             getattr(empty, ask)
-    with pytest.raises(StatsMismatchError, match="max_order=3"):
-        empty.cumulants(3)
     with pytest.raises(StatsMismatchError, match="no covariance of entries"):
         moments_of(toy_images(), "channel").covariance()
     with pytest.raises(StatsMismatchError, match=r"unknown kind of moments 'x'\. Known: channel"):

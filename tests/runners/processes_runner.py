@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from gaga_adapter import GAGAScheduler, GAGAStats, TruncatedTimesteps, compare, distributed, fit
-from gaga_adapter.criteria.cumulant.criterion import Cumulant
+from gaga_adapter.criteria import Cumulant
 from gaga_adapter.distributed import Processes
 from gaga_adapter.errors import DataError
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
@@ -145,7 +145,6 @@ def fitted(folder):
         criterion=Cumulant(),
         n_criterion=1000,
         tolerance=0.5,
-        max_order=3,
         seed=5,
         progress=lambda what, done, total: heard.append((what, done)),
     )

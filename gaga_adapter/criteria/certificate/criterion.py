@@ -14,8 +14,8 @@ Data that the model has learnt by heart certify nothing.
 closed form of mse_Q over the noise stands beside them as the column `lmmse`: a check, and the
 linear minimum if the moments of the reference are the data's own.
 
-**One integral for every reference.** In place of Q a Gaussian anchor stands under the integral, and
-the step from it to Q needs no denoiser (`linear.py`). The anchor of molecules is `size`, so a poor
+**One integral for every reference.** We integrate against a Gaussian anchor instead of Q, and the
+step from it to Q needs no denoiser (`linear.py`). The anchor of molecules is `size`, so a poor
 mean or scale of the reference costs no network calls and no accuracy; a dense reference is its own.
 
 **Where the model is worse than linear** it certifies nothing, and the linear denoiser takes its
@@ -34,10 +34,9 @@ hang together.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -46,16 +45,16 @@ from torch import Generator, Tensor
 
 from gaga_adapter.criteria.certificate.denoisers import Denoiser, Predict, as_denoiser
 from gaga_adapter.criteria.certificate.linear import (
-    anchor_of,
     anchor_to_reference,
     expected_error,
-    is_gaussian,
     posterior_mean,
 )
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import check_data, falling, noised
-from gaga_adapter.errors import DataError, GAGAWarning, TruncationError, UnsupportedModelError
+from gaga_adapter.criteria.levels import anchor_of, check_data, falling, is_gaussian, noised
+from gaga_adapter.criteria.protocol import BaseCriterion
+from gaga_adapter.criteria.task import Progress, Task
+from gaga_adapter.errors import DataError, TruncationError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import project
 
@@ -65,16 +64,24 @@ _TAIL = 0.01  # nats that may be left out below `noisiest` in silence
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """Certified lower bound of `KL(p_t || reference)`, in nats per data item.
+class Certificate(BaseCriterion):
+    """Certified lower bound of `KL(p_t || reference)`, in nats per held-out data item.
+
+    Extra columns of its curve are errors per item (squared, all channels) at the level of the
+    integral nearest to each: `model_error`, `linear_error` of the anchor, and `lmmse`, which is
+    `linear_error` averaged over the noise in closed form (NaN for an anchor that is no Gaussian).
 
     Attributes:
-        denoiser: what `as_denoiser` returns or takes alone.
-        n_samples: at most so many data items.
-        batch_size: items in one call of the denoiser.
-        n_noise: noised copies of each item per level.
-        noisiest: log-SNR at which the integral starts; lower where the curve asks for it.
-        step: largest distance of two levels of the integral, in log-SNR.
+        denoiser: Denoiser that `as_denoiser` returns, or takes alone.
+        n_samples: Largest number of data items.
+        batch_size: Number of items in one call of the denoiser.
+        n_noise: Number of noised copies of each item per level.
+        noisiest: Log-SNR at which the integral starts; lower where the curve asks for it.
+        step: Largest distance of two levels of the integral, in log-SNR.
+
+    Raises:
+        DataError: If a setting makes no sense.
+        UnsupportedModelError: If `as_denoiser` refuses the denoiser.
     """
 
     name: ClassVar[str] = "certificate"
@@ -89,28 +96,12 @@ class Certificate:
 
     def __post_init__(self) -> None:
         as_denoiser(self.denoiser)
-        if self.n_samples < _FEWEST or min(self.batch_size, self.n_noise) < 1:
-            raise DataError(
-                f"n_samples={self.n_samples}, batch_size={self.batch_size}, n_noise={self.n_noise}:"
-                f" need at least {_FEWEST}, 1 and 1."
-            )
+        self._require(n_samples=_FEWEST, batch_size=1, n_noise=1)
         if not (math.isfinite(self.noisiest) and 0 < self.step <= 1):
             raise DataError(
                 f"noisiest={self.noisiest}, step={self.step}: need a finite log-SNR, and a step "
                 "in (0, 1]."
             )
-
-    def curve(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        reference: ReferenceGaussian,
-        log_snr: Tensor,
-        generator: Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> CriterionCurve:
-        """The certified curve against one reference; see `Criterion.curve` and `curves`."""
-        return self.curves(x, mask, [reference], log_snr, generator, progress)[0]
 
     def curves(
         self,
@@ -119,84 +110,52 @@ class Certificate:
         references: Sequence[ReferenceGaussian],
         log_snr: Tensor,
         generator: Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> list[CriterionCurve]:
-        """Certified curves against several references, from the same calls of the denoiser.
+        """Curves against several references, from the same calls of the denoiser.
 
-        Args:
-            x: held-out data: molecules (M, N, 3 + F), or dense (M, C, ...).
-            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-            references: at any level; the anchor is that of the first.
-            log_snr: levels (L,), in any order.
-            generator: picks the items and draws the noise.
-            progress: called with (levels done, in all), those of the integral and of each curve.
-
-        Returns:
-            One curve per reference, with extra columns of the errors per item (squared, all
-            channels) at the level of the integral nearest to each: `model_error`, `linear_error` of
-            the anchor, and `lmmse`, which is `linear_error` averaged over the noise in closed form
-            (NaN for an anchor that is no Gaussian).
+        The arguments are those of `Criterion.curve`. The anchor is that of the first reference, and
+        progress counts the levels of the integral and of each curve.
 
         Raises:
-            DataError: no reference, too few items, a number that is not finite, or other shapes.
-            StatsMismatchError: a reference describes other channels.
-            UnsupportedModelError: the denoiser returns something else than a prediction of x_0, or
-                its timesteps do not reach the levels.
+            DataError: If there is no reference, or the data are too few, not finite or of another
+                shape.
+            StatsMismatchError: If a reference describes other channels.
+            UnsupportedModelError: If the denoiser returns something else than a prediction of x_0,
+                or its timesteps do not reach the levels.
         """
         if not references:
             raise DataError("no reference to compare with. Pass one or more.")
-        levels = falling(log_snr)
+        check_data(x, mask)
+        return self._curves(Task(x, mask, falling(log_snr), generator, progress), references)
+
+    def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
+        return self._curves(task, [reference])[0]
+
+    def _curves(self, task: Task, references: Sequence[ReferenceGaussian]) -> list[CriterionCurve]:
+        levels = task.levels
         denoiser, anchor = as_denoiser(self.denoiser), anchor_of(references[0])
-        x, mask = self._picked(x, mask, generator)
+        task.require(_FEWEST)
+        task = task.sample(self.n_samples)
+        x = task.x if task.x.dtype == torch.float64 else task.x.float()
+        task = replace(task, x=x if task.mask is None else project(x, task.mask))
         nodes = self._nodes(levels, denoiser)
-        done, total = count(1), len(nodes) + len(levels) * len(references)
-
-        def tick() -> None:
-            if progress is not None:
-                progress(next(done), total)
-
-        linear, model = self._errors(denoiser, anchor, x, mask, nodes, generator, tick)
+        tick = task.ticker(len(nodes) + len(levels) * len(references))
+        linear, model = self._errors(denoiser, anchor, task, nodes, tick)
         gain = 0.5 * nodes.exp() * (linear - model)  # the integrand per item, (M, K)
         integral = torch.where(_informative(gain), gain, 0.0) @ _weights(nodes, levels).T
-        _report(gain, nodes)
+        _warn(gain, nodes)
 
-        extra = _columns(linear, model, anchor, x, mask, nodes, levels)
-        found = []
+        extra = _columns(linear, model, anchor, task, nodes)
+        curves = []
         for reference in references:
             rows = integral.clone()
             for column, level in enumerate(levels):
-                rows[:, column] += anchor_to_reference(
-                    anchor, reference, x, mask, level, self.n_noise, generator
-                )
+                rows[:, column] += anchor_to_reference(anchor, reference, task, level, self.n_noise)
                 tick()
-            parts = Contributions.of_items(rows, mask)
-            value, error = parts.value_and_error(self.unit)
-            curve = CriterionCurve(
-                criterion=self.name,
-                reference=reference.kind,
-                unit=self.unit,
-                log_snr=tuple(levels),
-                value=tuple(value.tolist()),
-                std_error=tuple(error.tolist()),
-                n_samples=len(x),
-                extra=extra,
-                contributions=parts,
-            )
-            found.append(curve)
-        return found
-
-    def _picked(
-        self, x: Tensor, mask: Tensor | None, generator: Generator | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Checked data, at most `n_samples` items of them; molecules with zero centre of mass."""
-        check_data(x, mask)
-        if len(x) < _FEWEST:
-            raise DataError(f"found {len(x)} data items, need at least {_FEWEST}. Pass more data.")
-        home = generator.device if generator is not None else None
-        pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
-        pick = pick.to(x.device)
-        x = x[pick] if x.dtype == torch.float64 else x[pick].float()
-        return (x, None) if mask is None else (project(x, mask[pick]), mask[pick])
+            parts = Contributions.of_items(rows, task.mask)
+            curves.append(self._curve(task, reference, parts, extra))
+        return curves
 
     def _nodes(self, levels: list[float], denoiser: Denoiser) -> Tensor:
         """Levels of the integral (K,), rising, float64: those of the curve and more."""
@@ -220,20 +179,19 @@ class Certificate:
         self,
         denoiser: Denoiser,
         anchor: ReferenceGaussian,
-        x: Tensor,
-        mask: Tensor | None,
+        task: Task,
         nodes: Tensor,
-        generator: Generator | None,
         tick: Callable[[], None],
     ) -> tuple[Tensor, Tensor]:
         """Squared errors of the linear denoiser and of the model (M, K) each, float64."""
+        x, mask = task.x, task.mask
         linear, model = torch.zeros(2, len(x), len(nodes), dtype=torch.float64)
         # Molecules of like size share a batch, which is cut to the largest of them.
         order = torch.arange(len(x)) if mask is None else mask.sum(1).argsort(stable=True).cpu()
         for k, level in enumerate(nodes.tolist()):
             sigma = math.exp(-level / 2)
             for _ in range(self.n_noise):
-                y = noised(x, mask, anchor.at(1.0, sigma), generator)
+                y = noised(x, mask, anchor.at(1.0, sigma), task.generator)
                 for rows in torch.split(order, self.batch_size):
                     clean, noisy, real = x[rows], y[rows], None
                     if mask is not None:
@@ -250,16 +208,15 @@ class Certificate:
 def discarded(curve: CriterionCurve, log_snr_star: float) -> tuple[float, float]:
     """Nats that a start at `log_snr_star` discards, at least: the curve there, linear in between.
 
-    Args:
-        curve: in nats, as of `Certificate`.
-        log_snr_star: within the levels of the curve.
+    With their standard error; without contributions an upper limit of that error.
 
-    Returns:
-        The value and its standard error; without contributions an upper limit of that error.
+    Args:
+        curve: Curve in nats, as of `Certificate`.
+        log_snr_star: Log-SNR within the levels of the curve.
 
     Raises:
-        DataError: a curve of p-values.
-        TruncationError: outside of the curve.
+        DataError: If the curve is one of p-values.
+        TruncationError: If the log-SNR is outside of the curve.
     """
     if curve.unit != "nats":
         raise DataError(f"the {curve.criterion} curve is in {curve.unit}, not in nats.")
@@ -299,19 +256,15 @@ def _weights(nodes: Tensor, levels: list[float]) -> Tensor:
 
 
 def _columns(
-    linear: Tensor,
-    model: Tensor,
-    anchor: ReferenceGaussian,
-    x: Tensor,
-    mask: Tensor | None,
-    nodes: Tensor,
-    levels: list[float],
+    linear: Tensor, model: Tensor, anchor: ReferenceGaussian, task: Task, nodes: Tensor
 ) -> dict[str, tuple[float, ...]]:
     """Errors per item at the node nearest to each level, and their closed form."""
-    at = [int((nodes - level).abs().argmin()) for level in levels]
-    lmmse = [math.nan] * len(levels)
+    at = [int((nodes - level).abs().argmin()) for level in task.levels]
+    lmmse = [math.nan] * len(at)
     if is_gaussian(anchor):
-        lmmse = [float(expected_error(anchor, x, mask, float(nodes[k])).mean()) for k in at]
+        lmmse = [
+            float(expected_error(anchor, task.x, task.mask, float(nodes[k])).mean()) for k in at
+        ]
     return {
         "model_error": tuple(model.mean(0)[at].tolist()),
         "linear_error": tuple(linear.mean(0)[at].tolist()),
@@ -319,25 +272,21 @@ def _columns(
     }
 
 
-def _report(gain: Tensor, nodes: Tensor) -> None:
+def _warn(gain: Tensor, nodes: Tensor) -> None:
     """Warn where the integrand (M, K) says that the model is worse than linear, or much is left."""
     mean, error = gain.mean(0), gain.std(0) / math.sqrt(len(gain))
     worse = mean < -_SURE * error
     if bool(worse.any()):
         at = ", ".join(f"{level:.3g}" for level in nodes[worse].tolist())
-        warnings.warn(
+        warn(
             f"the model denoises worse than the linear denoiser at log-SNR {at} (by up to "
             f"{-float(mean[worse].min()):.2g} nats per unit of log-SNR). It is uninformative "
-            "there, and these levels add nothing to the certificate.",
-            GAGAWarning,
-            stacklevel=4,
+            "there, and these levels add nothing to the certificate."
         )
     # As if the integrand fell like snr², its slowest where the first moments agree.
     tail = float(mean[0]) / 2
     if float(mean[0]) > _SURE * float(error[0]) and tail > _TAIL:
-        warnings.warn(
+        warn(
             f"about {tail:.2g} nats lie below log-SNR {float(nodes[0]):.3g} and are left out of "
-            "the certificate. Set `noisiest` lower to count them.",
-            GAGAWarning,
-            stacklevel=4,
+            "the certificate. Set `noisiest` lower to count them."
         )

@@ -28,8 +28,8 @@ class Denoiser:
     """A denoiser whose answers are checked.
 
     Attributes:
-        predict: what it calls; returns a tensor, or an object with one under `.sample`.
-        levels: log-SNRs that it was made for, in any order; `None` for any.
+        predict: Function that it calls; returns a tensor, or an object with one under `.sample`.
+        levels: Log-SNRs that it was made for, in any order; `None` for any.
     """
 
     predict: Predict
@@ -40,23 +40,23 @@ class Denoiser:
         """Predict x_0.
 
         Args:
-            noisy: `x_0 + sigma eps` (B, ...); molecules (B, N, 3 + F) have zero centre of mass.
-            sigma: noise standard deviation.
-            mask: molecules: real atoms (B, N), bool; `None` for dense data.
+            noisy: Noised data `x_0 + sigma eps` (B, ...); molecules have zero centre of mass.
+            sigma: Noise standard deviation.
+            mask: Real atoms (B, N) of molecules, bool; `None` for dense data.
 
         Returns:
             (B, ...) as `noisy`; for molecules projected on zero centre of mass and zero padding.
 
         Raises:
-            UnsupportedModelError: the model returned no tensor, one of another shape, or a number
-                that is not finite.
+            UnsupportedModelError: If the model returned no tensor, one of another shape, or a
+                number that is not finite.
         """
-        found = self.predict(noisy, sigma, mask)
-        clean = found if isinstance(found, Tensor) else getattr(found, "sample", None)
+        answer = self.predict(noisy, sigma, mask)
+        clean = _tensor_of(answer)
         if not isinstance(clean, Tensor):
             raise UnsupportedModelError(
-                f"the denoiser returned a {type(found).__name__}. It must return a tensor like its "
-                "input, or an object with one under `.sample`."
+                f"the denoiser returned a {type(answer).__name__}. It must return a tensor like "
+                "its input, or an object with one under `.sample`."
             )
         if clean.shape != noisy.shape:
             raise UnsupportedModelError(
@@ -87,15 +87,15 @@ def as_denoiser(
     """Any denoising model in the form that a criterion calls.
 
     Args:
-        model: with `scheduler`, a network `(sample, timestep)` for dense data as diffusers has
-            them, unconditional. Without, a callable `(noisy, sigma, mask)` that predicts x_0 from
-            `x_0 + sigma eps`, such as the package's `MoleculeDenoiser`. A module is given tensors
-            of its own device and precision.
-        scheduler: the scheduler that the model was trained for; says what its input and output are.
+        model: Model. With `scheduler`, a network `(sample, timestep)` for dense data as diffusers
+            has them, unconditional. Without, a callable `(noisy, sigma, mask)` that predicts x_0
+            from `x_0 + sigma eps`, such as the package's `MoleculeDenoiser`. A module is given
+            tensors of its own device and precision.
+        scheduler: Scheduler that the model was trained for; says what its input and output are.
 
     Raises:
-        UnsupportedModelError: not such a model, a pipeline, or a module in training mode.
-        UnsupportedSchedulerError: the scheduler has a convention of its own.
+        UnsupportedModelError: If the model is none of these, a pipeline, or in training mode.
+        UnsupportedSchedulerError: If the scheduler has a convention of its own.
     """
     if isinstance(model, Denoiser):
         return model
@@ -137,7 +137,7 @@ class _Timestepped:
     at: Convention
     by_name: bool
 
-    def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None) -> Tensor:
+    def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None) -> Any:  # noqa: ANN401
         if mask is not None:
             raise UnsupportedModelError(
                 "a network of (sample, timestep) does not see which atoms are real. Write a "
@@ -150,11 +150,15 @@ class _Timestepped:
         kind = torch.float32 if self.at.table is None else torch.int64
         t = torch.tensor(timestep, device=noisy.device).to(kind)
         seen = a * noisy
-        found = model(seen, timestep=t) if self.by_name else model(seen, t)
-        output = found if isinstance(found, Tensor) else getattr(found, "sample", found)
+        output = _tensor_of(model(seen, timestep=t) if self.by_name else model(seen, t))
         if not isinstance(output, Tensor) or output.shape != noisy.shape:
             return output  # the caller refuses it
         return self.at.clean(output.to(noisy), seen, timestep)
+
+
+def _tensor_of(answer: Any) -> Any:  # noqa: ANN401 - whatever a model returns
+    """A tensor, or what an object holds under `.sample`, as diffusers' outputs do."""
+    return answer if isinstance(answer, Tensor) else getattr(answer, "sample", answer)
 
 
 def _levels(at: Convention) -> tuple[float, ...] | None:

@@ -5,7 +5,7 @@ of the reference. Inner products of different batches then have no bias from noi
 the reference's covariance is a factor `a / sqrt(a² λ + b²)` per index, so a level costs a rescaling
 and a Gram matrix (G, G) of the batches, and nothing is noised. Dense events of many entries, whose
 tensors would be too large, give the same matrix from the inner products of the events
-(`kstatistic_products.py`).
+(`products.py`).
 
 A Gaussian reference has no cumulants beyond the second. Those of any other are estimated from its
 own draws, and subtracted.
@@ -21,17 +21,18 @@ import torch
 from torch import Generator, Tensor
 
 from gaga_adapter.covariance import DiagonalCovariance
-from gaga_adapter.criteria.certificate.linear import anchor_of, is_gaussian
 from gaga_adapter.criteria.cumulant.invariants import (
     Parts,
     block_grams,
     contractions,
+    scaled_axes,
     second_moments,
 )
 from gaga_adapter.criteria.cumulant.kstatistics import k_statistic
 from gaga_adapter.criteria.cumulant.products import k_statistic_product
+from gaga_adapter.criteria.levels import anchor_of, is_gaussian
 from gaga_adapter.errors import DataError
-from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
+from gaga_adapter.reference import DenseReference, MoleculeReference
 
 #: Numbers of a joint cumulant tensor; beyond, inner products of items serve instead.
 TENSOR_LIMIT = 2**20
@@ -41,21 +42,13 @@ _BASIS_LIMIT = 4096  # entries of an event whose eigenvectors are completed
 
 @dataclass(frozen=True, eq=False)
 class SizeBatches:
-    """Batches of molecules of one size.
-
-    Attributes:
-        n_atoms: N.
-        n_items: molecules in all batches.
-        found: contractions of cumulants of each batch, less those of the reference.
-        second: differences of `v`, `W`, `B` and of the mean of each batch.
-        variances: of the reference, along `p` (), `u` (F,) and `g` (F,).
-    """
+    """Batches of molecules of one size."""
 
     n_atoms: int
-    n_items: int
-    found: list[dict[str, Tensor]]
-    second: list[dict[str, Tensor]]
-    variances: dict[str, Tensor]
+    n_items: int  # in all batches
+    higher: list[dict[str, Tensor]]  # contractions of cumulants, less those of the reference
+    second: list[dict[str, Tensor]]  # differences of `v`, `W`, `B` and of the mean
+    variances: dict[str, Tensor]  # of the reference along `p` (), `u` (F,) and `g` (F,)
 
     @classmethod
     def of(
@@ -67,49 +60,35 @@ class SizeBatches:
         draws_per_item: int,
         generator: Generator | None,
     ) -> SizeBatches:
-        """Batches of molecules.
+        """Batches, numbered from 0 by `batch` (n,), of molecules (n, N, 3 + F) of one size.
 
-        Args:
-            x: molecules of one size (n, N, 3 + F), float64.
-            batch: number of the batch of each (n,), from 0.
-            reference: at any level.
-            max_order: 2 to 4.
-            draws_per_item: draws of a reference that is no Gaussian, per molecule.
-            generator: of these draws.
+        A reference that is no Gaussian is drawn from `draws_per_item` times per molecule.
         """
         n_atoms = x.shape[1]
         anchor = anchor_of(reference) if not is_gaussian(reference) else reference
         assert isinstance(anchor, MoleculeReference)
         law = anchor.at(1.0, 0.0).gaussian(n_atoms)
         bases = law.within.basis[0], law.between.basis[0]
-        variances = {
-            "p": law.gyration[0, 0],
-            "u": law.between.eigenvalues[0],
-            "g": law.within.eigenvalues[0],
-        }
-        known = {
-            "v": variances["p"],
-            "W": variances["g"].diag(),
-            "B": variances["u"].diag(),
-            "m": math.sqrt(n_atoms) * (law.mean[0] @ bases[1]),
-        }
-        parts, drawn = _parts(x, *bases), None
+        p, u, g = law.gyration[0, 0], law.between.eigenvalues[0], law.within.eigenvalues[0]
+        mean = math.sqrt(n_atoms) * (law.mean[0] @ bases[1])
+        known = {"v": p, "W": g.diag(), "B": u.diag(), "m": mean}
+        parts, of_draws = _parts(x, *bases), None
         if not is_gaussian(reference):
             sizes = torch.full((len(x) * draws_per_item,), n_atoms)
             draws = reference.at(1.0, 0.0).sample(sizes, generator=generator, dtype=torch.float64)
-            drawn = _parts(draws, *bases)
-        found, second = [], []
-        for g in range(int(batch.max()) + 1):
-            rows = batch == g
+            of_draws = _parts(draws, *bases)
+        higher, second = [], []
+        for number in range(int(batch.max()) + 1):
+            rows = batch == number
             own, moments = _estimates(parts.take(rows), max_order)
             theirs: dict[str, Tensor] = {}
             others = known
-            if drawn is not None:
-                part = drawn.take(rows.repeat_interleave(draws_per_item))
+            if of_draws is not None:
+                part = of_draws.take(rows.repeat_interleave(draws_per_item))
                 theirs, others = _estimates(part, max_order)
-            found.append({k: own[k] - theirs[k] if theirs else own[k] for k in own})
+            higher.append({k: own[k] - theirs[k] if theirs else own[k] for k in own})
             second.append({k: moments[k] - others[k] for k in moments})
-        return cls(n_atoms, len(x), found, second, variances)
+        return cls(n_atoms, len(x), higher, second, {"p": p, "u": u, "g": g})
 
     @property
     def n_batches(self) -> int:
@@ -128,8 +107,8 @@ class SizeBatches:
         )
         second = 3 * free * v @ v.T + free * within @ within.T + between @ between.T
         blocks = {"mean": mean @ mean.T, "covariance": second}
-        if self.found[0]:
-            blocks |= block_grams(self.found, scale, self.n_atoms)
+        if self.higher[0]:
+            blocks |= block_grams(self.higher, scale, self.n_atoms)
         return blocks
 
 
@@ -151,22 +130,15 @@ def _estimates(parts: Parts, max_order: int) -> tuple[dict[str, Tensor], dict[st
 
 @dataclass(frozen=True, eq=False)
 class DenseBatches:
-    """Batches of dense events.
+    """Batches of dense events."""
 
-    Attributes:
-        n_items: events in all batches.
-        estimates: by order, while the tensors are small, differences from the reference: the mean
-            (G, d), the covariance (G, d, d), then joint cumulants (G, d, .., d).
-        centred: events (n_g, d) of each batch around its mean, for the orders of larger tensors.
-        beyond: these orders.
-        variances: of the reference along each coordinate (d,).
-    """
-
-    n_items: int
+    n_items: int  # in all batches
+    # Differences from the reference by order, while the tensors are small: the mean (G, d), the
+    # covariance (G, d, d), then joint cumulants (G, d, .., d).
     estimates: dict[int, Tensor]
-    centred: list[Tensor]
+    centred: list[Tensor]  # events (n_g, d) around the mean of their batch, for the orders beyond
     beyond: tuple[int, ...]
-    variances: Tensor
+    variances: Tensor  # of the reference along each coordinate (d,)
 
     @staticmethod
     def room(d: int, max_order: int, n_batches: int) -> float:
@@ -179,17 +151,7 @@ class DenseBatches:
     def of(
         cls, x: Tensor, batch: Tensor, reference: DenseReference, max_order: int
     ) -> DenseBatches:
-        """Batches of events.
-
-        Args:
-            x: events (M, C, ...), float64.
-            batch: number of the batch of each (M,), from 0.
-            reference: at any level.
-            max_order: 2 to 6.
-
-        Raises:
-            DataError: too many entries for the eigenvectors of the reference.
-        """
+        """Batches, numbered from 0 by `batch` (M,), of events (M, C, ...), float64."""
         mean, covariance = reference.at(1.0, 0.0).gaussian(x.shape[1:], x.device)
         y = x.flatten(1) - mean
         d = y.shape[1]
@@ -233,12 +195,7 @@ class DenseBatches:
         scale = a * (a**2 * self.variances + b**2).rsqrt()
         grams = {}
         for order, estimate in self.estimates.items():
-            whitened = estimate
-            for axis in range(1, order + 1):
-                whitened = whitened * scale.reshape(
-                    [-1 if k == axis else 1 for k in range(order + 1)]
-                )
-            flat = whitened.flatten(1)
+            flat = scaled_axes(estimate, [scale] * order, 1).flatten(1)
             grams[order] = flat @ flat.T
         if self.beyond:
             grams |= self._products(scale)
@@ -261,17 +218,3 @@ class DenseBatches:
                     product = product - along[g] - along[h] + known.square().sum()
                 grams[order][g, h] = grams[order][h, g] = product
         return grams
-
-
-def checked_reference(reference: ReferenceGaussian, mask: Tensor | None) -> None:
-    """Refuse a reference of another kind of data.
-
-    Raises:
-        DataError: molecules need a reference of molecules, and dense data one of dense data.
-    """
-    wanted = DenseReference if mask is None else MoleculeReference
-    if not isinstance(reference, wanted):
-        raise DataError(
-            f"a {type(reference).__name__} is no reference for these data; need a "
-            f"{wanted.__name__}, such as make_reference gives."
-        )

@@ -22,10 +22,10 @@ nats at most. Against a mixture (`shape`) the cumulants of the reference are sub
 
 **Dense data**: joint cumulants of all entries, up to order 6. Where the tensor of one would have
 more than 2^20 numbers, the norms come from the inner products of items
-(`kstatistic_products.py`), and at most 5120 items are judged, fewer beyond 2600 entries.
+(`products.py`), and at most 5120 items are judged, fewer beyond 2600 entries.
 
 **Molecules**: the full joint tensors of every size, up to order 4, by their symmetry
-(`molecule_invariants.py`): also the cumulants of two positions with one or two features. Sizes of
+(`invariants.py`): also the cumulants of two positions with one or two features. Sizes of
 fewer than 24 distinct molecules are left out; the column `share` says how much was judged.
 
 Estimates are unbiased: k-statistics in each of G batches, products of different batches only.
@@ -38,58 +38,54 @@ items, these among them, looks better than it is by p / N nats (Akaike 1974).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.cumulant.batches import (
     TENSOR_LIMIT,
     DenseBatches,
     SizeBatches,
-    checked_reference,
 )
 from gaga_adapter.criteria.cumulant.invariants import BLOCKS
 from gaga_adapter.criteria.cumulant.kstatistics import MAX_ORDER, norm_pseudo_values
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import check_data, coefficients, falling
-from gaga_adapter.criteria.two_sample.separation import copies
-from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.criteria.levels import coefficients
+from gaga_adapter.criteria.protocol import BaseCriterion
+from gaga_adapter.criteria.task import Task
+from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
 from gaga_adapter.reference.base import workspace
 
 _MAX_MOLECULE_ORDER = 4
 _FEWEST_BATCHES, _BATCH = 3, 8
 _FEW = 1000
-#: Columns of the curve of molecules: types of cumulants, by the blocks they hold.
-_TYPES = {
-    "fff": ("uuu", "ugg", "ggg"),
-    "ppf": ("upp", "gpp"),
-    "ffff": ("uuuu", "uugg", "uggg", "gggg"),
-    "ppff": ("uupp", "ugpp", "ggpp"),
-    "pppp": ("pppp",),
-}
 
 
 @dataclass(frozen=True)
-class Cumulant:
-    """Cumulants of noised data against those of the reference, in nats per data item.
+class Cumulant(BaseCriterion):
+    """Cumulants of noised data against those of the reference: H^K, in nats per data item.
+
+    Extra columns of its curve are `mean` and `covariance`, then for dense data `order_3` ..
+    `order_K`, for molecules `fff, ppf, ffff, ppff, pppp` (p a position, f a feature) and `share`,
+    of the molecules that were judged. The first ones sum to the value.
 
     Attributes:
-        max_order: K, from 2; up to 6 for dense data, up to 4 for molecules (more counts as 4).
-        beta: weight of the covariance.
-        weights: w_3 .. w_K; those of the Edgeworth expansion when `None`.
-        n_samples: at most so many data items.
-        n_batches: G, of molecules per size.
-        draws_per_item: draws of a reference that is no Gaussian, per data item.
+        max_order: Order K, from 2; up to 6 for dense data, up to 4 for molecules (more counts as
+            4).
+        beta: Weight of the covariance.
+        weights: Weights w_3 .. w_K; those of the Edgeworth expansion when `None`.
+        n_samples: Largest number of data items.
+        n_batches: Number G of batches; of molecules, per size.
+        draws_per_item: Number of draws of a reference that is no Gaussian, per data item.
 
     Raises:
-        DataError: a setting that makes no sense.
+        DataError: If a setting makes no sense.
     """
 
     name: ClassVar[str] = "cumulant"
@@ -112,128 +108,80 @@ class Cumulant:
             )
         if not all(w >= 0 and math.isfinite(w) for w in (self.beta, *(self.weights or ()))):
             raise DataError(
-                f"beta={self.beta}, weights={self.weights}: finite and not negative, please."
+                f"beta={self.beta}, weights={self.weights}: all must be finite and non-negative."
             )
-        for name, least in (("n_batches", 3), ("n_samples", 24), ("draws_per_item", 1)):
-            if getattr(self, name) < least:
-                raise DataError(f"{name}={getattr(self, name)} must be at least {least}.")
+        self._require(n_batches=3, n_samples=24, draws_per_item=1)
 
-    def curve(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        reference: ReferenceGaussian,
-        log_snr: Tensor,
-        generator: Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> CriterionCurve:
-        """H^K over log-SNR; see `Criterion.curve`.
-
-        Args:
-            x: molecules (M, N, 3 + F), or dense data (M, C, ...).
-            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-            reference: at any level.
-            log_snr: levels (L,), in any order.
-            generator: puts the items into batches; draws a reference that is no Gaussian.
-            progress: called with (levels done, levels in all).
-
-        Returns:
-            Curve with the extra columns `mean` and `covariance`, then for dense data `order_3` ..
-            `order_K`, for molecules `fff, ppf, ffff, ppff, pppp` (p a position, f a feature) and
-            `share`, of the molecules that were judged. The first ones sum to the value.
-
-        Raises:
-            DataError: too few items, a number that is not finite, or other shapes.
-        """
-        check_data(x, mask)
-        levels = falling(log_snr)
-        checked_reference(reference, mask)
-        x, mask, group = self._chosen(x, mask, generator)
+    def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
+        wanted = DenseReference if task.mask is None else MoleculeReference
+        if not isinstance(reference, wanted):
+            raise DataError(
+                f"a {type(reference).__name__} is no reference for these data; need a "
+                f"{wanted.__name__}, such as make_reference gives."
+            )
+        task, group = self._sample(task)
         makers: Sequence[Callable[[], DenseBatches | SizeBatches]]
-        if mask is None:
-            assert isinstance(reference, DenseReference)
-            makers = [self._dense(x, group, reference)]
+        if isinstance(reference, DenseReference):
+            makers = [self._dense(task, group, reference)]
         else:
             assert isinstance(reference, MoleculeReference)
-            makers = self._molecules(x, mask, group, reference, generator)
-        judged, rows, weights, sizes = 0, [], [], []
+            makers = self._molecules(task, group, reference)
+        levels = task.levels
+        tick = task.ticker(len(levels) * len(makers), per_level=len(makers))
+        n_judged, rows, weights, sizes = 0, [], [], []
         sums: dict[str, Tensor] = {}
-        for done, make in enumerate(makers):
-            part, found = make(), []
-            for k, level in enumerate(levels, 1):
-                found.append(self._weighed(part.grams(*coefficients(level))))
-                if progress is not None:
-                    progress((done * len(levels) + k) // len(makers), len(levels))
-            pseudo = {name: torch.stack([one[name] for one in found], 1).cpu() for name in found[0]}
-            judged += part.n_items
+        for make in makers:
+            part, by_level = make(), []
+            for level in levels:
+                by_level.append(self._weighed(part.grams(*coefficients(level))))
+                tick()
+            pseudo = {
+                name: torch.stack([one[name] for one in by_level], 1).cpu() for name in by_level[0]
+            }
+            n_judged += part.n_items
             for name, values in pseudo.items():
                 sums[name] = sums.get(name, 0) + part.n_items * values.mean(0)
             rows.append(torch.stack(list(pseudo.values())).sum(0))
             weights += [part.n_items / part.n_batches] * part.n_batches
             sizes += [part.n_atoms] * part.n_batches if isinstance(part, SizeBatches) else []
-        contributions = Contributions(
+        parts = Contributions(
             torch.cat(rows),
             torch.tensor(weights, dtype=torch.float64),
             torch.tensor(sizes) if sizes else None,
         )
-        extra = {name: tuple((total / judged).tolist()) for name, total in sums.items()}
-        if mask is not None:
-            extra["share"] = (judged / len(x),) * len(levels)
-        value, error = contributions.value_and_error(self.unit)
-        return CriterionCurve(
-            criterion=self.name,
-            reference=reference.kind,
-            unit=self.unit,
-            log_snr=tuple(levels),
-            value=tuple(value.tolist()),
-            std_error=tuple(error.tolist()),
-            n_samples=judged,
-            extra=extra,
-            contributions=contributions,
-        )
+        extra = {name: tuple((total / n_judged).tolist()) for name, total in sums.items()}
+        if task.mask is not None:
+            extra["share"] = (n_judged / len(task),) * len(levels)
+        return self._curve(task, reference, parts, extra)
 
-    def _chosen(
-        self, x: Tensor, mask: Tensor | None, generator: Generator | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _sample(self, task: Task) -> tuple[Task, Tensor]:
         """At most `n_samples` of the items, and the number of the distinct item of each (M,)."""
         room: float = math.inf
-        if mask is None:
-            room = DenseBatches.room(math.prod(x.shape[1:]), self.max_order, self.n_batches)
-        home = generator.device if generator is not None else None
-        pick = torch.randperm(len(x), generator=generator, device=home).to(x.device)
-        pick = pick[: int(min(self.n_samples, room, len(x)))]
-        x, mask = x[pick], None if mask is None else mask[pick]
-        group = torch.from_numpy(copies(x, mask))
-        n_distinct = int(group.max()) + 1
-        if n_distinct < 0.9 * len(x):
-            warnings.warn(
-                f"only {n_distinct} of {len(x)} data items are distinct. Copies are kept in one "
-                "batch. If the set was repeated or drawn with replacement, pass each item once.",
-                GAGAWarning,
-                stacklevel=3,
-            )
+        if task.mask is None:
+            entries = math.prod(task.x.shape[1:])
+            room = DenseBatches.room(entries, self.max_order, self.n_batches)
+        task = task.sample(min(self.n_samples, room))
+        group = torch.from_numpy(task.copies("are kept in one batch"))
+        n_distinct = len(torch.unique(group))
         if _FEWEST_BATCHES * _BATCH <= n_distinct < min(_FEW, room):
-            warnings.warn(
+            warn(
                 f"{n_distinct} data items may lack the rare ones that make a cumulant large: the "
-                f"value is then too small and t* optimistic. Pass at least {_FEW} where you can.",
-                GAGAWarning,
-                stacklevel=3,
+                f"value is then too small and t* optimistic. Pass at least {_FEW} where you can."
             )
-        return x, mask, group
+        return task, group
 
     def _weighed(self, grams: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pseudo-values (G,) by column, in nats."""
         pseudo = {name: norm_pseudo_values(gram) for name, gram in grams.items()}
-        found = {"mean": 0.5 * pseudo["mean"], "covariance": self.beta * pseudo["covariance"]}
-        if pseudo.keys() & set(BLOCKS):
-            for name, blocks in _TYPES.items():
-                known = [pseudo[block] for block in blocks if block in pseudo]
-                if known:
-                    found[name] = self._weight(len(name)) * torch.stack(known).sum(0)
+        columns = {"mean": 0.5 * pseudo["mean"], "covariance": self.beta * pseudo["covariance"]}
+        for block in BLOCKS:
+            if block in pseudo:
+                name = "p" * block.count("p") + "f" * (len(block) - block.count("p"))  # f: u or g
+                columns[name] = columns.get(name, 0) + self._weight(len(block)) * pseudo[block]
         for order in range(3, self.max_order + 1):
             if f"order_{order}" in pseudo:
-                found[f"order_{order}"] = self._weight(order) * pseudo[f"order_{order}"]
-        return found
+                columns[f"order_{order}"] = self._weight(order) * pseudo[f"order_{order}"]
+        return columns
 
     def _weight(self, order: int) -> float:
         if self.weights is not None:
@@ -241,34 +189,31 @@ class Cumulant:
         return 1 / (2 * math.factorial(order))
 
     def _dense(
-        self, x: Tensor, group: Tensor, reference: DenseReference
+        self, task: Task, group: Tensor, reference: DenseReference
     ) -> Callable[[], DenseBatches]:
         batch, n_batches = self._batches(group)
         if n_batches < _FEWEST_BATCHES:
             raise DataError(
-                f"found {len(x)} data items, too few that are distinct: need at least "
+                f"found {len(task)} data items, too few that are distinct: need at least "
                 f"{_FEWEST_BATCHES * _BATCH}. Pass more data."
             )
-        home = workspace(x.device)
-        x, batch = x.to(home).to(torch.float64), batch.to(home)
+        home = workspace(task.x.device)
+        x, batch = task.x.to(home).to(torch.float64), batch.to(home)
         return partial(DenseBatches.of, x, batch, reference, self.max_order)
 
     def _molecules(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        group: Tensor,
-        reference: MoleculeReference,
-        generator: Generator | None,
+        self, task: Task, group: Tensor, reference: MoleculeReference
     ) -> list[Callable[[], SizeBatches]]:
         """What makes the batches of each size: one after the other, as their tensors are large."""
+        assert task.mask is not None
+        x, mask = task.x, task.mask
         order, f = min(self.max_order, _MAX_MOLECULE_ORDER), x.shape[2] - 3
         if f**order > TENSOR_LIMIT:
             raise DataError(
                 f"cumulants of order {order} of {f} feature channels are {f}^{order} numbers, too "
                 f"many: at most 2^{TENSOR_LIMIT.bit_length() - 1}. Lower max_order."
             )
-        found: list[Callable[[], SizeBatches]] = []
+        makers: list[Callable[[], SizeBatches]] = []
         n_atoms, left_out = mask.sum(1), 0
         for size in torch.unique(n_atoms).tolist():
             rows = n_atoms == size
@@ -277,28 +222,22 @@ class Cumulant:
             if n_batches < _FEWEST_BATCHES:
                 left_out += len(here)
                 continue
-            settings = (reference, order, self.draws_per_item, generator)
-            found.append(partial(SizeBatches.of, here, batch, *settings))
-        if not found:
+            settings = (reference, order, self.draws_per_item, task.generator)
+            makers.append(partial(SizeBatches.of, here, batch, *settings))
+        if not makers:
             raise DataError(
                 f"found {len(x)} molecules, but of no size {_FEWEST_BATCHES * _BATCH} that are "
                 "distinct, which a cumulant needs. Pass more data."
             )
         if left_out > 0.05 * len(x):
-            warnings.warn(
+            warn(
                 f"{left_out} of {len(x)} molecules are left out: fewer than "
-                f"{_FEWEST_BATCHES * _BATCH} distinct ones of their size.",
-                GAGAWarning,
-                stacklevel=3,
+                f"{_FEWEST_BATCHES * _BATCH} distinct ones of their size."
             )
-        return found
+        return makers
 
     def _batches(self, group: Tensor) -> tuple[Tensor, int]:
-        """Batch of each item (M,), copies of one item in one batch; and how many batches.
-
-        Args:
-            group: number of the distinct item (M,).
-        """
+        """Batch of each item (M,), copies of one item in one batch; and how many batches."""
         distinct, place = torch.unique(group, return_inverse=True)
         n_batches = min(self.n_batches, len(distinct) // _BATCH)
         return place % max(n_batches, 1), n_batches

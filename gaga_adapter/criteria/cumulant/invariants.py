@@ -37,54 +37,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: How a contraction's entries scale: one letter per axis, after the axis of invariants.
-_AXES = {
-    "uuu": "uuu",
-    "ugg": "ugg",
-    "ggg": "ggg",
-    "upp": "u",
-    "gpp": "g",
-    "uuuu": "uuuu",
-    "uugg": "uugg",
-    "uggg": "uggg",
-    "gggg": "gggg",
-    "uupp": "uu",
-    "ugpp": "ug",
-    "ggpp": "gg",
-    "pppp": "",
-}
-#: Places that the parts can take in the full tensor.
+#: Places that the parts can take in the full tensor, by block.
 _PLACES = {
-    "uuu": 1,
-    "ugg": 3,
-    "ggg": 1,
-    "upp": 3,
-    "gpp": 3,
-    "uuuu": 1,
-    "uugg": 6,
-    "uggg": 4,
-    "gggg": 1,
-    "uupp": 6,
-    "ugpp": 12,
-    "ggpp": 6,
-    "pppp": 1,
+    **{"uuu": 1, "ugg": 3, "ggg": 1, "upp": 3, "gpp": 3},
+    **{"uuuu": 1, "uugg": 6, "uggg": 4, "gggg": 1, "uupp": 6, "ugpp": 12, "ggpp": 6, "pppp": 1},
 }
 BLOCKS = tuple(_PLACES)
+#: Gram matrix of the three pairings of four directions.
+_TURNS = 3 + 6 * torch.eye(3, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Molecules of one size, in the parts that symmetry keeps apart.
+    """Molecules of one size, in the parts that symmetry keeps apart."""
 
-    Attributes:
-        p: positions (n, N, 3), of sum zero.
-        g: features around their molecule's mean (n, N, F).
-        u: `sqrt(N)` times the mean feature (n, F).
-    """
-
-    p: Tensor
-    g: Tensor
-    u: Tensor
+    p: Tensor  # positions (n, N, 3), of sum zero
+    g: Tensor  # features around their molecule's mean (n, N, F)
+    u: Tensor  # `sqrt(N)` times the mean feature (n, F)
 
     def take(self, rows: Tensor) -> Parts:
         """Some of the molecules."""
@@ -106,11 +75,9 @@ def second_moments(parts: Parts) -> dict[str, Tensor]:
 
 
 def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
-    """Contractions of the cumulants with the invariants, by block: (invariants, F, .., F).
+    """Contractions of the cumulants of order 3 (and 4) of at least 4 molecules with the invariants.
 
-    Args:
-        parts: n molecules, n at least 4.
-        max_order: 3 or 4.
+    They are (invariants, F, .., F), by block.
     """
     p, g, u = parts.p, parts.g, parts.u - parts.u.mean(0)
     n, f = u.shape
@@ -124,7 +91,7 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
         average: Tensor = torch.einsum(pattern, *tensors) / n
         return average
 
-    found = {
+    third = {
         "uuu": three * mean("sa,sb,sc->abc", u, u, u)[None],
         "ugg": two * mean("sa,sbc->abc", u, gg)[None],
         "ggg": mean("six,sic->xc", atoms, g).reshape(1, f, f, f),
@@ -132,15 +99,15 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
         "gpp": mean("sia,si->a", g, square)[None],
     }
     if max_order < 4:
-        return found
+        return third
     dipole = torch.einsum("sia,sid->sad", g, p)
     gyration = p.mT @ p
     uu = u[:, :, None] * u[:, None]
     ug = (u[:, None, :, None] * g[:, :, None]).flatten(2)  # u g_i' as (n, N, F²)
     mean_uu, mean_gg, mean_pp = uu.mean(0), gg.mean(0), total.mean()
-    fourth = _pairings(torch.einsum("ab,cd->abcd", mean_uu, mean_uu))
-    fourth_k = (n + 1) * mean("sab,scd->abcd", uu, uu) - (n - 1) * torch.stack(fourth).sum(0)
-    found |= {
+    pairs = _pairings(torch.einsum("ab,cd->abcd", mean_uu, mean_uu))
+    fourth_k = (n + 1) * mean("sab,scd->abcd", uu, uu) - (n - 1) * torch.stack(pairs).sum(0)
+    with_u = {
         "uuuu": three / (n - 3) * fourth_k[None],
         "uggg": two * mean("six,siy->xy", ug, atoms).reshape(1, f, f, f, f),
         "ugpp": two * mean("six,si->x", ug, square).reshape(1, f, f),
@@ -155,7 +122,7 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
         different: Tensor = (n * torch.einsum(pattern, x, y) - same) / (n - 1)
         return different
 
-    free, gram, turns = max(p.shape[1] - 1, 1), _atom_gram(p.shape[1]), _rotation_gram()
+    free, gram = max(p.shape[1] - 1, 1), _atom_gram(p.shape[1])
     gggg, ggpp = mean("sab,scd->abcd", gg, gg), mean("sab,s->ab", gg, total)
     pppp = mean("s,s->", total, total)
     ww = product("ab,cd->abcd", mean_gg, mean_gg, gggg) / free**2
@@ -168,55 +135,55 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
     positions = _position_contractions(
         mean("si,si->", square, square), pppp, mean("sxy,sxy->", gyration, gyration)
     )
-    return found | {
-        "gggg": torch.stack([quartic, *_pairings(gggg)])
-        - torch.einsum("rt,tabcd->rabcd", gram[:, 1:], torch.stack(_pairings(ww))),
-        "ggpp": torch.stack([one_atom, ggpp, crossed, crossed]) - 3 * gram[:, 1, None, None] * wv,
-        "pppp": positions - vv * torch.einsum("rt,st->rs", gram[:, 1:], turns).flatten(),
-    }
+    return (
+        third
+        | with_u
+        | {
+            "gggg": torch.stack([quartic, *_pairings(gggg)])
+            - torch.einsum("rt,tabcd->rabcd", gram[:, 1:], torch.stack(_pairings(ww))),
+            "ggpp": torch.stack([one_atom, ggpp, crossed, crossed])
+            - 3 * gram[:, 1, None, None] * wv,
+            "pppp": positions - vv * torch.einsum("rt,st->rs", gram[:, 1:], _TURNS).flatten(),
+        }
+    )
 
 
 def block_grams(
-    found: list[dict[str, Tensor]], scale: dict[str, Tensor], n_atoms: int
+    batches: list[dict[str, Tensor]], scale: dict[str, Tensor], n_atoms: int
 ) -> dict[str, Tensor]:
-    """Inner products of the whitened cumulants of G batches, by block (G, G).
+    """Inner products of the whitened `contractions` of G batches, by block (G, G).
 
-    Args:
-        found: `contractions` of each batch.
-        scale: factor per index: `p` (), `u` (F,) and `g` (F,).
-        n_atoms: N.
+    Whitening multiplies each index by a factor: `p` (), `u` (F,) or `g` (F,).
     """
     grams = {}
-    for block in found[0]:
-        whitened = torch.stack([batch[block] for batch in found])
-        for axis, letter in enumerate(_AXES[block]):
-            shape = [1] * whitened.dim()
-            shape[2 + axis] = -1
-            whitened = whitened * scale[letter].reshape(shape)
+    for block in batches[0]:
+        whitened = torch.stack([batch[block] for batch in batches])
+        # One factor per index of a feature, after the axes of batches and of invariants.
+        whitened = scaled_axes(whitened, [scale[letter] for letter in block.replace("p", "")], 2)
         metric = _inverse_gram(block, n_atoms)
         whitened = whitened * scale["p"] ** block.count("p")
-        whitened = whitened.reshape(len(found), len(metric), -1)
+        whitened = whitened.reshape(len(batches), len(metric), -1)
         weighed = torch.einsum("rs,hsx->hrx", metric, whitened)
         grams[block] = _PLACES[block] * whitened.flatten(1) @ weighed.flatten(1).T
     return grams
 
 
+def scaled_axes(tensor: Tensor, factors: list[Tensor], first: int) -> Tensor:
+    """The tensor times a vector along each axis, from axis `first` on."""
+    for axis, factor in enumerate(factors, first):
+        tensor = tensor * factor.reshape([-1 if k == axis else 1 for k in range(tensor.dim())])
+    return tensor
+
+
 def _pairings(tensor: Tensor) -> list[Tensor]:
     """`T_abcd, T_acbd, T_adbc` as tensors over abcd, for T a product of two pairs."""
-    return [
-        tensor,
-        torch.einsum("acbd->abcd", tensor),
-        torch.einsum("adbc->abcd", tensor),
-    ]
+    return [tensor, *(torch.einsum(f"{pairs}->abcd", tensor) for pairs in ("acbd", "adbc"))]
 
 
 def _position_contractions(quartic: Tensor, total: Tensor, mixed: Tensor) -> Tensor:
     """Atoms' four invariants times directions' three (12,).
 
-    Args:
-        quartic: `sum_i |p_i|⁴`.
-        total: `(sum_i |p_i|²)²`.
-        mixed: `sum_ij (p_i · p_j)²`.
+    From `sum_i |p_i|⁴`, `(sum_i |p_i|²)²` and `sum_ij (p_i · p_j)²`.
     """
     pairs = mixed + (total - mixed) * torch.eye(3, dtype=total.dtype)
     return torch.cat([quartic.expand(1, 3), pairs]).flatten()
@@ -232,25 +199,12 @@ def _atom_gram(n_atoms: int) -> Tensor:
     return gram
 
 
-def _rotation_gram() -> Tensor:
-    """Gram matrix (3, 3) of the three pairings of four directions."""
-    return 3 + 6 * torch.eye(3, dtype=torch.float64)
-
-
 def _inverse_gram(block: str, n_atoms: int) -> Tensor:
     """G⁻¹ of a block's invariants; the pseudo-inverse where few atoms leave fewer of them."""
-    n = float(n_atoms)
-    atoms = {
-        0: torch.ones(1, 1, dtype=torch.float64),
-        2: torch.full((1, 1), n - 1, dtype=torch.float64),
-        3: torch.full((1, 1), (n - 1) * (n - 2) / n, dtype=torch.float64),
-        4: _atom_gram(n_atoms),
-    }[len(block) - block.count("u")]
-    directions = {
-        0: torch.ones(1, 1, dtype=torch.float64),
-        2: torch.full((1, 1), 3.0, dtype=torch.float64),
-        4: _rotation_gram(),
-    }[block.count("p")]
+    n, one = float(n_atoms), torch.ones(1, 1, dtype=torch.float64)
+    by_order = {0: one, 2: (n - 1) * one, 3: (n - 1) * (n - 2) / n * one, 4: _atom_gram(n_atoms)}
+    atoms = by_order[len(block) - block.count("u")]
+    directions = {0: one, 2: 3 * one, 4: _TURNS}[block.count("p")]
     gram = torch.kron(atoms, directions)
     inverse: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10)
     return inverse

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 
 import torch
 from torch import Tensor
@@ -35,17 +35,9 @@ MAX_ORDER = 6
 
 
 def k_statistic(x: Tensor, order: int) -> Tensor:
-    """Unbiased estimate of the joint cumulants of one order.
+    """Unbiased estimate of the joint cumulants of one order, 1 to 6, of samples (n, d), float64.
 
-    Args:
-        x: samples (n, d), float64, with n at least `order`.
-        order: 1 to 6.
-
-    Returns:
-        Symmetric tensor (d, ..., d) with `order` axes.
-
-    Raises:
-        DataError: an order beyond 1 to 6, or too few samples for it.
+    It is a symmetric tensor (d, ..., d) with `order` axes.
     """
     check_order(len(x), order)
     if order == 1:
@@ -63,16 +55,10 @@ def k_statistic(x: Tensor, order: int) -> Tensor:
 
 
 def norm_pseudo_values(gram: Tensor) -> Tensor:
-    """Jackknife pseudo-values of the unbiased squared norm of a quantity.
+    """Jackknife pseudo-values (..., G) of the unbiased squared norm of a quantity.
 
-    Args:
-        gram: inner products (..., G, G) of its estimates from G batches, G at least 3.
-
-    Returns:
-        (..., G), whose mean is the average of the inner products of different batches.
-
-    Raises:
-        DataError: fewer than 3 batches.
+    Their mean is the average of the inner products of different batches, of which `gram`
+    (..., G, G) has those of the estimates from all G batches, G at least 3.
     """
     n = gram.shape[-1]
     if n < 3:
@@ -92,25 +78,17 @@ def set_partitions(order: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
             yield ()
             return
         first, rest = items[0], items[1:]
-        for chosen in product((False, True), repeat=len(rest)):
-            if not any(chosen):
-                continue
-            block = (first, *(i for i, c in zip(rest, chosen, strict=True) if c))
-            left = tuple(i for i, c in zip(rest, chosen, strict=True) if not c)
-            for others in split(left):
-                yield (block, *others)
+        for size in range(1, len(rest) + 1):
+            for mates in combinations(rest, size):
+                for others in split(tuple(i for i in rest if i not in mates)):
+                    yield ((first, *mates), *others)
 
     return tuple(split(tuple(range(order))))
 
 
 @cache
 def partition_coefficient(sizes: tuple[int, ...], n: int) -> float:
-    """c(m_1 .. m_r) of the module's formula.
-
-    Args:
-        sizes: of the blocks, in rising order.
-        n: samples.
-    """
+    """c(m_1 .. m_r) of the module's formula, for the rising sizes of blocks and n samples."""
     total = []
     for parts in product(*(range(1, m + 1) for m in sizes)):
         nu = sum(parts)
@@ -145,11 +123,7 @@ def _power_sum(y: Tensor, order: int) -> Tensor:
 
 
 def check_order(n: int, order: int, lowest: int = 1) -> None:
-    """Refuse what has no k-statistic.
-
-    Raises:
-        DataError: an order beyond `lowest` to 6, or fewer samples than the order.
-    """
+    """Refuse what has no k-statistic: an order beyond `lowest` to 6, or fewer samples than it."""
     if not lowest <= order <= MAX_ORDER:
         raise DataError(f"k-statistics of order {order}: known are {lowest} to {MAX_ORDER}.")
     if n < order:

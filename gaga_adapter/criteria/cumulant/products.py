@@ -34,17 +34,9 @@ Overlap = tuple[tuple[int, ...], ...]
 
 
 def k_statistic_product(gram: Tensor, order: int) -> Tensor:
-    """Inner product of the joint k-statistics of two batches.
+    """Inner product () of the joint k-statistics of two batches, of order 2 to 6.
 
-    Args:
-        gram: inner products (n, m) of their items, each batch centred on its own mean.
-        order: 2 to 6.
-
-    Returns:
-        Scalar tensor.
-
-    Raises:
-        DataError: an order beyond 2 to 6, or too few items for it.
+    `gram` (n, m) has the inner products of their items, each batch centred on its own mean.
     """
     check_order(min(gram.shape), order, lowest=2)
     n, m = gram.shape

@@ -26,14 +26,12 @@ Molecules are turned at random: their frame is a convention of the file, and no 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import CriterionCurve
@@ -42,11 +40,11 @@ from gaga_adapter.criteria.ks_mi.item_statistics import (
     ItemStatistics,
     MoleculeStatistics,
 )
-from gaga_adapter.criteria.levels import check_data, coefficients, falling, noised
-from gaga_adapter.criteria.two_sample.separation import copies
-from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.criteria.levels import coefficients, noised
+from gaga_adapter.criteria.protocol import BaseCriterion
+from gaga_adapter.criteria.task import Task
+from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.reference.base import workspace
 from gaga_adapter.reference.haar import rotations
 
 _FEWEST_ITEMS = 40
@@ -54,19 +52,23 @@ _FEWEST_DRAWS = 256  # of the reference, per size
 
 
 @dataclass(frozen=True)
-class KSMI:
-    """Calibrated KS + mutual information, a p-value.
+class KSMI(BaseCriterion):
+    """Calibrated KS + mutual information: p-value of "noised data are draws of the reference".
+
+    Its curve is over the items that are judged. Extra columns are `ks` and `mi`, their average
+    statistics in standard errors under the null hypothesis (of either sign), and `pass_rate`, the
+    share of items that pass by themselves: `1 - alpha` under the null.
 
     Attributes:
-        n_samples: at most so many data items.
-        n_neighbors: k of the mutual information.
-        n_pairs: at most so many distinct pairs of channels.
-        draws_per_item: draws of the reference per data item; 256 per size in any case.
-        pilot: share of the items on which the direction is learnt, and which are not judged.
-        alpha: false-alarm rate of the verdict on single items, in the column `pass_rate`.
+        n_samples: Largest number of data items.
+        n_neighbors: Number k of neighbours of the mutual information.
+        n_pairs: Largest number of distinct pairs of channels.
+        draws_per_item: Number of draws of the reference per data item; 256 per size in any case.
+        pilot: Share of the items on which the direction is learnt, and which are not judged.
+        alpha: False-alarm rate of the verdict on single items, in the column `pass_rate`.
 
     Raises:
-        DataError: a setting that makes no sense.
+        DataError: If a setting makes no sense.
     """
 
     name: ClassVar[str] = "ks_mi"
@@ -80,14 +82,7 @@ class KSMI:
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("n_samples", _FEWEST_ITEMS),
-            ("n_neighbors", 1),
-            ("n_pairs", 1),
-            ("draws_per_item", 1),
-        ):
-            if getattr(self, name) < least:
-                raise DataError(f"{name}={getattr(self, name)} must be at least {least}.")
+        self._require(n_samples=_FEWEST_ITEMS, n_neighbors=1, n_pairs=1, draws_per_item=1)
         for name in ("pilot", "alpha"):
             if not 0 < getattr(self, name) < 1:
                 raise DataError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
@@ -97,135 +92,68 @@ class KSMI:
         """Atoms of the smallest molecule whose mutual information says something: k + 2."""
         return self.n_neighbors + 2
 
-    def curve(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        reference: ReferenceGaussian,
-        log_snr: Tensor,
-        generator: Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> CriterionCurve:
-        """p-value of "noised data are draws of the reference"; see `Criterion.curve`.
-
-        Args:
-            x: molecules (M, N, 3 + F), or dense data (M, C, ...).
-            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-            reference: at any level.
-            log_snr: levels (L,), in any order.
-            generator: picks items and pairs, turns the molecules, draws noise and reference.
-            progress: called with (levels done, levels in all).
-
-        Returns:
-            Curve over the items that are judged, with the extra columns `ks` and `mi`, their
-            average statistics in standard errors under the null hypothesis (of either sign), and
-            `pass_rate`, the share of items that pass by themselves: `1 - alpha` under the null.
-
-        Raises:
-            DataError: too few items or entries, a number that is not finite, or other shapes.
-        """
-        check_data(x, mask)
-        levels = falling(log_snr)
-        home = workspace(x.device)
-        x, mask = self._picked(x.to(home), None if mask is None else mask.to(home), generator)
-        first = math.ceil(self.pilot * len(x))
+    def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
+        task = self._sample(task)
+        tick = task.ticker(len(task.levels))
+        first = math.ceil(self.pilot * len(task))
+        settings = (self.n_neighbors, self.n_pairs, task.generator)
         statistics = (
-            DenseStatistics(x.shape[1:], self.n_neighbors, self.n_pairs, generator)
-            if mask is None
-            else MoleculeStatistics(self.n_neighbors, self.n_pairs, generator)
+            DenseStatistics(task.x.shape[1:], *settings)
+            if task.mask is None
+            else MoleculeStatistics(*settings)
         )
         terms: list[Tensor] = []
         extra: dict[str, tuple[float, ...]] = {"ks": (), "mi": (), "pass_rate": ()}
-        for done, level in enumerate(levels, 1):
+        for level in task.levels:
             at = reference.at(*coefficients(level))
-            pilot, judged = _compared(
-                x, mask, at, statistics, first, self.draws_per_item, generator
-            )
-            order = torch.cat([part.rows for part in judged]).argsort()
+            pilot, rest = _comparisons(task, at, statistics, first, self.draws_per_item)
+            order = torch.cat([part.rows for part in rest]).argsort()
             direction = _direction(pilot)
-            terms.append(torch.cat([part.along(direction) for part in judged])[order])
-            for name, some in (("ks", judged[0].is_ks), ("mi", ~judged[0].is_ks)):
-                z = torch.cat([part.along(some.to(torch.float64)) for part in judged])
+            terms.append(torch.cat([part.along(direction) for part in rest])[order])
+            for name, some in (("ks", rest[0].is_ks), ("mi", ~rest[0].is_ks)):
+                z = torch.cat([part.along(some.to(torch.float64)) for part in rest])
                 extra[name] += (float(z.sum()) / math.sqrt(len(z)),)
-            passed = torch.cat([part.passed(self.alpha) for part in judged])
-            extra["pass_rate"] += (float(passed.double().mean()),)
-            if progress is not None:
-                progress(done, len(levels))
-        contributions = Contributions.of_items(
-            torch.stack(terms, 1), None if mask is None else mask[first:]
-        )
-        value, error = contributions.value_and_error(self.unit)
-        return CriterionCurve(
-            criterion=self.name,
-            reference=reference.kind,
-            unit=self.unit,
-            log_snr=tuple(levels),
-            value=tuple(value.tolist()),
-            std_error=tuple(error.tolist()),
-            n_samples=contributions.n_items,
-            extra=extra,
-            contributions=contributions,
-        )
+            passes = torch.cat([part.passes(self.alpha) for part in rest])
+            extra["pass_rate"] += (float(passes.double().mean()),)
+            tick()
+        mask = None if task.mask is None else task.mask[first:]
+        parts = Contributions.of_items(torch.stack(terms, 1), mask)
+        return self._curve(task, reference, parts, extra)
 
-    def _picked(
-        self, x: Tensor, mask: Tensor | None, generator: Generator | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _sample(self, task: Task) -> Task:
         """Distinct items in random order, at most `n_samples`; molecules large enough, turned."""
-        if mask is not None:
-            enough = mask.sum(1) >= self.fewest_atoms
+        task = task.in_workspace()
+        if task.sizes is not None:
+            enough = task.sizes >= self.fewest_atoms
             left_out = int((~enough).sum())
             if left_out:
-                warnings.warn(
-                    f"{left_out} of {len(x)} molecules have fewer than {self.fewest_atoms} atoms, "
-                    f"too few for mutual information with {self.n_neighbors} neighbours. They are "
-                    "left out.",
-                    GAGAWarning,
-                    stacklevel=3,
+                warn(
+                    f"{left_out} of {len(task)} molecules have fewer than {self.fewest_atoms} "
+                    "atoms, too few for mutual information with "
+                    f"{self.n_neighbors} neighbours. They are left out."
                 )
-            x, mask = x[enough], mask[enough]
-        home = None if generator is None else generator.device
-        pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
-        pick = _distinct(pick.to(x.device), x, mask)
-        if len(pick) < _FEWEST_ITEMS:
-            raise DataError(
-                f"found {len(pick)} data items that can be tested, need at least {_FEWEST_ITEMS}. "
-                "Pass more data."
-            )
-        if mask is None:
-            return x[pick], None
-        u = torch.rand(len(pick), 3, generator=generator, device=home, dtype=torch.float64)
-        turned = x[pick, :, :3] @ rotations(u).to(x.device, x.dtype)
-        return torch.cat([turned, x[pick, :, 3:]], dim=-1), mask[pick]
-
-
-def _distinct(pick: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Items of `pick` (m,) without those that are copies of an earlier one: no further evidence."""
-    group = copies(x[pick], None if mask is None else mask[pick])
-    first = np.sort(np.unique(group, return_index=True)[1])
-    if len(first) < len(pick):
-        warnings.warn(
-            f"only {len(first)} of {len(pick)} data items are distinct. Copies are left out.",
-            GAGAWarning,
-            stacklevel=4,
-        )
-    return pick[torch.from_numpy(first).to(pick.device)]
+            task = task.take(enough)
+        task = task.sample(self.n_samples)
+        group = task.copies("are left out", share=1.0)
+        first = np.sort(np.unique(group, return_index=True)[1])  # a copy is no further evidence
+        task = task.take(torch.from_numpy(first))
+        task.require(_FEWEST_ITEMS, " that can be tested")
+        if task.mask is None:
+            return task
+        home = None if task.generator is None else task.generator.device
+        u = torch.rand(len(task), 3, generator=task.generator, device=home, dtype=torch.float64)
+        turned = task.x[..., :3] @ rotations(u).to(task.x.device, task.x.dtype)
+        return replace(task, x=torch.cat([turned, task.x[..., 3:]], dim=-1))
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Items of one size beside draws of the reference, in standardised statistics.
+    """Items of one size beside draws of the reference, in standardised statistics."""
 
-    Attributes:
-        rows: which items (m,).
-        data: their statistics (m, S).
-        null: statistics of the draws (R, S), of mean 0 and variance 1.
-        is_ks: which of the statistics (S,) are KS distances.
-    """
-
-    rows: Tensor
-    data: Tensor
-    null: Tensor
-    is_ks: Tensor
+    rows: Tensor  # indices of the items (m,)
+    data: Tensor  # statistics of the items (m, S)
+    null: Tensor  # statistics of the draws (R, S), of mean 0 and variance 1
+    is_ks: Tensor  # whether each statistic (S,) is a KS distance
 
     @classmethod
     def of(cls, rows: Tensor, items: Tensor, draws: Tensor, statistics: ItemStatistics) -> _Part:
@@ -241,31 +169,30 @@ class _Part:
         deviation = (self.null @ direction).std()
         return self.data @ direction / deviation / math.sqrt(1 + len(self.data) / len(self.null))
 
-    def passed(self, alpha: float) -> Tensor:
+    def passes(self, alpha: float) -> Tensor:
         """Items (m,) whose largest statistic is not among the share alpha of largest draws."""
         largest = self.null.amax(1)
         rank = min(math.ceil((1 - alpha) * (len(largest) + 1)), len(largest))
         return self.data.amax(1) <= largest.sort().values[rank - 1]
 
 
-def _compared(
-    x: Tensor,
-    mask: Tensor | None,
+def _comparisons(
+    task: Task,
     reference: ReferenceGaussian,
     statistics: ItemStatistics,
     first: int,
     draws_per_item: int,
-    generator: Generator | None,
 ) -> tuple[list[_Part], list[_Part]]:
     """Noised items beside draws of the reference, by size: the pilot's, and those from `first` on.
 
     The draws that standardise the entries are others than those that calibrate the statistics, and
     the pilot has its own: given these, items and draws are alike under the null hypothesis.
     """
-    noisy = noised(x, mask, reference, generator)
+    x, mask = task.x, task.mask
+    noisy = noised(x, mask, reference, task.generator)
     sizes = torch.zeros(len(x), device=x.device) if mask is None else mask.sum(1)
     pilot: list[_Part] = []
-    judged: list[_Part] = []
+    rest: list[_Part] = []
     for size in torch.unique(sizes):
         rows = (sizes == size).nonzero().flatten()
         items = noisy[rows]
@@ -274,15 +201,15 @@ def _compared(
 
         def draw(count: int, event: torch.Size = items.shape[1:]) -> Tensor:
             shape = (count, *event) if mask is None else [event[0]] * count
-            return reference.sample(shape, generator, x.device, x.dtype)
+            return reference.sample(shape, task.generator, x.device, x.dtype)
 
         mean, deviation = statistics.standard(draw(_FEWEST_DRAWS))
-        for parts, some in ((pilot, rows < first), (judged, rows >= first)):
+        for parts, some in ((pilot, rows < first), (rest, rows >= first)):
             if bool(some.any()):
                 null = draw(max(_FEWEST_DRAWS, draws_per_item * int(some.sum())))
                 both = (items[some] - mean) / deviation, (null - mean) / deviation
                 parts.append(_Part.of(rows[some], *both, statistics))
-    return pilot, judged
+    return pilot, rest
 
 
 def _direction(parts: list[_Part]) -> Tensor:

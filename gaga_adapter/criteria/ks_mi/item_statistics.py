@@ -18,22 +18,16 @@ from itertools import combinations
 import torch
 from torch import Generator, Tensor
 
-from gaga_adapter.criteria.ks_mi.ks import ks_statistic
 from gaga_adapter.criteria.ks_mi.mutual_information import knn_mutual_information
 from gaga_adapter.errors import DataError
+from gaga_adapter.reference.base import workspace
 
 _ENTRIES = 256  # of a dense item, at most, that KS looks at
 _PLACES = 64  # of a dense item, at most, over which mutual information is taken
 
 
 class ItemStatistics(ABC):
-    """Statistics of items, the same entries and pairs in every call.
-
-    Args:
-        n_neighbors: k of the mutual information.
-        n_pairs: at most so many distinct pairs of channels.
-        generator: picks pairs and entries, and breaks ties.
-    """
+    """Statistics of items, the same entries and pairs in every call; see `KSMI` for settings."""
 
     def __init__(self, n_neighbors: int, n_pairs: int, generator: Generator | None) -> None:
         self.n_neighbors = n_neighbors
@@ -56,7 +50,7 @@ class ItemStatistics(ABC):
         information = [
             knn_mutual_information(
                 values,
-                self._chosen(values.shape[1]),
+                self._pairs_of(values.shape[1]),
                 self.n_neighbors,
                 self._generator,
                 clip=False,
@@ -65,7 +59,7 @@ class ItemStatistics(ABC):
         ]
         return torch.stack(distances, 1), torch.stack(information, 1)
 
-    def _chosen(self, width: int) -> list[tuple[int, int]]:
+    def _pairs_of(self, width: int) -> list[tuple[int, int]]:
         """Distinct pairs of columns: all of them, or as many at random."""
         if width not in self._pairs:
             pairs = list(combinations(range(width), 2))
@@ -75,7 +69,7 @@ class ItemStatistics(ABC):
 
 
 class MoleculeStatistics(ItemStatistics):
-    """Of molecules of one size (B, N, 3 + F)."""
+    """Statistics of molecules of one size (B, N, 3 + F)."""
 
     def standard(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation (3 + F,) of the channels; positions have mean 0 and one deviation."""
@@ -93,16 +87,10 @@ class MoleculeStatistics(ItemStatistics):
 
 
 class DenseStatistics(ItemStatistics):
-    """Of dense items (B, C, ...).
-
-    Args:
-        shape: of an item (C, ...).
-        n_neighbors: k of the mutual information.
-        n_pairs: at most so many distinct pairs of channels.
-        generator: picks pairs and entries, and breaks ties.
+    """Statistics of dense items (B, C, ...), of which the shape (C, ...) is given first.
 
     Raises:
-        DataError: an item has too few places in a row.
+        DataError: If an item has too few places in a row.
     """
 
     def __init__(
@@ -131,6 +119,17 @@ class DenseStatistics(ItemStatistics):
         neighbours = torch.stack([flat[:, 0, places], flat[:, 0, places + 1]], dim=1)
         columns = [neighbours] if len(flat[0]) == 1 else [flat[:, :, places], neighbours]
         return [flat.flatten(1)[:, self._entries.to(z.device)]], columns
+
+
+def ks_statistic(values: Tensor) -> Tensor:
+    """KS distance `sup |F_n - Phi|` (...) of standardised samples (..., n), in float64."""
+    n = values.shape[-1]
+    if not n:
+        raise DataError(f"samples are empty: {tuple(values.shape)}. KS needs at least 1 value.")
+    ordered = values.to(workspace(values.device), torch.float64).sort(-1).values
+    below = torch.special.ndtr(ordered)
+    step = torch.arange(n + 1, dtype=torch.float64, device=ordered.device) / n
+    return torch.maximum((step[1:] - below).amax(-1), (below - step[:-1]).amax(-1))
 
 
 def _some(count: int, most: int, generator: Generator | None) -> Tensor:

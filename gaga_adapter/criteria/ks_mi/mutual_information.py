@@ -36,18 +36,18 @@ def knn_mutual_information(
     """Mutual information of pairs of columns, in each of B data items.
 
     Args:
-        columns: n samples of C columns in each item (B, C, n).
-        pairs: of columns, the same P in every item.
-        n_neighbors: k.
-        generator: of the noise that breaks ties.
-        clip: negative estimates are 0, as scikit-learn gives them; else they stay, so that the
-            average of independent columns is near 0.
+        columns: Samples (B, C, n): n of C columns in each item.
+        pairs: Pairs of columns, the same P in every item.
+        n_neighbors: Number k of neighbours.
+        generator: Source of the noise that breaks ties.
+        clip: Whether negative estimates are 0, as scikit-learn gives them; else they stay, so that
+            the average of independent columns is near 0.
 
     Returns:
         (B, P) in nats, float64; NaN where a column is constant or not finite.
 
     Raises:
-        DataError: no more samples than neighbours, or a pair that is none.
+        DataError: If there are no more samples than neighbours, or a pair is not of two columns.
     """
     if columns.dim() != 3 or not columns.is_floating_point():
         raise DataError(
@@ -63,16 +63,15 @@ def knn_mutual_information(
             raise DataError(f"({i}, {j}) is no pair of {width} columns.")
     if not len(columns) or not pairs:
         return columns.new_empty(len(columns), len(pairs), dtype=torch.float64)
-    chosen = torch.tensor(pairs, device=columns.device)
-    used, places = torch.unique(chosen, return_inverse=True)
-    scaled = _scaled(columns[:, used], generator)
-    parts = torch.split(scaled, max(1, _CHUNK // n**2), dim=-1)
-    found = [_estimates(part, places.to(scaled.device), n_neighbors) for part in parts]
-    information = torch.cat(found, dim=1).mT
+    used, places = torch.unique(torch.tensor(pairs, device=columns.device), return_inverse=True)
+    unit = _unit_columns(columns[:, used], generator)
+    parts = torch.split(unit, max(1, _CHUNK // n**2), dim=-1)
+    estimates = [_estimates(part, places.to(unit.device), n_neighbors) for part in parts]
+    information = torch.cat(estimates, dim=1).mT
     return information.clamp(min=0) if clip else information
 
 
-def _scaled(columns: Tensor, generator: torch.Generator | None) -> Tensor:
+def _unit_columns(columns: Tensor, generator: torch.Generator | None) -> Tensor:
     """Columns of unit variance without ties, items last: (C, n, B), float64."""
     home = workspace(columns.device)
     x = columns.to(home, torch.float64).permute(1, 2, 0).contiguous()
@@ -89,15 +88,15 @@ def _estimates(columns: Tensor, pairs: Tensor, k: int) -> Tensor:
     most = digamma[n] + digamma[k]
     digamma[0] = math.nan  # a point within a radius of 0 does not even count itself
     distance = (columns[:, :, None] - columns[:, None]).abs_()
-    found = []
+    estimates = []
     for block in torch.split(pairs, max(1, _CHUNK // (n**2 * items))):
         of_pair = [distance[column] for column in block.T]  # two of (p, n, n, B)
         joint = torch.maximum(*of_pair)
         joint.diagonal(dim1=1, dim2=2).fill_(math.inf)
         radius = _kth_smallest(joint, k)
         counts = [each.lt_(radius[:, None]).sum(1).long() for each in of_pair]  # with the point
-        found.append(most - (digamma[counts[0]] + digamma[counts[1]]).mean(1))
-    return torch.cat(found)
+        estimates.append(most - (digamma[counts[0]] + digamma[counts[1]]).mean(1))
+    return torch.cat(estimates)
 
 
 def _kth_smallest(values: Tensor, k: int) -> Tensor:

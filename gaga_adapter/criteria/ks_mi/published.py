@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gaga_adapter.criteria.ks_mi.ks import ks_critical, ks_statistic
+from gaga_adapter.criteria.ks_mi.item_statistics import ks_statistic
 from gaga_adapter.criteria.ks_mi.mutual_information import knn_mutual_information
 from gaga_adapter.criteria.levels import check_data
 from gaga_adapter.errors import DataError, TruncationError
@@ -57,9 +57,9 @@ class Modality:
     """What the recipe does with some of the channels.
 
     Attributes:
-        channels: first and last but one; `None` is the end.
-        constant: the published standard deviation that takes the place of a variance.
-        n_neighbors: k of the mutual information.
+        channels: First channel, and the one after the last; `None` is the end.
+        constant: Published standard deviation that takes the place of a variance.
+        n_neighbors: Number k of neighbours of the mutual information.
     """
 
     channels: tuple[int, int | None]
@@ -76,11 +76,11 @@ class PublishedRecipe:
     """Constants of the recipe.
 
     Attributes:
-        modalities: what is tested.
-        alpha: of the KS test.
-        threshold: of the mutual information, nats.
-        draws_per_atom: pairs drawn, with repetition, per atom of the molecule.
-        consecutive: passes in a row that make a first pass.
+        modalities: Modalities that are tested.
+        alpha: Level of the KS test.
+        threshold: Largest mutual information that passes, in nats.
+        draws_per_atom: Number of pairs drawn, with repetition, per atom of the molecule.
+        consecutive: Number of passes in a row that make a first pass.
     """
 
     modalities: tuple[Modality, ...] = (Modality((0, 3), 1.380, 2), Modality((3, None), 0.086, 3))
@@ -88,6 +88,10 @@ class PublishedRecipe:
     threshold: float = 0.1
     draws_per_atom: int = 2
     consecutive: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise DataError(f"alpha={self.alpha} must lie between 0 and 1, such as 0.05.")
 
     def pairs(
         self, n_atoms: int, n_channels: int, generator: torch.Generator | None = None
@@ -104,24 +108,19 @@ class PublishedRecipe:
         pairs: tuple[Pairs, Pairs],
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Which of `TESTS` one modality of molecules of one size passes.
+        """Which of `TESTS` (B, 3) one modality (B, N, C) of molecules of one size passes.
 
-        Args:
-            values: (B, N, C).
-            variance: that the entries should have.
-            n_neighbors: k of the mutual information.
-            pairs: of channels, and of atoms.
-            generator: of the noise that breaks ties.
-
-        Returns:
-            (B, 3), bool; a test that cannot be computed is not passed.
+        Entries should have this variance. Pairs are those of channels, then those of atoms. A test
+        that cannot be computed is not passed.
         """
+        from scipy.stats import kstwo  # the law of the KS statistic
+
         standard = values.to(torch.float64) / math.sqrt(variance)
-        critical = ks_critical(standard[0].numel(), self.alpha)
+        critical = float(kstwo.isf(self.alpha, standard[0].numel()))
         ks = ks_statistic(standard.flatten(1)) < critical
         channels, atoms = (
-            _average_information(columns, drawn, n_neighbors, generator) < self.threshold
-            for columns, drawn in zip((standard.mT, standard), pairs, strict=True)
+            _average_information(columns, some, n_neighbors, generator) < self.threshold
+            for columns, some in zip((standard.mT, standard), pairs, strict=True)
         )
         return torch.stack([ks, channels, atoms], dim=1)
 
@@ -137,10 +136,10 @@ class PublishedResult:
     """Outcome of the recipe.
 
     Attributes:
-        timesteps: the grid (T,), from data to noise.
-        passed: (M, T, modalities, 3), bool, in the order of `TESTS`.
-        skipped: molecules of too few atoms (M,), bool.
-        consecutive: passes in a row that make a first pass.
+        timesteps: Grid (T,), from data to noise.
+        passed: Whether each test is passed (M, T, modalities, 3), in the order of `TESTS`.
+        skipped: Whether each molecule has too few atoms (M,).
+        consecutive: Number of passes in a row that make a first pass.
     """
 
     timesteps: tuple[int, ...]
@@ -168,8 +167,8 @@ class PublishedResult:
     @property
     def std_error(self) -> float:
         """Standard error of `mean`; NaN for fewer than two first passes."""
-        found = self.first_pass[~self.first_pass.isnan()]
-        return float(found.std() / math.sqrt(len(found))) if len(found) > 1 else math.nan
+        first = self.first_pass[~self.first_pass.isnan()]
+        return float(first.std() / math.sqrt(len(first))) if len(first) > 1 else math.nan
 
     @property
     def pass_rate(self) -> Tensor:
@@ -193,16 +192,16 @@ def published_first_pass(
     """The published T* of molecules in the layout of EDM (angstrom, one-hot / 4).
 
     Args:
-        x: clean molecules (M, N, 3 + F).
-        mask: real atoms (M, N), bool.
-        path: noise schedule; the published one is `edm/polynomial_2`.
-        timesteps: the grid, in steps of the path (of 1000 where it is continuous).
-        generator: draws the noise, the pairs and what breaks ties.
-        recipe: its constants.
+        x: Clean molecules (M, N, 3 + F).
+        mask: Real atoms (M, N), bool.
+        path: Noise schedule; the published one is `edm/polynomial_2`.
+        timesteps: Grid, in steps of the path (of 1000 where it is continuous).
+        generator: Source of the noise, of the pairs, and of what breaks ties.
+        recipe: Constants of the recipe.
 
     Raises:
-        DataError: the data are no molecules, or have too few channels for a modality.
-        TruncationError: a grid that does not rise, or is too short.
+        DataError: If the data are not molecules, or have too few channels for a modality.
+        TruncationError: If the grid does not rise, or is too short.
     """
     check_data(x, mask)
     grid = tuple(timesteps)
@@ -245,13 +244,7 @@ def published_first_pass(
 
 
 def draw_pairs(width: int, draws: int, generator: torch.Generator | None = None) -> Pairs:
-    """Pairs of distinct columns, drawn with repetition.
-
-    Args:
-        width: columns there are.
-        draws: pairs to draw.
-        generator: source of randomness.
-    """
+    """Pairs of distinct columns, of so many, drawn with repetition."""
     home = None if generator is None else generator.device
     first = torch.randint(width, (draws,), generator=generator, device=home)
     step = torch.randint(1, width, (draws,), generator=generator, device=home)
@@ -260,10 +253,10 @@ def draw_pairs(width: int, draws: int, generator: torch.Generator | None = None)
 
 
 def _average_information(
-    columns: Tensor, drawn: Pairs, n_neighbors: int, generator: torch.Generator | None
+    columns: Tensor, pairs: Pairs, n_neighbors: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Average mutual information (B,) over drawn pairs; each distinct one is worked out once."""
-    times = Counter(drawn)
+    """Average mutual information (B,) over pairs; each distinct one is worked out once."""
+    times = Counter(pairs)
     information = knn_mutual_information(columns, list(times), n_neighbors, generator)
     weight = information.new_tensor(list(times.values())) / times.total()
     return information @ weight

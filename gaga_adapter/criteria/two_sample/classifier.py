@@ -6,80 +6,54 @@ find thresholds and interactions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 _Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """Settings of both halves.
+def scores(
+    rows: NDArray[np.floating],
+    is_data: NDArray[np.bool_],
+    held_out: NDArray[np.floating],
+    seed: int,
+    max_iter: int,
+    learning_rate: float,
+    max_leaf_nodes: int,
+    penalty: float,
+) -> _Array:
+    """Log-odds (m,) of held-out rows (m, D), learnt from rows (n, D); not calibrated.
 
-    Attributes:
-        max_iter: trees.
-        learning_rate: of the trees.
-        max_leaf_nodes: leaves per tree.
-        penalty: L2 weight of the logistic regression, for standardised features.
+    `TwoSample` explains the settings.
     """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    max_iter: int
-    learning_rate: float
-    max_leaf_nodes: int
-    penalty: float
-
-    def scores(
-        self,
-        rows: NDArray[np.floating],
-        is_data: NDArray[np.bool_],
-        held_out: NDArray[np.floating],
-        seed: int,
-    ) -> _Array:
-        """Log-odds (m,) of held-out rows, not calibrated.
-
-        Args:
-            rows: to learn from (n, D).
-            is_data: which of them are data (n,).
-            held_out: (m, D).
-            seed: of the trees.
-        """
-        from sklearn.ensemble import HistGradientBoostingClassifier
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        trees = HistGradientBoostingClassifier(
-            max_iter=self.max_iter,
-            learning_rate=self.learning_rate,
-            max_leaf_nodes=self.max_leaf_nodes,
-            min_samples_leaf=40,
-            max_bins=64,
-            max_features=0.3,
-            early_stopping=False,
-            random_state=seed,
-        )
-        linear = make_pipeline(
-            StandardScaler(), LogisticRegression(C=1 / self.penalty, max_iter=1000)
-        )
-        log_odds: _Array = sum(
-            0.5 * model.fit(rows, is_data).decision_function(held_out) for model in (trees, linear)
-        )
-        return log_odds
+    trees = HistGradientBoostingClassifier(
+        max_iter=max_iter,
+        learning_rate=learning_rate,
+        max_leaf_nodes=max_leaf_nodes,
+        min_samples_leaf=40,
+        max_bins=64,
+        max_features=0.3,
+        early_stopping=False,
+        random_state=seed,
+    )
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=1000))
+    log_odds: _Array = sum(
+        0.5 * model.fit(rows, is_data).decision_function(held_out) for model in (trees, linear)
+    )
+    return log_odds
 
 
 def calibrated(score: _Array, is_data: NDArray[np.bool_], held_out: _Array) -> _Array:
-    """Log-odds (m,) of held-out scores, by what other scores of the same classifier show.
+    """Log-odds (m,) of held-out scores, by what other scores (n,) of the same classifier show.
 
     A non-negative slope, by logistic regression through 0, and limits: no log-odds beyond those of
     a tail in which the others were seen. A classifier is surest where it extrapolates, and one
     wrong point there would outweigh a thousand others.
-
-    Args:
-        score: of the others (n,).
-        is_data: which of them are data (n,).
-        held_out: scores (m,).
     """
     from sklearn.linear_model import LogisticRegression
 

@@ -28,9 +28,9 @@ reference's own draws, its levels or the features, and a `GAGAWarning` says so.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -39,25 +39,21 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import check_data, coefficients, drawn, falling
-from gaga_adapter.criteria.two_sample.classifier import Classifier, calibrated
+from gaga_adapter.criteria.levels import coefficients, drawn
+from gaga_adapter.criteria.protocol import BaseCriterion
+from gaga_adapter.criteria.task import Task
+from gaga_adapter.criteria.two_sample.classifier import calibrated, scores
 from gaga_adapter.criteria.two_sample.features import paired_features
-from gaga_adapter.criteria.two_sample.permutation import (
-    fisher_p_value,
-    rank_differences,
-    swap_p_value,
-)
+from gaga_adapter.criteria.two_sample.permutation import rank_differences, swap_p_value
 from gaga_adapter.criteria.two_sample.separation import (
     Separation,
     auc,
     bound_terms,
     cells,
-    copies,
     of_distinct,
 )
-from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.errors import warn
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.reference.base import workspace
 from gaga_adapter.subspace import mask_from_sizes
 
 _Array = NDArray[np.float64]
@@ -66,18 +62,25 @@ _FAULT = 1e-4  # p-value of two draws of the reference below which it is at faul
 
 
 @dataclass(frozen=True)
-class TwoSample:
-    """Two-sample criterion, in nats per data item.
+class TwoSample(BaseCriterion):
+    """Two-sample criterion: a lower bound of `KL(p_t || reference)`, in nats per data item.
+
+    Extra columns of its curve are `auc`, `auc_std_error`, `p_value`, `saturated` (0 or 1) and
+    `null_p_value`, that of the check of the reference; NaN at levels without it.
 
     Attributes:
-        n_samples: at most so many data items, and as many draws of the reference.
-        folds: of the cross-validation.
-        max_iter: trees of the boosted classifier.
-        learning_rate: of the boosted classifier.
-        max_leaf_nodes: leaves per tree.
+        n_samples: Largest number of data items, and of draws of the reference.
+        folds: Number of folds of the cross-validation.
+        max_iter: Number of trees of the boosted classifier.
+        learning_rate: Learning rate of the boosted classifier.
+        max_leaf_nodes: Number of leaves per tree.
         penalty: L2 weight of the logistic regression, for standardised features.
-        n_permutations: of the p-value of each fold but the first.
-        check_reference: check the reference against itself, at the cost of one more level.
+        n_permutations: Number of permutations for the p-value of each fold but the first.
+        check_reference: Whether to check the reference against itself, at the cost of one more
+            level.
+
+    Raises:
+        DataError: If a setting makes no sense.
     """
 
     name: ClassVar[str] = "two_sample"
@@ -93,82 +96,50 @@ class TwoSample:
     check_reference: bool = True
 
     def __post_init__(self) -> None:
-        if self.folds < 2 or self.n_samples < self._fewest or self.n_permutations < 1:
-            raise DataError(
-                f"folds={self.folds}, n_samples={self.n_samples}, n_permutations="
-                f"{self.n_permutations}: need at least 2 folds, {self._fewest} samples and "
-                "1 permutation."
-            )
+        self._require(folds=2, n_samples=self._fewest, n_permutations=1)
 
     @property
-    def _classifier(self) -> Classifier:
-        return Classifier(self.max_iter, self.learning_rate, self.max_leaf_nodes, self.penalty)
+    def _classifier(self) -> Callable[..., _Array]:
+        names = ("max_iter", "learning_rate", "max_leaf_nodes", "penalty")
+        return partial(scores, **{name: getattr(self, name) for name in names})
 
     @property
     def _fewest(self) -> int:
         """Data items without which nothing can be learnt: 25 to test on per fold."""
         return 25 * self.folds
 
-    def curve(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        reference: ReferenceGaussian,
-        log_snr: Tensor,
-        generator: Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> CriterionCurve:
-        """Lower bound of `KL(p_t || reference)` over log-SNR; see `Criterion.curve`.
-
-        Args:
-            x: molecules (M, N, 3 + F), or dense data (M, C, ...).
-            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-            reference: at any level.
-            log_snr: levels (L,), in any order.
-            generator: picks the items, draws the noise and the reference.
-            progress: called with (levels done, levels in all).
-
-        Returns:
-            Curve with the extra columns `auc`, `auc_std_error`, `p_value`, `saturated` (0 or 1) and
-            `null_p_value`, that of the check of the reference; NaN at levels without it.
-
-        Raises:
-            DataError: too few items, a number that is not finite, or shapes that make no sense.
-        """
-        levels = falling(log_snr)
-        x, mask, group = self._picked(x, mask, generator)
-        found = []
-        for done, level in enumerate(levels, 1):
+    def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
+        task, group = self._sample(task)
+        levels, tick = task.levels, task.ticker(len(task.levels))
+        outcomes = []
+        for level in levels:
             here = reference.at(*coefficients(level))
-            data, draws = paired_features(x, mask, here, group, generator)
-            found.append(self.separate(data, draws, _seed(generator), group))
-            if progress is not None:
-                progress(done, len(levels))
+            data, draws = paired_features(task, here, group)
+            outcomes.append(self.separate(data, draws, _seed(task.generator), group))
+            tick()
         null = [math.nan] * len(levels)
         if self.check_reference:
             middle = len(levels) // 2
-            null[middle] = self._checked(reference, x, mask, levels[middle], generator)
-        parts = of_distinct(
-            np.stack([one.terms for one in found], 1), group, None if mask is None else mask.sum(1)
-        )
-        value, error = parts.value_and_error(self.unit)
-        return CriterionCurve(
-            criterion=self.name,
-            reference=reference.kind,
-            unit=self.unit,
-            log_snr=tuple(levels),
-            value=tuple(value.tolist()),
-            std_error=tuple(error.tolist()),
-            n_samples=len(x),
-            extra={
-                "auc": tuple(one.auc for one in found),
-                "auc_std_error": tuple(one.auc_std_error for one in found),
-                "p_value": tuple(one.p_value for one in found),
-                "saturated": tuple(float(one.saturated) for one in found),
-                "null_p_value": tuple(null),
-            },
-            contributions=parts,
-        )
+            null[middle] = self._null_p_value(reference, task, levels[middle])
+        parts = of_distinct(np.stack([one.terms for one in outcomes], 1), group, task.sizes)
+        extra = {
+            name: tuple(float(getattr(one, name)) for one in outcomes)
+            for name in ("auc", "auc_std_error", "p_value", "saturated")
+        }
+        return self._curve(task, reference, parts, extra | {"null_p_value": tuple(null)})
+
+    def _sample(self, task: Task) -> tuple[Task, NDArray[np.int64]]:
+        """At most `n_samples` of the items, and which are copies of one another."""
+        task = task.sample(self.n_samples).in_workspace()
+        task.require(self._fewest)
+        group = task.copies("are kept in one fold and count as one in the errors")
+        n_distinct = len(np.unique(group))
+        if n_distinct < _FEW:
+            warn(
+                f"{n_distinct} data items make a loose lower bound of the divergence, and so an "
+                f"optimistic t*. Pass at least {_FEW} where you can."
+            )
+        return task, group
 
     def null_check(
         self,
@@ -183,74 +154,29 @@ class TwoSample:
         Draws at the level of the data, noised as data are, meet draws at the level.
 
         Args:
-            reference: at any level.
-            x: data (M, ...) that say how many draws, and of which shape or sizes.
-            mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-            log_snr: the level.
-            generator: draws the noise and the reference.
+            reference: Reference at any level.
+            x: Data (M, ...) that say how many draws, and of which shape or sizes.
+            mask: Real atoms (M, N) of molecules, bool; `None` says that the data are dense.
+            log_snr: Level of the comparison.
+            generator: Source of the noise and of the draws.
         """
         clean = drawn(x, mask, reference.at(1.0, 0.0), generator)
         mask = None if mask is None else mask_from_sizes(mask.sum(1))
-        level, each = reference.at(*coefficients(log_snr)), np.arange(len(clean))
-        return self.separate(
-            *paired_features(clean, mask, level, each, generator), _seed(generator)
-        )
+        task, level = Task(clean, mask, [log_snr], generator), reference.at(*coefficients(log_snr))
+        features = paired_features(task, level, np.arange(len(clean)))
+        return self.separate(*features, _seed(generator))
 
-    def _checked(
-        self,
-        reference: ReferenceGaussian,
-        x: Tensor,
-        mask: Tensor | None,
-        log_snr: float,
-        generator: Generator | None,
-    ) -> float:
+    def _null_p_value(self, reference: ReferenceGaussian, task: Task, log_snr: float) -> float:
         """The p-value of `null_check`, with a warning where it says that something is at fault."""
-        null = self.null_check(reference, x, mask, log_snr, generator)
+        null = self.null_check(reference, task.x, task.mask, log_snr, task.generator)
         if null.p_value < _FAULT:
-            warnings.warn(
+            warn(
                 f"draws of the {reference.kind!r} reference at the level of the data, noised to "
                 f"log-SNR {log_snr:.3g}, differ from its draws at that level (AUC {null.auc:.3f}, "
                 f"p = {null.p_value:.1g}): the reference or the features are at fault, and this "
-                "curve cannot be trusted. If the reference is your own, check its sample and at.",
-                GAGAWarning,
-                stacklevel=3,
+                "curve cannot be trusted. If the reference is your own, check its sample and at."
             )
         return null.p_value
-
-    def _picked(
-        self, x: Tensor, mask: Tensor | None, generator: Generator | None
-    ) -> tuple[Tensor, Tensor | None, NDArray[np.int64]]:
-        """Checked data, at most `n_samples` items of them, and which are copies of one another."""
-        check_data(x, mask)
-        home = generator.device if generator is not None else None
-        pick = torch.randperm(len(x), generator=generator, device=home)[: self.n_samples]
-        pick = pick.to(x.device)
-        work = workspace(x.device)
-        x, mask = x[pick].to(work), None if mask is None else mask[pick].to(work)
-        x = x if x.dtype == torch.float64 else x.float()
-        if len(x) < self._fewest:
-            raise DataError(
-                f"found {len(x)} data items, need at least {self._fewest} to tell them from "
-                "the reference. Pass more data."
-            )
-        group = copies(x, mask)
-        n_distinct = int(group.max()) + 1
-        if n_distinct < 0.9 * len(x):
-            warnings.warn(
-                f"only {n_distinct} of {len(x)} data items are distinct. Copies are kept in one "
-                "fold and count as one in the errors. If the set was repeated or drawn with "
-                "replacement, pass each item once.",
-                GAGAWarning,
-                stacklevel=3,
-            )
-        if n_distinct < _FEW:
-            warnings.warn(
-                f"{n_distinct} data items make a loose lower bound of the divergence, and so an "
-                f"optimistic t*. Pass at least {_FEW} where you can.",
-                GAGAWarning,
-                stacklevel=3,
-            )
-        return x, mask, group
 
     def separate(
         self, data: Tensor, drawn: Tensor, seed: int, group: NDArray[np.int64] | None = None
@@ -258,10 +184,10 @@ class TwoSample:
         """Tell two samples apart by cross-validation.
 
         Args:
-            data: features of the data (M, D).
-            drawn: features of the reference (M, D); row i pairs with row i of `data`.
-            seed: of the boosted trees and the permutations.
-            group: number of the distinct item (M,) behind each row; each its own when `None`.
+            data: Features of the data (M, D).
+            drawn: Features of the reference (M, D); row i pairs with row i of `data`.
+            seed: Seed of the boosted trees and the permutations.
+            group: Number of the distinct item (M,) behind each row; each its own when `None`.
         """
         n = len(data)
         group = np.arange(n) if group is None else group
@@ -273,7 +199,7 @@ class TwoSample:
         areas = []
         for k in range(self.folds):
             held = fold == k
-            score[held] = self._classifier.scores(rows[~held], is_data[~held], rows[held], seed)
+            score[held] = self._classifier(rows[~held], is_data[~held], rows[held], seed)
             for test, other in ((held & half, held & ~half), (held & ~half, held & half)):
                 log_odds[test] = calibrated(score[other], is_data[other], score[test])
                 areas.append(auc(score[test & is_data], score[test & ~is_data], group[test[:n]]))
@@ -300,26 +226,23 @@ class TwoSample:
     ) -> float:
         """Each fold but the first, judged by what the folds before it teach; copies swap together.
 
-        Args:
-            rows: features (2 M, D), data first.
-            is_data: (2 M,).
-            fold: of each row (2 M,).
-            last: scores of the last fold, whose classifier knows no later one.
-            group: number of the distinct item (M,).
-            seed: of the boosted trees and the permutations.
+        Of the features (2 M, D) data are the first half. The scores of the last fold are known: its
+        classifier knows no later one.
         """
+        from scipy.stats import combine_pvalues
+
         rng, p_values = np.random.default_rng(seed), []
         for k in range(1, self.folds):
             held, known = fold == k, fold < k
             if k == self.folds - 1:
                 score = last
             else:
-                score = self._classifier.scores(rows[known], is_data[known], rows[held], seed)
+                score = self._classifier(rows[known], is_data[known], rows[held], seed)
             differences = rank_differences(score[is_data[held]], score[~is_data[held]])
             item = np.unique(group[held[is_data]], return_inverse=True)[1]
             together = np.bincount(item, differences).astype(np.float64)
             p_values.append(swap_p_value(together, self.n_permutations, rng))
-        return fisher_p_value(p_values)
+        return float(combine_pvalues(p_values, "fisher").pvalue)
 
 
 def _seed(generator: Generator | None) -> int:

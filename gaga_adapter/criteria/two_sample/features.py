@@ -10,9 +10,10 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Tensor
 
 from gaga_adapter.criteria.levels import drawn, noised
+from gaga_adapter.criteria.task import Task
 from gaga_adapter.criteria.two_sample.features_dense import DenseUnits, dense_features
 from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
 from gaga_adapter.reference import ReferenceGaussian
@@ -20,22 +21,15 @@ from gaga_adapter.subspace import mask_from_sizes
 
 
 def paired_features(
-    x: Tensor,
-    mask: Tensor | None,
-    reference: ReferenceGaussian,
-    group: NDArray[np.int64],
-    generator: Generator | None,
+    task: Task, reference: ReferenceGaussian, group: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:
     """Features (M, D) of noised data, and of as many draws of the reference at its level.
 
-    Args:
-        x: clean data: molecules (M, N, 3 + F), or dense (M, C, ...).
-        mask: molecules: real atoms (M, N), bool. `None` says that the data are dense.
-        reference: at the level.
-        group: number of the distinct item (M,) behind each item.
-        generator: draws the noise and the reference.
+    `group` (M,) numbers the distinct item behind each item of the clean data.
     """
-    one, other = noised(x, mask, reference, generator), _draws(x, mask, reference, group, generator)
+    mask = task.mask
+    one = noised(task.x, mask, reference, task.generator)
+    other = _draws(task, reference, group)
     # Units come from both samples alike, so that they say nothing of which is which.
     if mask is None:
         units = DenseUnits.of(torch.cat([one, other]))
@@ -47,22 +41,15 @@ def paired_features(
     return one, other
 
 
-def _draws(
-    x: Tensor,
-    mask: Tensor | None,
-    reference: ReferenceGaussian,
-    group: NDArray[np.int64],
-    generator: Generator | None,
-) -> Tensor:
+def _draws(task: Task, reference: ReferenceGaussian, group: NDArray[np.int64]) -> Tensor:
     """Draws of the reference, one per item; copies, each with its own noise, meet such copies."""
     first = torch.from_numpy(np.unique(group, return_index=True)[1])
-    if len(first) == len(x):
-        return drawn(x, mask, reference, generator)
-    clean = drawn(
-        x[first], None if mask is None else mask[first], reference.at(1.0, 0.0), generator
-    )
-    real = None if mask is None else mask_from_sizes(mask.sum(1))
-    return noised(clean[torch.from_numpy(group)], real, reference, generator)
+    if len(first) == len(task):
+        return drawn(task.x, task.mask, reference, task.generator)
+    some = task.take(first)
+    clean = drawn(some.x, some.mask, reference.at(1.0, 0.0), task.generator)
+    real = None if task.sizes is None else mask_from_sizes(task.sizes)
+    return noised(clean[torch.from_numpy(group)], real, reference, task.generator)
 
 
 def _root_mean_square(parts: list[Tensor]) -> float:

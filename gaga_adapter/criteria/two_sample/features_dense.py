@@ -44,14 +44,12 @@ _CHUNK = 256  # events at a time: their responses stay in the cache
 class PrincipalAxes:
     """Principal axes of events of D numbers.
 
-    Attributes:
-        centre: mean (D,).
-        whiten: (D, D); columns are the axes over their standard deviation, the leading one first,
-            and 0 where that is 0.
+    Columns of `whiten` are the axes over their standard deviation, the leading one first, and 0
+    where that is 0.
     """
 
-    centre: Tensor
-    whiten: Tensor
+    centre: Tensor  # mean (D,)
+    whiten: Tensor  # (D, D)
 
     @classmethod
     def of(cls, z: Tensor) -> PrincipalAxes:
@@ -76,17 +74,11 @@ class PrincipalAxes:
 
 @dataclass(frozen=True)
 class DenseUnits:
-    """Units of two samples pooled.
+    """Units of two samples pooled."""
 
-    Attributes:
-        mean: (C, 1), per channel; of vectors (1, C), per entry.
-        scale: standard deviations, shaped as `mean`; 1 where there is none.
-        axes: of events in these units; `None` if they have too many numbers.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    axes: PrincipalAxes | None
+    mean: Tensor  # per channel (C, 1); of vectors (1, C), per entry
+    scale: Tensor  # standard deviations, shaped as `mean`; 1 where there is none
+    axes: PrincipalAxes | None  # of events in these units, if they have not too many numbers
 
     @classmethod
     def of(cls, x: Tensor) -> DenseUnits:
@@ -103,15 +95,7 @@ class DenseUnits:
 
 
 def dense_features(x: Tensor, units: DenseUnits) -> Tensor:
-    """Features of dense data.
-
-    Args:
-        x: (B, C, ...), float32 or float64.
-        units: of both samples.
-
-    Returns:
-        (B, D), dtype and device of `x`; at most about 150 columns.
-    """
+    """Features (B, D) of dense data (B, C, ...), floats; at most about 150 columns."""
     return torch.cat([_features(part, units) for part in torch.split(x, _CHUNK)])
 
 
@@ -164,10 +148,10 @@ def _entry_moments(entries: Tensor) -> list[Tensor]:
     place = torch.tensor(_QUANTILES, dtype=entries.dtype) * (ordered.shape[2] - 1)
     powers = [y.pow(k).mean(2) for y in (entries, unit) for k in (3, 4)]
     form = [*powers, *ordered[..., place.round().long()].unbind(2)]
-    found = [mean.flatten(1), var.flatten(1), _per_channel(torch.stack(form, 2))]
+    columns = [mean.flatten(1), var.flatten(1), _per_channel(torch.stack(form, 2))]
     if 1 < entries.shape[1] <= _MAX_CHANNELS:
-        found.append(_products(entries - mean, 1))
-    return found
+        columns.append(_products(entries - mean, 1))
+    return columns
 
 
 def _products(z: Tensor, above: int = 0) -> Tensor:
@@ -194,7 +178,7 @@ def _octaves(z: Tensor) -> Tensor:
 
 def _local_moments(z: Tensor) -> Tensor:
     """Second moment and kurtosis of the responses to the 3-point DCT, at each scale (B, K)."""
-    found = []
+    columns = []
     for scale in range(_SCALES):
         if scale:
             z = _halved(z)
@@ -207,8 +191,8 @@ def _local_moments(z: Tensor) -> Tensor:
             second = square.mean(2)
             floor = torch.finfo(z.dtype).eps
             kurtosis = square.square().mean(2) / second.square().clamp(min=floor)
-            found += [second.mean(1), kurtosis.mean(1)]
-    return torch.stack(found, 1) if found else z.new_zeros(len(z), 0)
+            columns += [second.mean(1), kurtosis.mean(1)]
+    return torch.stack(columns, 1) if columns else z.new_zeros(len(z), 0)
 
 
 def _dct3(z: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,16 +32,9 @@ _CHUNK = 256  # molecules at a time: their pairs stay in the cache
 
 
 def molecule_features(x: Tensor, mask: Tensor, length: float, amplitude: float) -> Tensor:
-    """Invariant features of molecules.
+    """Invariant features (B, D) of molecules (B, N, 3 + F), at least one atom each.
 
-    Args:
-        x: molecules (B, N, 3 + F).
-        mask: real atoms (B, N), bool, at least one per molecule.
-        length: unit of the positions.
-        amplitude: unit of the atom features.
-
-    Returns:
-        (B, D), dtype and device of `x`.
+    `length` is the unit of the positions, `amplitude` that of the atom features.
     """
     parts = zip(torch.split(x, _CHUNK), torch.split(mask, _CHUNK), strict=True)
     return torch.cat(

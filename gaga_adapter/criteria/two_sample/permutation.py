@@ -22,9 +22,6 @@ section 21.1).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,18 +29,12 @@ _Array = NDArray[np.float64]
 _CHUNK = 2**22  # signs at a time
 
 
-def mid_ranks(values: _Array) -> _Array:
-    """Ranks (n,) from 1, the average rank for ties."""
-    ordered = np.sort(values)
-    below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    ranks: _Array = (below + 1) / 2
-    return ranks
-
-
 def rank_differences(scores_p: _Array, scores_q: _Array) -> _Array:
     """Differences (n,) of the ranks of paired scores (n,) among all 2 n."""
+    from scipy.stats import rankdata
+
     n = len(scores_p)
-    ranks = mid_ranks(np.concatenate([scores_p, scores_q]))
+    ranks = rankdata(np.concatenate([scores_p, scores_q]))
     difference: _Array = ranks[:n] - ranks[n:]
     return difference
 
@@ -51,10 +42,7 @@ def rank_differences(scores_p: _Array, scores_q: _Array) -> _Array:
 def swap_p_value(differences: _Array, n_permutations: int, rng: np.random.Generator) -> float:
     """One-sided p-value of the hypothesis that the differences (n,) are symmetric about 0.
 
-    Args:
-        differences: of pairs, large where the first member is as the alternative says.
-        n_permutations: random flips of all signs.
-        rng: source of the flips.
+    They are large where the first member of a pair is as the alternative says.
     """
     n, observed, reached = len(differences), differences.sum(), 0
     slack = 1e-12 * np.abs(differences).sum()  # a tie is a tie in floating point too
@@ -63,9 +51,3 @@ def swap_p_value(differences: _Array, n_permutations: int, rng: np.random.Genera
         flips = rng.integers(0, 2, (min(step, n_permutations - start), n), dtype=np.int8)
         reached += int((differences @ (2.0 * flips.T - 1) >= observed - slack).sum())
     return (1 + reached) / (1 + n_permutations)
-
-
-def fisher_p_value(p_values: Sequence[float]) -> float:
-    """One p-value of independent ones, none of them 0: `P(χ²(2 m) > -2 sum log p_k)`."""
-    half = -math.fsum(map(math.log, p_values))
-    return math.exp(-half) * math.fsum(half**j / math.factorial(j) for j in range(len(p_values)))

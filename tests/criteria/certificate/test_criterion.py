@@ -18,11 +18,12 @@ from torch import nn
 from toys import dense_fitted, fitted, generator, levels
 
 from gaga_adapter import GAGAStats, named_path
-from gaga_adapter.criteria.certificate.criterion import Certificate, _weights, discarded
-from gaga_adapter.criteria.certificate.denoisers import Denoiser, as_denoiser
-from gaga_adapter.criteria.certificate.linear import anchor_of, expected_error, posterior_mean
+from gaga_adapter.criteria import Certificate, as_denoiser
+from gaga_adapter.criteria.certificate.criterion import _weights, discarded
+from gaga_adapter.criteria.certificate.denoisers import Denoiser
+from gaga_adapter.criteria.certificate.linear import expected_error, posterior_mean
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import coefficients
+from gaga_adapter.criteria.levels import anchor_of, coefficients
 from gaga_adapter.errors import (
     DataError,
     GAGAWarning,

@@ -12,14 +12,14 @@ import torch
 from scipy.stats import gamma, norm
 from toys import dense_fitted, dense_moments, fitted, generator, levels
 
+from gaga_adapter.criteria import Cumulant
 from gaga_adapter.criteria.cumulant.batches import SizeBatches
-from gaga_adapter.criteria.cumulant.criterion import Cumulant
 from gaga_adapter.criteria.cumulant.invariants import (
+    _TURNS,
     BLOCKS,
     Parts,
     _atom_gram,
     _inverse_gram,
-    _rotation_gram,
     contractions,
 )
 from gaga_adapter.criteria.cumulant.kstatistics import k_statistic, norm_pseudo_values
@@ -101,7 +101,7 @@ def test_gram_matrices_are_those_of_the_tensors(n):
     eye = np.eye(3)
     turns = [np.einsum(s, eye, eye) for s in ("ab,cd->abcd", "ac,bd->abcd", "ad,bc->abcd")]
     gram = [[(x * y).sum() for y in turns] for x in turns]
-    np.testing.assert_allclose(_rotation_gram(), gram, atol=1e-12)
+    np.testing.assert_allclose(_TURNS, gram, atol=1e-12)
     three = np.einsum("li,lj,lk->ijk", *[projector] * 3)
     expected = 0 if n < 3 else 1 / (three**2).sum()
     np.testing.assert_allclose(_inverse_gram("ggg", n), [[expected]], atol=1e-9)
@@ -517,8 +517,8 @@ def test_data_that_cannot_be_judged():
         ({"max_order": 7}, "orders 2 to 6"),
         ({"max_order": 1}, "orders 2 to 6"),
         ({"weights": (1.0,)}, "got 1 weights; max_order=4 needs 2"),
-        ({"beta": -1.0}, "finite and not negative"),
-        ({"weights": (math.nan, 1.0)}, "finite and not negative"),
+        ({"beta": -1.0}, "finite and non-negative"),
+        ({"weights": (math.nan, 1.0)}, "finite and non-negative"),
         ({"n_batches": 2}, "n_batches=2 must be at least 3"),
     ],
 )

@@ -14,8 +14,8 @@ from scipy import stats
 from sklearn.feature_selection import mutual_info_regression
 from toys import dense_moments, fitted, gaussian_molecules, generator, levels
 
+from gaga_adapter.criteria import KSMI
 from gaga_adapter.criteria.ks_mi import criterion as ks_mi
-from gaga_adapter.criteria.ks_mi.criterion import KSMI
 from gaga_adapter.criteria.ks_mi.published import (
     PAPER,
     PAPER_GEOM,

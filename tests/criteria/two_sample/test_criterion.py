@@ -15,12 +15,13 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from toys import dense_fitted, fitted, gaussian_molecules, generator, levels
 
-from gaga_adapter.criteria import CRITERIA, criterion
+from gaga_adapter import criteria
+from gaga_adapter.criteria import CRITERIA, TwoSample, criterion
 from gaga_adapter.criteria.levels import coefficients
+from gaga_adapter.criteria.task import Task, copies
 from gaga_adapter.criteria.two_sample.classifier import calibrated
-from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.criteria.two_sample.features import paired_features
-from gaga_adapter.criteria.two_sample.separation import auc, bound_terms, cells, copies, of_distinct
+from gaga_adapter.criteria.two_sample.separation import auc, bound_terms, cells, of_distinct
 from gaga_adapter.errors import DataError, GAGAError, GAGAWarning
 from gaga_adapter.moments import DenseMoments
 from gaga_adapter.reference import DenseReference, make_reference
@@ -310,7 +311,8 @@ def test_copies_of_a_gaussian_sample_are_not_seen():
     assert curve.contributions.n_items == 1800
 
     here, each = reference.at(*coefficients(4.0)), np.arange(len(x))
-    spread = JUDGE.separate(*paired_features(x, None, here, each, generator(2)), seed=0)
+    task = Task(x, None, [4.0], generator(2))
+    spread = JUDGE.separate(*paired_features(task, here, each), seed=0)
     assert spread.kl > SIGMAS * spread.kl_std_error
 
 
@@ -404,10 +406,20 @@ def test_registry_holds_the_default_and_names_what_it_knows():
         criterion("psychic")
 
 
-def test_import_loads_no_scikit_learn():
-    code = "import sys, gaga_adapter.criteria.two_sample.criterion; print('sklearn' in sys.modules)"
+def test_imports_load_neither_scikit_learn_nor_scipy():
+    code = (
+        "import sys; from gaga_adapter.criteria import KSMI, Certificate, Cumulant, TwoSample; "
+        "print({'sklearn', 'scipy'} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"
+    assert out.stdout.strip() == "set()"
+
+
+def test_every_public_name_of_criteria_resolves():
+    assert {name for name in criteria.__all__ if getattr(criteria, name) is None} == set()
+    assert set(criteria.__all__) <= set(dir(criteria))
+    with pytest.raises(AttributeError, match="has no attribute 'psychic'"):
+        criteria.psychic  # noqa: B018
 
 
 def test_data_that_cannot_be_judged():
@@ -430,11 +442,11 @@ def test_data_that_cannot_be_judged():
     for data, real, wanted, message in cases:
         with pytest.raises(DataError, match=message):
             JUDGE.curve(data, real, reference, wanted, generator())
-    with pytest.raises(DataError, match="need at least 2 folds"):
+    with pytest.raises(DataError, match="folds=1 must be at least 2"):
         TwoSample(folds=1)
-    with pytest.raises(DataError, match="100 samples"):
+    with pytest.raises(DataError, match="n_samples=99 must be at least 100"):
         TwoSample(n_samples=99)
-    with pytest.raises(DataError, match="1 permutation"):
+    with pytest.raises(DataError, match="n_permutations=0 must be at least 1"):
         TwoSample(n_permutations=0)
 
 
