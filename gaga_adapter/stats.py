@@ -28,15 +28,16 @@ from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.hub import check_repo_id, download, publish
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments, moments_from_state_dict
+from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.selection import Selection
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
+
+    from gaga_adapter.moments import DenseMoments
 
 SCHEMA_VERSION = 1
 CONFIG_NAME = "gaga_config.json"
@@ -80,7 +81,7 @@ class GAGAStats:
             )
         moments, layout = self.moments, self.layout
         if isinstance(layout, DenseLayout):
-            fits = isinstance(moments, DenseMoments) and moments.shape == layout.shape
+            fits = not isinstance(moments, ExchangeableMoments) and moments.shape == layout.shape
         else:
             fits = (
                 isinstance(moments, ExchangeableMoments) and moments.n_features == layout.n_features
@@ -189,6 +190,8 @@ class GAGAStats:
         name, folder = str(name_or_path), Path(name_or_path)
         if name in EMBEDDED and not (folder / CONFIG_NAME).is_file():
             return cls._read(EMBEDDED[name], name)
+        from gaga_adapter.files.hub import check_repo_id, download
+
         if not name:
             raise ArtefactError(f"the name of the statistics is empty. {_INSTEAD}")
         if "://" in name:
@@ -278,6 +281,7 @@ class GAGAStats:
             DataError: no licence identifier.
             WriteError: the hub did not take it; what was there is unchanged.
         """
+        from gaga_adapter.files.hub import publish
         from gaga_adapter.report.card import check_licence, write_card
 
         check_licence(licence)

@@ -9,28 +9,29 @@ who read it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.distributed import Processes
+from gaga_adapter.distributed import Processes, Progress
 from gaga_adapter.errors import DataError
 from gaga_adapter.hashing import splitmix64
 from gaga_adapter.layout import DenseLayout, Layout
-from gaga_adapter.moments import DenseKind, DenseMoments, ExchangeableMoments, Moments
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
+
+if TYPE_CHECKING:
+    from gaga_adapter.moments import DenseKind, Moments
 
 Batch = Tensor | Sequence[Tensor]
 #: How the processes of a run stand to a stream. `deal`: all pass the same one, and each takes its
 #: share of the batches. `own`: each passes its own share. `alone`: this process has nothing to do
 #: with the others.
 Sharing = Literal["deal", "own", "alone"]
-#: Called with (what, done, total); total is `None` where nobody knows it.
-Report = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ def collect(
     covariance: DenseKind = "channel",
     max_order: int = 2,
     generator: torch.Generator | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
     sharing: Sharing = "deal",
 ) -> Collected | None:
     """Stream a data set once.
@@ -103,6 +104,8 @@ def collect(
     processes = sharing_processes(sharing)
     moments: Moments
     if isinstance(layout, DenseLayout):
+        from gaga_adapter.moments.dense import DenseMoments
+
         moments = DenseMoments(layout.shape, kind=covariance, max_order=max_order)
     else:
         moments = ExchangeableMoments(layout.n_features, max_order=max_order)
@@ -212,7 +215,7 @@ class _UniformSample:
         return self.x, self.mask
 
 
-_Found = tuple[Moments, _UniformSample]
+_Found: TypeAlias = "tuple[Moments, _UniformSample]"
 
 
 def _merge(one: _Found, other: _Found) -> _Found:

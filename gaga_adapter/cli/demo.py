@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,6 @@ from rich.table import Table
 from gaga_adapter.cli.console import (
     Json,
     Quiet,
-    Report,
     figure,
     out,
     percent,
@@ -25,7 +23,7 @@ from gaga_adapter.cli.console import (
     quiet_loading,
     say,
 )
-from gaga_adapter.cli.outputs import writable_folder
+from gaga_adapter.cli.options import Seed, writable_folder
 from gaga_adapter.files.atomic import replacing
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ def run(
         float | None,
         typer.Option(help="Start at this timestep of 1000 instead of at the fitted t*."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -67,7 +65,8 @@ def run(
     from gaga_adapter.stats import GAGAStats
 
     say("reading QM9 for its own figures")
-    data = load_qm9("test")  # first, so that a missing package is not found out at the end
+    with progress_bar() as progress:  # first, so that a missing package is not found out at the end
+        data = load_qm9("test", progress=progress)
     quiet_loading()
     pipeline = MoleculePipeline.load("embedded")
     base, stats = pipeline.scheduler, GAGAStats.from_pretrained("qm9")
@@ -83,12 +82,12 @@ def run(
     for name, scheduler in rows.items():
         pipeline.scheduler = scheduler
         began = time.perf_counter()
-        with progress_bar() as progress:
+        with progress_bar(name) as progress:
             result = pipeline(
                 n,
                 num_inference_steps=steps,
                 generator=torch.Generator().manual_seed(seed),
-                progress_bar=_Calls(f"{name}: network calls", progress).opened,
+                progress=progress,
             )
         seconds = time.perf_counter() - began
         metrics[name] = evaluate(result.molecules)
@@ -112,25 +111,6 @@ def run(
     else:
         out.print(_table(record, metrics))
     say(f"wrote SDF files, demo.json and molecules.png to {folder}")
-
-
-class _Calls:
-    """Network calls of a pipeline, told to a progress bar."""
-
-    def __init__(self, what: str, report: Report) -> None:
-        self.what, self.report = what, report
-        self.done = self.total = 0
-
-    @contextmanager
-    def opened(self, total: int) -> Iterator[_Calls]:
-        """With the number of calls that the pipeline expects."""
-        self.total = total
-        yield self
-
-    def update(self) -> None:
-        """One call was made."""
-        self.done += 1
-        self.report(self.what, self.done, max(self.done, self.total))
 
 
 def _table(record: dict[str, Any], metrics: dict[str, MoleculeMetrics]) -> Table:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,16 +12,21 @@ import typer
 from gaga_adapter.cli.console import (
     Json,
     Quiet,
-    Report,
     print_json,
     progress_bar,
     quiet_loading,
     say,
 )
-from gaga_adapter.cli.data import open_data
-from gaga_adapter.cli.devices import Device, torch_device
-from gaga_adapter.cli.judges import make_criterion
-from gaga_adapter.cli.outputs import writable_file
+from gaga_adapter.cli.options import (
+    Device,
+    Reading,
+    Seed,
+    make_criterion,
+    open_data,
+    torch_device,
+    writable_file,
+)
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
@@ -61,7 +63,7 @@ def run(
     items: Annotated[int, typer.Option(help="Items of --data that are seen.", min=2)] = 4000,
     n: Annotated[int, typer.Option("-n", "--number", help="Molecules to sample.", min=1)] = 16,
     steps: Annotated[int, typer.Option(help="Steps of the full trajectory.", min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -107,7 +109,7 @@ def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
     return [] if criteria == "none" else [name.strip() for name in criteria.split(",")]
 
 
-def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Report) -> HeldOut:
+def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Progress) -> HeldOut:
     """A uniform sample of the data, in the layout of the statistics."""
     from gaga_adapter.report.facts import HeldOut
 
@@ -122,12 +124,16 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Repo
         raise DataError(
             f"--data {data} does not fit statistics of {layout.describe()}. Pass {wanted}."
         )
-    scales = (
-        (",".join(layout.elements), layout.position_scale, layout.onehot_scale, layout.charge_scale)
-        if isinstance(layout, MoleculeLayout)
-        else ()
-    )
-    source = open_data([data], *scales)
+    reading = Reading([data])
+    if isinstance(layout, MoleculeLayout):
+        reading = Reading(
+            [data],
+            ",".join(layout.elements),
+            position_scale=layout.position_scale,
+            onehot_scale=layout.onehot_scale,
+            charge_scale=layout.charge_scale,
+        )
+    source = open_data(reading, seed, progress)
     collected = collect(
         source.batches(),
         source.layout,
@@ -149,7 +155,7 @@ def _read(file: str) -> Samples:
 
 
 def _sample(
-    stats: GAGAStats, model: str, n: int, steps: int, seed: int, device: str, progress: Report
+    stats: GAGAStats, model: str, n: int, steps: int, seed: int, device: str, progress: Progress
 ) -> Samples:
     from gaga_adapter.molecules.pipeline import MoleculePipeline
     from gaga_adapter.report.facts import Samples
@@ -164,42 +170,17 @@ def _sample(
     pipeline = MoleculePipeline.load(model)
     pipeline.scheduler = GAGAScheduler.from_pretrained(pipeline.scheduler, stats=stats)
     pipeline.to(torch_device(device))
-
-    @contextmanager
-    def bar(total: int) -> Iterator[_Bar]:
-        yield _Bar(total, progress)
-
     done = pipeline(
         n,
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(seed),
-        progress_bar=bar,
+        progress=progress,
     )
     return Samples(
         done.molecules,
         f"Sampled from t* with the model {model}, DDPM in {steps} steps, seed {seed}",
         done.network_calls,
     )
-
-
-@dataclass
-class _Bar:
-    """Network calls as the pipeline counts them, told to the console.
-
-    Attributes:
-        total: calls that are expected.
-        progress: of the console.
-        done: calls so far.
-    """
-
-    total: int
-    progress: Report
-    done: int = 0
-
-    def update(self) -> None:
-        """One network call was made."""
-        self.done += 1
-        self.progress("sampling", self.done, max(self.total, self.done))
 
 
 def _written(stats: str) -> str | None:

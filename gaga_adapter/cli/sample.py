@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gaga_adapter.cli import choices
+from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, quiet_loading, say
-from gaga_adapter.cli.devices import Device, torch_device
-from gaga_adapter.cli.outputs import writable_file
+from gaga_adapter.cli.options import Device, Seed, torch_device, writable_file
 from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
+
+
+def _schedulers() -> Sequence[str]:
+    from gaga_adapter.sampling.solvers import SCHEDULERS
+
+    return tuple(SCHEDULERS)
+
+
+def _spacings() -> Sequence[str]:
+    from gaga_adapter.scheduler.options import SPACINGS
+
+    return SPACINGS
 
 
 @started()
@@ -26,14 +38,14 @@ def run(
         str,
         typer.Option(
             help="Pipeline folder or hub id; embedded is the small QM9 model.",
-            autocompletion=choices.completed(choices.pipelines),
+            autocompletion=options.completed(options.pipelines),
         ),
     ] = "embedded",
     stats: Annotated[
         str | None,
         typer.Option(
             help="Start at t* from these statistics: folder, hub id, or qm9.",
-            autocompletion=choices.completed(choices.statistics),
+            autocompletion=options.completed(options.statistics),
         ),
     ] = None,
     t_star: Annotated[
@@ -41,22 +53,22 @@ def run(
     ] = None,
     reference: Annotated[
         str | None,
-        choices.one_of(
-            choices.molecule_references,
+        options.one_of(
+            options.MOLECULE_REFERENCES,
             "Start: auto (the default), shape, size, channel, paper or unit.",
         ),
     ] = None,
     spacing: Annotated[
         str | None,
-        choices.one_of(
-            choices.spacings,
+        options.one_of(
+            _spacings,
             "suffix (the default): fewer network calls; respace: all steps in [0, t*].",
         ),
     ] = None,
     scheduler: Annotated[
         str,
-        choices.one_of(
-            choices.schedulers,
+        options.one_of(
+            _schedulers,
             "ddpm, ddim, dpm++, sde-dpm++, sde-dpm++-karras, unipc, euler, euler-a, heun, pndm "
             "or lms.",
         ),
@@ -65,7 +77,7 @@ def run(
         int, typer.Option(help="Steps of the full trajectory (suffix), or in all (respace).", min=1)
     ] = 200,
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,

@@ -9,17 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gaga_adapter.cli import choices
 from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
-from gaga_adapter.cli.outputs import writable_file
+from gaga_adapter.cli.options import Plot, completed, statistics
 from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.noise.paths import NAMED_PATHS, named_path
 from gaga_adapter.stats import GAGAStats
-
-Plot = Annotated[
-    Path | None,
-    typer.Option(help="Draw the curve into this .png, .svg or .pdf file.", callback=writable_file),
-]
 
 
 def run(
@@ -27,7 +21,7 @@ def run(
         str,
         typer.Argument(
             help="Folder that gaga fit wrote, hub id, or qm9 (ships with the package).",
-            autocompletion=choices.completed(choices.statistics),
+            autocompletion=completed(statistics),
         ),
     ] = "qm9",
     plot: Plot = None,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.noise.prediction import NetworkView
@@ -139,6 +140,20 @@ class ProgressBar(Protocol):
 
     def update(self) -> Any:  # noqa: ANN401 - unused
         """One network call was made."""
+
+
+@dataclass
+class CallCounter:
+    """A progress bar that counts network calls for a progress callback."""
+
+    progress: Progress
+    total: int
+    done: int = 0
+
+    def update(self) -> None:
+        """One network call was made."""
+        self.done += 1
+        self.progress("network calls", self.done, max(self.done, self.total))
 
 
 class Batch(Protocol):

@@ -18,17 +18,17 @@ import torch
 from torch import Generator, Tensor
 
 from gaga_adapter.criteria import CriterionCurve
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import GAGAWarning, WriteError
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
-from gaga_adapter.streaming import Report
 
 from ..patching.fitting import Context, fit_from
 from ..protocol import Adapter, Model, adapter_for
 
 FOLDER = "gaga"
 #: Opens the display of a fit's progress.
-Progress = Callable[[], AbstractContextManager[Report]]
+ProgressBar = Callable[[], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Kept:
     tolerance: float | None
     reference: str
     refit: bool
-    progress: Progress
+    progress: ProgressBar
     say: Callable[[str], None]
 
     def __call__(self, model: Model) -> GAGAStats:

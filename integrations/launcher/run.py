@@ -23,14 +23,14 @@ from typing import Any
 
 import torch
 
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, GAGAError
 from gaga_adapter.stats import GAGAStats
-from gaga_adapter.streaming import Report
 
 from ..patching.fitting import Context
 from ..patching.patch import PatchHandle, apply_patch
 from ..protocol import Model, adapter_for
-from .cached_stats import Kept, Progress
+from .cached_stats import Kept, ProgressBar
 from .call_counter import NetworkCalls
 from .checkouts import Codebase, require_checkout
 from .hooks import after_import, replaced
@@ -63,7 +63,7 @@ class Options:
     refit: bool = False
 
 
-def _no_progress() -> AbstractContextManager[Report]:
+def _no_progress() -> AbstractContextManager[Progress]:
     return nullcontext(lambda what, done, total: None)
 
 
@@ -71,8 +71,8 @@ def run_script(
     kind: str,
     command: Sequence[str],
     options: Options = Options(),
-    say: Say = lambda line: print(f"gaga: {line}", file=sys.stderr),
-    progress: Progress = _no_progress,
+    say: Say = lambda line: None,
+    progress: ProgressBar = _no_progress,
 ) -> int:
     """Run a script of the checkout that is the working directory.
 
@@ -109,7 +109,7 @@ class _Run:
         script: Path,
         options: Options,
         say: Say,
-        progress: Progress,
+        progress: ProgressBar,
     ) -> None:
         self.codebase, self.script, self.options = codebase, script, options
         self.say, self.progress = say, progress
@@ -301,7 +301,7 @@ def _exit_code(script: Path, main: ModuleType) -> int:
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
-        print(end.code, file=sys.stderr)
+        sys.stderr.write(f"{end.code}\n")  # as Python does for the script
         return 1
     except KeyboardInterrupt:
         return 130
