@@ -31,10 +31,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 if TYPE_CHECKING:
     from gaga_adapter.distributed import Progress
     from gaga_adapter.molecules.metrics.estimate import Estimate
+    from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -150,6 +152,31 @@ def quiet_loading() -> None:
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def table(title: str, *headings: str) -> Table:
+    """An empty table: names on the left, figures on the right."""
+    made = Table(title=title or None)
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="right" if place else "left")
+    return made
+
+
+def metric_texts(metrics: MoleculeMetrics) -> dict[str, str]:
+    """Figures of a set of molecules as text, by what they are called in tables."""
+    shape = metrics.shape
+    return {
+        "atom stability %": percent(metrics.atom_stability),
+        "molecule stability %": percent(metrics.molecule_stability),
+        "validity %": percent(metrics.validity),
+        "uniqueness %": percent(metrics.uniqueness),
+        "novelty %": percent(metrics.novelty),
+        "connected %": percent(shape.connected),
+        "v_x, angstrom²": figure(shape.v_x),
+        "spread of v_x, angstrom²": figure(shape.v_x_spread),
+        "anisotropy": figure(shape.anisotropy),
+        **{f"share of {z} %": percent(share) for z, share in shape.element_shares.items()},
+    }
 
 
 def percent(estimate: Estimate | None) -> str:

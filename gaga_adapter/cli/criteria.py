@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from gaga_adapter.cli.console import Json, Quiet, out, print_json, progress_bar, say
+from gaga_adapter.cli.console import Json, Quiet, out, print_json, progress_bar, say, table
 from gaga_adapter.cli.options import (
     CovarianceOption,
     Device,
@@ -28,10 +28,10 @@ from gaga_adapter.cli.options import (
     torch_device,
 )
 from gaga_adapter.cli.show import t_star_cell, t_star_table
-from gaga_adapter.criteria import CRITERIA
+from gaga_adapter.criteria import CRITERIA, CriterionCurve
 from gaga_adapter.distributed import n_processes, process_index, started
 from gaga_adapter.fitting import Comparison, compare
-from gaga_adapter.selection import DEFAULT_TOLERANCES
+from gaga_adapter.selection import DEFAULT_TOLERANCES, Selection
 
 
 def _check_names(context: typer.Context, only: str | None) -> str | None:
@@ -108,14 +108,20 @@ def run(
         )
     if process_index():
         return
+    curves = {name: v.curve for name, v in found.verdicts.items() if v.curve is not None}
+    chosen = {name: v.selection for name, v in found.verdicts.items() if v.selection is not None}
     if as_json:
         print_json(_as_dict(found, source))
     else:
-        _print(found, source)
-    if all(verdict.curve is None for verdict in found.verdicts.values()):
+        _print(found, source, curves, chosen)
+    if not curves:
         raise typer.Exit(2)  # no criterion could judge these data; the table says why
     if plot is not None:
-        _save_plot(found, source, plot)
+        from gaga_adapter.report.curves import save_curves
+
+        reference = next(iter(curves.values())).reference
+        title = f"{source.name}, {found.count:,} items, {reference} reference"
+        save_curves(plot, curves, chosen, title)
         say(f"wrote {plot}")
 
 
@@ -141,61 +147,47 @@ def _as_dict(found: Comparison, source: Source) -> dict[str, Any]:
     }
 
 
-def _print(found: Comparison, source: Source) -> None:
+def _print(
+    found: Comparison,
+    source: Source,
+    curves: Mapping[str, CriterionCurve],
+    chosen: Mapping[str, Selection],
+) -> None:
     out.print(
         f"[bold]{source.name}[/bold], {found.count:,} items, {source.layout.describe()}; "
         f"{found.n_criterion:,} judged",
         soft_wrap=True,
     )
-    curves = {name: v.curve for name, v in found.verdicts.items() if v.curve is not None}
     if curves:
         first = next(iter(curves.values()))
         out.print(f"against the {first.reference} reference; * counts as Gaussian")
-        table = Table()
-        table.add_column("log-SNR", justify="right")
-        for name, curve in curves.items():
-            table.add_column(f"{name}\n{curve.unit}", justify="right")
+        headings = (f"{name}\n{curve.unit}" for name, curve in curves.items())
+        levels = table("", "log-SNR", *headings)
         for k, level in enumerate(first.log_snr):
-            table.add_row(f"{level:.2f}", *(_cell(found, name, k) for name in curves))
-        out.print(table)
-    chosen = {name: v.selection for name, v in found.verdicts.items() if v.selection is not None}
+            levels.add_row(
+                f"{level:>7.2f}", *(_cell(c, chosen.get(name), k) for name, c in curves.items())
+            )
+        out.print(levels)
     if chosen:
-        table = Table()
-        table.add_column("t* of 1000 steps")
-        for name in chosen:
-            table.add_column(name, justify="right")
+        steps = table("", "t* of 1000 steps", *chosen)
         intervals = [selection.interval for selection in chosen.values()]
-        table.add_row("log-SNR*", *(f"{s.log_snr_star:.2f}" for s in chosen.values()))
-        table.add_row(
+        steps.add_row("log-SNR*", *(f"{s.log_snr_star:.2f}" for s in chosen.values()))
+        steps.add_row(
             "90 % interval", *("-" if i is None else f"{i[0]:.2f} to {i[1]:.2f}" for i in intervals)
         )
-        table.add_section()
+        steps.add_section()
         stars = [t_star_table(selection.log_snr_star) for selection in chosen.values()]
         for schedule in stars[0]:
-            table.add_row(schedule, *(t_star_cell(schedule, column[schedule]) for column in stars))
-        out.print(table)
+            steps.add_row(schedule, *(t_star_cell(schedule, column[schedule]) for column in stars))
+        out.print(steps)
     for name, verdict in found.verdicts.items():
         out.print(f"{name}: {verdict.reason}", soft_wrap=True)
 
 
-def _cell(found: Comparison, name: str, k: int) -> str:
-    verdict = found.verdicts[name]
-    assert verdict.curve is not None
-    curve, chosen = verdict.curve, verdict.selection
+def _cell(curve: CriterionCurve, chosen: Selection | None, k: int) -> str:
     star = " *" if chosen and curve.log_snr[k] <= chosen.log_snr_star + 1e-9 else "  "
     if curve.value[k] != curve.value[k]:
         return "not computable" + star
     if curve.unit == "p-value":
         return f"{curve.value[k]:.3g}{star}"
     return f"{curve.value[k]:.3f} ± {curve.std_error[k]:.3f}{star}"
-
-
-def _save_plot(found: Comparison, source: Source, plot: Path) -> None:
-    from gaga_adapter.report.curves import save_curves
-
-    curves = {name: v.curve for name, v in found.verdicts.items() if v.curve is not None}
-    chosen = {name: v.selection for name, v in found.verdicts.items() if v.selection is not None}
-    reference = next((c.reference for c in curves.values()), "")
-    save_curves(
-        plot, curves, chosen, f"{source.name}, {found.count:,} items, {reference} reference"
-    )

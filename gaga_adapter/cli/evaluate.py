@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.table import Table
 
 from gaga_adapter.cli.console import (
     Json,
     Quiet,
     figure,
+    metric_texts,
     out,
     percent,
     print_json,
     progress_bar,
     say,
+    table,
 )
 from gaga_adapter.cli.options import HydrogensOption, Seed, SkipBad, renamed
 from gaga_adapter.distributed import Processes, Progress, started
@@ -195,57 +196,25 @@ def _print(found: _Evaluation) -> None:
             "are those of neutral atoms: charged ones count as unstable."
         )
     if found.metrics is not None:
-        out.print(_metrics_table(found.molecules.name, found.metrics))
-    if found.plausibility is not None:
-        out.print(_plausibility_table(found.plausibility))
-    if found.distances is not None:
-        out.print(_distances_table(found.distances, found.against))
-
-
-def _metrics_table(name: str, metrics: MoleculeMetrics) -> Table:
-    table = Table(title=f"{name}: {metrics.n_molecules:,} molecules")
-    table.add_column("figure")
-    table.add_column("value ± s.e.", justify="right")
-    for row, share in (
-        ("atom stability %", metrics.atom_stability),
-        ("molecule stability %", metrics.molecule_stability),
-        ("validity %", metrics.validity),
-        ("uniqueness %", metrics.uniqueness),
-        ("novelty %", metrics.novelty),
-        ("connected %", metrics.shape.connected),
-    ):
-        table.add_row(row, percent(share))
-    for row, value in (
-        ("v_x, angstrom²", metrics.shape.v_x),
-        ("spread of v_x, angstrom²", metrics.shape.v_x_spread),
-        ("anisotropy", metrics.shape.anisotropy),
-    ):
-        table.add_row(row, figure(value))
-    for element, share in metrics.shape.element_shares.items():
-        table.add_row(f"share of {element} %", percent(share))
-    return table
-
-
-def _plausibility_table(found: Plausibility) -> Table:
-    table = Table(title=f"PoseBusters: {found.n_molecules:,} molecules")
-    table.add_column("check")
-    table.add_column("passed % ± s.e.", justify="right")
-    table.add_column("not computable", justify="right")
-    for name, check in found.checks.items():
-        unknown = f"{check.n_not_computable:,}" if check.n_not_computable else ""
-        table.add_row(name.replace("_", " "), percent(check.passed), unknown)
-    table.add_section()
-    table.add_row("all checks", percent(found.passed), "")
-    return table
-
-
-def _distances_table(found: DistanceFigures, against: str) -> Table:
-    table = Table(title=f"distances from {found.n_held_out:,} molecules of {against}")
-    table.add_column("Wasserstein distance of")
-    table.add_column("value ± s.e.", justify="right")
-    table.add_column("by chance alone", justify="right")
-    floor = {} if found.noise_floor is None else vars(found.noise_floor)
-    for name, value in vars(found.measured).items():
-        unit = f", {_UNITS[name]}" if name in _UNITS else ""
-        table.add_row(name.replace("_", " ") + unit, figure(value), figure(floor.get(name)))
-    return table
+        title = f"{found.molecules.name}: {found.metrics.n_molecules:,} molecules"
+        metrics = table(title, "figure", "value ± s.e.")
+        for name, text in metric_texts(found.metrics).items():
+            metrics.add_row(name, text)
+        out.print(metrics)
+    if (busted := found.plausibility) is not None:
+        title = f"PoseBusters: {busted.n_molecules:,} molecules"
+        checks = table(title, "check", "passed % ± s.e.", "not computable")
+        for name, check in busted.checks.items():
+            unknown = f"{check.n_not_computable:,}" if check.n_not_computable else ""
+            checks.add_row(name.replace("_", " "), percent(check.passed), unknown)
+        checks.add_section()
+        checks.add_row("all checks", percent(busted.passed), "")
+        out.print(checks)
+    if (apart := found.distances) is not None:
+        title = f"distances from {apart.n_held_out:,} molecules of {found.against}"
+        rows = table(title, "Wasserstein distance of", "value ± s.e.", "by chance alone")
+        floor = {} if apart.noise_floor is None else vars(apart.noise_floor)
+        for name, value in vars(apart.measured).items():
+            unit = f", {_UNITS[name]}" if name in _UNITS else ""
+            rows.add_row(name.replace("_", " ") + unit, figure(value), figure(floor.get(name)))
+        out.print(rows)

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -110,18 +111,13 @@ def renamed(old: str, new: str) -> Any:  # noqa: ANN401
     return typer.Option(old, hidden=True, callback=refuse)
 
 
-def statistics() -> Sequence[str]:
-    """Statistics that ship with the package."""
-    from gaga_adapter.stats import EMBEDDED
-
-    return tuple(EMBEDDED)
+def names_in(module: str, table: str) -> Callable[[], Sequence[str]]:
+    """The keys of a table in a module that loads when they are asked for."""
+    return lambda: tuple(getattr(import_module(module), table))
 
 
-def pipelines() -> Sequence[str]:
-    """Molecule pipelines that ship with the package."""
-    from gaga_adapter.molecules.pipeline import EMBEDDED
-
-    return (EMBEDDED,)
+STATISTICS = names_in("gaga_adapter.stats", "EMBEDDED")
+PIPELINES = ("embedded",)
 
 
 # -- data and their encoding -----------------------------------------------------------------------
@@ -282,7 +278,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         help="Molecule pipeline (folder, hub id, or embedded) whose denoiser the certificate asks.",
-        autocompletion=completed(pipelines),
+        autocompletion=completed(PIPELINES),
     ),
 ]
 CriterionOption = Annotated[

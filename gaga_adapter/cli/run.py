@@ -24,7 +24,7 @@ def run(
         typer.Option(
             help="auto: those beside the model, fitted from the script's own loader where there "
             "are none; a folder, hub id or qm9; none: start at --t-star from N(0, I).",
-            autocompletion=options.completed(lambda: ["auto", "none", *options.statistics()]),
+            autocompletion=options.completed(lambda: ["auto", "none", *options.STATISTICS()]),
         ),
     ] = "auto",
     t_star: Annotated[

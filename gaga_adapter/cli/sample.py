@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,18 +17,6 @@ from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
 
 
-def _schedulers() -> Sequence[str]:
-    from gaga_adapter.sampling.solvers import SCHEDULERS
-
-    return tuple(SCHEDULERS)
-
-
-def _spacings() -> Sequence[str]:
-    from gaga_adapter.scheduler.options import SPACINGS
-
-    return SPACINGS
-
-
 @started()
 def run(
     out: Annotated[Path, typer.Option(help="SDF file to write.", callback=writable_file)],
@@ -38,14 +25,14 @@ def run(
         str,
         typer.Option(
             help="Pipeline folder or hub id; embedded is the small QM9 model.",
-            autocompletion=options.completed(options.pipelines),
+            autocompletion=options.completed(options.PIPELINES),
         ),
     ] = "embedded",
     stats: Annotated[
         str | None,
         typer.Option(
             help="Start at t* from these statistics: folder, hub id, or qm9.",
-            autocompletion=options.completed(options.statistics),
+            autocompletion=options.completed(options.STATISTICS),
         ),
     ] = None,
     t_star: Annotated[
@@ -61,14 +48,14 @@ def run(
     spacing: Annotated[
         str | None,
         options.one_of(
-            _spacings,
+            options.names_in("gaga_adapter.scheduler.options", "SPACINGS"),
             "suffix (the default): fewer network calls; respace: all steps in [0, t*].",
         ),
     ] = None,
     scheduler: Annotated[
         str,
         options.one_of(
-            _schedulers,
+            options.names_in("gaga_adapter.sampling.solvers", "SCHEDULERS"),
             "ddpm, ddim, dpm++, sde-dpm++, sde-dpm++-karras, unipc, euler, euler-a, heun, pndm "
             "or lms.",
         ),

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
-from gaga_adapter.cli.options import Plot, completed, statistics
+from gaga_adapter.cli.options import STATISTICS, Plot, completed
 from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.noise.paths import NAMED_PATHS, named_path
 from gaga_adapter.stats import GAGAStats
@@ -21,7 +21,7 @@ def run(
         str,
         typer.Argument(
             help="Folder that gaga fit wrote, hub id, or qm9 (ships with the package).",
-            autocompletion=completed(statistics),
+            autocompletion=completed(STATISTICS),
         ),
     ] = "qm9",
     plot: Plot = None,
