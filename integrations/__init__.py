@@ -10,8 +10,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .edm import EDM
+from .geoldm import GeoLDM
+from .mlconfgen import MLConfGen
+from .molcraftdiffusion import MolCraftDiffusion
 from .patching.fitting import fit_from
 from .patching.patch import PatchHandle, apply_patch, patched, remove_patch
+from .protocol import register
 
 if TYPE_CHECKING:
     from .karras import KarrasStart, truncate_sigmas
@@ -35,6 +40,9 @@ __all__ = [
     "remove_patch",
     "truncate_sigmas",
 ]
+
+for _adapter in (EDM(), GeoLDM(), MolCraftDiffusion(), MLConfGen()):  # the special ones come last
+    register(_adapter)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562

@@ -12,18 +12,19 @@ the last only with `include_charges`. Without, samples never have the last eleme
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
 from gaga_adapter.subspace import remove_mean
 
-from .protocol import Adapter, Batch, Model, lacks, register
+from .protocol import Adapter, Batch, Model, lacks
 
 ATTRIBUTES = (
     *("T", "gamma", "dynamics", "in_node_nf", "n_dims", "num_classes"),
@@ -36,6 +37,8 @@ METHODS = {
     "sample": ("n_samples", "n_nodes", "node_mask", "edge_mask", "context"),
     "sample_p_xh_given_z0": ("z0", "node_mask"),
 }
+# Positions (B, N, 3) without centre of mass, features by name, and node mask (B, N, 1).
+Molecules = tuple[Tensor, dict[str, Tensor], Tensor]
 
 
 class EDM(Adapter):
@@ -55,11 +58,7 @@ class EDM(Adapter):
         return reasons
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
-        """Positions, one-hot and charges, in the model's normalisation.
-
-        Raises:
-            StatsMismatchError: another number of elements.
-        """
+        """Positions, one-hot and charges, in the model's normalisation."""
         _, bias_onehot, bias_charge = model.norm_biases
         if bias_onehot or (bias_charge and model.include_charges):
             return AtomLayout(int(model.in_node_nf))
@@ -76,57 +75,40 @@ class EDM(Adapter):
             numbers = getattr(getattr(data, "transform", None), "atomic_number_list", None)
         if numbers is None:
             return None
-        from rdkit.Chem import GetPeriodicTable
+        return tuple(SYMBOLS[int(number)] for number in torch.as_tensor(numbers).flatten())
 
-        symbol = GetPeriodicTable().GetElementSymbol
-        return tuple(symbol(int(number)) for number in torch.as_tensor(numbers).flatten())
+    def atom_model(self, model: Model) -> Model:
+        """The part that takes atoms and gives them back: the model, or its autoencoder."""
+        return model
+
+    def encode(
+        self, model: Model, molecules: Molecules, context: Tensor | None, generator: Generator
+    ) -> Tensor:
+        """Positions, one-hot and charges, normalised by the model itself."""
+        x, h, *_ = model.normalize(*molecules)
+        return torch.cat([x, h["categorical"], h["integer"]], -1)
 
     def diffused(
-        self,
-        model: Model,
-        batch: Batch,
-        context: Tensor | None,
-        generator: torch.Generator,
+        self, model: Model, batch: Batch, context: Tensor | None, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        """Positions, one-hot and charges, normalised by the model itself.
-
-        Raises:
-            DataError: as in the protocol.
-            StatsMismatchError: another number of elements.
-        """
-        x, h, node_mask = molecules(batch, model)
-        x, h, *_ = model.normalize(x, h, node_mask)
-        return torch.cat([x, h["categorical"], h["integer"]], -1), node_mask[..., 0] > 0
+        """The encoded molecules of a batch."""
+        molecules = read_molecules(batch, self.atom_model(model))
+        return self.encode(model, molecules, context, generator), molecules[2][..., 0] > 0
 
     def faults(self, model: Model) -> list[str]:
         """The lost element class of models without charges."""
-        return [] if model.include_charges else [lost_class(model)]
+        return [] if self.atom_model(model).include_charges else [lost_class(model)]
 
     def extra_methods(self, base: type[Any]) -> dict[str, Any]:
         """Decoding of z_0 with all classes, if it is asked for."""
-        method = base.sample_p_xh_given_z0
-
-        @functools.wraps(method)
-        def sample_p_xh_given_z0(
-            self: Model,
-            z0: Tensor,
-            node_mask: Tensor,
-            *args: Any,  # noqa: ANN401 - upstream's own
-            **kwargs: Any,  # noqa: ANN401
-        ) -> Any:  # noqa: ANN401
-            x, h = method(self, z0, node_mask, *args, **kwargs)
-            if self._gaga.fix_last_class and not self.include_charges:
-                h = {**h, "categorical": largest_class(z0, node_mask, self.n_dims)}
-            return x, h
-
-        return {"sample_p_xh_given_z0": sample_p_xh_given_z0}
+        return {"sample_p_xh_given_z0": all_classes(base)}
 
 
 def classes(model: Model, elements: tuple[str, ...] | None) -> tuple[str, ...]:
     """Symbols of the one-hot channels, or their numbers where symbols are not known.
 
     Raises:
-        StatsMismatchError: the model has another number of elements.
+        StatsMismatchError: If the model has another number of elements.
     """
     if elements is None:
         elements = tuple(f"class {i}" for i in range(model.num_classes))
@@ -138,22 +120,8 @@ def classes(model: Model, elements: tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(elements)
 
 
-def largest_class(z: Tensor, node_mask: Tensor, first: int) -> Tensor:
-    """The largest of all channels from `first` on, one-hot (B, N, K), 0 on padding."""
-    scores = z[..., first:]
-    return F.one_hot(scores.argmax(-1), scores.shape[-1]) * node_mask
-
-
-def molecules(
-    batch: Batch,
-    model: Model,
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Positions (B, N, 3) without centre of mass, features by name, and node mask (B, N, 1).
-
-    Args:
-        batch: of an EDM loader.
-        model: what it goes into: the one that knows `num_classes` and `include_charges`.
-    """
+def read_molecules(batch: Batch, model: Model) -> Molecules:
+    """The molecules of a batch of an EDM loader, for the module that takes the atoms."""
     needed = ["positions", "one_hot", "atom_mask", *(["charges"] if model.include_charges else [])]
     if not isinstance(batch, Mapping) or not set(needed) <= set(batch):
         form = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
@@ -174,13 +142,12 @@ def molecules(
             f"elements of the model. {len(unknown)} atoms of the batch are; leave these molecules "
             "out, or pass the loader that trains this model."
         )
-    node_mask = mask[..., None].to(like)
     charges = batch["charges"].to(like) if model.include_charges else like.new_zeros(0)
-    return (
-        remove_mean(positions, mask),
-        {"categorical": one_hot, "integer": charges},
-        node_mask,
-    )
+    h = {"categorical": one_hot, "integer": charges}
+    return remove_mean(positions, mask), h, mask[..., None].to(like)
+
+
+# -- the last element class ------------------------------------------------------------------------
 
 
 def lost_class(model: Model) -> str:
@@ -192,4 +159,21 @@ def lost_class(model: Model) -> str:
     )
 
 
-register(EDM())
+def largest_class(z: Tensor, node_mask: Tensor, first: int) -> Tensor:
+    """The largest of all channels from `first` on, one-hot (B, N, K), 0 on padding."""
+    scores = z[..., first:]
+    return F.one_hot(scores.argmax(-1), scores.shape[-1]) * node_mask
+
+
+def all_classes(base: type[Any]) -> Callable[..., Any]:
+    """`sample_p_xh_given_z0` that looks at all classes, if the patch is to fix them."""
+
+    @functools.wraps(base.sample_p_xh_given_z0)
+    def decode(self: Model, z0: Tensor, node_mask: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        x, h = base.sample_p_xh_given_z0(self, z0, node_mask, *args, **kwargs)
+        if self._gaga.fix_last_class and self._gaga.adapter.faults(self):
+            one_hot = largest_class(z0, node_mask, self.n_dims)
+            h = {**h, "categorical": one_hot} if isinstance(h, dict) else one_hot
+        return x, h
+
+    return decode

@@ -14,16 +14,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.subspace import project
 
-from .edm import ATTRIBUTES, EDM, METHODS, largest_class, lost_class, molecules
+from .edm import ATTRIBUTES, EDM, METHODS, Molecules, largest_class
 from .patching.subclass import Recipe
-from .protocol import Batch, Model, lacks, register
+from .protocol import Model, lacks
+
+AUTOENCODER = ("encoder", "decoder", "num_classes", "include_charges")
 
 
 class GeoLDM(EDM):
@@ -34,52 +36,38 @@ class GeoLDM(EDM):
     def reasons(self, model: Model) -> list[str]:
         """What an `EnLatentDiffusion` has and this model has not."""
         reasons = lacks(model, (*ATTRIBUTES, "vae"), METHODS)
-        if not reasons:
-            reasons = lacks(
-                model.vae,
-                ("encoder", "decoder", "num_classes", "include_charges"),
-                {"encode": ("x", "h")},
-            )
-            reasons = [f"vae: {reason}" for reason in reasons]
-        return reasons
+        if reasons:
+            return reasons
+        return [
+            f"vae: {reason}" for reason in lacks(model.vae, AUTOENCODER, {"encode": ("x", "h")})
+        ]
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """Positions and unnamed features of the latent."""
         return AtomLayout(int(model.in_node_nf))
 
-    def diffused(
-        self,
-        model: Model,
-        batch: Batch,
-        context: Tensor | None,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """A draw from the latent, `mean + sigma_0 eps`.
+    def atom_model(self, model: Model) -> Model:
+        """The autoencoder."""
+        return model.vae
 
-        The autoencoder's mode is left alone: upstream replaces its `train` by a function that
-        breaks `eval()`.
-
-        Raises:
-            DataError: as in the protocol.
-            StatsMismatchError: another number of elements.
-        """
-        n_context = _n_context(model)
+    def encode(
+        self, model: Model, molecules: Molecules, context: Tensor | None, generator: Generator
+    ) -> Tensor:
+        """A draw from the latent, `mean + sigma_0 eps`."""
+        n_context = _n_context(model.vae)
         if n_context and context is None:
             raise DataError(
                 f"the encoder takes a context of {n_context} channels. Pass context=..., a "
                 "function that makes it of a batch, as the training script does."
             )
-        x, h, node_mask = molecules(batch, model.vae)
-        mask = node_mask[..., 0] > 0
-        z_x, _, z_h, _ = model.vae.encode(x, h, node_mask, _edge_mask(node_mask), context)
-        mean = torch.cat([z_x, z_h], -1)
+        mean = _latent_mean(model.vae, *molecules, context)
         noise = torch.randn(mean.shape, generator=generator).to(mean)
         sigma_0 = torch.sigmoid(model.gamma(mean.new_zeros(1, 1))).sqrt()
-        return mean + sigma_0 * project(noise, mask), mask
+        return mean + sigma_0 * project(noise, molecules[2][..., 0] > 0)
 
     def provenance(self, model: Model) -> dict[str, Any]:
         """Where the autoencoder sends a fixed molecule."""
-        return {"latent": _latent_of_a_helix(model).tolist()}
+        return {"latent": _latent_of_a_helix(model.vae).tolist()}
 
     def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
         """Whether the autoencoder is another, or other weights were loaded since the fit.
@@ -89,7 +77,7 @@ class GeoLDM(EDM):
         if "latent" not in provenance:
             return None
         then = torch.tensor(provenance["latent"], dtype=torch.float64)
-        now = _latent_of_a_helix(model)
+        now = _latent_of_a_helix(model.vae)
         if then.shape == now.shape and float((now - then).norm()) <= 0.01 * float(then.norm()):
             return None
         reason = (
@@ -98,16 +86,9 @@ class GeoLDM(EDM):
         )
         if not getattr(model, "trainable_ae", False):
             return reason
-        warnings.warn(
-            f"{reason} Fit again when it matters: fit_from(model, loader).",
-            GAGAWarning,
-            stacklevel=2,
-        )
+        advice = f"{reason} Fit again when it matters: fit_from(model, loader)."
+        warnings.warn(advice, GAGAWarning, stacklevel=2)
         return None
-
-    def faults(self, model: Model) -> list[str]:
-        """The lost element class of autoencoders without charges."""
-        return [] if model.vae.include_charges else [lost_class(model)]
 
     def extra_methods(self, base: type[Any]) -> dict[str, Any]:
         """None: elements are decoded by the autoencoder, see `inner_swaps`."""
@@ -115,8 +96,7 @@ class GeoLDM(EDM):
 
     def inner_swaps(self, model: Model, fix_last_class: bool) -> list[tuple[nn.Module, Recipe]]:
         """The autoencoder, if its decoding is to be corrected."""
-        wanted = fix_last_class and not model.vae.include_charges
-        return [(model.vae, _all_classes)] if wanted else []
+        return [(model.vae, _all_classes)] if fix_last_class and self.faults(model) else []
 
 
 def _all_classes(base: type[Any]) -> Mapping[str, Any]:
@@ -127,8 +107,8 @@ def _all_classes(base: type[Any]) -> Mapping[str, Any]:
         self: Model,
         z_xh: Tensor,
         node_mask: Tensor,
-        edge_mask: Tensor | None = None,
-        context: Tensor | None = None,
+        edge_mask: object = None,
+        context: object = None,
     ) -> Any:  # noqa: ANN401
         x, h = base.decode(self, z_xh, node_mask, edge_mask, context)
         _, features = self.decoder._forward(z_xh, node_mask, edge_mask, context)
@@ -137,34 +117,35 @@ def _all_classes(base: type[Any]) -> Mapping[str, Any]:
     return {"decode": decode}
 
 
-def _latent_of_a_helix(model: Model) -> Tensor:
+def _latent_mean(
+    vae: Model, x: Tensor, h: dict[str, Tensor], node_mask: Tensor, context: Tensor | None
+) -> Tensor:
+    """The encoder's mean (B, N, 3 + F).
+
+    The mode of the autoencoder is left alone: upstream replaces its `train` by a function that
+    breaks `eval()`.
+    """
+    pairs = node_mask * node_mask.mT
+    eye = torch.eye(pairs.shape[-1], dtype=pairs.dtype, device=pairs.device)
+    z_x, _, z_h, _ = vae.encode(x, h, node_mask, (pairs * (1 - eye)).view(-1, 1), context)
+    return torch.cat([z_x, z_h], -1)
+
+
+def _latent_of_a_helix(vae: Model) -> Tensor:
     """The encoder's mean (N, 3 + F), float64, for a fixed molecule of six atoms."""
-    vae = model.vae
     like = next(vae.parameters())
     i = torch.arange(6, device=like.device)
     positions = torch.stack([torch.cos(1.7 * i), torch.sin(1.7 * i), 0.6 * i], -1)[None].to(like)
     one_hot = F.one_hot(i % vae.num_classes, vae.num_classes)[None].to(like)
     charges = (i % 8 + 1)[None, :, None].to(like) if vae.include_charges else like.new_zeros(0)
-    node_mask = like.new_ones(1, 6, 1)
-    n_context = _n_context(model)
+    n_context = _n_context(vae)
     context = like.new_zeros(1, 6, n_context) if n_context else None
+    x, h = positions - positions.mean(1, keepdim=True), {"categorical": one_hot, "integer": charges}
     with torch.no_grad():
-        x = positions - positions.mean(1, keepdim=True)
-        h = {"categorical": one_hot, "integer": charges}
-        z_x, _, z_h, _ = vae.encode(x, h, node_mask, _edge_mask(node_mask), context)
-    return torch.cat([z_x, z_h], -1)[0].double().cpu()
+        mean = _latent_mean(vae, x, h, like.new_ones(1, 6, 1), context)
+    return mean[0].double().cpu()
 
 
-def _edge_mask(node_mask: Tensor) -> Tensor:
-    """Pairs of different real atoms (B N N, 1), for a node mask (B, N, 1)."""
-    pairs = node_mask * node_mask.mT
-    eye = torch.eye(pairs.shape[-1], dtype=pairs.dtype, device=pairs.device)
-    return (pairs * (1 - eye)).view(-1, 1)
-
-
-def _n_context(model: Model) -> int:
+def _n_context(vae: Model) -> int:
     """Channels of the context that the encoder takes."""
-    return int(getattr(model.vae.encoder, "context_node_nf", 0))
-
-
-register(GeoLDM())
+    return int(getattr(vae.encoder, "context_node_nf", 0))

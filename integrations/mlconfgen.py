@@ -21,8 +21,8 @@ from torch import Tensor
 from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.layout import Layout, MoleculeLayout
 
-from .edm import classes, largest_class, lost_class
-from .protocol import Adapter, Model, lacks, register
+from .edm import all_classes, classes, lost_class
+from .protocol import Adapter, Model, lacks
 
 ATTRIBUTES = ("T", "time_steps", "gamma", "dynamics", "n_dims", "num_classes", "norm_values")
 METHODS = {
@@ -56,11 +56,7 @@ class MLConfGen(Adapter):
         return reasons or ([] if model.n_dims == 3 else [f"n_dims={model.n_dims}, not 3"])
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
-        """Positions and one-hot, in the model's normalisation.
-
-        Raises:
-            StatsMismatchError: another number of elements.
-        """
+        """Positions and one-hot, in the model's normalisation."""
         positions, onehot = map(float, model.norm_values)
         return MoleculeLayout(classes(model, elements), positions, onehot)
 
@@ -89,13 +85,5 @@ class MLConfGen(Adapter):
             _OWN_NOISE.set(None)
             return base.denoise(self, *args, **kwargs)
 
-        @functools.wraps(base.sample_p_xh_given_z0)
-        def decode(self: Model, z0: Tensor, node_mask: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            x, h = base.sample_p_xh_given_z0(self, z0, node_mask, *args, **kwargs)
-            return x, largest_class(z0, node_mask, 3) if self._gaga.fix_last_class else h
-
         steps = property(lambda self: self.__dict__["time_steps"][-self.T :])
-        return {"time_steps": steps, "denoise": denoise, "sample_p_xh_given_z0": decode}
-
-
-register(MLConfGen())
+        return {"time_steps": steps, "denoise": denoise, "sample_p_xh_given_z0": all_classes(base)}

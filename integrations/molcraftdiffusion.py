@@ -15,7 +15,7 @@ from torch import Tensor
 from gaga_adapter.errors import UnsupportedModelError
 
 from .edm import EDM
-from .protocol import Model, lacks, register
+from .protocol import Model, lacks
 
 
 class MolCraftDiffusion(EDM):
@@ -39,15 +39,15 @@ class MolCraftDiffusion(EDM):
         """No conditions, no retries, and no more frames than steps.
 
         Raises:
-            UnsupportedModelError: the call means absolute steps.
+            UnsupportedModelError: If the call means absolute steps.
         """
         super().prepare(model, method, arguments)
         conditions = ("condition_tensor", "condition_mode", "silvr_cfgs")
-        given = [name for name in conditions if arguments.get(name) is not None]
-        given += ["n_retrys"] if arguments.get("n_retrys") else []
-        if given:
+        absolute = [name for name in conditions if arguments.get(name) is not None]
+        absolute += ["n_retrys"] if arguments.get("n_retrys") else []
+        if absolute:
             raise UnsupportedModelError(
-                f"sample({', '.join(given)}) cannot run truncated: conditions and retries mean "
+                f"sample({', '.join(absolute)}) cannot run truncated: conditions and retries mean "
                 "absolute steps. Call remove_patch(model) first."
             )
         if arguments.get("n_frames"):
@@ -61,6 +61,3 @@ class MolCraftDiffusion(EDM):
         finally:
             model.__dict__.clear()
             model.__dict__.update(before)
-
-
-register(MolCraftDiffusion())

@@ -1,12 +1,12 @@
-"""What an adapter says about a family of models, and the list of adapters.
+"""What an adapter says about a family of models, and the registry of adapters.
 
-`patch.py` knows how a sampler of the EDM lineage is truncated: it counts integer steps down from
+`patching/` knows how a sampler of the EDM lineage is truncated: it counts integer steps down from
 `n_steps` and divides them by it, asks a schedule for `gamma = -log SNR` at that time, draws noise
 once before its first network call, and pays a prior term in its loss. An adapter says what one
 codebase calls these things, and how its models are recognised; it imports nothing of theirs.
 
 To write the next one: subclass `Adapter`, give `name`, `reasons` and `layout`, change the names
-that differ, and add the module to `BUILT_IN` (or call `register` in your own code).
+that differ, and call `register`. The built-in adapters are registered in `__init__.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -23,10 +22,7 @@ from torch import Tensor, nn
 from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.layout import Layout
 
-from .patching.subclass import Recipe, plain
-
-#: Modules of this package that register adapters, the general before the special.
-BUILT_IN = (".edm", ".geoldm", ".molcraftdiffusion", ".mlconfgen")
+from .patching.subclass import Recipe, original_class
 
 Model = Any  # an nn.Module of a codebase that is not imported
 Batch = Any  # what a loader of that codebase gives
@@ -36,13 +32,13 @@ class Adapter(ABC):
     """How the models of one codebase are recognised, and what they call their parts.
 
     Attributes:
-        name: in messages.
-        network: method that calls the denoiser; it takes the normalised time as `t`.
-        noise: method that draws unit noise for a `node_mask` (B, N, 1).
-        starts: methods whose first noise is the start of a sample.
-        prior_term: method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
+        name: Name of the codebase in messages and in pickles.
+        network: Method that calls the denoiser; it takes the normalised time as `t`.
+        noise: Method that draws unit noise for a `node_mask` (B, N, 1).
+        starts: Methods whose first noise is the start of a sample.
+        prior_term: Method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
             `node_mask`; `None` for a class that has no loss.
-        refused: methods that mean absolute steps, with the reason why they are refused.
+        refused: Methods that mean absolute steps, with the reason why they are refused.
     """
 
     name: ClassVar[str]
@@ -64,12 +60,12 @@ class Adapter(ABC):
         """What the channels of the diffused tensor are.
 
         Args:
-            model: one that this adapter recognises.
-            elements: symbols of the one-hot channels, which models do not know themselves; `None`
+            model: Model that this adapter recognises.
+            elements: Symbols of the one-hot channels, which models do not know themselves; `None`
                 if they are not known.
 
         Raises:
-            StatsMismatchError: the model has another number of elements.
+            StatsMismatchError: If the model has another number of elements.
         """
 
     def n_steps(self, model: Model) -> int:
@@ -85,13 +81,19 @@ class Adapter(ABC):
         module: nn.Module = model.gamma
         return module
 
+    def gamma_at(self, model: Model, time: float) -> Tensor:
+        """`gamma = -log SNR` (1, 1) at a time of 0 to 1, by the schedule as it stands."""
+        device = next(model.parameters()).device
+        gamma: Tensor = self.schedule(model)(torch.full((1, 1), time, device=device))
+        return gamma
+
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
         """Look at the arguments of one of `starts` before it runs, and change them in place.
 
         A chain has no more frames than there are steps.
 
         Raises:
-            UnsupportedModelError: the call means absolute steps.
+            UnsupportedModelError: If the call means absolute steps.
         """
         if "keep_frames" in inspect.signature(getattr(type(model), method)).parameters:
             n_steps = self.n_steps(model)
@@ -101,7 +103,7 @@ class Adapter(ABC):
     def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
         """Why statistics with this provenance are not of the space that the model diffuses now.
 
-        Asked when the model is patched, and before it samples.
+        The patch asks when a model is patched, and before it samples.
         """
         return None
 
@@ -110,29 +112,26 @@ class Adapter(ABC):
         return None
 
     def diffused(
-        self,
-        model: Model,
-        batch: Batch,
-        context: Tensor | None,
-        generator: torch.Generator,
+        self, model: Model, batch: Batch, context: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """What the model diffuses of one batch of its own loader.
 
         Args:
-            model: one that this adapter recognises.
-            batch: as the loader gave it.
-            context: of the batch (B, N, C), for an encoder that takes one.
-            generator: of the noise of a latent.
+            model: Model that this adapter recognises.
+            batch: Batch as the loader gave it.
+            context: Context of the batch (B, N, C), for an encoder that takes one.
+            generator: Source of randomness for the noise of a latent.
 
         Returns:
             x (B, N, 3 + F) and its mask (B, N), bool.
 
         Raises:
-            DataError: a batch of another form, or an element that the model does not have.
+            DataError: If the batch has another form, or an element that the model does not have.
+            StatsMismatchError: If the loader has another number of elements.
         """
         raise UnsupportedModelError(
-            f"{plain(type(model)).__name__} ({self.name}) comes without a loader. Fit on tensors "
-            "of what it diffuses: gaga_adapter.fit(data, layout)."
+            f"{original_class(type(model)).__name__} ({self.name}) comes without a loader. Fit on "
+            "tensors of what it diffuses: gaga_adapter.fit(data, layout)."
         )
 
     def provenance(self, model: Model) -> dict[str, Any]:
@@ -172,7 +171,7 @@ def lacks(
     return reasons
 
 
-# -- the list ------------------------------------------------------------------------------------
+# -- the registry ----------------------------------------------------------------------------------
 
 _ADAPTERS: dict[str, Adapter] = {}
 
@@ -185,8 +184,6 @@ def register(adapter: Adapter) -> None:
 
 def adapters() -> dict[str, Adapter]:
     """All adapters by name, in the order in which they are asked: the last registered first."""
-    for module in BUILT_IN:
-        import_module(module, __package__)
     return dict(reversed(_ADAPTERS.items()))
 
 
@@ -194,27 +191,26 @@ def adapter_named(name: str) -> Adapter:
     """An adapter by name.
 
     Raises:
-        UnsupportedModelError: there is none.
+        UnsupportedModelError: If no adapter has this name.
     """
-    known = adapters()
-    if name not in known:
-        raise UnsupportedModelError(f"no adapter {name!r}. Known: {', '.join(known)}.")
-    return known[name]
+    if name not in _ADAPTERS:
+        raise UnsupportedModelError(f"no adapter {name!r}. Known: {', '.join(adapters())}.")
+    return _ADAPTERS[name]
 
 
 def adapter_for(model: Model) -> Adapter:
     """The first adapter that recognises a model.
 
     Raises:
-        UnsupportedModelError: none does; the message has every reason.
+        UnsupportedModelError: If no adapter does; the message has every reason.
     """
-    known = adapters()
-    refusals = {name: adapter.reasons(model) for name, adapter in known.items()}
-    for name, reasons in refusals.items():
+    refusals = []
+    for name, adapter in adapters().items():
+        reasons = adapter.reasons(model)
         if not reasons:
-            return known[name]
-    told = " ".join(f"{name}: {', '.join(reasons)}." for name, reasons in refusals.items())
+            return adapter
+        refusals.append(f"{name}: {', '.join(reasons)}.")
     raise UnsupportedModelError(
-        f"cannot patch {plain(type(model)).__name__}. {told} "
+        f"cannot patch {original_class(type(model)).__name__}. {' '.join(refusals)} "
         "Pass the diffusion model itself, or write an adapter (integrations/protocol.py)."
     )

@@ -1,80 +1,56 @@
-"""The statistics of a script's model: named by the user, or fitted once and kept beside the model.
+"""The statistics of a script's model, fitted once and read by every later script.
 
-Beside the model means in the folder `gaga` of the experiment. What was fitted there serves every
-later script of that experiment, unless the autoencoder has changed since, or t* was the wish of one
-evaluation. A model that was trained from t* on knows nothing beyond it.
+They lie beside the model, in the folder `gaga` of the experiment. They are fitted anew if the
+autoencoder has changed since, or if their t* was given for one evaluation. A model that was trained
+from t* on knows nothing beyond it.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from gaga_adapter.criteria import CriterionCurve
-from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import GAGAWarning, WriteError
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
 
 from ..patching.fitting import Context, fit_from
-from ..protocol import Adapter, Model, adapter_for
-
-FOLDER = "gaga"
-#: Opens the display of a fit's progress.
-ProgressBar = Callable[[], AbstractContextManager[Progress]]
+from ..protocol import Model, adapter_for
+from .options import Options, ProgressBar, Say
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Statistics that are read from the folder of a model, or fitted and written there.
-
-    Attributes:
-        folder: of the model.
-        trains: whether the script trains the model; then it is always fitted anew.
-        loader: of the script, as it trains the model.
-        data: what the loader reads, for the provenance.
-        context: makes the context of a batch for a conditional autoencoder.
-        t_star: where the user wants to start; chosen by the criterion if `None`.
-        criterion: of Gaussianity, by name.
-        tolerance: of the criterion.
-        reference: kind of the Gaussian.
-        refit: fit although there are statistics.
-        progress: of the fit.
-        say: reports one line.
-    """
+class CachedStats:
+    """Statistics that are read from the folder of a model, or fitted and written there."""
 
     folder: Path
-    trains: bool
-    loader: Iterable[Any]
-    data: str
-    context: Context | None
-    t_star: int | None
-    criterion: str
-    tolerance: float | None
-    reference: str
-    refit: bool
+    options: Options
+    trains: bool  # then the model is always fitted anew
+    loader: Iterable[Any]  # of the script, as it trains the model
+    data: str  # what the loader reads, for the provenance
+    context: Context | None  # of a conditional autoencoder
     progress: ProgressBar
-    say: Callable[[str], None]
+    say: Say
 
     def __call__(self, model: Model) -> GAGAStats:
         """The statistics of a model that has its weights."""
-        folder = self.folder / FOLDER
-        if (folder / CONFIG_NAME).is_file() and not (self.trains or self.refit):
+        folder = self.folder / "gaga"
+        if (folder / CONFIG_NAME).is_file() and not (self.trains or self.options.refit):
             stats = GAGAStats.from_pretrained(folder)
-            outdated = self._outdated(model, stats)
-            if outdated is None:
-                self._warn_of_untrained(model, stats)
+            reason = self._reason_to_refit(model, stats)
+            if reason is None:
+                self._warn_beyond_training(model, stats)
                 self.say(f"statistics of {folder}")
                 return stats
-            self.say(f"statistics of {folder} are not used: {outdated}")
-        stats = self._fitted(model)
+            self.say(f"statistics of {folder} are not used: {reason}")
+        stats = self._fit(model)
         try:
             stats.save_pretrained(folder)
             self.say(f"statistics of {stats.moments.count:,} molecules are in {folder}")
@@ -82,60 +58,50 @@ class Kept:
             warnings.warn(f"the statistics are not kept: {error}", GAGAWarning, stacklevel=2)
         return stats
 
-    def _outdated(self, model: Model, stats: GAGAStats) -> str | None:
-        wish = stats.provenance.get("fitted for") == "evaluation at a given t*"
-        if self.t_star is None and wish:
+    def _reason_to_refit(self, model: Model, stats: GAGAStats) -> str | None:
+        purpose = stats.provenance.get("fitted for")
+        if self.options.t_star is None and purpose == "evaluation at a given t*":
             return "their t* was given, not chosen"
         return adapter_for(model).stale(model, stats.provenance)
 
-    def _warn_of_untrained(self, model: Model, stats: GAGAStats) -> None:
-        trained = str(stats.provenance.get("fitted for")).startswith("training")
-        if self.t_star is None or not trained:
+    def _warn_beyond_training(self, model: Model, stats: GAGAStats) -> None:
+        t_star = self.options.t_star
+        if t_star is None or not str(stats.provenance.get("fitted for")).startswith("training"):
             return
-        log_snr = _log_snr(adapter_for(model), model, self.t_star)
+        log_snr = _log_snr(model, t_star)
         if log_snr < stats.log_snr_star - 1e-3:
             warnings.warn(
-                f"t* = {self.t_star} is at log-SNR {log_snr:.3f}, but this model was trained up to "
+                f"t* = {t_star} is at log-SNR {log_snr:.3f}, but this model was trained up to "
                 f"{stats.log_snr_star:.3f} only: it has never seen the noise that it starts from. "
                 "Leave --t-star out, or train again.",
                 GAGAWarning,
                 stacklevel=2,
             )
 
-    def _fitted(self, model: Model) -> GAGAStats:
-        purpose = "training" if self.trains else "evaluation"
-        given = "" if self.t_star is None else " at a given t*"
-        provenance = {"data": self.data, "fitted for": purpose + given}
+    def _fit(self, model: Model) -> GAGAStats:
+        options, purpose = self.options, "training" if self.trains else "evaluation"
+        how: dict[str, Any] = {"criterion": options.criterion, "tolerance": options.tolerance}
+        if options.t_star is not None:
+            purpose += " at a given t*"
+            level = _log_snr(model, options.t_star)
+            how = {"criterion": FixedLevel(), "log_snr": (level,), "n_criterion": 1}
         with self.progress() as progress:
-            if self.t_star is None:
-                return fit_from(
-                    model,
-                    self.loader,
-                    context=self.context,
-                    criterion=self.criterion,
-                    reference=self.reference,
-                    tolerance=self.tolerance,
-                    provenance=provenance,
-                    progress=progress,
-                )
             stats = fit_from(
                 model,
                 self.loader,
                 context=self.context,
-                criterion=Wish(),
-                reference=self.reference,
-                log_snr=(_log_snr(adapter_for(model), model, self.t_star),),
-                n_criterion=1,
-                provenance=provenance,
+                reference=options.reference,
+                provenance={"data": self.data, "fitted for": purpose},
                 progress=progress,
+                **how,
             )
-        return replace(stats, selection=None)
+        return stats if options.t_star is None else replace(stats, selection=None)
 
 
-class Wish:
-    """The criterion of a user who has chosen t*: nothing is judged."""
+class FixedLevel:
+    """The criterion where t* is given: zero nats at every level, so the only level is taken."""
 
-    name: ClassVar[str] = "wish"
+    name: ClassVar[str] = "fixed_level"
     unit: ClassVar[str] = "nats"
 
     def curve(
@@ -144,19 +110,16 @@ class Wish:
         mask: Tensor | None,
         reference: ReferenceGaussian,
         log_snr: Tensor,
-        generator: Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        generator: object = None,
+        progress: object = None,
     ) -> CriterionCurve:
-        """Zero nats at every level; see `Criterion.curve`."""
-        zeros = (0.0,) * len(log_snr)
-        levels = tuple(log_snr.tolist())
+        """The curve, see `Criterion.curve`."""
+        zeros, levels = (0.0,) * len(log_snr), tuple(log_snr.tolist())
         return CriterionCurve(self.name, reference.kind, self.unit, levels, zeros, zeros, len(x))
 
 
-def _log_snr(adapter: Adapter, model: Model, t_star: int) -> float:
+def _log_snr(model: Model, t_star: int) -> float:
     """Log-SNR of an unpatched model at a step, by its schedule as it stands."""
-    time = torch.full(
-        (1, 1), t_star / adapter.n_steps(model), device=next(model.parameters()).device
-    )
+    adapter = adapter_for(model)
     with torch.no_grad():
-        return -float(adapter.schedule(model)(time))
+        return -float(adapter.gamma_at(model, t_star / adapter.n_steps(model)))

@@ -15,38 +15,36 @@ from typing import Any
 from ..patching.patch import state_of
 from ..patching.truncated import Truncation
 from ..protocol import Adapter, Model
-from .hooks import replaced
+from .hooks import replace_attribute
+from .options import Say
 
 
-class NetworkCalls:
-    """What was counted.
+class CallCounter:
+    """Counts the network calls of all models of a class.
 
     Attributes:
-        sampled: by (calls of the network, t*, T): how many batches were sampled so.
+        batches: Number of batches that were sampled, by (calls of the network, t*, T).
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.sampled: Counter[tuple[int, int, int]] = Counter()
+    def __init__(self, say: Say) -> None:
+        self.batches: Counter[tuple[int, int, int]] = Counter()
         self._say = say
-        self._running: int | None = None
-        self._told: set[str] = set()
-        self._seen: object = None
+        self._calls: int | None = None  # of the sample that is being drawn
+        self._reports: set[object] = set()  # truncations and their lines: copies are cut alike
 
     @contextmanager
-    def of(self, model: Model, adapter: Adapter) -> Iterator[None]:
-        """Count those of every model of this class, copies included.
+    def watch(self, model: Model, adapter: Adapter) -> Iterator[None]:
+        """Count those of every model of the class of this model, copies included.
 
-        Args:
-            model: not patched yet, so that the patch comes around the counters.
-            adapter: knows the names of its methods.
+        The model must not be patched yet, so that the patch comes around the counters.
         """
         with ExitStack() as stack:
             for cls in type(model).__mro__:
                 for name in (adapter.network, *adapter.starts):
                     if name in vars(cls):
-                        count = self._network if name == adapter.network else self._sample
-                        wrapper = count(vars(cls)[name], adapter)
-                        stack.enter_context(replaced(cls, name, wrapper))
+                        count = self._count_call if name == adapter.network else self._count_batch
+                        wrapper = _around(vars(cls)[name], count, adapter)
+                        stack.enter_context(replace_attribute(cls, name, wrapper))
             yield
 
     def lines(self) -> list[str]:
@@ -54,45 +52,40 @@ class NetworkCalls:
         return [
             f"network calls: {calls} per sample, from t* = {t_star} of T = {n_steps} "
             f"({n_steps + 1} without); {n} {'batch' if n == 1 else 'batches'} sampled"
-            for (calls, t_star, n_steps), n in self.sampled.items()
+            for (calls, t_star, n_steps), n in self.batches.items()
         ]
 
-    def _tell(self, line: str) -> None:
-        """Report a line once: copies of a model are cut alike."""
-        if line not in self._told:
-            self._told.add(line)
-            self._say(line)
+    def _count_call(self, model: Model, adapter: Adapter, run: Callable[[], Any]) -> Any:  # noqa: ANN401
+        state = state_of(model)
+        if isinstance(state, Truncation) and state not in self._reports:
+            line = _describe(model, state)
+            if line not in self._reports:
+                self._say(line)
+            self._reports |= {state, line}
+        if self._calls is not None:
+            self._calls += 1
+        return run()
 
-    def _network(self, method: Callable[..., Any], adapter: Adapter) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def counted(model: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            state = state_of(model)
-            if isinstance(state, Truncation) and state is not self._seen:
-                self._seen = state
-                self._tell(_describe(model, state))
-            if self._running is not None:
-                self._running += 1
-            return method(model, *args, **kwargs)
+    def _count_batch(self, model: Model, adapter: Adapter, run: Callable[[], Any]) -> Any:  # noqa: ANN401
+        if self._calls is not None:  # a sampler that calls that of its base
+            return run()
+        self._calls = 0
+        try:
+            result = run()
+            state, t_star = state_of(model), adapter.n_steps(model)
+            n_steps = state.n_steps if isinstance(state, Truncation) else t_star
+            self.batches[self._calls, t_star, n_steps] += 1
+            return result
+        finally:
+            self._calls = None
 
-        return counted
 
-    def _sample(self, method: Callable[..., Any], adapter: Adapter) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def counted(model: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            if self._running is not None:  # a sampler that calls that of its base
-                return method(model, *args, **kwargs)
-            self._running = 0
-            try:
-                result = method(model, *args, **kwargs)
-                state = state_of(model)
-                t_star = adapter.n_steps(model)
-                n_steps = state.n_steps if isinstance(state, Truncation) else t_star
-                self.sampled[self._running, t_star, n_steps] += 1
-                return result
-            finally:
-                self._running = None
+def _around(method: Callable[..., Any], count: Callable[..., Any], adapter: Adapter) -> Any:  # noqa: ANN401
+    @functools.wraps(method)
+    def wrapper(model: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return count(model, adapter, functools.partial(method, model, *args, **kwargs))
 
-        return counted
+    return wrapper
 
 
 def _describe(model: Model, cut: Truncation) -> str:

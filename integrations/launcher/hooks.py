@@ -14,7 +14,7 @@ _MISSING = object()
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401 - any object
+def replace_attribute(owner: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401
     """An attribute of a module or a class has another value."""
     before = vars(owner).get(name, _MISSING)
     setattr(owner, name, value)
@@ -31,9 +31,7 @@ def replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # noqa: A
 def stand_in(name: str, contents: Callable[[], dict[str, Any]]) -> Iterator[None]:
     """A package can be imported although it is not installed; one that is installed is taken.
 
-    Args:
-        name: of the package.
-        contents: makes its names, when it is imported.
+    `contents` makes its names, when it is imported.
     """
     finder = _StandIn(name, contents)
     sys.meta_path.append(finder)
@@ -41,84 +39,64 @@ def stand_in(name: str, contents: Callable[[], dict[str, Any]]) -> Iterator[None
         yield
     finally:
         sys.meta_path.remove(finder)
-        if finder.module is not None and sys.modules.get(name) is finder.module:
+        if getattr(sys.modules.get(name), "__loader__", None) is finder:
             del sys.modules[name]
 
 
 @contextmanager
 def after_import(
-    names: tuple[str, ...], changed: Callable[[ModuleType], AbstractContextManager[None]]
+    names: tuple[str, ...], change: Callable[[ModuleType], AbstractContextManager[None]]
 ) -> Iterator[None]:
-    """Modules are changed right after they are imported, those that are there already at once.
-
-    Args:
-        names: of the modules.
-        changed: the change of one module.
-    """
+    """Modules are changed right after they are imported, those that are there already at once."""
     with ExitStack() as changes:
 
-        def change(module: ModuleType) -> None:
-            changes.enter_context(changed(module))
+        def enter(module: ModuleType) -> None:
+            changes.enter_context(change(module))
 
         for name in names:
             if name in sys.modules:
-                change(sys.modules[name])
-        finder = _Watcher(names, change)
+                enter(sys.modules[name])
+        finder = _Watcher(names, enter)
         sys.meta_path.insert(0, finder)
         changes.callback(sys.meta_path.remove, finder)
         yield
 
 
 class _StandIn(MetaPathFinder, Loader):
-    """The last finder: makes a package that no other one has found."""
+    """The last finder: makes a package that no other finder knows."""
 
     def __init__(self, name: str, contents: Callable[[], dict[str, Any]]) -> None:
         self.name, self.contents = name, contents
-        self.module: ModuleType | None = None
 
-    def find_spec(
-        self,
-        fullname: str,
-        path: Any = None,  # noqa: ANN401 - importlib's own
-        target: ModuleType | None = None,
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:  # noqa: ANN401
         return ModuleSpec(fullname, self) if fullname == self.name else None
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module).update(self.contents())
-        self.module = module
 
 
-class _Watcher(MetaPathFinder, Loader):
+class _Watcher(MetaPathFinder):
     """The first finder: has modules loaded as ever, and then calls a function on them."""
 
     def __init__(self, names: tuple[str, ...], then: Callable[[ModuleType], None]) -> None:
         self.names, self.then = names, then
-        self.loaders: dict[str, Any] = {}
 
-    def find_spec(
-        self,
-        fullname: str,
-        path: Any = None,  # noqa: ANN401 - importlib's own
-        target: ModuleType | None = None,
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:  # noqa: ANN401
         if fullname not in self.names:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
-                self.loaders[fullname], spec.loader = spec.loader, self
+                self._watch(spec.loader)
                 return spec
         return None
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        made: ModuleType | None = self.loaders[spec.name].create_module(spec)
-        return made
+    def _watch(self, loader: Any) -> None:  # noqa: ANN401 - any loader
+        load = loader.exec_module
 
-    def exec_module(self, module: ModuleType) -> None:
-        loader = self.loaders[module.__name__]
-        module.__loader__ = loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = loader
-        loader.exec_module(module)
-        self.then(module)
+        def exec_module(module: ModuleType) -> None:
+            del loader.exec_module
+            load(module)
+            self.then(module)
+
+        loader.exec_module = exec_module

@@ -9,16 +9,20 @@ is imported or called.
 from __future__ import annotations
 
 import argparse
+import functools
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import IO, Any
 
 import torch
 
 from gaga_adapter.errors import ArtefactError
 
+from .hooks import replace_attribute
+
 #: What a pickle may name: classes that only hold values. Python 2 called `builtins` otherwise.
-ADMITTED: dict[tuple[str, str], type[Any]] = {
+PLAIN_CLASSES: dict[tuple[str, str], type[Any]] = {
     ("torch", "device"): torch.device,
     **{
         (module, kind.__name__): kind
@@ -28,38 +32,35 @@ ADMITTED: dict[tuple[str, str], type[Any]] = {
 }
 
 
-def load_plain(
-    file: IO[bytes],
-    *,
-    fix_imports: bool = True,
-    encoding: str = "ASCII",
-    errors: str = "strict",
-    buffers: Iterable[Any] | None = None,
-) -> Any:  # noqa: ANN401 - whatever the file holds
-    """`pickle.load` for a file of plain values and `argparse.Namespace`.
-
-    Args:
-        file: opened for reading bytes.
-        fix_imports: as in `pickle.load`, like all that follow.
-        encoding: of the strings of Python 2.
-        errors: of that encoding.
-        buffers: out-of-band data.
+def load_plain(file: IO[bytes], **options: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+    """`pickle.load`, with its options, for a file of plain values and `argparse.Namespace`.
 
     Raises:
-        ArtefactError: the pickle names something else.
+        ArtefactError: If the pickle names something else.
     """
-    reader = _PlainUnpickler(
-        file, fix_imports=fix_imports, encoding=encoding, errors=errors, buffers=buffers
-    )
+    reader = _PlainUnpickler(file, **options)
     reader.source = getattr(file, "name", "the pickle")
-    found = reader.load()
+    value = reader.load()
     for namespace in reader.namespaces:
         namespace.__class__ = argparse.Namespace
-    return found
+    return value
+
+
+def after_load(then: Callable[[IO[bytes], Any], None]) -> AbstractContextManager[None]:
+    """`pickle.load` passes each file and its value to a function before it returns."""
+    inner = pickle.load
+
+    @functools.wraps(inner)
+    def load(file: IO[bytes], **options: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        value = inner(file, **options)
+        then(file, value)
+        return value
+
+    return replace_attribute(pickle, "load", load)
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Resolves every name by `ADMITTED`, and `Namespace` by a class of its own.
+    """Resolves every name by `PLAIN_CLASSES`, and `Namespace` by a class of its own.
 
     A pickle can set attributes of any object that it holds, of a class, too. So it gets a class
     that is thrown away, and its instances become true `argparse.Namespace` objects afterwards.
@@ -70,27 +71,22 @@ class _PlainUnpickler(pickle.Unpickler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of the base
         super().__init__(*args, **kwargs)
         self.namespaces: list[argparse.Namespace] = []
-        made = self.namespaces
+        instances = self.namespaces
 
         class Namespace(argparse.Namespace):
             def __new__(cls) -> Namespace:
-                namespace = super().__new__(cls)
-                made.append(namespace)
-                return namespace
+                instances.append(super().__new__(cls))
+                return instances[-1]  # type: ignore[return-value]
 
-        self._admitted = {("argparse", "Namespace"): Namespace, **ADMITTED}
+        self._classes = {("argparse", "Namespace"): Namespace, **PLAIN_CLASSES}
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class
-        """The class that a pickle names.
-
-        Raises:
-            ArtefactError: it is not admitted.
-        """
-        if (module, name) not in self._admitted:
-            known = ", ".join(sorted({f"{m}.{n}" for m, n in self._admitted if m[0] != "_"}))
+        """The class that a pickle names, if it is admitted."""
+        if (module, name) not in self._classes:
+            known = ", ".join(sorted({f"{m}.{n}" for m, n in self._classes if m[0] != "_"}))
             raise ArtefactError(
                 f"{self.source} is refused: it asks for {module}.{name}, and nothing of it was "
                 f"run. Allowed: plain values and {known}. If you know where the file comes from, "
                 "write its values to a new pickle of an argparse.Namespace."
             )
-        return self._admitted[module, name]
+        return self._classes[module, name]

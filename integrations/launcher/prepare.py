@@ -29,11 +29,11 @@ def require_room(checkout: Path, force: bool = False) -> None:
     """See that nothing would be overwritten.
 
     Raises:
-        WriteError: there is a file already, and `force` was not given.
+        WriteError: If there is a file already, and `force` was not given.
     """
-    there = [file for file in _files(checkout) if file.exists()]
-    if there and not force:
-        names = ", ".join(str(file.relative_to(checkout)) for file in there)
+    files = [file for file in _files(checkout) if file.exists()]
+    if files and not force:
+        names = ", ".join(str(file.relative_to(checkout)) for file in files)
         raise WriteError(f"{checkout} has {names} already. Pass --force to replace them.")
 
 
@@ -49,9 +49,9 @@ def edm_arrays(
     """One split as upstream names it.
 
     Args:
-        positions: (M, Nmax, 3), angstrom; padding is 0.
-        atomic_numbers: (M, Nmax), padding is 0 and comes last.
-        properties: more arrays (M,) by name, to condition on.
+        positions: Positions (M, Nmax, 3) in angstrom; padding is 0.
+        atomic_numbers: Atomic numbers (M, Nmax); padding is 0 and comes last.
+        properties: More arrays (M,) by name, to condition on.
     """
     charges = atomic_numbers.astype(np.int64)
     num_atoms = (charges > 0).sum(axis=1)
@@ -64,29 +64,26 @@ def write_data(
     smiles: Mapping[str, Sequence[str]],
     force: bool = False,
 ) -> list[Path]:
-    """Write the data files of a checkout.
+    """Write the data files of a checkout, and return their paths.
 
     Args:
-        checkout: of EDM or GeoLDM.
-        splits: arrays of `SPLITS`, as `edm_arrays` makes them.
-        smiles: of the molecules of `SMILES`.
-        force: replace files that are there.
-
-    Returns:
-        The files.
+        checkout: Top folder of EDM or GeoLDM.
+        splits: Arrays of `SPLITS`, as `edm_arrays` makes them.
+        smiles: SMILES of the molecules of `SMILES`.
+        force: Whether files that are there are replaced.
 
     Raises:
-        DataError: the splits differ in their arrays or their elements, which upstream refuses.
-        WriteError: a file is there already, or cannot be written.
+        DataError: If the splits differ in arrays or elements, which upstream refuses.
+        WriteError: If a file is there already, or cannot be written.
     """
     require_room(checkout, force)
     parts: dict[str, dict[str, Any]] = {name: dict(splits[name]) for name in SPLITS}
-    for what, found in (
+    for what, of_each in (
         ("arrays", {name: sorted(part) for name, part in parts.items()}),
         ("elements", {name: np.unique(part["charges"]).tolist() for name, part in parts.items()}),
     ):
-        if any(found[name] != found["train"] for name in SPLITS):
-            raise DataError(f"every split needs the same {what}; got {found}.")
+        if any(of_each[name] != of_each["train"] for name in SPLITS):
+            raise DataError(f"every split needs the same {what}; got {of_each}.")
     files = _files(checkout)
     with ExitStack() as stack:
         temporary = [stack.enter_context(replacing(file)) for file in files]

@@ -10,116 +10,87 @@ from __future__ import annotations
 
 import functools
 import inspect
-import pickle
 import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, GAGAError
 from gaga_adapter.stats import GAGAStats
 
 from ..patching.fitting import Context
 from ..patching.patch import PatchHandle, apply_patch
 from ..protocol import Model, adapter_for
-from .cached_stats import Kept, ProgressBar
-from .call_counter import NetworkCalls
+from .cached_stats import CachedStats
+from .call_counter import CallCounter
 from .checkouts import Codebase, require_checkout
-from .hooks import after_import, replaced
-from .shims import SHIMS, shimmed
+from .hooks import after_import, replace_attribute
+from .options import Options, ProgressBar, Say
+from .pickles import after_load
+from .shims import SHIMS, apply_shims
 
-Say = Callable[[str], None]
+__all__ = ["Options", "run_script"]
 
-
-@dataclass(frozen=True)
-class Options:
-    """How the models of a script are to start; as in `apply_patch` where nothing else is said.
-
-    Attributes:
-        stats: `auto`: kept beside the model, fitted from the script's own loader where there are
-            none; `none`: N(0, I) at `t_star`; or a folder, a hub id, an embedded name.
-        t_star: the step to start at.
-        reference: kind of the Gaussian.
-        fix_last_class: give samples their last element class.
-        criterion: of Gaussianity, if t* is chosen here.
-        tolerance: nats that may remain at t*, or the least p-value.
-        refit: fit although there are statistics beside the model.
-    """
-
-    stats: str = "auto"
-    t_star: int | None = None
-    reference: str = "auto"
-    fix_last_class: bool = False
-    criterion: str = "two_sample"
-    tolerance: float | None = None
-    refit: bool = False
-
-
-def _no_progress() -> AbstractContextManager[Progress]:
-    return nullcontext(lambda what, done, total: None)
+_MOVING_LATENT = (
+    "with --trainable_ae and no --ae_path the latent is random when training starts, so statistics "
+    "and t* of it mean nothing later. Train as upstream does and start at t* afterwards "
+    "(gaga run geoldm -- eval_analyze.py ...), or train the autoencoder first and pass --ae_path."
+)
 
 
 def run_script(
     kind: str,
     command: Sequence[str],
-    options: Options = Options(),
+    options: Options = Options(),  # noqa: B008 - frozen
     say: Say = lambda line: None,
-    progress: ProgressBar = _no_progress,
+    progress: ProgressBar = lambda: nullcontext(lambda what, done, total: None),
 ) -> int:
     """Run a script of the checkout that is the working directory.
 
     Args:
-        kind: `edm` or `geoldm`.
-        command: the script and its arguments.
-        options: how its models start.
-        say: reports one line.
-        progress: shows how far a fit is.
+        kind: Codebase, `edm` or `geoldm`.
+        command: The script and its arguments.
+        options: How its models start.
+        say: Function that reports one line.
+        progress: Display of how far a fit is.
 
     Returns:
         The exit code of the script; 1 after an exception, whose traceback is printed.
 
     Raises:
-        GAGAError: another checkout, no such script, statistics that cannot be read, or what the
-            patch or the reading of a pickle refuses.
+        GAGAError: If this is another checkout, there is no such script, the statistics cannot be
+            read, or the patch or the reader of pickles refuses something.
     """
     checkout = Path.cwd()
     codebase = require_checkout(checkout, kind)
     script = _script(checkout, command)
     run = _Run(codebase, script, options, say, progress)
-    with shimmed(SHIMS, say), run.in_place(), _as_main(checkout, script, command) as main:
+    with apply_shims(SHIMS, say), run.in_place(), _as_main(checkout, script, command) as main:
         code = _exit_code(script, main)
     run.report(code)
     return code
 
 
 class _Run:
-    """One run: what was read, patched and counted."""
+    """One run: the models that it patches, and what it needs to know for that."""
 
     def __init__(
-        self,
-        codebase: Codebase,
-        script: Path,
-        options: Options,
-        say: Say,
-        progress: ProgressBar,
+        self, codebase: Codebase, script: Path, options: Options, say: Say, progress: ProgressBar
     ) -> None:
         self.codebase, self.script, self.options = codebase, script, options
         self.say, self.progress = say, progress
         self.trains = script.name.startswith("main_")
-        self.named = None
         if options.stats not in ("auto", "none"):
-            self.named = GAGAStats.from_pretrained(options.stats)
-        self.calls = NetworkCalls(say)
+            self.stats = GAGAStats.from_pretrained(options.stats)
+        self.counter = CallCounter(say)
         self.handles: list[PatchHandle] = []
-        self.read: list[tuple[Namespace, Path]] = []
+        self.folders: list[tuple[Namespace, Path]] = []  # arguments, and where they were read from
         self.stack = ExitStack()
 
     @contextmanager
@@ -127,8 +98,8 @@ class _Run:
         """Models are patched as they are made, until the end of the block."""
         with (
             self.stack,
-            replaced(pickle, "load", self._remembering(pickle.load)),
-            after_import(("qm9.models",), self._patching),
+            after_load(self._note_folder),
+            after_import(("qm9.models",), self._patch_factory),
         ):
             try:
                 yield
@@ -140,72 +111,47 @@ class _Run:
         """Say what was done."""
         if not self.handles and code == 0:
             self.say(f"{self.script.name} made no diffusion model; it ran as it is")
-        for line in self.calls.lines():
+        for line in self.counter.lines():
             self.say(line)
 
-    def _remembering(self, load: Callable[..., Any]) -> Callable[..., Any]:
-        """`pickle.load` that knows which folder the arguments of a script came from."""
+    def _note_folder(self, file: IO[bytes], value: object) -> None:
+        if isinstance(value, Namespace):
+            self.folders.append((value, Path(file.name).parent))
 
-        @functools.wraps(load)
-        def remembering(file: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - those of load
-            found = load(file, **kwargs)
-            if isinstance(found, Namespace):
-                self.read.append((found, Path(file.name).parent))
-            return found
-
-        return remembering
-
-    def _patching(self, models: ModuleType) -> AbstractContextManager[None]:
+    def _patch_factory(self, models: ModuleType) -> AbstractContextManager[None]:
         """The factory of `qm9.models` with a patch around its model."""
         factory = getattr(models, self.codebase.factory)
         signature = inspect.signature(factory)
 
         @functools.wraps(factory)
         def make(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - upstream's own
-            made = factory(*args, **kwargs)
-            given = signature.bind(*args, **kwargs).arguments
-            handle = self._patch(made[0], given["args"], given["dataloader_train"], made[2])
-            if (
-                self.trains
-                and getattr(given["args"], "dp", False)
-                and torch.cuda.device_count() > 1
-            ):
-                made[0].to(given["device"])
+            result = factory(*args, **kwargs)
+            model, properties = result[0], result[2]
+            call = signature.bind(*args, **kwargs).arguments
+            handle = self._patch(model, call["args"], call["dataloader_train"], properties)
+            parallel = getattr(call["args"], "dp", False) and torch.cuda.device_count() > 1
+            if self.trains and parallel:
+                model.to(call["device"])
                 handle.settle()  # replicas of a model cannot be fitted
-            return made
+            return result
 
-        return replaced(models, self.codebase.factory, make)
+        return replace_attribute(models, self.codebase.factory, make)
 
-    def _patch(
-        self,
-        model: Model,
-        args: Namespace,
-        loader: Any,  # noqa: ANN401 - upstream's
-        properties: Any,  # noqa: ANN401
-    ) -> PatchHandle:
+    def _patch(self, model: Model, args: Namespace, loader: Any, properties: Any) -> PatchHandle:  # noqa: ANN401
         """Patch a model that a script has just made; its weights may come later."""
         options = self.options
         if not self.handles:
-            self.stack.enter_context(self.calls.of(model, adapter_for(model)))
-        stats: Callable[[Model], GAGAStats] | None
-        if options.stats == "none":
-            stats = None
-        elif self.named is not None:
-            named = self.named
-            stats = lambda model: named  # noqa: E731 - weights come later, so it waits
-        else:
-            self._refuse_moving_latent(args)
-            stats = Kept(
-                folder=self._folder(args),
-                trains=self.trains,
-                loader=loader,
-                data=f"{args.dataset}, as {self.codebase.name} loads it to train",
-                context=self._context(model, args, properties),
-                t_star=options.t_star,
-                criterion=options.criterion,
-                tolerance=options.tolerance,
-                reference=options.reference,
-                refit=options.refit,
+            self.stack.enter_context(self.counter.watch(model, adapter_for(model)))
+        stats: Callable[[Model], Any] | None = None
+        if options.stats not in ("auto", "none"):
+            stats = lambda model: self.stats  # noqa: E731 - weights come later, so it waits
+        elif options.stats == "auto":
+            if self.trains and getattr(args, "trainable_ae", False) and args.ae_path is None:
+                raise GAGAError(_MOVING_LATENT)
+            data = f"{args.dataset}, as {self.codebase.name} loads it to train"
+            context = self._context(model, args, properties)
+            stats = CachedStats(
+                *(self._folder(args), options, self.trains, loader, data, context),
                 progress=self.progress,
                 say=self.say,
             )
@@ -216,21 +162,9 @@ class _Run:
         return handle
 
     def _folder(self, args: Namespace) -> Path:
-        """Where a model is kept: the folder its arguments were read from, or its experiment's."""
-        if not self.trains:
-            for namespace, folder in self.read:
-                if namespace is args:
-                    return folder
-        return Path("outputs", args.exp_name)
-
-    def _refuse_moving_latent(self, args: Namespace) -> None:
-        if self.trains and getattr(args, "trainable_ae", False) and args.ae_path is None:
-            raise GAGAError(
-                "with --trainable_ae and no --ae_path the latent is random when training starts, "
-                "so statistics and t* of it mean nothing later. Train as upstream does and start "
-                "at t* afterwards (gaga run geoldm -- eval_analyze.py ...), or train the "
-                "autoencoder first and pass --ae_path."
-            )
+        """The folder of a model: where its arguments were read from, or its experiment's."""
+        folders = [folder for namespace, folder in self.folders if namespace is args]
+        return folders[0] if folders and not self.trains else Path("outputs", args.exp_name)
 
     def _context(self, model: Model, args: Namespace, properties: Any) -> Context | None:  # noqa: ANN401
         """Makes the context of a batch for an autoencoder that takes one."""
@@ -244,18 +178,14 @@ class _Run:
                     "used. Fit from a script that does, such as eval_analyze.py."
                 )
             prepare = sys.modules["qm9.utils"].prepare_context
-            made: torch.Tensor = prepare(args.conditioning, batch, properties.normalizer)
-            return made.to(next(model.parameters()))
+            tensor: torch.Tensor = prepare(args.conditioning, batch, properties.normalizer)
+            return tensor.to(next(model.parameters()))
 
         return context
 
 
 def _script(checkout: Path, command: Sequence[str]) -> Path:
-    """The script of a command.
-
-    Raises:
-        GAGAError: there is none.
-    """
+    """The script of a command, if the checkout has it."""
     script = checkout / command[0] if command else checkout
     if script.suffix != ".py" or not script.is_file():
         known = sorted(p.name for p in checkout.glob("*.py") if p.name[:5] in ("main_", "eval_"))
@@ -273,14 +203,14 @@ def _as_main(checkout: Path, script: Path, command: Sequence[str]) -> Iterator[M
     """
     own = {p.stem for p in checkout.glob("*.py")} | {p.parent.name for p in checkout.glob("*/*.py")}
 
-    def loaded() -> dict[str, ModuleType]:
+    def modules() -> dict[str, ModuleType]:
         return {name: m for name, m in sys.modules.items() if name.partition(".")[0] in own}
 
     main = ModuleType("__main__")
     main.__file__ = str(script)
-    hidden = {**loaded(), "__main__": sys.modules["__main__"]}
+    before = {**modules(), "__main__": sys.modules["__main__"]}
     argv, path = sys.argv, list(sys.path)
-    for name in hidden:
+    for name in before:
         del sys.modules[name]
     sys.modules["__main__"] = main
     sys.argv = [*command]
@@ -288,9 +218,9 @@ def _as_main(checkout: Path, script: Path, command: Sequence[str]) -> Iterator[M
     try:
         yield main
     finally:
-        for name in loaded():
+        for name in modules():
             del sys.modules[name]
-        sys.modules.update(hidden)
+        sys.modules.update(before)
         sys.argv, sys.path[:] = argv, path
 
 

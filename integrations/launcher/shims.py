@@ -14,46 +14,42 @@ import functools
 import itertools
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .hooks import after_import, replaced, stand_in
-from .pickles import load_plain
+from .hooks import after_import, replace_attribute, stand_in
+from .pickles import after_load, load_plain
 
 #: Called by a shim when it is needed.
 Report = Callable[[], None]
+#: A repair, as a `with` block; it calls its argument when it is needed.
+Repair = Callable[[Report], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class Shim:
-    """One repair.
-
-    Attributes:
-        name: what is repaired.
-        why: what is wrong with it, and what is done instead.
-        in_place: the repair, as a `with` block; it calls its argument when it is needed.
-    """
+    """One repair."""
 
     name: str
-    why: str
-    in_place: Callable[[Report], AbstractContextManager[None]]
+    why: str  # what is wrong, and what is done instead
+    in_place: Repair
 
 
 @contextmanager
-def shimmed(shims: Sequence[Shim], say: Callable[[str], None]) -> Iterator[None]:
+def apply_shims(shims: Sequence[Shim], say: Callable[[str], None]) -> Iterator[None]:
     """Shims in place; each says once, in one line, that it is needed."""
-    said: set[str] = set()
+    names: set[str] = set()
 
     def report(shim: Shim) -> None:
-        if shim.name not in said:
-            said.add(shim.name)
+        if shim.name not in names:
+            names.add(shim.name)
             say(f"{shim.name}: {shim.why}")
 
     with ExitStack() as stack:
@@ -65,23 +61,22 @@ def shimmed(shims: Sequence[Shim], say: Callable[[str], None]) -> Iterator[None]
 # -- packages that are not installed ---------------------------------------------------------------
 
 
-def _wandb(used: Report) -> AbstractContextManager[None]:
-    def ignored(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - anything
-        """Do nothing."""
+def _package(name: str, instead: str, **contents: object) -> Shim:
+    def in_place(report: Report) -> AbstractContextManager[None]:
+        def fill() -> dict[str, Any]:
+            report()
+            return contents
 
-    def contents() -> dict[str, Any]:
-        used()
-        return dict.fromkeys(("Settings", "init", "save", "log", "Image", "Video"), ignored)
+        return stand_in(name, fill)
 
-    return stand_in("wandb", contents)
+    return Shim(name, f"not installed; {instead}", in_place)
 
 
-def _imageio(used: Report) -> AbstractContextManager[None]:
-    def contents() -> dict[str, Any]:
-        used()
-        return {"imread": _read_picture, "imsave": _save_picture, "mimsave": _save_film}
+_WANDB = ("Settings", "init", "save", "log", "Image", "Video")
 
-    return stand_in("imageio", contents)
+
+def _ignore(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - anything
+    """Do nothing."""
 
 
 def _read_picture(path: str) -> NDArray[np.uint8]:
@@ -109,102 +104,83 @@ def _save_film(path: str, frames: Sequence[NDArray[np.uint8]], subrectangles: bo
     film[0].save(path, save_all=True, append_images=film[1:], duration=100, loop=0)
 
 
-def _msgpack(used: Report) -> AbstractContextManager[None]:
-    def contents() -> dict[str, Any]:
-        used()
-        return {}
-
-    return stand_in("msgpack", contents)
-
-
 # -- names that libraries have dropped -------------------------------------------------------------
 
 
-@contextmanager
-def _w_xaxis(module: ModuleType, used: Report) -> Iterator[None]:
-    axes: Any = module.Axes3D
-    if hasattr(axes, "w_xaxis"):
-        yield
-        return
+def _inside(
+    change: Callable[[ModuleType, Report], AbstractContextManager[None]], *modules: str
+) -> Repair:
+    """The change of modules, once they are imported."""
+    return lambda report: after_import(modules, lambda module: change(module, report))
 
+
+def _w_xaxis(module: ModuleType, report: Report) -> AbstractContextManager[None]:
     def w_xaxis(self: Any) -> Any:  # noqa: ANN401 - matplotlib's
-        used()
+        report()
         return self.xaxis
 
-    with replaced(axes, "w_xaxis", property(w_xaxis)):
-        yield
+    if hasattr(module.Axes3D, "w_xaxis"):
+        return nullcontext()
+    return replace_attribute(module.Axes3D, "w_xaxis", property(w_xaxis))
 
 
 class _Numpy:
     """numpy with a few more names, each of which is reported when it is taken."""
 
-    def __init__(self, more: dict[str, Any], used: Report) -> None:
-        self._more, self._used = more, used
+    def __init__(self, more: dict[str, Any], report: Report) -> None:
+        self._more, self._report = more, report
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any of numpy's
         if name in self._more:
-            self._used()
+            self._report()
             return self._more[name]
         return getattr(np, name)
 
 
-def _old_types(module: ModuleType, used: Report) -> AbstractContextManager[None]:
-    dropped = {kind.__name__: kind for kind in (int, bool) if kind.__name__ not in vars(np)}
-    return replaced(module, "np", _Numpy(dropped, used))
+def _old_types(module: ModuleType, report: Report) -> AbstractContextManager[None]:
+    old = {kind.__name__: kind for kind in (int, bool) if kind.__name__ not in vars(np)}
+    return replace_attribute(module, "np", _Numpy(old, report))
 
 
-def _ragged_split(module: ModuleType, used: Report) -> AbstractContextManager[None]:
+def _ragged_split(module: ModuleType, report: Report) -> AbstractContextManager[None]:
     def split(array: Any, ends: Sequence[int]) -> Any:  # noqa: ANN401 - as numpy's
         if not isinstance(array, list):
             return np.split(array, ends)
-        used()
+        report()
         limits = [0, *ends, len(array)]
         return [array[start:end] for start, end in itertools.pairwise(limits)]
 
-    return replaced(module, "np", _Numpy({"split": split}, lambda: None))
+    return replace_attribute(module, "np", _Numpy({"split": split}, lambda: None))
 
 
 # -- files that could run code ---------------------------------------------------------------------
 
 
-def _plain_pickles(used: Report) -> AbstractContextManager[None]:
-    def load(
-        file: IO[bytes],
-        *,
-        fix_imports: bool = True,
-        encoding: str = "ASCII",
-        errors: str = "strict",
-        buffers: Iterable[Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the file holds
-        used()
-        return load_plain(
-            file, fix_imports=fix_imports, encoding=encoding, errors=errors, buffers=buffers
-        )
+def _plain_pickles(report: Report) -> AbstractContextManager[None]:
+    @functools.wraps(load_plain)
+    def load(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - those of load
+        report()
+        return load_plain(*args, **options)
 
-    return replaced(pickle, "load", load)
+    return replace_attribute(pickle, "load", load)
 
 
-def _cpu_without_cuda(used: Report) -> AbstractContextManager[None]:
-    load = pickle.load
+def _cpu_without_cuda(report: Report) -> AbstractContextManager[None]:
+    def correct(file: object, value: Any) -> None:  # noqa: ANN401 - whatever the file holds
+        if getattr(value, "cuda", False) is True and not torch.cuda.is_available():
+            value.cuda = False
+            report()
 
-    @functools.wraps(load)
-    def load_for_this_machine(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - those of load
-        found = load(*args, **kwargs)
-        if getattr(found, "cuda", False) is True and not torch.cuda.is_available():
-            found.cuda = False
-            used()
-        return found
-
-    return replaced(pickle, "load", load_for_this_machine)
+    return after_load(correct)
 
 
 @contextmanager
-def _weights_only(used: Report) -> Iterator[None]:
+def _weights_only(report: Report) -> Iterator[None]:
     """Torch's own switch: it rules over what a call asks for, here and in child processes."""
     on, off = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = {name: os.environ.pop(name) for name in (on, off) if name in os.environ}
     os.environ[on] = "1"
-    used()
+    report()
     try:
         yield
     finally:
@@ -216,30 +192,29 @@ def _weights_only(used: Report) -> Iterator[None]:
 
 #: In the order in which they are put in place.
 SHIMS = (
-    Shim("wandb", "not installed; nothing is logged to it", _wandb),
-    Shim("imageio", "not installed; Pillow reads and writes the pictures", _imageio),
-    Shim("msgpack", "not installed; only building GEOM from its source needs it", _msgpack),
+    _package("wandb", "nothing is logged to it", **dict.fromkeys(_WANDB, _ignore)),
+    _package(
+        "imageio",
+        "Pillow reads and writes the pictures",
+        imread=_read_picture,
+        imsave=_save_picture,
+        mimsave=_save_film,
+    ),
+    _package("msgpack", "only building GEOM from its source needs it"),
     Shim(
         "Axes3D.w_xaxis",
         "matplotlib calls it xaxis now",
-        lambda used: after_import(
-            ("mpl_toolkits.mplot3d.axes3d",), lambda module: _w_xaxis(module, used)
-        ),
+        _inside(_w_xaxis, "mpl_toolkits.mplot3d.axes3d"),
     ),
     Shim(
         "np.int and np.bool",
         "dropped by numpy; they are Python's int and bool",
-        lambda used: after_import(
-            ("qm9.data.prepare.qm9", "qm9.data.prepare.md17"),
-            lambda module: _old_types(module, used),
-        ),
+        _inside(_old_types, "qm9.data.prepare.qm9", "qm9.data.prepare.md17"),
     ),
     Shim(
         "np.split",
         "numpy no longer splits a list of molecules of different sizes; it is sliced",
-        lambda used: after_import(
-            ("build_geom_dataset",), lambda module: _ragged_split(module, used)
-        ),
+        _inside(_ragged_split, "build_geom_dataset"),
     ),
     Shim("pickle.load", "reads plain values and argparse.Namespace, no code", _plain_pickles),
     Shim(

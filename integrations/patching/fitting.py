@@ -21,9 +21,9 @@ from gaga_adapter.fitting import DEFAULT_LOG_SNR, fit
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.stats import GAGAStats
 
-from ..protocol import Adapter, Model, adapter_for
+from ..protocol import Model, adapter_for
 from .patch import bare
-from .subclass import plain
+from .subclass import original_class
 
 Context = Callable[[Any], Tensor]
 
@@ -49,31 +49,31 @@ def fit_from(
     Torch's global random state is as it was afterwards, although loaders shuffle with it.
 
     Args:
-        model: with its weights, patched or not.
-        loader: the one that trains it: batches in the codebase's own form.
-        elements: symbols of the one-hot channels in their order; read from the loader when `None`.
-        context: makes the context of a batch (B, N, C) for an encoder that takes one; EDM needs
-            none.
-        criterion: of Gaussianity, as in `gaga_adapter.fit`, like everything that follows.
-        reference: which closed-form start is judged.
-        tolerance: nats that may remain at t*, or the least p-value.
-        log_snr: levels at which the curve is drawn.
-        n_criterion: size of the sample that the criterion sees.
-        by_size: choose a t* for molecules of every size, too.
-        n_bootstrap: resamples for the interval of t*; 0 for none.
-        seed: of the sample, the criterion and the noise of a latent.
-        provenance: what to record about the data.
-        progress: called with (what, done, total).
+        model: Model with its weights, patched or not.
+        loader: The loader that trains the model: batches in the codebase's own form.
+        elements: Symbols of the one-hot channels in their order; read from the loader when `None`.
+        context: Function that makes the context of a batch (B, N, C) for an encoder that takes
+            one; EDM needs none.
+        criterion: Criterion of Gaussianity, as in `gaga_adapter.fit`, like everything that follows.
+        reference: Kind of the closed-form start that is judged.
+        tolerance: Nats that may remain at t*, or the least p-value.
+        log_snr: Levels at which the curve is drawn.
+        n_criterion: Size of the sample that the criterion sees.
+        by_size: Whether to choose a t* for molecules of every size, too.
+        n_bootstrap: Number of resamples for the interval of t*; 0 for none.
+        seed: Seed of the sample, the criterion and the noise of a latent.
+        provenance: What to record about the data.
+        progress: Function that is called with (what, done, total).
 
     Returns:
-        the artefact, for `apply_patch`.
+        The artefact, for `apply_patch`.
 
     Raises:
-        UnsupportedModelError: no adapter recognises the model, or its adapter knows no loader.
-        DataError: an empty loader, a batch of another form, an element that the model does not
-            have, or too few molecules for the criterion.
-        StatsMismatchError: other elements than the model has.
-        TruncationError: the criterion never comes within the tolerance.
+        UnsupportedModelError: If no adapter recognises the model, or its adapter knows no loader.
+        DataError: If the loader is empty, a batch has another form, an element is not one of the
+            model's, or there are too few molecules for the criterion.
+        StatsMismatchError: If the elements are not those of the model.
+        TruncationError: If the criterion never comes within the tolerance.
     """
     model = bare(model)
     adapter = adapter_for(model)
@@ -82,14 +82,27 @@ def fit_from(
     layout = adapter.layout(model, elements)
     if elements is None and isinstance(layout, MoleculeLayout):
         raise DataError(
-            f"neither the loader nor {plain(type(model)).__name__} knows which elements the "
-            "one-hot channels are. Pass elements=('H', 'C', ...) in their order."
+            f"neither the loader nor {original_class(type(model)).__name__} knows which elements "
+            "the one-hot channels are. Pass elements=('H', 'C', ...) in their order."
         )
     generator = torch.Generator().manual_seed(seed)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        batch = None
+        for batch in loader:
+            with torch.no_grad():
+                condition = None if context is None else context(batch)
+                yield adapter.diffused(model, batch, condition, generator)
+        if batch is None:
+            raise DataError(
+                "the loader is empty. Pass the one that trains the model; an iterator is used up "
+                "after one pass."
+            )
+
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         return fit(
-            _diffused(adapter, model, loader, context, generator),
+            batches(),
             layout,
             criterion=criterion,
             reference=reference,
@@ -101,25 +114,4 @@ def fit_from(
             seed=seed,
             provenance={**(provenance or {}), **adapter.provenance(model)},
             progress=progress,
-        )
-
-
-def _diffused(
-    adapter: Adapter,
-    model: Model,
-    loader: Iterable[Any],
-    context: Context | None,
-    generator: torch.Generator,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs x (B, N, 3 + F) and mask (B, N) of what the model diffuses."""
-    empty = True
-    for batch in loader:
-        empty = False
-        with torch.no_grad():
-            given = None if context is None else context(batch)
-            yield adapter.diffused(model, batch, given, generator)
-    if empty:
-        raise DataError(
-            "the loader is empty. Pass the one that trains the model; an iterator is used up "
-            "after one pass."
         )

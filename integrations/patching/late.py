@@ -10,34 +10,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.stats import GAGAStats
 
 from ..protocol import Adapter, Model, adapter_named
-from .subclass import plain, swap, swap_back
+from .subclass import original_class, swap, swap_back
 from .truncated import STATE, Method, Truncation
 
 #: Fits the statistics of a model.
 Fit = Callable[[Model], GAGAStats]
 
 
-class Deferred:
-    """The state of a model that is to be patched at its first use.
-
-    Args:
-        adapter: of the model.
-        fit: gives the statistics.
-        cut: patches an unpatched model with them: `cut(model, stats, origin=self)`.
-    """
+class LatePatch:
+    """The state of a model that is to be patched, by `cut(model, stats)`, at its first use."""
 
     def __init__(self, adapter: Adapter, fit: Fit, cut: Callable[..., Truncation]) -> None:
         self.adapter, self.fit, self.cut = adapter, fit, cut
-        self._fitted: GAGAStats | None = None
+        self._stats: GAGAStats | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Deferred:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LatePatch:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,7 +42,7 @@ class Deferred:
     def install(self, model: Model) -> None:
         """Let the model wait."""
         model.__dict__[STATE] = self
-        swap(model, WaitingBody(self.adapter.name))
+        swap(model, waiting_body, self.adapter.name)
 
     def uninstall(self, model: Model) -> None:
         """Undo `install`."""
@@ -57,47 +50,32 @@ class Deferred:
         del model.__dict__[STATE]
 
     def settle(self, model: Model) -> None:
-        """Fit, and patch the model.
-
-        Raises:
-            UnsupportedModelError: the model is a data-parallel replica, which is thrown away.
-        """
+        """Fit, and patch the model; a data-parallel replica is refused, as it is thrown away."""
         if getattr(model, "_is_replica", False):
             raise UnsupportedModelError(
-                f"{plain(type(model)).__name__} is a replica of a model that still waits to be "
-                "fitted. Call handle.settle() before it is used in parallel."
+                f"{original_class(type(model)).__name__} is a replica of a model that still waits "
+                "to be fitted. Call handle.settle() before it is used in parallel."
             )
-        known = self._fitted
         self.uninstall(model)
         try:
-            if known is None or self.adapter.stale(model, known.provenance):
-                self._fitted = known = self.fit(model)
-            self.cut(model, known, origin=self)
+            if self._stats is None or self.adapter.stale(model, self._stats.provenance):
+                self._stats = self.fit(model)
+            self.cut(model, self._stats, origin=self)
         except BaseException:
             self.install(model)
             raise
 
 
-@dataclass(frozen=True)
-class WaitingBody:
-    """Recipe of the generated subclass of a model that waits.
-
-    Attributes:
-        adapter: by name.
-    """
-
-    adapter: str
-
-    def __call__(self, base: type[Any]) -> dict[str, Any]:
-        """Every method that uses the model settles it first."""
-        names = (*adapter_named(self.adapter).starts, "forward")
-        return {name: _settled(base, name) for name in names if hasattr(base, name)}
+def waiting_body(base: type[Any], adapter: str) -> dict[str, Any]:
+    """Recipe of a model that waits: every method that uses the model settles it first."""
+    names = (*adapter_named(adapter).starts, "forward")
+    return {name: _settle_before(base, name) for name in names if hasattr(base, name)}
 
 
-def _settled(base: type[Any], name: str) -> Method:
+def _settle_before(base: type[Any], name: str) -> Method:
     @functools.wraps(getattr(base, name))
-    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def wrapper(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self._gaga.settle(self)
         return getattr(self, name)(*args, **kwargs)
 
-    return wrapped
+    return wrapper

@@ -28,12 +28,12 @@ from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError
 from gaga_adapter.stats import GAGAStats
 
 from ..protocol import Adapter, Model, adapter_for
-from .late import Deferred, Fit
+from .late import Fit, LatePatch
 from .relayout import in_layout
 from .truncated import STATE, Truncation, check_by_sampling, check_fresh
 
 Stats = GAGAStats | str | Path | Fit
-State = Truncation | Deferred
+State = Truncation | LatePatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,8 @@ class PatchHandle:
     """What `apply_patch` did to a model.
 
     Attributes:
-        model: the patched model.
-        state: how it is cut, or what it waits for.
+        model: The patched model.
+        state: How it is cut, or what it waits for.
     """
 
     model: Model
@@ -73,10 +73,9 @@ class PatchHandle:
     def log_snr(self) -> float:
         """Log-SNR at t*, by the schedule as it stands: a learned one moves it."""
         cut = self.settle()
-        units = cut.t_star if state_of(self.model) is cut else cut.n_steps
-        time = torch.full((1, 1), cut.t_star / units, device=next(self.model.parameters()).device)
         with torch.no_grad():
-            return -float(cut.adapter.schedule(self.model)(time))
+            time = cut.t_star / cut.adapter.n_steps(self.model)
+            return -float(cut.adapter.gamma_at(self.model, time))
 
     def remove(self) -> None:
         """Undo this patch; nothing happens if it was undone, or replaced by another."""
@@ -98,20 +97,20 @@ def apply_patch(
 
     Args:
         model: `EnVariationalDiffusion`, `EnLatentDiffusion`, or what another adapter recognises.
-        stats: fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`); `None`
+        stats: Fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`); `None`
             to start at `t_star` from N(0, I). A function of the model, such as
             `lambda model: fit_from(model, loader)`, is called when the model is first used.
-        t_star: the step to start at, 1 to T; by default the first at or beyond the fitted log-SNR,
+        t_star: Step to start at, 1 to T; by default the first at or beyond the fitted log-SNR,
             by the model's own schedule as it stands.
-        reference: kind of the Gaussian; `auto` is `shape`, and `unit` is the model's own N(0, I).
-        fix_last_class: give samples their last element class, which EDM and GeoLDM drop where the
-            model has no charges.
+        reference: Kind of the Gaussian; `auto` is `shape`, and `unit` is the model's own N(0, I).
+        fix_last_class: Whether samples get their last element class, which EDM and GeoLDM drop
+            where the model has no charges.
 
     Raises:
-        UnsupportedModelError: no adapter recognises the model, or its sampler ignores T.
-        TruncationError: `t_star` is no step of the model, or its schedule never gets that noisy.
-        StatsMismatchError: the statistics describe something else than the model diffuses.
-        ArtefactError: the statistics cannot be read, or there are none where they are needed.
+        UnsupportedModelError: If no adapter recognises the model, or its sampler ignores T.
+        TruncationError: If `t_star` is no step of the model, or its schedule never gets that noisy.
+        StatsMismatchError: If the statistics describe something else than the model diffuses.
+        ArtefactError: If the statistics cannot be read, or there are none where they are needed.
     """
     model = bare(model)
     adapter = adapter_for(model)
@@ -126,9 +125,9 @@ def apply_patch(
         if stats is None or isinstance(stats, GAGAStats):
             return PatchHandle(model, cut(model, stats))
         check_by_sampling(model, Truncation(adapter, adapter.n_steps(model), 1))
-        waiting = Deferred(adapter, stats, cut)
-        waiting.install(model)
-        return PatchHandle(model, waiting)
+        late = LatePatch(adapter, stats, cut)
+        late.install(model)
+        return PatchHandle(model, late)
     except BaseException:
         if before is not None:
             before.install(model)
@@ -164,8 +163,8 @@ def patched(
 
 def state_of(model: Model) -> State | None:
     """How a model is cut or what it waits for; `None` if it is not patched."""
-    found: State | None = getattr(model, "__dict__", {}).get(STATE)
-    return found
+    state: State | None = getattr(model, "__dict__", {}).get(STATE)
+    return state
 
 
 def bare(model: Model) -> Model:
@@ -220,8 +219,8 @@ def _cut(
             raise ArtefactError("neither stats nor t_star is given. Pass one, or both.")
     else:
         check_fresh(adapter, model, stats)
-        elements = getattr(stats.layout, "elements", None)
-        stats = in_layout(stats, adapter.layout(model, elements), reference)
+        layout = adapter.layout(model, getattr(stats.layout, "elements", None))
+        stats = in_layout(stats, layout, reference)
         if reference != "unit":
             gaussian = prior = stats.reference(reference)
             if gaussian.kind == "shape":

@@ -5,7 +5,8 @@ Their schedule gives `gamma = -log SNR`, their path is variance preserving, so
     a² = sigmoid(-gamma),    b² = sigmoid(gamma).
 
 Their tensors are (B, N, 3 + F), `[positions, features]`, with a float mask (B, N, 1); noise has
-positions of zero centre of mass and padding exactly 0. Nothing else is assumed of them.
+positions of zero centre of mass and padding exactly 0. Nothing else is assumed of them. References
+are at the level of the data, and `gamma` is one number.
 """
 
 from __future__ import annotations
@@ -25,17 +26,7 @@ def at_gamma(reference: ReferenceGaussian, gamma: float) -> ReferenceGaussian:
 
 
 def start(reference: ReferenceGaussian, gamma: Tensor, z: Tensor, node_mask: Tensor) -> Tensor:
-    """Unit noise, as the model drew it, sent to the reference; no random number is drawn.
-
-    Args:
-        reference: at the level of the data.
-        gamma: one number.
-        z: unit noise (B, N, 3 + F), padding exactly 0.
-        node_mask: real atoms (B, N, 1), float.
-
-    Returns:
-        The start (B, N, 3 + F), dtype and device of `z`.
-    """
+    """Unit noise z, as the model drew it, sent to the reference; no random number is drawn."""
     return at_gamma(reference, float(gamma.detach())).transport(z, _bool_mask(node_mask, z))
 
 
@@ -46,23 +37,17 @@ def divergence(
 
     Where the schedule is learned, the gradient with respect to `gamma` is a central difference in
     float64.
-
-    Args:
-        reference: at the level of the data.
-        gamma: one number.
-        xh: what the model diffuses (B, N, 3 + F).
-        node_mask: real atoms (B, N, 1), float.
     """
     mask = _bool_mask(node_mask, xh)
+
+    def nats_at(level: float) -> Tensor:
+        return at_gamma(reference, level).kl_from_posterior(xh, mask).to(xh.device)
+
     here = float(gamma.detach())
-    nats = at_gamma(reference, here).kl_from_posterior(xh, mask).to(xh.device)
+    nats = nats_at(here)
     if torch.is_grad_enabled() and gamma.requires_grad:
         with torch.no_grad():
-            above, below = (
-                at_gamma(reference, here + step).kl_from_posterior(xh, mask)
-                for step in (_STEP, -_STEP)
-            )
-        slope = ((above - below) / (2 * _STEP)).to(xh.device)
+            slope = (nats_at(here + _STEP) - nats_at(here - _STEP)) / (2 * _STEP)
         nats = nats + slope * (gamma - gamma.detach()).sum()
     return nats.to(xh.dtype)
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gaga_adapter.elements import atomic_numbers
 from gaga_adapter.errors import GAGAWarning, StatsMismatchError
 from gaga_adapter.layout import Layout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
@@ -26,27 +27,29 @@ def in_layout(stats: GAGAStats, layout: Layout, reference: str) -> GAGAStats:
     """The statistics as a model with this layout sees its data.
 
     Args:
-        stats: fitted statistics.
-        layout: of the model.
-        reference: kind of the Gaussian that will be asked for.
+        stats: Fitted statistics.
+        layout: Layout of the model.
+        reference: Kind of the Gaussian that will be asked for.
 
     Returns:
         The statistics; with a `GAGAWarning` if they were fitted in other units.
 
     Raises:
-        StatsMismatchError: they describe something else, or `paper` is asked of other units.
+        StatsMismatchError: If they describe something else, or `paper` is asked of other units.
     """
     have = stats.layout
     if have == layout:
         return stats
-    mismatch = (
-        f"the statistics describe {have.describe()}, the model diffuses {layout.describe()}. "
-        "Fit again: fit_from(model, loader)."
-    )
-    if not isinstance(have, MoleculeLayout) or not isinstance(layout, MoleculeLayout):
-        raise StatsMismatchError(mismatch)
-    if have.elements != layout.elements or reference == "paper":
-        raise StatsMismatchError(mismatch)
+    if (
+        not isinstance(have, MoleculeLayout)
+        or not isinstance(layout, MoleculeLayout)
+        or have.elements != layout.elements
+        or reference == "paper"
+    ):
+        raise StatsMismatchError(
+            f"the statistics describe {have.describe()}, the model diffuses {layout.describe()}. "
+            "Fit again: fit_from(model, loader)."
+        )
     warnings.warn(
         f"the statistics were fitted on {have.describe()} and are used for "
         f"{layout.describe()}: the moments are exact, but t* was chosen for the former. "
@@ -56,60 +59,47 @@ def in_layout(stats: GAGAStats, layout: Layout, reference: str) -> GAGAStats:
     )
     assert isinstance(stats.moments, ExchangeableMoments)
     scale = have.position_scale / layout.position_scale
-    moments = mapped(stats.moments, scale, feature_map(have, layout))
+    moments = map_moments(stats.moments, scale, feature_map(have, layout))
     return replace(stats, layout=layout, moments=moments)
 
 
 def feature_map(have: MoleculeLayout, want: MoleculeLayout) -> Tensor:
     """The matrix A (F', F) from the features of one layout to those of another."""
-    from rdkit.Chem import GetPeriodicTable
-
     n = len(have.elements)
     matrix = torch.zeros(want.n_features, have.n_features, dtype=torch.float64)
     matrix[:n, :n] = torch.eye(n) * (have.onehot_scale / want.onehot_scale)
     if want.charge_scale is not None:
-        number = GetPeriodicTable().GetAtomicNumber
-        numbers = torch.tensor([number(element) for element in have.elements])
+        numbers = torch.tensor(atomic_numbers(have.elements))
         matrix[n, :n] = numbers * (have.onehot_scale / want.charge_scale)
     return matrix
 
 
-def mapped(moments: ExchangeableMoments, scale: float, matrix: Tensor) -> ExchangeableMoments:
-    """Moments of molecules whose positions are multiplied by a number, features by a matrix.
+def map_moments(moments: ExchangeableMoments, scale: float, matrix: Tensor) -> ExchangeableMoments:
+    """Moments of molecules with positions s x and features A h, for s and A (F', F).
 
     Cumulants beyond the second, and the published scalar, are not kept.
-
-    Args:
-        moments: of F features.
-        scale: s, of the positions.
-        matrix: A (F', F).
     """
     new, old = matrix.shape
-    state, metadata = moments.state_dict(), moments.metadata()
-
-    def sandwich(w: Tensor) -> Tensor:
-        return matrix @ w @ matrix.T
-
-    mean = state["mean"]
-    within = sandwich(mean[:, 3 + old :].reshape(-1, old, old))
+    state = moments.state_dict()
+    mean, rows = state["mean"], state["table_rows"].double()
+    i, j = torch.triu_indices(old, old)
+    within = rows.new_zeros(len(rows), old, old)
+    within[:, i, j] = within[:, j, i] = rows[:, 3 + old :]
+    i, j = torch.triu_indices(new, new)
+    table = [
+        rows[:, :3] * scale**2,
+        rows[:, 3 : 3 + old] @ matrix.T,
+        (matrix @ within @ matrix.T)[:, i, j],
+    ]
     summary = [
         mean[:, :1] * scale**2,
         mean[:, 1 : 1 + old] @ matrix.T,
         torch.full_like(mean[:, :1], torch.nan),
         mean[:, 2 + old : 3 + old] * scale**4,
-        within.flatten(1),
+        (matrix @ mean[:, 3 + old :].reshape(-1, old, old) @ matrix.T).flatten(1),
     ]
     head = torch.zeros(1 + new, 1 + old, dtype=torch.float64)
     head[0, 0], head[1:, 1:] = scale**2, matrix
-    rows = state["table_rows"].double()
-    upper, new_upper = torch.triu_indices(old, old), torch.triu_indices(new, new)
-    within_rows = rows.new_zeros(len(rows), old, old)
-    within_rows[:, upper[0], upper[1]] = within_rows[:, upper[1], upper[0]] = rows[:, 3 + old :]
-    table = [
-        rows[:, :3] * scale**2,
-        rows[:, 3 : 3 + old] @ matrix.T,
-        sandwich(within_rows)[:, new_upper[0], new_upper[1]],
-    ]
     return ExchangeableMoments.from_state_dict(
         {
             **state,
@@ -118,5 +108,5 @@ def mapped(moments: ExchangeableMoments, scale: float, matrix: Tensor) -> Exchan
             "atoms": torch.zeros(0, len(mean), new, dtype=torch.float64)[:, :0],
             "table_rows": torch.cat(table, 1).to(state["table_rows"].dtype),
         },
-        {**metadata, "n_features": new, "max_order": 2},
+        {**moments.metadata(), "n_features": new, "max_order": 2},
     )

@@ -46,16 +46,16 @@ class Truncation:
     """How a model is cut. It never changes, so copies of a model share it.
 
     Attributes:
-        adapter: what the model calls its parts.
-        n_steps: its own number of steps T.
-        t_star: the step where it starts.
-        reference: the Gaussian, at the level of the data; `None` for the model's own N(0, I).
-        prior: the Gaussian of the prior term while the model trains. The density of `shape` takes
+        adapter: Adapter of the model.
+        n_steps: The model's own number of steps T.
+        t_star: Step where the model starts.
+        reference: Gaussian at the level of the data; `None` for the model's own N(0, I).
+        prior: Gaussian of the prior term while the model trains. The density of `shape` takes
             seconds for a batch, and with a fixed schedule its gradient is zero; so this is `size`
             for `shape`, and `reference` for all others.
-        stats: the fitted statistics, if there are any.
-        fix_last_class: whether samples get their last element class back.
-        origin: the `Deferred` patch that this one settled.
+        stats: Fitted statistics, if there are any.
+        fix_last_class: Whether samples get their last element class back.
+        origin: The `LatePatch` that this truncation has settled.
     """
 
     adapter: Adapter
@@ -81,7 +81,7 @@ class Truncation:
             self.adapter.set_steps(model, self.t_star)
             for module, recipe in self.adapter.inner_swaps(model, self.fix_last_class):
                 swap(module, recipe)
-            swap(model, Body(self.adapter.name))
+            swap(model, truncated_body, self.adapter.name)
             watch_checkpoints(model)
         except BaseException:
             self.uninstall(model)
@@ -113,10 +113,7 @@ class Truncation:
 
     def gamma(self, model: Model) -> Tensor:
         """`gamma = -log SNR` at t* (1, 1), by the schedule of the patched model as it stands."""
-        schedule = self.adapter.schedule(model)
-        device = next(model.parameters()).device
-        gamma: Tensor = schedule(torch.ones(1, 1, device=device))
-        return gamma
+        return self.adapter.gamma_at(model, 1.0)
 
 
 class AbsoluteTime:
@@ -130,214 +127,183 @@ class AbsoluteTime:
         return (self.truncation.absolute(args[0]), *args[1:])
 
 
-@dataclass(frozen=True)
-class Body:
-    """Recipe of the generated subclass (`swap.py`).
-
-    Attributes:
-        adapter: by name, so that a pickle of a model stays small.
-    """
-
-    adapter: str
-
-    def __call__(self, base: type[Any]) -> dict[str, Any]:
-        """The methods around those of `base`."""
-        adapter = adapter_named(self.adapter)
-        body = {
-            adapter.network: _network(getattr(base, adapter.network)),
-            adapter.noise: _noise(getattr(base, adapter.noise)),
-            **{name: _start(base, name) for name in adapter.starts if hasattr(base, name)},
-            **{name: _refused(base, name, why) for name, why in adapter.refused.items()},
-            **adapter.extra_methods(base),
-        }
-        if adapter.prior_term is not None:
-            body[adapter.prior_term] = _prior_term(getattr(base, adapter.prior_term))
-        return body
-
-
-# -- the wrappers --------------------------------------------------------------------------------
+# -- the generated methods -------------------------------------------------------------------------
 
 # The model whose next noise is the start of a sample; a context variable, so that threads that
 # sample from one model do not meet.
-_STARTING: ContextVar[Any] = ContextVar("gaga_starting", default=None)
-# What a self-check saw: the width of the first noise, then the times of the network.
-_CHECKING: ContextVar[list[float] | None] = ContextVar("gaga_checking", default=None)
+_NEXT_START: ContextVar[Any] = ContextVar("gaga_next_start", default=None)
+# What a self-check sees: the width of the first noise, then the times of the network.
+_SELF_CHECK: ContextVar[list[float] | None] = ContextVar("gaga_self_check", default=None)
 
 
-class _Argument:
-    """A named parameter of a method among the arguments that follow `self`."""
+class _Call:
+    """A call of one of upstream's methods on a truncated model.
 
-    def __init__(self, method: Method, name: str) -> None:
-        self.name = name
-        self.place = list(inspect.signature(method).parameters).index(name) - 1
+    Upstream gets `arguments` as they are when `run` is called.
+    """
 
-    def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        return kwargs[self.name] if self.name in kwargs else args[self.place]
+    def __init__(
+        self, model: Model, name: str, method: Method, bound: inspect.BoundArguments
+    ) -> None:
+        self.model, self.name, self.method, self._bound = model, name, method, bound
+        self.truncation: Truncation = model._gaga
+        self.arguments = bound.arguments
 
-    def replaced(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        value: Any,  # noqa: ANN401
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self.name in kwargs:
-            return args, {**kwargs, self.name: value}
-        return (*args[: self.place], value, *args[self.place + 1 :]), kwargs
+    def run(self) -> Any:  # noqa: ANN401 - upstream's own
+        return self.method(*self._bound.args, **self._bound.kwargs)
 
 
-def _network(method: Method) -> Method:
-    time, x = _Argument(method, "t"), _Argument(method, "x")
-
-    @functools.wraps(method)
-    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        t = self._gaga.absolute(time.of(args, kwargs))
-        seen = _CHECKING.get()
-        if seen is not None:
-            seen.append(float(t.flatten()[0]))
-            if seen[-1] == 0 or len(seen) > 4:
-                raise _Checked
-            return x.of(args, kwargs).clone()  # not zeros: these read as a failure upstream
-        args, kwargs = time.replaced(args, kwargs, t)
-        output = method(self, *args, **kwargs)
-        if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: self._gaga.note_training(self)
-            )
-        return output
-
-    return wrapped
+def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
+    """Recipe of the generated subclass; its adapter goes by name, so that pickles stay small."""
+    adapter = adapter_named(adapter_name)
+    wrappers: dict[str, Callable[[_Call], Any]] = {adapter.network: _network, adapter.noise: _noise}
+    wrappers |= {name: _start for name in adapter.starts if hasattr(base, name)}
+    if adapter.prior_term is not None:
+        wrappers[adapter.prior_term] = _prior_term
+    return {
+        **{name: _around(base, name, wrapper) for name, wrapper in wrappers.items()},
+        **{name: _refusal(base, name, why) for name, why in adapter.refused.items()},
+        **adapter.extra_methods(base),
+    }
 
 
-def _noise(method: Method) -> Method:
-    node_mask = _Argument(method, "node_mask")
-
-    @functools.wraps(method)
-    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        z = method(self, *args, **kwargs)
-        if _STARTING.get() is not self:
-            return z
-        _STARTING.set(None)
-        seen = _CHECKING.get()
-        if seen is not None:
-            seen.append(z.shape[-1])
-            return z
-        truncation: Truncation = self._gaga
-        if truncation.reference is None:
-            return z
-        mask = node_mask.of(args, kwargs)
-        return start(truncation.reference, truncation.gamma(self), z, mask)
-
-    return wrapped
-
-
-def _start(base: type[Any], name: str) -> Method:
+def _around(base: type[Any], name: str, wrapper: Callable[[_Call], Any]) -> Method:
     method: Method = getattr(base, name)
     signature = inspect.signature(method)
 
     @functools.wraps(method)
-    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        truncation: Truncation = self._gaga
-        bound = signature.bind(self, *args, **kwargs)
-        truncation.adapter.prepare(self, name, bound.arguments)
-        if truncation.stats is not None and _CHECKING.get() is None:
-            check_fresh(truncation.adapter, self, truncation.stats)
-        trained = trained_log_snr(self)
-        if trained is not None:
-            check_trained(trained, -float(truncation.gamma(self).detach()))
-        if inspect.isgeneratorfunction(method):
-            return _frames(self, method(*bound.args, **bound.kwargs))
-        with _starting(self):
-            return method(*bound.args, **bound.kwargs)
+    def generated(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return wrapper(_Call(self, name, method, signature.bind(self, *args, **kwargs)))
 
-    return wrapped
+    return generated
+
+
+def _network(call: _Call) -> Any:  # noqa: ANN401
+    """The network gets the time that it was trained with."""
+    model, t = call.model, call.truncation.absolute(call.arguments["t"])
+    observations = _SELF_CHECK.get()
+    if observations is not None:
+        observations.append(float(t.flatten()[0]))
+        if observations[-1] == 0 or len(observations) > 4:
+            raise _EndOfCheck
+        return call.arguments["x"].clone()  # not zeros: these read as a failure upstream
+    call.arguments["t"] = t
+    output = call.run()
+    if isinstance(output, Tensor) and output.requires_grad:
+        output.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: model._gaga.note_training(model)
+        )
+    return output
+
+
+def _noise(call: _Call) -> Any:  # noqa: ANN401
+    """The first noise of a sample is sent to the reference."""
+    z = call.run()
+    if _NEXT_START.get() is not call.model:
+        return z
+    _NEXT_START.set(None)
+    truncation, observations = call.truncation, _SELF_CHECK.get()
+    if observations is not None:
+        observations.append(z.shape[-1])
+        return z
+    if truncation.reference is None:
+        return z
+    gamma = truncation.gamma(call.model)
+    return start(truncation.reference, gamma, z, call.arguments["node_mask"])
+
+
+def _start(call: _Call) -> Any:  # noqa: ANN401
+    """A sample starts at t*, if statistics and weights allow it."""
+    truncation, model = call.truncation, call.model
+    truncation.adapter.prepare(model, call.name, call.arguments)
+    if truncation.stats is not None and _SELF_CHECK.get() is None:
+        check_fresh(truncation.adapter, model, truncation.stats)
+    trained = trained_log_snr(model)
+    if trained is not None:
+        check_trained(trained, -float(truncation.gamma(model).detach()))
+    if inspect.isgeneratorfunction(call.method):
+        return _frames(call)
+    with _next_noise_is_start(model):
+        return call.run()
 
 
 @contextmanager
-def _starting(model: Model) -> Iterator[None]:
-    """The next noise of the model is the start of a sample."""
-    token = _STARTING.set(model)
+def _next_noise_is_start(model: Model) -> Iterator[None]:
+    token = _NEXT_START.set(model)
     try:
         yield
     finally:
-        _STARTING.reset(token)
+        _NEXT_START.reset(token)
 
 
-def _frames(model: Model, frames: Iterator[Any]) -> Iterator[Any]:
+def _frames(call: _Call) -> Iterator[Any]:
     """A sampler that yields as it goes: its first noise is drawn for its first frame."""
-    with _starting(model):
+    frames = call.run()
+    with _next_noise_is_start(call.model):
         first = next(frames)
     yield first
     yield from frames
 
 
-def _prior_term(method: Method) -> Method:
-    xh, node_mask = _Argument(method, "xh"), _Argument(method, "node_mask")
-
-    @functools.wraps(method)
-    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        truncation: Truncation = self._gaga
-        if truncation.reference is None:
-            return method(self, *args, **kwargs)
-        reference = truncation.prior if self.training else truncation.reference
-        assert reference is not None
-        x0, mask = xh.of(args, kwargs), node_mask.of(args, kwargs)
-        return divergence(reference, truncation.gamma(self), x0, mask)
-
-    return wrapped
+def _prior_term(call: _Call) -> Any:  # noqa: ANN401
+    """The prior term is the divergence from the reference."""
+    truncation, model = call.truncation, call.model
+    reference = truncation.prior if model.training else truncation.reference
+    if reference is None:
+        return call.run()
+    xh, node_mask = call.arguments["xh"], call.arguments["node_mask"]
+    return divergence(reference, truncation.gamma(model), xh, node_mask)
 
 
-def _refused(base: type[Any], name: str, why: str) -> Method:
+def _refusal(base: type[Any], name: str, why: str) -> Method:
     @functools.wraps(getattr(base, name))
-    def wrapped(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def refuse(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         raise UnsupportedModelError(
             f"{base.__name__}.{name} cannot run truncated: {why}. Call remove_patch(model) first."
         )
 
-    return wrapped
+    return refuse
 
 
-# -- the checks ---------------------------------------------------------------------------------
+# -- the checks ------------------------------------------------------------------------------------
 
 
 def check_fresh(adapter: Adapter, model: Model, stats: GAGAStats) -> None:
     """See that the statistics are of the space that the model diffuses.
 
     Raises:
-        StatsMismatchError: they are not, any more.
+        StatsMismatchError: If they are not, any more.
     """
     reason = adapter.stale(model, stats.provenance)
     if reason is not None:
         raise StatsMismatchError(f"{reason} Fit again: fit_from(model, loader).")
 
 
-class _Checked(BaseException):
+class _EndOfCheck(BaseException):
     """Ends the sampling of a self-check; no upstream `except Exception` stops it."""
 
 
 def check_by_sampling(model: Model, truncation: Truncation) -> None:
-    """See that a model would start at t*: sample three atoms, twice, cut at step 2 or 1.
+    """See that an unpatched model would start at t*: sample three atoms, cut at step 2 or 1.
 
     The network is stubbed, and torch's global random state is as it was afterwards.
 
-    Args:
-        model: unpatched, now and afterwards.
-        truncation: how it is to be cut.
-
     Raises:
-        UnsupportedModelError: the sampler does not start from noise, or counts other steps.
-        StatsMismatchError: its noise has other channels than the statistics.
+        UnsupportedModelError: If the sampler does not start from noise, or counts other steps.
+        StatsMismatchError: If its noise has other channels than the statistics.
     """
     name, n_steps = type(model).__name__, truncation.n_steps
     probe = replace(truncation, t_star=min(2, n_steps))
     device = next(model.parameters()).device
     node_mask = torch.ones(2, 3, 1, device=device)
     edge_mask = 1 - torch.eye(3, device=device).repeat(2, 1, 1).view(-1, 1)
+    observations: list[float] = []
     probe.install(model)
-    token = _CHECKING.set([])
+    token = _SELF_CHECK.set(observations)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             truncation.adapter.draw(model, node_mask, edge_mask)
-    except _Checked:
+    except _EndOfCheck:
         pass
     except Exception as error:
         raise UnsupportedModelError(
@@ -345,10 +311,9 @@ def check_by_sampling(model: Model, truncation: Truncation) -> None:
             f"({type(error).__name__}: {error})."
         ) from error
     finally:
-        seen = _CHECKING.get() or []
-        _CHECKING.reset(token)
+        _SELF_CHECK.reset(token)
         probe.uninstall(model)
-    width, *times = seen or [0.0]
+    width, *times = observations or [0.0]
     if width < 1 or width % 1:
         raise UnsupportedModelError(
             f"cannot patch {name}: its sampler calls the network before it draws noise with "

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fakes import edm_like
 from gaga_adapter.integrations import apply_patch
-from gaga_adapter.integrations.launcher.call_counter import NetworkCalls
+from gaga_adapter.integrations.launcher.call_counter import CallCounter
 from gaga_adapter.integrations.protocol import adapter_for
 
 MASK, EDGES = torch.ones(2, 4, 1), torch.ones(32, 1)
@@ -46,8 +46,8 @@ def test_samples_are_counted_and_losses_are_not(latent):
     model = make(latent)
     classes = [cls for cls in type(model).__mro__ if cls.__module__ != "builtins"]
     before = [dict(vars(cls)) for cls in classes]
-    calls = NetworkCalls(said.append)
-    with calls.of(model, adapter_for(model)):
+    counter = CallCounter(said.append)
+    with counter.watch(model, adapter_for(model)):
         model.sample(2, 4, MASK, EDGES, None)
         loss(model)
         assert said == []  # not patched yet
@@ -60,8 +60,8 @@ def test_samples_are_counted_and_losses_are_not(latent):
         with pytest.raises(RuntimeError, match="size"):
             model.sample(2, 4, MASK, EDGES, torch.ones(2, 3, 1))
         loss(model)
-    assert dict(calls.sampled) == {(STEPS + 1, STEPS, STEPS): 1, (8, 7, STEPS): 3}
-    assert calls.lines() == [
+    assert dict(counter.batches) == {(STEPS + 1, STEPS, STEPS): 1, (8, 7, STEPS): 3}
+    assert counter.lines() == [
         "network calls: 13 per sample, from t* = 12 of T = 12 (13 without); 1 batch sampled",
         "network calls: 8 per sample, from t* = 7 of T = 12 (13 without); 3 batches sampled",
     ]

@@ -292,7 +292,7 @@ def test_the_script_ends_as_it_wants(gaga, trained, edm, end, code):
     if end == "raise":
         trace = err[err.index("Traceback") :]
         assert "RuntimeError: the script failed" in trace
-        assert "launcher.py" not in trace
+        assert "launcher/run.py" not in trace
         assert "runpy" not in trace
 
 
@@ -391,7 +391,7 @@ def test_no_checkout_and_no_script(gaga, tmp_path, monkeypatch):
 _COUNTED = """
 import json
 from gaga_adapter.cli import main
-from gaga_adapter.integrations.launcher.hooks import after_import, replaced
+from gaga_adapter.integrations.launcher.hooks import after_import, replace_attribute
 
 times = []  # of every network call
 
@@ -403,7 +403,7 @@ def counting(models):
         times.append(round(1000 * float(t.flatten()[0])))
         return forward(self, t, *args, **kwargs)
 
-    return replaced(models.EGNN_dynamics_QM9, "_forward", counted)
+    return replace_attribute(models.EGNN_dynamics_QM9, "_forward", counted)
 
 
 with after_import(("egnn.models",), counting):

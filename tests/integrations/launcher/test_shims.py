@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from gaga_adapter.integrations.launcher.shims import SHIMS, shimmed
+from gaga_adapter.integrations.launcher.shims import SHIMS, apply_shims
 
 from gaga_adapter.errors import ArtefactError
 
@@ -52,7 +52,7 @@ def named(said):
 
 
 def test_nothing_is_said_of_what_is_not_needed(said):
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         import json  # noqa: F401
     assert named(said) == ["torch.load"]  # in place from the start
 
@@ -66,7 +66,7 @@ def test_every_shim_has_a_name_of_its_own_and_a_reason():
 def test_a_package_that_is_not_installed_has_a_stand_in(said, name):
     if importlib.util.find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         first = importlib.import_module(name)
         assert importlib.import_module(name) is first
     assert named(said).count(name) == 1
@@ -77,7 +77,7 @@ def test_a_package_that_is_not_installed_has_a_stand_in(said, name):
 def test_a_package_that_is_installed_is_taken(said, tmp_path, monkeypatch):
     module(tmp_path, "msgpack", "real = True")
     monkeypatch.syspath_prepend(tmp_path)
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         import msgpack
 
         assert msgpack.real
@@ -86,7 +86,7 @@ def test_a_package_that_is_installed_is_taken(said, tmp_path, monkeypatch):
 
 
 def test_wandb_takes_what_the_scripts_give_it(said):
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         import wandb
 
         wandb.init(entity="me", settings=wandb.Settings(_disable_stats=True), reinit=True)
@@ -96,7 +96,7 @@ def test_wandb_takes_what_the_scripts_give_it(said):
 
 def test_pillow_reads_and_writes_the_pictures(said, tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (8, 6, 4)).astype(np.uint8)
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         import imageio
 
         imageio.imsave(tmp_path / "x.png", picture)
@@ -114,7 +114,7 @@ def test_matplotlib_has_w_xaxis_again(said):
         pytest.skip("this matplotlib has it still")
     from matplotlib.figure import Figure
 
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         plot = Figure().add_subplot(projection="3d")
         assert "Axes3D.w_xaxis" not in named(said)
         assert plot.w_xaxis is plot.xaxis
@@ -126,7 +126,7 @@ def test_old_types_of_numpy_come_back_where_they_are_used(said, tmp_path, monkey
     text = "import numpy as np\ndef made():\n    return np.zeros(3, dtype=np.int), np.ones(2)\n"
     module(tmp_path, "qm9.data.prepare.qm9", text)
     monkeypatch.syspath_prepend(tmp_path)
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         prepare = importlib.import_module("qm9.data.prepare.qm9")
         assert "np.int and np.bool" not in named(said)
         zeros, ones = prepare.made()
@@ -145,7 +145,7 @@ def test_a_ragged_list_can_be_split_again(said, tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     ragged = [np.zeros((n, 4)) for n in (3, 5, 4, 2)]
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         split = importlib.import_module("build_geom_dataset").split
         even = split(np.arange(6).reshape(3, 2), [1])
         np.testing.assert_array_equal(even[1], [[2, 3], [4, 5]])
@@ -160,7 +160,7 @@ def test_a_ragged_list_can_be_split_again(said, tmp_path, monkeypatch):
 def test_modules_are_loaded_as_ever(said, tmp_path, monkeypatch):
     module(tmp_path, "build_geom_dataset", "import numpy as np\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         watched = importlib.import_module("build_geom_dataset")
     assert watched.__file__ == str(tmp_path / "build_geom_dataset.py")
     assert type(watched.__loader__).__name__ == "SourceFileLoader"
@@ -171,7 +171,7 @@ def test_arguments_of_a_checkpoint_from_a_gpu_are_read_for_this_machine(said, tm
     file = tmp_path / "args.pickle"
     for cuda in (True, False):
         file.write_bytes(pickle.dumps(argparse.Namespace(cuda=cuda)))
-        with shimmed(SHIMS, said.append), file.open("rb") as stream:
+        with apply_shims(SHIMS, said.append), file.open("rb") as stream:
             assert pickle.load(stream).cuda is (cuda and torch.cuda.is_available())
     assert named(said).count("args.cuda") == (0 if torch.cuda.is_available() else 1)
 
@@ -192,7 +192,7 @@ def test_no_file_runs_code(said, tmp_path):
     weights = tmp_path / "weights.npy"
     torch.save({"w": torch.ones(2), "x": Touch(ran)}, weights)
     assert zipfile.is_zipfile(weights)
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         with file.open("rb") as stream, pytest.raises(ArtefactError, match="mkdir"):
             pickle.load(stream)
         with pytest.raises(pickle.UnpicklingError, match="mkdir"):
@@ -204,7 +204,7 @@ def test_no_file_runs_code(said, tmp_path):
 
 def test_torch_is_told_what_it_was_told_before(said, monkeypatch):
     monkeypatch.setitem(os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with shimmed(SHIMS, said.append):
+    with apply_shims(SHIMS, said.append):
         assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
 
@@ -215,6 +215,6 @@ def test_an_exception_inside_leaves_nothing_behind(said):
 
         raise RuntimeError("the script failed")
 
-    with pytest.raises(RuntimeError, match="script"), shimmed(SHIMS, said.append):
+    with pytest.raises(RuntimeError, match="script"), apply_shims(SHIMS, said.append):
         script()
     assert "wandb" in named(said)
