@@ -27,10 +27,11 @@ from gaga_adapter.cli.options import (
     require,
     torch_device,
 )
-from gaga_adapter.cli.show import t_star_cell, t_star_table
+from gaga_adapter.cli.show import t_star_table
 from gaga_adapter.criteria import CRITERIA, CriterionCurve
 from gaga_adapter.distributed import n_processes, process_index, started
 from gaga_adapter.fitting import Comparison, compare
+from gaga_adapter.noise.paths import starts
 from gaga_adapter.selection import DEFAULT_TOLERANCES, Selection
 
 
@@ -176,9 +177,9 @@ def _print(
             "90 % interval", *("-" if i is None else f"{i[0]:.2f} to {i[1]:.2f}" for i in intervals)
         )
         steps.add_section()
-        stars = [t_star_table(selection.log_snr_star) for selection in chosen.values()]
-        for schedule in stars[0]:
-            steps.add_row(schedule, *(t_star_cell(schedule, column[schedule]) for column in stars))
+        columns = [starts(selection.log_snr_star) for selection in chosen.values()]
+        for row in zip(*columns, strict=True):
+            steps.add_row(row[0].schedule, *(start.text for start in row))
         out.print(steps)
     for name, verdict in found.verdicts.items():
         out.print(f"{name}: {verdict.reason}", soft_wrap=True)

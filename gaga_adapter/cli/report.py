@@ -33,7 +33,8 @@ from gaga_adapter.stats import CONFIG_NAME, GAGAStats
 from gaga_adapter.streaming import collect
 
 if TYPE_CHECKING:
-    from gaga_adapter.report.facts import HeldOut, Samples
+    from gaga_adapter.report.facts import Samples
+    from gaga_adapter.report.histograms import HeldOut
 
 
 def run(
@@ -76,28 +77,30 @@ def run(
       gaga report stats/ --out report.html
       gaga report qm9 --data qm9:test --model embedded --out report.html
     """
+    from gaga_adapter.molecules.formats import read_molecules
+    from gaga_adapter.report.facts import Samples, report_facts
     from gaga_adapter.report.judges import verdicts
-    from gaga_adapter.report.page import facts, write_report
+    from gaga_adapter.report.page import write_report
 
     fitted = GAGAStats.from_pretrained(stats)
     if criteria is not None and data is None and criteria != "none":
         raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")
     with progress_bar() as progress:
         held_out = None if data is None else _held_out(fitted, data, items, seed, progress)
-        judged = {}
+        answers = {}
         if held_out is not None:
             names = _names(criteria, fitted)
             judges = [make_criterion(name, model, torch_device(device)) for name in names]
-            judged = verdicts(fitted, held_out, judges, seed, progress)
+            answers = verdicts(fitted, held_out, judges, seed, progress)
         shown = None
         if samples is not None:
-            shown = _read(samples)
+            shown = Samples(read_molecules(samples), samples)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
-        found = facts(fitted, held_out, judged, shown, _written(stats), seed)
-    write_report(out, found)
+        facts = report_facts(fitted, held_out, answers, shown, _written(stats), seed)
+    write_report(out, facts)
     if as_json:
-        print_json(found.to_dict())
+        print_json(facts.to_dict())
     say(f"wrote {out}")
 
 
@@ -111,7 +114,7 @@ def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
 
 def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Progress) -> HeldOut:
     """A uniform sample of the data, in the layout of the statistics."""
-    from gaga_adapter.report.facts import HeldOut
+    from gaga_adapter.report.histograms import HeldOut
 
     layout = stats.layout
     if isinstance(layout, AtomLayout):
@@ -145,13 +148,6 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Prog
     )
     assert collected is not None
     return HeldOut(source.name, collected.x, collected.mask)
-
-
-def _read(file: str) -> Samples:
-    from gaga_adapter.molecules.formats import read_molecules
-    from gaga_adapter.report.facts import Samples
-
-    return Samples(read_molecules(file), file)
 
 
 def _sample(

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
+from gaga_adapter.cli.console import Json, Quiet, out, print_json, say, table
 from gaga_adapter.cli.options import STATISTICS, Plot, completed
-from gaga_adapter.errors import ArtefactError, TruncationError
-from gaga_adapter.noise.paths import NAMED_PATHS, named_path
+from gaga_adapter.errors import ArtefactError
+from gaga_adapter.noise.paths import starts
+from gaga_adapter.selection import curve_rows
 from gaga_adapter.stats import GAGAStats
 
 
@@ -53,34 +53,16 @@ def document(stats: GAGAStats) -> dict[str, Any]:
     return stats.to_dict() | {"t_star": t_star_table(stats.log_snr_star)}
 
 
-def t_star_table(log_snr_star: float, n_steps: int = 1000) -> dict[str, float | None]:
-    """t* in steps of every named schedule; sigma* for the ones without steps; None if never."""
-    table: dict[str, float | None] = {}
-    for name in NAMED_PATHS:
-        path = named_path(name, n_steps=n_steps)
-        try:
-            t = path.first_time(log_snr_star)
-        except TruncationError:
-            table[name] = None
-            continue
-        table[name] = round(t * path.n_steps) if path.n_steps else float(path.b(t))
-    return table
-
-
-def t_star_cell(name: str, value: float | None) -> str:
-    """An entry of `t_star_table` as text."""
-    if value is None:
-        return "never that noisy"
-    if name.startswith("karras"):
-        return f"sigma {value:.3f}"
-    return f"s = {value:.3f}" if name.startswith("flow") else f"t = {value:.0f}"
+def t_star_table(log_snr_star: float) -> dict[str, float | None]:
+    """t* under every named schedule, for `print_json`; None if it is never that noisy."""
+    return {start.schedule: start.value for start in starts(log_snr_star)}
 
 
 def save_plot(stats: GAGAStats, file: Path) -> None:
     """Draw the curve that t* was chosen on.
 
     Raises:
-        ArtefactError: t* was not chosen on a curve.
+        ArtefactError: If t* was not chosen on a curve.
     """
     from gaga_adapter.report.curves import save_curves
 
@@ -100,37 +82,32 @@ def print_stats(stats: GAGAStats) -> None:
         soft_wrap=True,
     )
     chosen = stats.selection
+    spread = ""
     if chosen is not None:
         curve = chosen.curve
-        table = Table(title=f"{curve.criterion} against the {curve.reference} reference")
         shown = [name for name in curve.extra if name == "auc"]
-        for heading in ("log-SNR", "a²", curve.unit, "± s.e.", *shown, ""):
-            table.add_column(heading, justify="right")
-        for k, log_snr in enumerate(curve.log_snr):
-            inside = log_snr <= stats.log_snr_star + 1e-9
-            table.add_row(
-                f"{log_snr:.2f}",
-                f"{1 / (1 + math.exp(-log_snr)):.3f}",
-                f"{curve.value[k]:.3f}",
-                f"{curve.std_error[k]:.3f}",
+        title = f"{curve.criterion} against the {curve.reference} reference"
+        levels = table(title, "log-SNR", "a²", curve.unit, "± s.e.", *shown, "")
+        for k, row in enumerate(curve_rows(curve, stats.log_snr_star)):
+            levels.add_row(
+                f"{row.log_snr:>7.2f}",
+                f"{1 / (1 + math.exp(-row.log_snr)):.3f}",
+                f"{row.value:.3f}",
+                f"{row.std_error:.3f}",
                 *(f"{curve.extra[name][k]:.3f}" for name in shown),
-                "Gaussian" if inside else "",
+                "Gaussian" if row.is_gaussian else "",
             )
-        out.print(table)
+        out.print(levels)
         out.print(f"tolerance {chosen.tolerance:g} {curve.unit}: {chosen.reason}")
-    interval = chosen.interval if chosen is not None else None
-    spread = "" if interval is None else f", 90 % interval {interval[0]:.3f} to {interval[1]:.3f}"
+        if chosen.interval is not None:
+            spread = ", 90 % interval {:.3f} to {:.3f}".format(*chosen.interval)
     out.print(f"[bold]log-SNR* = {stats.log_snr_star:.3f}[/bold]{spread}")
     if chosen is not None and chosen.by_size:
         stars = ", ".join(f"{size}: {star:.2f}" for size, star in chosen.by_size.items())
         out.print(f"per size: {stars}")
-    table = Table(title="t* under the named schedules (1000 steps)")
-    table.add_column("schedule")
-    table.add_column("start at", justify="right")
-    table.add_column("of the path", justify="right")
-    for name, value in t_star_table(stats.log_snr_star).items():
-        share = "-"
-        if value is not None and not name.startswith("karras"):
-            share = f"{value * (100 if name.startswith('flow') else 0.1):.0f}%"
-        table.add_row(name, t_star_cell(name, value), share)
-    out.print(table)
+    places = table(
+        "t* under the named schedules (1000 steps)", "schedule", "start at", "of the path"
+    )
+    for start in starts(stats.log_snr_star):
+        places.add_row(start.schedule, start.text, start.share_text)
+    out.print(places)

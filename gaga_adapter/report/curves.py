@@ -1,13 +1,16 @@
 """Criterion curves over log-SNR, from data (left) to noise (right), with t* and its interval.
 
-Curves in nats share one panel, p-values another below it. The second axis on top counts timesteps
-of a named schedule. Bands are two standard errors, the margin that the selection keeps.
+`panels` says what a picture of curves shows: curves in nats share one panel, p-values another below
+it, and a second axis on top counts timesteps of a named schedule. Bands are two standard errors,
+the margin that the selection keeps. The page draws the panels as inline SVG (`report.figures`);
+`save_curves` draws them into a picture file, through matplotlib.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +37,91 @@ _COLOURS = {
     "ks_mi": "#d1495b",
 }
 _FLOORS = {"nats": 1e-2, "p-value": 1e-4}
-_LABELS = {"nats": "divergence, nats per item", "p-value": "p-value"}
+_TITLES = {"nats": "divergence, nats per item", "p-value": "p-value"}
+
+
+@dataclass(frozen=True)
+class LabelledCurve:
+    """A curve and the choice of t* on it, if there is one."""
+
+    name: str
+    curve: CriterionCurve
+    selection: Selection | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a picture of the curves of one unit shows."""
+
+    unit: str  # nats or p-value
+    title: str  # of the vertical axis
+    curves: tuple[LabelledCurve, ...]
+    levels: tuple[float, float]  # log-SNR at the left (data) and the right (noise) end
+    limits: tuple[float, float]  # lowest and highest value
+    tolerances: Mapping[float, str]  # labels of the tolerance lines by their height
+
+
+def panels(curves: Sequence[LabelledCurve]) -> list[Panel]:
+    """One panel for each unit that the curves have."""
+    levels = [level for one in curves for level in one.curve.log_snr]
+    margin = 0.03 * (max(levels) - min(levels)) + 0.05 if levels else 0.0
+    shown = []
+    for unit, title in _TITLES.items():
+        chosen = tuple(one for one in curves if one.curve.unit == unit)
+        if chosen:
+            ends = (max(levels) + margin, min(levels) - margin)
+            tolerances = dict(map(_tolerance, chosen))
+            limits = _limits(chosen, unit, tolerances)
+            shown.append(Panel(unit, title, chosen, ends, limits, tolerances))
+    return shown
+
+
+def timestep_ticks(
+    path: GaussianPath, n_steps: int, levels: tuple[float, float], most: int
+) -> list[tuple[float, str]]:
+    """Log-SNR and label of round timesteps between two levels, at most `most` of them."""
+    for parts in (10, 5, 2):
+        steps = [n_steps * k / parts for k in range(1, parts)]
+        places = [float(path.log_snr(torch.tensor(step / n_steps))) for step in steps]
+        ticks = [
+            (place, f"{step:.0f}")
+            for place, step in zip(places, steps, strict=True)
+            if min(levels) <= place <= max(levels)
+        ]
+        if len(ticks) <= most:
+            break
+    return ticks
+
+
+def _tolerance(one: LabelledCurve) -> tuple[float, str]:
+    """Height and label of a curve's tolerance."""
+    unit = one.curve.unit
+    tolerance = DEFAULT_TOLERANCES[unit] if one.selection is None else one.selection.tolerance
+    scope = "nats" if unit == "nats" else f"over {len(one.curve.log_snr)} levels"
+    return threshold(one.curve, tolerance), f"tolerance {tolerance:g} {scope}"
+
+
+def _limits(
+    curves: Sequence[LabelledCurve], unit: str, tolerances: Mapping[float, str]
+) -> tuple[float, float]:
+    floor = _FLOORS[unit]
+    if unit == "p-value":
+        return floor, 1.0
+    tops = [
+        value + MARGIN * error
+        for one in curves
+        for value, error in zip(one.curve.value, one.curve.std_error, strict=True)
+        if not math.isnan(value + error)
+    ]
+    return floor, 1.25 * max([*tops, *tolerances, 10 * floor])
 
 
 def check_picture(file: Path) -> None:
     """Refuse what `save_curves` would refuse, before the work is done.
 
     Raises:
-        DataError: a file of another kind.
-        MissingExtraError: matplotlib is not installed.
+        DataError: If the name does not end with .png, .svg or .pdf.
+        MissingExtraError: If matplotlib is not installed.
     """
     if file.suffix.lower() not in FORMATS:
         raise DataError(f"cannot draw into {file.name}. Name a file {', '.join(FORMATS)}.")
@@ -63,18 +142,18 @@ def save_curves(
     """Draw curves into a picture file.
 
     Args:
-        file: ends with .png, .svg or .pdf.
-        curves: by label.
-        selections: t* of some of them, under the same labels.
-        title: what data.
-        path_name: named schedule of the second axis.
-        n_steps: its number of timesteps.
+        file: File to write; its name ends with .png, .svg or .pdf.
+        curves: Curves by label.
+        selections: Choices of t* on some of the curves, under the same labels.
+        title: Title of the picture, such as the name of the data.
+        path_name: Named schedule of the second axis.
+        n_steps: Number of timesteps of that schedule.
 
     Raises:
-        DataError: no curves, or another kind of file.
-        MissingExtraError: matplotlib is not installed.
-        TruncationError: an unknown schedule.
-        WriteError: the file cannot be written.
+        DataError: If there are no curves, or the file is of another kind.
+        MissingExtraError: If matplotlib is not installed.
+        TruncationError: If the schedule is unknown.
+        WriteError: If the file cannot be written.
     """
     file = Path(file)
     check_picture(file)
@@ -90,100 +169,63 @@ def draw_curves(
     path_name: str = DEFAULT_PATH,
     n_steps: int = 1000,
 ) -> Figure:
-    """The figure of `save_curves`, which says what it takes and raises."""
+    """The figure of `save_curves`, with the same arguments and errors."""
     from matplotlib.figure import Figure
 
     if not curves:
         raise DataError("no curve to draw. Pass at least one.")
     path = named_path(path_name, n_steps)
-    units = [unit for unit in _FLOORS if any(c.unit == unit for c in curves.values())]
-    heights = [3.4 if unit == "nats" else 1.7 for unit in units]
+    shown = panels([LabelledCurve(name, c, selections.get(name)) for name, c in curves.items()])
+    heights = [3.4 if panel.unit == "nats" else 1.7 for panel in shown]
     figure = Figure(figsize=(7.6, sum(heights) + 1.2), layout="constrained")
-    panels = figure.subplots(len(units), 1, sharex=True, squeeze=False, height_ratios=heights)
-    for panel, unit in zip(panels[:, 0], units, strict=True):
-        chosen = {name: c for name, c in curves.items() if c.unit == unit}
-        _draw_panel(panel, unit, chosen, selections, path, n_steps)
-    levels = [level for curve in curves.values() for level in curve.log_snr]
-    margin = 0.02 * (max(levels) - min(levels)) + 1e-3
-    bottom, top = panels[-1, 0], panels[0, 0]
-    bottom.set_xlim(max(levels) + margin, min(levels) - margin)
-    bottom.set_xlabel("log-SNR, from data to noise")
-    _add_timesteps(top, path, path_name, n_steps)
+    axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, panel in zip(axes, shown, strict=True):
+        _draw_panel(ax, panel, path, n_steps)
+    axes[-1].set_xlim(*shown[0].levels)
+    axes[-1].set_xlabel("log-SNR, from data to noise")
+    top: Any = axes[0].secondary_xaxis("top")
+    ticks = timestep_ticks(path, n_steps, shown[0].levels, 10)
+    top.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
+    top.set_xlabel(f"timestep of {n_steps} ({path_name})", fontsize=9)
+    top.tick_params(labelsize=8)
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 
 
-def _draw_panel(
-    panel: Axes,
-    unit: str,
-    curves: Mapping[str, CriterionCurve],
-    selections: Mapping[str, Selection],
-    path: GaussianPath,
-    n_steps: int,
-) -> None:
-    floor = _FLOORS[unit]
-    for height, text in _tolerances(unit, curves, selections).items():
-        panel.axhline(height, color="#444444", lw=0.9, ls="--", zorder=1)
-        panel.annotate(
-            text,
-            (0.005, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
-            textcoords="offset points",
-            fontsize=8,
-            color="#444444",
-        )
-    for name, curve in curves.items():
+def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath, n_steps: int) -> None:
+    floor, ceiling = panel.limits
+    for height, label in panel.tolerances.items():
+        ax.axhline(height, color="#444444", lw=0.9, ls="--", zorder=1)
+        style: dict[str, Any] = {"fontsize": 8, "color": "#444444", "textcoords": "offset points"}
+        ax.annotate(label, (0.005, height), (0, 2), ("axes fraction", "data"), **style)
+    for one in panel.curves:
+        curve, chosen = one.curve, one.selection
         colour = _COLOURS.get(curve.criterion, "#6c757d")
         level, value, error = map(np.asarray, (curve.log_snr, curve.value, curve.std_error))
-        label = f"{name}: {_star_text(selections.get(name), path, n_steps)}"
-        panel.plot(
-            level, np.maximum(value, floor), color=colour, lw=1.8, marker="o", ms=3, label=label
-        )
-        if unit == "nats":
-            low, high = value - MARGIN * error, value + MARGIN * error
-            panel.fill_between(
-                level, np.maximum(low, floor), np.maximum(high, floor), color=colour, alpha=0.18
-            )
-        chosen = selections.get(name)
+        label = f"{one.name}: {_star_text(chosen, path, n_steps)}"
+        ax.plot(level, value.clip(floor), color=colour, lw=1.8, marker="o", ms=3, label=label)
+        if panel.unit == "nats":
+            low, high = ((value + sign * MARGIN * error).clip(floor) for sign in (-1, 1))
+            ax.fill_between(level, low, high, color=colour, alpha=0.18)
         if chosen is not None:
-            panel.axvline(chosen.log_snr_star, color=colour, lw=1, ls=":")
+            ax.axvline(chosen.log_snr_star, color=colour, lw=1, ls=":")
             if chosen.interval is not None:
-                panel.axvspan(*chosen.interval, color=colour, alpha=0.08, lw=0)
-    panel.set_yscale("log")
-    panel.set_ylim(bottom=floor * 0.8)
-    if unit == "p-value":
-        panel.set_ylim(top=2)
-    panel.set_ylabel(_LABELS[unit])
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0, 0.02))
-
-
-def _tolerances(
-    unit: str, curves: Mapping[str, CriterionCurve], selections: Mapping[str, Selection]
-) -> dict[float, str]:
-    """Lines to draw: height and label."""
-    lines = {}
-    for name, curve in curves.items():
-        chosen = selections.get(name)
-        tolerance = DEFAULT_TOLERANCES[unit] if chosen is None else chosen.tolerance
-        label = f"tolerance {tolerance:g} nats"
-        if unit == "p-value":
-            label = f"tolerance {tolerance:g} over {len(curve.log_snr)} levels"
-        lines[threshold(curve, tolerance)] = label
-    return lines
+                ax.axvspan(*chosen.interval, color=colour, alpha=0.08, lw=0)
+    ax.set_yscale("log")
+    ax.set_ylim(floor * 0.8, ceiling * (1 if panel.unit == "nats" else 2))
+    ax.set_ylabel(panel.title)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0, 0.02))
 
 
 def _star_text(selection: Selection | None, path: GaussianPath, n_steps: int) -> str:
     if selection is None:
         return "no t*"
-    star = _timestep(path, selection.log_snr_star, n_steps)
-    if selection.interval is None:
-        return f"t* = {star}"
-    # The noise side of the interval is the later timestep.
-    late, early = (_timestep(path, level, n_steps) for level in selection.interval)
-    return f"t* = {star} ({early} to {late})"
+    # The noise side of the interval, which comes first, is the later timestep.
+    levels = (selection.log_snr_star, *reversed(selection.interval or ()))
+    star, *ends = (_timestep(path, level, n_steps) for level in levels)
+    return f"t* = {star} ({' to '.join(ends)})" if ends else f"t* = {star}"
 
 
 def _timestep(path: GaussianPath, log_snr: float, n_steps: int) -> str:
@@ -191,23 +233,3 @@ def _timestep(path: GaussianPath, log_snr: float, n_steps: int) -> str:
         return f"{path.first_time(log_snr) * n_steps:.0f}"
     except TruncationError:
         return "never"
-
-
-def _add_timesteps(panel: Axes, path: GaussianPath, name: str, n_steps: int) -> None:
-    """A second axis on top: timesteps of a schedule."""
-    left, right = panel.get_xlim()
-    times = torch.linspace(0.001, 0.999, 4000, dtype=torch.float64)
-    levels = path.log_snr(times).numpy()
-    inside = (levels <= left) & (levels >= right)
-    top: Any = panel.secondary_xaxis("top")
-    steps = times.numpy() * n_steps
-    ticks = [
-        tick
-        for tick in np.arange(0, n_steps + 1, n_steps / 10)
-        if inside.any() and steps[inside].min() <= tick <= steps[inside].max()
-    ]
-    places = [float(path.log_snr(torch.tensor(tick / n_steps))) for tick in ticks]
-    kept = [k for k, place in enumerate(places) if math.isfinite(place)]
-    top.set_xticks([places[k] for k in kept], [f"{ticks[k]:.0f}" for k in kept])
-    top.set_xlabel(f"timestep of {n_steps} ({name})", fontsize=9)
-    top.tick_params(labelsize=8)

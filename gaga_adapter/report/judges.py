@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from gaga_adapter.criteria import Criterion
 from gaga_adapter.errors import DataError, TruncationError
 from gaga_adapter.fitting import DEFAULT_LOG_SNR, Verdict
-from gaga_adapter.report.facts import HeldOut
+from gaga_adapter.report.histograms import HeldOut
 from gaga_adapter.selection import bootstrap, select
 from gaga_adapter.stats import GAGAStats
 
@@ -26,28 +27,23 @@ def verdicts(
     seed: int = 0,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> dict[str, Verdict]:
-    """What criteria say of data and the fitted start; one that cannot judge says why.
+    """Ask criteria about data and the fitted start; one that cannot judge says why.
 
-    The levels, the kind of the reference and the tolerance are those of the stored curve, where the
+    The levels, the kind of the reference and the tolerance are those of the stored curve, if the
     statistics hold one.
 
     Args:
-        stats: what was fitted.
-        held_out: data in its layout.
-        judges: criteria.
-        seed: each starts from it.
-        progress: called with (criterion, levels done, levels in all).
+        stats: Fitted statistics.
+        held_out: Data in the layout of the statistics.
+        judges: Criteria to ask.
+        seed: Seed that each of the criteria starts from.
+        progress: Callback that gets (criterion, levels done, levels in all).
     """
     chosen = stats.selection
     levels = DEFAULT_LOG_SNR if chosen is None else chosen.curve.log_snr
     reference = stats.reference("auto" if chosen is None else chosen.curve.reference)
-    found = {}
+    answers = {}
     for judge in judges:
-
-        def report(done: int, total: int, name: str = judge.name) -> None:
-            if progress is not None:
-                progress(name, done, total)
-
         generator = torch.Generator().manual_seed(seed)
         same_unit = chosen is not None and chosen.curve.unit == judge.unit
         tolerance = chosen.tolerance if chosen is not None and same_unit else None
@@ -59,7 +55,7 @@ def verdicts(
                 reference,
                 torch.tensor(levels, dtype=torch.float64),
                 generator=generator,
-                progress=report,
+                progress=None if progress is None else partial(progress, judge.name),
             )
             selection = select(curve, tolerance)
             if curve.contributions is not None:
@@ -68,5 +64,5 @@ def verdicts(
             reason = selection.reason
         except (DataError, TruncationError) as error:
             reason = str(error)
-        found[judge.name] = Verdict(curve, selection, reason)
-    return found
+        answers[judge.name] = Verdict(curve, selection, reason)
+    return answers

@@ -7,11 +7,12 @@ pictures work on light, dark and paper. One scale holds for all, so sizes can be
 from __future__ import annotations
 
 from collections import Counter
-from html import escape
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from gaga_adapter.elements import SYMBOLS
@@ -22,71 +23,64 @@ if TYPE_CHECKING:
 
 _Array = NDArray[np.float64]
 
-_WIDTH, _HEIGHT = 190.0, 150.0  # one picture
+SIZE = (190, 150)  # pixels of one picture
 _PAD = 4.0
 _LARGEST = 26.0  # pixels per angstrom
 _STICK = 0.22  # angstrom: width of a single bond
 
 
-def molecule_cards(molecules: MoleculeSet) -> str:
-    """List entries, one picture and caption each; they need `gradients` once in the page."""
-    models = ball_and_stick(molecules)
+@dataclass(frozen=True)
+class Picture:
+    """One molecule."""
+
+    formula: list[tuple[str, int]]  # elements with their counts, in the order of Hill (1900)
+    verdict: str  # whether its bonds have allowed valences
+    marks: Markup  # content of an svg element of SIZE; it refers to the gradients of the page
+
+
+def pictures(molecules: MoleculeSet, most: int = 16) -> list[Picture]:
+    """Pictures of the first molecules, all on one scale."""
+    models = ball_and_stick(molecules.subset(slice(most)))
     fits = np.array([min(_fit(model), _LARGEST) for model in models])
     scale = float(fits[fits > np.median(fits) / 2].min())  # one that flew apart shrinks alone
-    cards = []
+    shown = []
     for index, model in enumerate(models):
         _, numbers = molecules.molecule(index)
-        formula = hill_formula([SYMBOLS[z] for z in numbers.tolist()])
+        formula = _hill_formula([SYMBOLS[z] for z in numbers.tolist()])
         broken = int(model.broken.sum())
         verdict = "stable" if not broken else f"{broken} of {len(numbers)} atoms not stable"
-        label = "".join(f"{s}{n if n > 1 else ''}" for s, n in formula)
-        name = "".join(f"{s}<sub>{n}</sub>" if n > 1 else s for s, n in formula)
-        picture = _picture(model, numbers, min(scale, _fit(model)))
-        cards.append(
-            f'<li><svg role="img" aria-label="{escape(f"molecule {label}, {verdict}")}" '
-            f'viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" width="{_WIDTH:g}" height="{_HEIGHT:g}">'
-            f"{picture}</svg>{name}<br><span>{verdict}</span></li>"
-        )
-    return "".join(cards)
+        shown.append(Picture(formula, verdict, _marks(model, numbers, min(scale, _fit(model)))))
+    return shown
 
 
-def gradients(molecules: MoleculeSet) -> str:
-    """The gradients that the pictures refer to."""
-    found = []
-    for z in np.unique(molecules.atomic_numbers[molecules.atomic_numbers > 0]).tolist():
-        colour = np.array(ELEMENT_COLOURS.get(z, OTHER_COLOUR))
-        stops = (
-            (0, 0.35 * colour + 0.65),
-            (45, colour),
-            (100, 0.68 * colour),
-        )
-        marks = "".join(f'<stop offset="{at}%" stop-color="{_hex(c)}"/>' for at, c in stops)
-        found.append(
-            f'<radialGradient id="z{z}" cx="50%" cy="50%" r="52%" fx="34%" fy="30%">{marks}'
-            "</radialGradient>"
-        )
-    return f'<svg class="defs" aria-hidden="true"><defs>{"".join(found)}</defs></svg>'
+def gradients(molecules: MoleculeSet) -> list[tuple[int, list[tuple[int, str]]]]:
+    """Atomic number, and per cent and colour of the stops, of the gradients of the balls."""
+    elements = np.unique(molecules.atomic_numbers[molecules.atomic_numbers > 0]).tolist()
+    colours = {z: np.array(ELEMENT_COLOURS.get(z, OTHER_COLOUR)) for z in elements}
+    return [
+        (z, [(0, _hex(0.35 * c + 0.65)), (45, _hex(c)), (100, _hex(0.68 * c))])
+        for z, c in colours.items()
+    ]
 
 
-def hill_formula(symbols: list[str]) -> list[tuple[str, int]]:
+def _hill_formula(symbols: list[str]) -> list[tuple[str, int]]:
     """Elements with their counts: carbon, hydrogen, then the others by name (Hill 1900)."""
     counts = Counter(symbols)
-    first = [s for s in ("C", "H") if s in counts] if "C" in counts else []
-    order = first + sorted(set(counts) - set(first))
-    return [(symbol, counts[symbol]) for symbol in order]
+    first = ("C", "H") if "C" in counts else ()
+    return sorted(counts.items(), key=lambda item: (item[0] not in first, item[0]))
 
 
 def _fit(model: BallAndStick) -> float:
     """Pixels per angstrom at which a model fills its picture."""
     reach = model.radii[:, None]
     size = (model.xyz + reach).max(axis=0) - (model.xyz - reach).min(axis=0)
-    return float(((np.array([_WIDTH, _HEIGHT]) - 2 * _PAD) / size[:2]).min())
+    return float(((np.array(SIZE) - 2 * _PAD) / size[:2]).min())
 
 
-def _picture(model: BallAndStick, numbers: NDArray[np.uint8], scale: float) -> str:
+def _marks(model: BallAndStick, numbers: NDArray[np.uint8], scale: float) -> Markup:
     reach = model.radii[:, None]
     box = (model.xyz + reach).max(axis=0) + (model.xyz - reach).min(axis=0)
-    place = (model.xyz - box / 2) * (scale, -scale, scale) + (_WIDTH / 2, _HEIGHT / 2, 0)
+    place = (model.xyz - box / 2) * (scale, -scale, scale) + (SIZE[0] / 2, SIZE[1] / 2, 0)
     haze = np.interp(model.xyz[:, 2], [-3.0, 1.5], [0.5, 0.0])
     jobs: list[tuple[float, str]] = []
     for i, (x, y, z) in enumerate(place):
@@ -94,10 +88,9 @@ def _picture(model: BallAndStick, numbers: NDArray[np.uint8], scale: float) -> s
         jobs.append((z, ball))
     for i, j in np.argwhere(model.orders):  # each bond twice: one half from either end
         middle = (place[i] + place[j]) / 2
-        jobs.append(
-            ((place[i] + middle)[2] / 2, _stick(place[i], middle, model, i, j, scale, haze[i]))
-        )
-    return "".join(job for _, job in sorted(jobs, key=itemgetter(0)))
+        stick = _stick(place[i], middle, model, i, j, scale, haze[i])
+        jobs.append(((place[i] + middle)[2] / 2, stick))
+    return Markup("".join(job for _, job in sorted(jobs, key=itemgetter(0))))
 
 
 def _ball(x: float, y: float, radius: float, number: int, haze: float, broken: bool) -> str:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gaga_adapter import GAGAStats
+from gaga_adapter.cli.show import print_stats
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import StatsMismatchError, WriteError
 from gaga_adapter.fitting import Verdict
@@ -20,9 +21,12 @@ from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
-from gaga_adapter.report.facts import HeldOut, Samples, histograms, savings, starts
-from gaga_adapter.report.page import facts, report, write_report
-from gaga_adapter.report.page_plot import Axis
+from gaga_adapter.noise.paths import starts
+from gaga_adapter.report.card import generated
+from gaga_adapter.report.facts import Samples, report_facts, savings
+from gaga_adapter.report.histograms import HeldOut, histograms
+from gaga_adapter.report.page import report, write_report
+from gaga_adapter.report.plot import Axis
 from gaga_adapter.selection import Selection
 
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"q\""
@@ -242,10 +246,24 @@ def test_network_calls_are_those_beyond_t_star(dense):
     assert places["flow/linear"].value == pytest.approx(1 / (1 + math.exp(0.1)))
 
 
+def test_show_card_and_page_say_the_same(dense, capsys):
+    stats, _ = dense
+    print_stats(stats)
+    shown = capsys.readouterr().out
+    card = generated(stats, "me/latents", drawn=False)
+    text = Reader(report(stats)).text
+    for start in starts(stats.log_snr_star):
+        line = next(line for line in shown.splitlines() if start.schedule in line)
+        assert start.text in line
+        assert start.share_text in line
+        assert f"| `{start.schedule}` | {start.text} | {start.share_text} |" in card
+        assert f"{start.schedule}{start.text}\n{start.share_text}" in text
+
+
 def test_schedules_that_never_get_that_noisy_are_named(dense):
     stats, _ = dense
     far = GAGAStats(stats.layout, stats.moments, -30.0, None, {"data": "latents"})
-    found = facts(far)
+    found = report_facts(far)
     assert next(s for s in found.savings if s.schedule == "ddpm/linear").kept is None
     text = Reader(report(far)).text
     assert "latents never count as Gaussian on ddpm/linear" in text
@@ -260,7 +278,7 @@ def test_data_of_another_layout_are_refused(molecules, dense):
 
 
 def test_page_is_written_whole_or_not_at_all(dense, tmp_path):
-    found = facts(dense[0])
+    found = report_facts(dense[0])
     write_report(tmp_path / "new" / "page.html", found)
     assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == report(dense[0])
     with pytest.raises(WriteError, match="cannot write"):

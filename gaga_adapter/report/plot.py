@@ -9,28 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup, escape
+
+from gaga_adapter.report.templates import number
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A map from values to pixels, linear in the value or in its logarithm.
+    """A map from values to pixels, linear in the value or in its logarithm."""
 
-    Attributes:
-        low: value at the pixel `start`; it may be the larger one.
-        high: value at the pixel `end`.
-        start: pixel.
-        end: pixel.
-        is_log: linear in the logarithm; values are positive then.
-    """
-
-    low: float
-    high: float
+    low: float  # value at the pixel `start`; it may be the larger one
+    high: float  # value at the pixel `end`
     start: float
     end: float
-    is_log: bool = False
+    is_log: bool = False  # values are positive then
 
     def __call__(self, value: float) -> float:
         """Pixel of a value; values beyond the ends stay at the ends."""
@@ -48,10 +43,9 @@ class Axis:
             first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
             stride = max(1, math.ceil((last - first + 1) / about))
             mantissas = (1, 2, 5) if last - first < 4 else (1,)
-            found = [
-                float(f"{m}e{k}") for k in range(first - 1, last + 1, stride) for m in mantissas
-            ]
-            return [value for value in found if 0.999 * low <= value <= 1.001 * high]
+            decades = range(first - 1, last + 1, stride)
+            values = [float(f"{m}e{k}") for k in decades for m in mantissas]
+            return [value for value in values if 0.999 * low <= value <= 1.001 * high]
         rough = (high - low) / max(about, 1)
         power = math.floor(math.log10(rough))
         step = next(m * 10.0**power for m in (1, 2, 5, 10) if m * 10.0**power >= rough * 0.999)
@@ -63,56 +57,44 @@ class Plot:
     """A picture that grows mark by mark, from back to front.
 
     Args:
-        width: of the canvas, pixels.
-        height: of the canvas, pixels.
-        label: what a screen reader says of it.
-        css: class of the `svg` element.
+        width: Width of the canvas in pixels.
+        height: Height of the canvas in pixels.
+        label: What a screen reader says of it.
     """
 
-    def __init__(self, width: int, height: int, label: str, css: str = "plot") -> None:
-        self.width = width
-        self.height = height
+    def __init__(self, width: int, height: int, label: str) -> None:
+        self._size = (width, height)
         self._label = label
-        self._css = css
-        self._marks: list[str] = []
+        self._marks: list[Markup] = []
+
+    def add(self, tag: str, css: str, content: str = "", **attributes: float | str) -> None:
+        """An element; numbers are pixels, and content that is not `Markup` is escaped."""
+        written = "".join(
+            f' {name.replace("_", "-")}="{escape(value if isinstance(value, str) else _px(value))}"'
+            for name, value in attributes.items()
+        )
+        self._marks.append(Markup(f'<{tag} class="{css}"{written}>{escape(content)}</{tag}>'))
 
     def line(self, points: Iterable[Point], css: str) -> None:
         """A polyline."""
-        path = " ".join(f"{_px(x)},{_px(y)}" for x, y in points)
-        self._marks.append(f'<polyline class="{css}" points="{path}"/>')
+        self.add("polyline", css, points=_path(points))
 
     def area(self, points: Iterable[Point], css: str) -> None:
         """A filled polygon."""
-        path = " ".join(f"{_px(x)},{_px(y)}" for x, y in points)
-        self._marks.append(f'<polygon class="{css}" points="{path}"/>')
+        self.add("polygon", css, points=_path(points))
 
     def box(self, left: float, top: float, width: float, height: float, css: str) -> None:
         """A rectangle."""
-        self._marks.append(
-            f'<rect class="{css}" x="{_px(left)}" y="{_px(top)}" '
-            f'width="{_px(max(width, 0))}" height="{_px(max(height, 0))}"/>'
-        )
+        self.add("rect", css, x=left, y=top, width=max(width, 0), height=max(height, 0))
 
-    def dot(self, x: float, y: float, radius: float, css: str, tip: str = "") -> None:
+    def dot(self, x: float, y: float, radius: float, css: str, tip: str) -> None:
         """A disc, with a text that shows under the pointer."""
-        told = f"<title>{escape(tip)}</title>" if tip else ""
-        self._marks.append(
-            f'<circle class="{css}" cx="{_px(x)}" cy="{_px(y)}" r="{_px(radius)}">{told}</circle>'
-        )
+        title = Markup("<title>{}</title>").format(tip)
+        self.add("circle", css, title, cx=x, cy=y, r=radius)
 
     def text(self, x: float, y: float, text: str, css: str, anchor: str = "middle") -> None:
         """Letters; `anchor` is start, middle or end."""
-        self._marks.append(
-            f'<text class="{css}" x="{_px(x)}" y="{_px(y)}" text-anchor="{anchor}">'
-            f"{escape(text)}</text>"
-        )
-
-    def upright(self, x: float, y: float, text: str, css: str) -> None:
-        """Letters that read from bottom to top, around their middle."""
-        self._marks.append(
-            f'<text class="{css}" transform="translate({_px(x)} {_px(y)}) rotate(-90)" '
-            f'text-anchor="middle">{escape(text)}</text>'
-        )
+        self.add("text", css, text, x=x, y=y, text_anchor=anchor)
 
     def bottom_axis(self, axis: Axis, ticks: Sequence[float], at: float, title: str) -> None:
         """Tick labels and the title below the panel, whose lower edge is the pixel `at`."""
@@ -129,21 +111,19 @@ class Plot:
         for tick in ticks:
             self.line([(left, axis(tick)), (right, axis(tick))], "grid")
             self.text(left - 7, axis(tick) + 4, number(tick), "tick", "end")
-        self.upright(11, (axis.start + axis.end) / 2, title, "axis-title")
+        place = f"translate(11 {_px((axis.start + axis.end) / 2)}) rotate(-90)"
+        self.add("text", "axis-title", title, transform=place, text_anchor="middle")
 
-    def svg(self) -> str:
+    def svg(self) -> Markup:
         """The `svg` element."""
-        return (
-            f'<svg class="{self._css}" role="img" aria-label="{escape(self._label)}" '
-            f'viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
-            f'height="{self.height}">{"".join(self._marks)}</svg>'
-        )
+        width, height = self._size
+        size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        label = f'role="img" aria-label="{escape(self._label)}"'
+        return Markup(f'<svg class="plot" {label} {size}>{"".join(self._marks)}</svg>')
 
 
-def number(value: float) -> str:
-    """A number as people write it: a true minus sign, no exponent for common sizes."""
-    text = f"{value:g}" if value == 0 or 1e-4 <= abs(value) < 1e5 else f"{value:.2g}"
-    return text.replace("-", "−")
+def _path(points: Iterable[Point]) -> str:
+    return " ".join(f"{_px(x)},{_px(y)}" for x, y in points)
 
 
 def _px(value: float) -> str:
