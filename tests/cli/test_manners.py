@@ -128,6 +128,7 @@ def test_paths_are_printed_as_they_are(capsys, monkeypatch):
         ),
         (["criteria", "a.npy", "--samples", "9"], "the option --samples is called --items now"),
         (["evaluate", "a.sdf", "--posebusters-samples", "9"], "is called --posebusters-items now"),
+        (["criteria", "a.npy", "--device", "tpu9"], "no device 'tpu9' here"),
         (["criteria", "a.npy", "--plot", "."], "cannot write .: it is a folder"),
         (["criteria", "a.npy", "--plot", "/proc/a.png"], "cannot write /proc/a.png"),
         (["run", "edm", "--criterion", "certificates", "--", "a.py"], "'certificates' is none of"),
