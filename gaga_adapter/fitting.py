@@ -194,7 +194,7 @@ def compare(
     collected = collect(
         *(data, layout, n_criterion, reference, covariance),
         generator=generator,
-        report=progress,
+        progress=progress,
         sharing=processes,
     )
     levels = tuple(log_snr)

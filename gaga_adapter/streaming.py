@@ -68,7 +68,7 @@ def collect(
     covariance: DenseKind = "channel",
     max_order: int = 2,
     generator: torch.Generator | None = None,
-    report: Progress | None = None,
+    progress: Progress | None = None,
     sharing: Sharing = "deal",
 ) -> Collected | None:
     """Stream a data set once.
@@ -83,7 +83,7 @@ def collect(
         covariance: for dense data `channel`, `element`, `low_rank` or `full`.
         max_order: order of the cumulants that are streamed, 2 to 4.
         generator: of the sample; one number is drawn from it.
-        report: called after each batch; with several processes once a second, on the first one.
+        progress: Called after each batch; with several processes once a second, on the first one.
         sharing: how the processes of a run stand to `data`.
 
     Returns:
@@ -113,8 +113,8 @@ def collect(
     sample = _UniformSample(n_criterion, processes.everyones(seed)[0])
 
     def total(done: int) -> None:
-        if report is not None:
-            report("moments", done, None)
+        if progress is not None:
+            progress("moments", done, None)
 
     checked = False
     with processes.in_step(total) as tick:

@@ -143,7 +143,7 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Prog
         items,
         reference="unit",
         generator=torch.Generator().manual_seed(seed),
-        report=lambda what, done, _: progress("reading", done, source.total),
+        progress=lambda what, done, _: progress("reading", done, source.total),
         sharing="alone",
     )
     assert collected is not None
