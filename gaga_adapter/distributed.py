@@ -82,8 +82,8 @@ def gathered(tensor: Tensor) -> Tensor:
 def started() -> Iterator[None]:
     """The processes of a launcher as one run: `accelerate launch`, `torchrun`.
 
-    They talk over gloo, wherever their models are. Where no launcher is found, or a group exists,
-    nothing is started.
+    They talk over gloo, wherever their models are. However the run ends, the group and its threads
+    end with it. Where no launcher is found, or a group exists, nothing is started.
 
     Raises:
         ProcessError: the others do not come, or the launcher does not say where they are.
@@ -106,10 +106,17 @@ def started() -> Iterator[None]:
             f"{', '.join(missing)} is not set. Start them with torchrun or accelerate launch, or "
             "unset WORLD_SIZE to work alone."
         )
+    # The functions of `torch.distributed.nn` have the group of the moment as their default. If
+    # diffusers imported them later, they would hold our group, and its threads, until the
+    # interpreter ends; a thread that then frees a last tensor aborts the process.
+    with suppress(ImportError):
+        from torch.distributed.nn import functional  # noqa: F401
     with _in_contact():
         dist.init_process_group("gloo", timeout=_TIMEOUT)
-    yield
-    dist.destroy_process_group()  # after a failure the others may be gone: the exit does it
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()  # waits for nobody but its own threads
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from folders import RUNNERS
 
 from gaga_adapter.distributed import Processes, gathered, started
 from gaga_adapter.errors import DataError, ProcessError
 from gaga_adapter.molecules.pieces import piece_generator
 
-RUNNER = Path(__file__).parent / "runners" / "processes_runner.py"
+RUNNER = RUNNERS / "processes_runner.py"
 GROUPS = {1: [0], 2: [0, 1], 3: [0, 1, 2]}
 SEVERAL = [(n, rank) for n in (2, 3) for rank in GROUPS[n]]
 

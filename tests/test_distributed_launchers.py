@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gaga_adapter import GAGAStats
-from gaga_adapter.cli import main
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 #: `--multi_gpu` is how accelerate names several processes on a machine; it needs no GPU.
@@ -18,10 +17,26 @@ ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backe
 ACCELERATE += ["--main_process_port", "0"]
 
 
-def launched(launcher, *arguments, cwd):
+#: What is left of the group in each of two processes, after it ended well or badly.
+THREADS = """
+import os, sys
+from contextlib import suppress
+from pathlib import Path
+from gaga_adapter.distributed import Processes, started
+with suppress(KeyError), started():
+    import torch.distributed.nn.functional
+    Processes.of_the_run().everyones("here")
+    if sys.argv[1] == "badly":
+        raise KeyError
+names = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+os.write(1, (" ".join(name.strip() for name in names if "gloo" in name) or "nothing ").encode())
+"""
+
+
+def launched(launcher, *arguments, cwd, module=("-m", "gaga_adapter")):
     """A command in two processes: (exit code, stdout, stderr)."""
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "gaga_adapter", *map(str, arguments)],
+        [sys.executable, "-m", *launcher, *module, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -30,21 +45,6 @@ def launched(launcher, *arguments, cwd):
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture
-def gaga(monkeypatch, capsys):
-    """The command in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        assert not stopped.value.code, captured.err
-        return captured.out
-
-    return run
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_fit_under_torchrun(gaga, tmp_path, one_thread):
     code, out, err = launched(TORCHRUN, "fit", "chains.npz", "--out", "two", *options, cwd=tmp_path)
     assert code == 0, err
     assert out.count("log-SNR* =") == 1  # the first process alone speaks
-    gaga("fit", tmp_path / "chains.npz", "--out", tmp_path / "one", *options)
+    assert gaga("fit", tmp_path / "chains.npz", "--out", tmp_path / "one", *options).code == 0
     one, two = (GAGAStats.from_pretrained(tmp_path / name) for name in ("one", "two"))
     assert two.log_snr_star == pytest.approx(one.log_snr_star, rel=1e-9)
     assert two.selection.curve.value == pytest.approx(one.selection.curve.value, rel=1e-8)
@@ -89,9 +89,22 @@ def test_sample_under_accelerate(gaga, tmp_path, one_thread):
     code, _, err = launched(ACCELERATE, "sample", "--out", "two.sdf", *options, cwd=tmp_path)
     assert code == 0, err
     assert err.count("wrote 7 molecules") == 1
-    gaga("sample", "--out", tmp_path / "one.sdf", *options)
+    assert gaga("sample", "--out", tmp_path / "one.sdf", *options).code == 0
     assert (tmp_path / "two.sdf").read_text() == (tmp_path / "one.sdf").read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one.sdf", "two.sdf"]
+
+
+@pytest.mark.parametrize("ending", ["well", "badly"])
+def test_the_threads_of_a_group_end_with_it(tmp_path, ending):
+    """One that outlives the group may abort the process when the interpreter ends.
+
+    Diffusers imports `torch.distributed.nn`, whose functions hold the group that they find.
+    """
+    script = tmp_path / "script.py"
+    script.write_text(THREADS)
+    code, out, err = launched(TORCHRUN, script, ending, cwd=tmp_path, module=())
+    assert code == 0, err
+    assert out.split() == ["nothing"] * 2
 
 
 def test_one_process_that_fails_ends_the_run(tmp_path):

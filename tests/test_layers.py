@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gaga_adapter"
 
 # From the bottom up. A module may import from lower rows, and from its own room.

@@ -4,13 +4,11 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 
 import gaga_adapter
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

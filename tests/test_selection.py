@@ -124,6 +124,18 @@ def test_p_values_hold_from_the_tolerance_up_and_are_not_interpolated():
     assert select(made, 0.001).log_snr_star == -1.0
 
 
+@pytest.mark.parametrize("n_levels", [4, 11, 12])
+@pytest.mark.parametrize("tolerance", [0.05, 0.3])
+def test_a_p_value_exactly_at_its_share_of_the_rate_holds(tolerance, n_levels):
+    """A level fails at a p-value below its share: by chance no more often than the share says."""
+    share = tolerance / n_levels
+    at, below = (
+        [0.0, value, *[0.9] * (n_levels - 2)] for value in (share, math.nextafter(share, 0))
+    )
+    assert select(curve(at, unit="p-value"), tolerance).log_snr_star == -1.0
+    assert select(curve(below, unit="p-value"), tolerance).log_snr_star == -2.0
+
+
 def test_gaussian_data_fail_on_some_level_as_rarely_as_the_tolerance_says():
     """2,000 curves of 12 uniform p-values: 5 % of them, give or take 4.9 binomial errors."""
     values = torch.rand(2000, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

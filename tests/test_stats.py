@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toys import dense_stats, same_stats
 
 from gaga_adapter import GAGAStats, named_path
 from gaga_adapter.errors import (
@@ -15,7 +16,7 @@ from gaga_adapter.errors import (
     WriteError,
 )
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME
 from gaga_adapter.subspace import mask_from_sizes, project
 
@@ -29,27 +30,12 @@ def molecule_stats(seed=0, log_snr_star=0.25):
     return GAGAStats(MoleculeLayout(), moments, log_snr_star, provenance={"data": "noise"})
 
 
-def dense_stats():
-    moments = DenseMoments((3, 4, 4), kind="channel")
-    moments.update(torch.randn(50, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
-    return GAGAStats(DenseLayout((3, 4, 4)), moments, -1.0)
-
-
-def same(a, b):
-    left, right = a.moments.state_dict(), b.moments.state_dict()
-    return (
-        left.keys() == right.keys()
-        and all(torch.equal(left[k], right[k]) for k in left)
-        and a.to_dict() == b.to_dict()
-    )
-
-
 @pytest.mark.parametrize("make", [molecule_stats, dense_stats])
 def test_round_trip(make, tmp_path):
     stats = make()
     stats.save_pretrained(tmp_path / "a" / "b")
     again = GAGAStats.from_pretrained(tmp_path / "a" / "b")
-    assert same(stats, again)
+    assert same_stats(stats, again)
     assert again.layout == stats.layout
     z = torch.randn(4, *((9, 8) if make is molecule_stats else (3, 4, 4)))
     assert torch.equal(stats.reference().transport(z), again.reference().transport(z))
@@ -79,7 +65,7 @@ def test_a_failed_write_leaves_one_complete_artefact(tmp_path, monkeypatch, fail
     with pytest.raises(WriteError, match=r"No space left on device.*intact"):
         new.save_pretrained(tmp_path)
     monkeypatch.undo()
-    assert same(GAGAStats.from_pretrained(tmp_path), old if failing == 0 else new)
+    assert same_stats(GAGAStats.from_pretrained(tmp_path), old if failing == 0 else new)
     assert sorted(p.name for p in tmp_path.iterdir()) == [CONFIG_NAME, TENSORS_NAME]
 
 
@@ -94,7 +80,7 @@ def test_an_interrupt_leaves_the_old_artefact(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         molecule_stats(1).save_pretrained(tmp_path)
     monkeypatch.undo()
-    assert same(GAGAStats.from_pretrained(tmp_path), old)
+    assert same_stats(GAGAStats.from_pretrained(tmp_path), old)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -163,7 +149,7 @@ def test_hub_download_comes_from_the_cache(tmp_path):
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0123")
     again = GAGAStats.from_pretrained("someone/stats", cache_dir=tmp_path, local_files_only=True)
-    assert same(stats, again)
+    assert same_stats(stats, again)
 
 
 @pytest.mark.parametrize("name", ["edm/polynomial_2", "ddpm/linear", "karras/edm", "flow/linear"])

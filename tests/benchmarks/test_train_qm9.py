@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import TESTS
 from qm9_training import METRICS, PATH, STATE, NoiseLevels, Recipe, averaged
 from runners.training_runner import (
     NET,
@@ -61,9 +62,7 @@ KILLS = [
 def test_killed_ten_times_it_ends_at_the_same_weights(tmp_path, monkeypatch):
     """By SIGKILL, each time at another place; what a kill leaves can always be read."""
     train(tmp_path / "whole")
-    monkeypatch.setenv(
-        "PYTHONPATH", str(Path(__file__).parents[1])
-    )  # the server imports once for all
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # the server imports once for all
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runners.training_runner"])
     for place, step in KILLS:

@@ -7,38 +7,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+import toys
 
 from gaga_adapter import GAGAStats
-from gaga_adapter.cli import main
-from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats import read_molecules, write_sdf
 from gaga_adapter.molecules.qm9 import data as qm9
-
-
-@pytest.fixture
-def gaga(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
 def molecules():
     """Chains of carbon and hydrogen of 3 to 8 atoms: enough to fit, far from Gaussian."""
-    generator = np.random.default_rng(0)
-    chains = []
-    for _ in range(1200):
-        n = int(generator.integers(3, 9))
-        x = np.cumsum(generator.normal(size=(n, 3)) * 0.3 + [1.2, 0, 0], axis=0)
-        chains.append((x, generator.choice([1, 6], size=n)))
-    return MoleculeSet.from_list(chains, "chains")
+    return toys.chains(1200)
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from gaga_adapter.cli import main
 from gaga_adapter.cli.options import Reading, open_data
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.data import MoleculeSet
@@ -20,20 +18,6 @@ _TETRAHEDRON = [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
 METHANE = ([[0.0, 0.0, 0.0], *([0.63 * v for v in row] for row in _TETRAHEDRON)], [6, 1, 1, 1, 1])
 WATER = ([[0.0, 0.0, 0.12], [0.0, 0.76, -0.48], [0.0, -0.76, -0.48]], [8, 1, 1])
 SELENIDE = ([[0.0, 0.0, 0.0], [0.0, 1.06, 1.0], [0.0, -1.06, 1.0]], [34, 1, 1])
-
-
-@pytest.fixture
-def gaga(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,13 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 from goldens import help as goldens
 
 from gaga_adapter.cli import app
 
-ROOT = Path(__file__).parents[2]
 MAKE = "Run `python tests/goldens/help.py` and look at the difference."
 NAMES = goldens.commands()
 

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from gaga_adapter import GAGAStats
-from gaga_adapter.cli import console, main, options
+from gaga_adapter.cli import console, options
 from gaga_adapter.cli.options import writable_file, writable_folder
 from gaga_adapter.errors import WriteError
 
@@ -28,20 +28,6 @@ def ctrl_c_is_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
-def gaga(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

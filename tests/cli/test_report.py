@@ -1,45 +1,23 @@
 """`gaga report` as a user types it: the page, its json, and one line for a mistake."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
+import toys
 
 from gaga_adapter import GAGAStats
-from gaga_adapter.cli import main
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
-from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.formats import write_sdf
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 
 
 @pytest.fixture
-def gaga(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def chains(tmp_path):
     """A folder with statistics of chains, and the SDF file they were fitted on."""
-    generator = np.random.default_rng(0)
-    made = []
-    for _ in range(200):
-        n = int(generator.integers(4, 9))
-        x = np.cumsum(generator.normal(size=(n, 3)) * 0.3 + [1.2, 0, 0], axis=0)
-        made.append((x, generator.choice([1, 6], size=n)))
-    molecules = MoleculeSet.from_list(made, "chains")
+    molecules = toys.chains(200, (4, 9))
     layout = MoleculeLayout(("H", "C"))
     moments = ExchangeableMoments(layout.n_features)
     moments.update(*encode(molecules, layout))

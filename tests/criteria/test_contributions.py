@@ -8,17 +8,10 @@ import math
 import pytest
 import torch
 from scipy.stats import norm
+from toys import generator, normal
 
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.errors import DataError
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def test_rows_of_one_item_average_to_the_mean_with_its_standard_error():

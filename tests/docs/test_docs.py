@@ -4,12 +4,10 @@ import importlib.util
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from folders import DOCS, ROOT
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "tools" not in path.parts)
 
 

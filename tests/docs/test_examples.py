@@ -1,17 +1,17 @@
 """The examples run as they stand, and what they sample is what they say."""
 
 import runpy
-from pathlib import Path
 
 import diffusers
 import pytest
 import torch
+from folders import DOCS
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.molecules.formats import read_molecules
 from gaga_adapter.molecules.metrics.evaluate import evaluate
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLES = DOCS / "examples"
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from fakes.cases import CASES, make_edm
+from folders import ROOT
 
 from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.layout import DenseLayout
@@ -15,7 +15,6 @@ from gaga_adapter.molecules.pipeline import MoleculePipeline
 from gaga_adapter.noise.paths import FlowPath
 from gaga_adapter.training import trained_log_snr
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 

@@ -3,16 +3,15 @@
 import json
 import re
 import socket
-import sys
 from dataclasses import replace
 
 import huggingface_hub.constants as client
 import pytest
 import torch
 from fakes.hub import READER, TOKEN, running
+from toys import same_stats
 
 from gaga_adapter import GAGAScheduler, GAGAStats, fit
-from gaga_adapter.cli import main
 from gaga_adapter.errors import ArtefactError, WriteError
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.report.card import PICTURE
@@ -60,11 +59,6 @@ def nowhere():
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-def same(a, b):
-    left, right = a.moments.state_dict(), b.moments.state_dict()
-    return a.to_dict() == b.to_dict() and all(torch.equal(left[k], right[k]) for k in left)
-
-
 def test_round_trip(hub, fitted, tmp_path):
     address = fitted.push_to_hub("me/signs", commit_message="first", licence="mit")
     repo = hub.repos["me/signs"]
@@ -73,7 +67,7 @@ def test_round_trip(hub, fitted, tmp_path):
     assert not repo.private
     assert FILES < set(hub.files("me/signs"))
     assert hub.files("me/signs")[PICTURE].startswith(b"\x89PNG")
-    assert same(GAGAStats.from_pretrained("me/signs"), fitted)
+    assert same_stats(GAGAStats.from_pretrained("me/signs"), fitted)
     # The card and its picture are of no use to the program, and stay where they are.
     assert not list((tmp_path / "cache").rglob("README.md"))
     # A scheduler takes the same id, and what was read once needs no hub any more.
@@ -83,7 +77,7 @@ def test_round_trip(hub, fitted, tmp_path):
     scheduler = GAGAScheduler.from_pretrained(
         diffusers.DDPMScheduler(), stats="me/signs", local_files_only=True
     )
-    assert same(scheduler.stats, fitted)
+    assert same_stats(scheduler.stats, fitted)
 
 
 def test_an_endpoint_by_name(hub, stats, monkeypatch, tmp_path, nowhere):
@@ -93,7 +87,7 @@ def test_an_endpoint_by_name(hub, stats, monkeypatch, tmp_path, nowhere):
     again = GAGAStats.from_pretrained(
         "me/signs", endpoint=hub.endpoint, cache_dir=tmp_path, token=READER
     )
-    assert same(again, stats)
+    assert same_stats(again, stats)
 
 
 def test_a_name_alone_is_the_token_holders(hub, stats):
@@ -105,7 +99,7 @@ def test_a_revision(hub, stats):
     stats.push_to_hub("me/signs")
     first = hub.repos["me/signs"].head
     hub.repos["me/signs"].commit({CONFIG_NAME: b"{}"}, "spoilt")
-    assert same(GAGAStats.from_pretrained("me/signs", revision=first), stats)
+    assert same_stats(GAGAStats.from_pretrained("me/signs", revision=first), stats)
     with pytest.raises(ArtefactError, match="it has no such revision"):
         GAGAStats.from_pretrained("me/signs", revision="v2")
 
@@ -255,20 +249,6 @@ def test_what_is_no_id_is_not_pushed_to(nowhere, stats, name):
 # -- gaga push -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def gaga(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
-
-
 def test_push(gaga, hub, stats, tmp_path):
     stats.save_pretrained(tmp_path / "stats")
     code, out, _ = gaga(
@@ -296,7 +276,7 @@ def test_a_dry_run_sends_nothing(gaga, hub, fitted, tmp_path):
     assert (code, out) == (0, "")
     assert str(tmp_path / "card") in err
     assert {file.name for file in (tmp_path / "card").iterdir()} == FILES
-    assert same(GAGAStats.from_pretrained(tmp_path / "card"), fitted)
+    assert same_stats(GAGAStats.from_pretrained(tmp_path / "card"), fitted)
     assert not hub.repos
 
 

@@ -106,7 +106,7 @@ def test_animation_starts_at_t_star():
     with patched(model, None, t_star=CASE.n_steps):
         torch.manual_seed(1)
         again = list(model.animate(*CASE.given(model)))
-    assert all(contract._same(a, b) for a, b in zip(before, again, strict=True))
+    assert all(contract.same(a, b) for a, b in zip(before, again, strict=True))
 
     node_mask = CASE.given(model)[0]
     torch.manual_seed(1)
@@ -181,7 +181,7 @@ def test_what_means_absolute_steps_or_foreign_noise_is_refused():
     with pytest.raises(UnsupportedModelError, match="denoise"):
         model.denoise(z, *given)
     remove_patch(model)
-    assert contract._same(before, all_outputs())
+    assert contract.same(before, all_outputs())
 
 
 def test_the_last_class_is_told_and_given_back():

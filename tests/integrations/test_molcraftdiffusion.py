@@ -210,7 +210,7 @@ def test_what_means_absolute_steps_is_refused():
             call()
     remove_patch(model)
     assert len(model.sample_ddim(*given)) == 3
-    assert contract._same(plain, case.sample(model))
+    assert contract.same(plain, case.sample(model))
 
 
 def test_frames_are_no_more_than_steps():

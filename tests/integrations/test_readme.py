@@ -1,14 +1,15 @@
 """The worked example of `integrations/README.md` is an adapter that keeps the contract."""
 
-from pathlib import Path
-
 import contract
 import pytest
 import torch
 from fakes import edm_like
-from gaga_adapter.integrations import protocol
+from folders import INTEGRATIONS
+from gaga_adapter.integrations import apply_patch, protocol
 
-PAGE = Path(__file__).parents[2] / "integrations" / "README.md"
+from gaga_adapter.errors import UnsupportedModelError
+
+PAGE = INTEGRATIONS / "README.md"
 
 
 class OtherNames(edm_like.EnVariationalDiffusion):
@@ -62,6 +63,6 @@ def test_contract(example, check):
 
 def test_what_the_example_refuses(example):
     model = make(20)
-    contract.apply_patch(model, None, t_star=5)
-    with pytest.raises(contract.UnsupportedModelError, match="repaint cannot run truncated"):
+    apply_patch(model, None, t_star=5)
+    with pytest.raises(UnsupportedModelError, match="repaint cannot run truncated"):
         model.repaint(None, 3)

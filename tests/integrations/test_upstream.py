@@ -9,13 +9,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import contract
 import gaussian_bound
 import pytest
+from folders import RUNNERS
 
-RUNNER = Path(__file__).parents[1] / "runners" / "upstream_runner.py"
+RUNNER = RUNNERS / "upstream_runner.py"
 REPOSITORIES = {"edm": "GAGA_EDM_REPO", "geoldm": "GAGA_GEOLDM_REPO"}
 
 pytestmark = pytest.mark.upstream

@@ -115,6 +115,31 @@ def test_pure_noise_has_a_level():
     assert NetworkView.of(diffusers.FlowMatchEulerDiscreteScheduler()).level(1000) == (0.0, 1.0)
 
 
+def test_a_network_call_without_noise():
+    """A grid that names its end at the data: the output is finite, and what was right stays so."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[1.0, 0.5, 0.0])
+    view = NetworkView.of(scheduler)
+    assert view.level(scheduler.timesteps[-1]) == (1.0, 0.0)
+    sample = torch.randn(POINT.shape, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps:
+        sample = scheduler.step(view.output(POINT, sample, timestep), timestep, sample).prev_sample
+    torch.testing.assert_close(sample, POINT)
+    torch.testing.assert_close(view.output(POINT, POINT, 0.0), -POINT, rtol=0, atol=0)
+    assert torch.isfinite(view.output(POINT, POINT + 1, 0.0)).all()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_table_that_begins_at_the_data(kind):
+    scheduler = diffusers.DDPMScheduler(**TABLE, prediction_type=kind)
+    scheduler.alphas_cumprod[0] = 1.0
+    view = NetworkView.of(scheduler)
+    assert view.level(0) == (1.0, 0.0)
+    expected = POINT if kind == "sample" else torch.zeros_like(POINT)
+    torch.testing.assert_close(view.output(POINT, POINT, 0), expected, rtol=0, atol=0)
+    assert torch.isfinite(view.output(POINT, POINT + 1, 0)).all()
+
+
 def test_a_scheduler_of_its_own_kind_is_refused_by_name():
     with pytest.raises(UnsupportedSchedulerError, match="VQDiffusionScheduler"):
         NetworkView.of(diffusers.VQDiffusionScheduler(num_vec_classes=8))

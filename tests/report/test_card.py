@@ -9,25 +9,17 @@ import diffusers
 import pytest
 import torch
 import yaml
+from toys import dense_stats
 
-from gaga_adapter import GAGAStats, named_path
+from gaga_adapter import named_path
 from gaga_adapter.cli import main
 from gaga_adapter.errors import ArtefactError, DataError
-from gaga_adapter.layout import DenseLayout
-from gaga_adapter.moments import DenseMoments
 from gaga_adapter.report.card import BEGIN, END, PICTURE, generated, merged, write_card
 
 
 @pytest.fixture(scope="module")
-def qm9():
-    return GAGAStats.from_pretrained("qm9")
-
-
-@pytest.fixture(scope="module")
 def dense():
-    moments = DenseMoments((3, 4, 4), kind="channel")
-    moments.update(torch.randn(50, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
-    return GAGAStats(DenseLayout((3, 4, 4)), moments, -1.0)
+    return dense_stats()
 
 
 def code(card, language):

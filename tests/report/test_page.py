@@ -8,9 +8,9 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 import torch
+import toys
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.cli.show import print_stats
@@ -18,7 +18,6 @@ from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import StatsMismatchError, WriteError
 from gaga_adapter.fitting import Verdict
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
-from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.noise.paths import starts
@@ -69,21 +68,15 @@ def chosen(unit="nats", value=(2.0, 1.0, 0.4, 0.1, -0.01)):
 
 
 @pytest.fixture(scope="module")
-def chains():
-    generator = np.random.default_rng(0)
-    made = []
-    for _ in range(300):
-        n = int(generator.integers(4, 9))
-        x = np.cumsum(generator.normal(size=(n, 3)) * 0.3 + [1.2, 0, 0], axis=0)
-        made.append((x, generator.choice([1, 6], size=n)))
-    return MoleculeSet.from_list(made, "chains")
+def data():
+    return toys.chains(300, (4, 9))
 
 
 @pytest.fixture(scope="module")
-def molecules(chains):
+def molecules(data):
     """Statistics of molecules, and the data they were fitted on."""
     layout = MoleculeLayout(("H", "C"))
-    x, mask = encode(chains, layout)
+    x, mask = encode(data, layout)
     moments = ExchangeableMoments(layout.n_features)
     moments.update(x, mask)
     provenance = {"data": HOSTILE, HOSTILE: [HOSTILE], "versions": {"torch": HOSTILE}}
@@ -102,13 +95,13 @@ def dense():
 
 
 @pytest.fixture(scope="module")
-def page(molecules, chains):
+def page(molecules, data):
     stats, held_out = molecules
     p = CriterionCurve(
         "ks_mi", "size", "p-value", LEVELS, (0.0, 0.0, math.nan, 0.2, 0.9), (0,) * 5, 9
     )
     verdicts = {"ks_mi": Verdict(p, None, HOSTILE), "two_sample": Verdict(p, None, "too few")}
-    samples = Samples(chains.subset(slice(20)), HOSTILE, 27)
+    samples = Samples(data.subset(slice(20)), HOSTILE, 27)
     return report(stats, held_out, verdicts, samples, written=HOSTILE)
 
 

@@ -33,6 +33,7 @@ from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments
 from gaga_adapter.scheduler import GAGAScheduler, HandoverError
+from gaga_adapter.scheduler.levels import timestep_log_snr
 from gaga_adapter.stats import GAGAStats
 
 pytestmark = [
@@ -264,6 +265,16 @@ def sample(name, handover, spacing="suffix", bare=False):
     return np.asarray(image, dtype=np.float64), watched, scheduler
 
 
+def level(name, scheduler, timestep):
+    """(a, b) of what the network is to see when it is called at this timestep."""
+    timestep = 1000 * timestep if name.startswith("Flux") else timestep
+    ratio = np.exp(-timestep_log_snr(scheduler, timestep) / 2)
+    norm = (
+        1 + ratio if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else np.hypot(1, ratio)
+    )
+    return 1 / norm, ratio / norm
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_handover_in_every_pipeline(name):
     """The same image from each that has a place, at the calls that truncation leaves."""
@@ -279,11 +290,9 @@ def test_every_handover_in_every_pipeline(name):
         n_calls[handover] = len(watched.timesteps) - extra
         # what the network saw first is the reference at that level, in the scheduler's scaling
         seen = watched.samples[extra][:1]
-        start = scheduler._gaga_start
-        reference = stats(shape).reference().at(start.reference.a, start.reference.b)
-        scale = 1 / np.hypot(1, start.reference.b) if start.reference.a == 1 else 1.0
-        mean = reference.transport(torch.zeros(1, *shape)) * scale
-        std = (reference.transport(torch.ones(1, *shape)) * scale - mean).abs()
+        reference = stats(shape).reference().at(*level(name, scheduler, watched.timesteps[extra]))
+        mean = reference.transport(torch.zeros(1, *shape))
+        std = (reference.transport(torch.ones(1, *shape)) - mean).abs()
         z = (seen - mean) / std
         assert abs(float(z.mean())) < 5 / np.sqrt(z.numel())
         assert abs(float(z.square().mean()) - 1) < 5 * np.sqrt(2 / z.numel())
@@ -356,10 +365,14 @@ def test_image_to_image_is_never_mapped(base, handover, strength):
     named = strength < 1 and base is not DDIMScheduler
     assert any("a strength counts from t" in str(w.message) for w in told) == named
     first = watched.timesteps[0]
-    abar = float(np.interp(first, np.arange(1000), gaga.alphas_cumprod.double()))
-    signal = abar**0.5
-    if first == gaga._gaga_start.lead:  # the extra timestep, with the level of the first entry
-        signal = gaga._gaga_start.reference.a  # not scaled for the network there
+    plain = GAGAScheduler.from_pretrained(gaga, handover="init")
+    plain.set_timesteps(N, device="cpu")
+    is_extra = first not in plain.timesteps.tolist()
+    assert is_extra == (handover == "step" and strength == 1)
+    first = float(plain.timesteps[0]) if is_extra else first
+    signal = float(np.interp(first, np.arange(1000), gaga.alphas_cumprod.double())) ** 0.5
+    if is_extra and base is HeunDiscreteScheduler:
+        signal = 1.0  # its sample is data + sigma noise, and the extra timestep scales nothing
     seen = watched.samples[0][0]
     assert float(seen.mean()) == pytest.approx(5.0 * signal, abs=0.1 + 5 / np.sqrt(seen.numel()))
 

@@ -2,9 +2,13 @@
 
 import copy
 import inspect
+import json
 import math
 import pickle
+import re
+import sys
 import warnings
+from pathlib import Path
 
 import diffusers.schedulers as diffusers_schedulers
 import pytest
@@ -194,12 +198,15 @@ def test_copies_go_on_where_the_original_is(cls, copied):
     assert torch.equal(x, expected)
 
 
-def test_rewrapping_keeps_what_is_not_given():
+def test_rewrapping_keeps_what_is_not_given(tmp_path):
     first = wrap(DDIMScheduler(), spacing="respace", t_star=300)
     second = GAGAScheduler.from_pretrained(first, handover="step")
     assert type(second) is type(first)
-    assert second._gaga.options == type(second._gaga.options)(300, "respace", "auto", "step")
     assert second.stats is STATS
+    second.save_pretrained(tmp_path)
+    options = json.loads((tmp_path / "gaga_scheduler.json").read_text())
+    expected = {"t_star": 300, "spacing": "respace", "reference": "auto", "handover": "step"}
+    assert {name: options[name] for name in expected} == expected
 
 
 def test_conversion_to_another_class():
@@ -271,19 +278,19 @@ def test_a_grid_that_begins_closer_to_the_data_than_t_star():
 
 
 def test_respacing_needs_few_trials():
-    gaga = wrap(HeunDiscreteScheduler(), spacing="respace", t_star=100)
     trials = 0
-    make = HeunDiscreteScheduler.set_timesteps
 
-    def counted(self, *args, **kwargs):
-        nonlocal trials
-        trials += 1
-        make(self, *args, **kwargs)
+    class CountedHeunScheduler(HeunDiscreteScheduler):
+        def set_timesteps(self, *args, **kwargs):
+            nonlocal trials
+            trials += 1
+            super().set_timesteps(*args, **kwargs)
 
-    gaga._gaga_set_timesteps(counted, (20,), {})
+    gaga = wrap(CountedHeunScheduler(), spacing="respace", t_star=100)
+    gaga.set_timesteps(20)
     assert trials <= 16
     trials = 0
-    gaga._gaga_set_timesteps(counted, (20,), {})
+    gaga.set_timesteps(20)
     assert trials == 2  # the plain grid, and the one remembered
     assert (len(gaga.timesteps) - 1) in (38, 39)
 
@@ -405,10 +412,19 @@ def test_init_is_not_scale():
         run(wrap(DDIMScheduler(), handover="init"), noise(), multiply=False)
 
 
-def test_noise_that_is_not_unit_noise():
-    for handover in ("init", "step", "scale"):
-        with pytest.raises(HandoverError, match="root mean square of 14"):
-            run(wrap(EulerDiscreteScheduler(), handover=handover), 14.6 * noise())
+@pytest.mark.parametrize("handover", ["init", "step", "scale"])
+@pytest.mark.parametrize("scale", [14.6, 2.2, 0.45, 1 / 14.6, 1e-6])
+def test_noise_that_is_not_unit_noise(handover, scale):
+    """Too small is as wrong as too large: a loop may have divided by its sigma, too."""
+    rms = float((scale * noise()).square().mean().sqrt())
+    with pytest.raises(HandoverError, match=re.escape(f"root mean square of {rms:.3g};")):
+        run(wrap(EulerDiscreteScheduler(), handover=handover), scale * noise())
+
+
+@pytest.mark.parametrize("scale", [1.8, 0.55])
+def test_noise_that_may_be_unit_noise(scale):
+    result, _ = run(wrap(EulerDiscreteScheduler(), handover="init"), scale * noise())
+    assert torch.isfinite(result).all()
 
 
 def test_mapping_twice_is_an_error():
@@ -454,8 +470,8 @@ def test_the_sample_of_the_first_step_has_to_be_known():
     gaga.set_timesteps(20, device="cpu")
     t = gaga.timesteps[0]
     double = gaga.scale_model_input(torch.cat([z, z]), t)  # guidance
-    expected = gaga._gaga_start.transport(z)
     sigma = gaga.sigmas[0]
+    expected = STATS.reference().at(1.0, float(sigma)).transport(z)
     torch.testing.assert_close(double[:4], expected / (sigma**2 + 1).sqrt())
     with pytest.raises(HandoverError, match="neither the noise that the network saw nor"):
         gaga.step(z, t, z + 1)
@@ -472,13 +488,15 @@ def test_starts_from_noised_data_are_left_alone(cls):
         gaga.set_timesteps(20, device="cpu")
         timesteps = gaga.timesteps
         x = gaga.add_noise(data, z, timesteps[:1])
-        start = gaga._gaga_start
-        expected = start.reference.a * data + start.reference.b * z
+        n_extra = 1 if handover == "step" else 0
+        sigma = math.exp(-timestep_log_snr(gaga, float(timesteps[n_extra])) / 2)
+        a = 1.0 if cls is HeunDiscreteScheduler else 1 / math.hypot(1, sigma)
+        expected = a * data + a * sigma * z
         torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
-        for t in timesteps:
+        for entry, t in enumerate(timesteps):
             before = x
             x = gaga.step(gaga.scale_model_input(x, t) * 0, t, x).prev_sample
-            if t == start.lead:
+            if entry < n_extra:
                 assert torch.equal(before, x)
 
 
@@ -494,6 +512,40 @@ def test_image_to_image_starts_inside_of_the_grid(cls, handover):
     for t in timesteps:
         x = base.step(0.1 * base.scale_model_input(x, t), t, x).prev_sample
     assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize("handover", ["init", "step"])
+@pytest.mark.parametrize("begin", [None, 0, 3])
+@pytest.mark.parametrize("cls", [DPMSolverMultistepScheduler, DEISMultistepScheduler])
+def test_a_begin_index_counts_from_the_first_entry_that_is_left(cls, begin, handover):
+    """These solvers get their whole grid back, since they end a run of under 15 steps otherwise."""
+    plain = cls()
+    plain.set_timesteps(20)
+    gaga = wrap(cls(), handover=handover)
+    gaga.set_timesteps(20, device="cpu")
+    n_extra = 1 if handover == "step" else 0
+    n_cut = 20 - (len(gaga.timesteps) - n_extra)
+    assert 20 - n_cut < 15
+    if begin:
+        with pytest.warns(GAGAWarning, match="a strength counts from t"):
+            gaga.set_begin_index(begin + n_extra)
+    elif begin == 0:
+        gaga.set_begin_index(0)
+    begin = begin or 0
+    timesteps = gaga.timesteps[len(gaga.timesteps) - (20 - n_cut - begin) :]
+    assert timesteps.tolist() == plain.timesteps[n_cut + begin :].tolist()
+    if begin:
+        x = expected = gaga.add_noise(torch.ones(4, *SHAPE), noise(), timesteps[:1])
+    elif handover == "init":
+        x = expected = noise() * gaga.init_noise_sigma
+    else:
+        x = expected = gaga.step(noise(), gaga.timesteps[0], noise()).prev_sample
+    plain.set_begin_index(n_cut + begin)
+    for t in timesteps:
+        x = gaga.step(0.1 * x, t, x).prev_sample
+        expected = plain.step(0.1 * expected, t, expected).prev_sample
+        assert gaga.step_index == plain.step_index
+    assert torch.equal(x, expected)
 
 
 def test_image_to_image_beyond_the_end_of_the_grid():
@@ -615,12 +667,23 @@ def test_the_output_of_the_extra_timestep_is_of_the_bases_own_type():
 
 
 def test_a_slow_path_that_is_left_at_once():
-    """From the second step on nothing of ours is called."""
+    """From the second step on nothing of ours is called but what stands in for `step`."""
     gaga = wrap(DDIMScheduler(), handover="init")
     gaga.set_timesteps(20, device="cpu")
     x = noise() * gaga.init_noise_sigma
     timesteps = gaga.timesteps
     x = gaga.step(x, timesteps[0], x).prev_sample
-    gaga._gaga_start = None
-    for t in timesteps[1:]:
-        x = gaga.step(x, t, x).prev_sample
+    package, calls = str(Path(gaga_adapter.__file__).parent), []
+
+    def count(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            calls.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        for t in timesteps[1:]:
+            x = gaga.step(x, t, x).prev_sample
+    finally:
+        sys.setprofile(before)
+    assert len(calls) == len(timesteps) - 1  # the look at the counter

@@ -15,7 +15,7 @@ from diffusers import (
 from scipy import stats as scipy_stats
 from torch import distributed
 
-from gaga_adapter import GAGAScheduler, GAGAStats, TruncatedTimesteps
+from gaga_adapter import GAGAScheduler, TruncatedTimesteps
 from gaga_adapter.errors import DataError, TruncationError, UnsupportedSchedulerError
 from gaga_adapter.scheduler.levels import timestep_log_snr
 
@@ -231,11 +231,6 @@ def test_processes_with_one_seed_never_draw_the_same_noise_level(as_process):
 
 
 # -- schedulers ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def qm9():
-    return GAGAStats.from_pretrained("qm9")
 
 
 @pytest.mark.parametrize(

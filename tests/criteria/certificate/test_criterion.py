@@ -15,6 +15,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from toys import dense_fitted, fitted, generator, levels
 
 from gaga_adapter import GAGAStats, named_path
 from gaga_adapter.criteria.certificate.criterion import Certificate, _weights, discarded
@@ -39,20 +40,6 @@ MEANS = torch.tensor([[1.0, 0.5], [-1.0, -0.5], [0.3, -1.2]], dtype=torch.float6
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 STD = 0.25
 N_POINTS = 200_000
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def levels(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def dense_reference(x, kind="full"):
-    moments = DenseMoments(tuple(x.shape[1:]), kind=kind)
-    moments.update(x)
-    return make_reference(moments, kind)
 
 
 # ---------------------------------------------------------------------------- points in the plane
@@ -94,7 +81,7 @@ AT = levels(3.0, 2.0, 1.0, 0.0, -1.0)
 def plane():
     """The exact denoiser on many points, against the Gaussian of their moments and against unit."""
     x = mixture(N_POINTS)
-    references = [dense_reference(x), make_reference(DenseMoments((2,)), "unit")]
+    references = [dense_fitted(x), make_reference(DenseMoments((2,)), "unit")]
     certificate = Certificate(mixture_denoiser, n_samples=len(x), batch_size=50_000)
     return references, certificate.curves(x, None, references, AT, generator(1))
 
@@ -142,7 +129,7 @@ def test_rows_average_to_the_value_and_vary_as_the_error_says(plane):
 
 def test_a_worse_denoiser_certifies_less():
     x = mixture(2000)
-    reference, noise = dense_reference(x), {"generator": generator(2)}
+    reference, noise = dense_fitted(x), {"generator": generator(2)}
 
     def blurred(share):
         def denoise(noisy, sigma, mask):
@@ -168,7 +155,7 @@ def test_gaussian_data_with_the_linear_denoiser_have_nothing_to_certify():
     x = torch.randn(2000, 3, generator=generator(), dtype=torch.float64) * levels(2.0, 1.0, 0.3)
     var = levels(2.0, 1.0, 0.3).square()
     certificate = Certificate(lambda y, s, mask: var / (var + s**2) * y, n_samples=1000)
-    curve = certificate.curve(x[:1000], None, dense_reference(x[1000:]), AT, generator(3))
+    curve = certificate.curve(x[:1000], None, dense_fitted(x[1000:]), AT, generator(3))
     for value, error, level in zip(curve.value, curve.std_error, curve.log_snr, strict=True):
         covariance = x[1000:].T.cov(correction=0)
         a, b = coefficients(level)
@@ -215,16 +202,16 @@ def test_a_model_worse_than_linear_is_named_and_adds_nothing():
 
     certificate = Certificate(forgetful, n_samples=1000, batch_size=1000)
     with pytest.warns(GAGAWarning, match=r"worse than the linear denoiser at log-SNR -7,.* 1 \("):
-        curve = certificate.curve(x, None, dense_reference(x), levels(3.0, 1.0, -1.0), generator())
+        curve = certificate.curve(x, None, dense_fitted(x), levels(3.0, 1.0, -1.0), generator())
     exact = Certificate(mixture_denoiser, n_samples=1000, batch_size=1000)
-    truth = exact.curve(x, None, dense_reference(x), levels(3.0, 1.0, -1.0), generator())
+    truth = exact.curve(x, None, dense_fitted(x), levels(3.0, 1.0, -1.0), generator())
     assert curve.value[1:] == pytest.approx((0, 0), abs=0.02)
     assert 0.3 < curve.value[0] < truth.value[0]
 
 
 def test_a_tail_that_is_left_out_is_said():
     x = 100 * mixture(1000)
-    reference = dense_reference(x)
+    reference = dense_fitted(x)
 
     def scaled(noisy, sigma, mask):
         return 100 * mixture_denoiser(noisy / 100, sigma / 100)
@@ -233,7 +220,7 @@ def test_a_tail_that_is_left_out_is_said():
         short = Certificate(scaled).curve(x, None, reference, levels(-5.0), generator())
     whole = Certificate(scaled, noisiest=-16.0).curve(x, None, reference, levels(-5.0), generator())
     assert short.value[0] < whole.value[0]
-    truth = mixture_kl(dense_reference(x / 100), -5 + 2 * math.log(100))
+    truth = mixture_kl(dense_fitted(x / 100), -5 + 2 * math.log(100))
     assert abs(whole.value[0] - truth) < SIGMAS * whole.std_error[0]
 
 
@@ -350,12 +337,6 @@ def ball_kl(log_snr):
     return sum(found) / 2
 
 
-def fitted(x, mask, kind):
-    moments = ExchangeableMoments(x.shape[2] - 3)
-    moments.update(x, mask)
-    return make_reference(moments, kind)
-
-
 def test_molecules_of_two_spreads_give_the_true_divergence_against_every_reference():
     """`size` by radial integrals; all by Monte Carlo of the exact density on other molecules."""
     train, train_mask = two_sizes_of_ball(4000, seed=1)
@@ -412,7 +393,7 @@ def test_anchor_of_molecules_is_their_best_gaussian():
     assert anchor_of(make_reference(moments, "unit")).kind == "size"
     size = make_reference(moments, "size")
     assert anchor_of(size) is size
-    assert anchor_of(dense := dense_reference(mixture(20))) is dense
+    assert anchor_of(dense := dense_fitted(mixture(20))) is dense
 
 
 @pytest.mark.data
@@ -485,7 +466,7 @@ def test_a_network_is_asked_and_read_in_its_schedulers_words(name, options, log_
 def test_a_table_is_asked_at_its_own_levels_and_costs_little():
     """The clusters through 1000 epsilon timesteps, whose levels are not those of the curve."""
     x, scheduler = mixture(3000), diffusers.DDPMScheduler()
-    view, reference = NetworkView.of(scheduler), dense_reference(mixture(3000))
+    view, reference = NetworkView.of(scheduler), dense_fitted(mixture(3000))
 
     def network(sample, timestep):
         a, b = view.level(timestep)
@@ -505,12 +486,12 @@ def test_levels_outside_of_a_table_are_left_out():
     x = mixture(500)
     table = Denoiser(mixture_denoiser, tuple(np.linspace(-4, 1, 40)))
     certificate = Certificate(table, n_samples=500, noisiest=-10.0)
-    curve = certificate.curve(x, None, dense_reference(x), levels(3.0, 1.0, -6.0), generator())
+    curve = certificate.curve(x, None, dense_fitted(x), levels(3.0, 1.0, -6.0), generator())
     assert curve.value[0] == pytest.approx(curve.value[1], abs=1e-12)
     assert curve.value[2] == 0
     far = Certificate(Denoiser(mixture_denoiser, (5.0,)), n_samples=500)
     with pytest.raises(UnsupportedModelError, match="only that at log-SNR 5 is near -7 to 1"):
-        far.curve(x, None, dense_reference(x), levels(1.0), generator())
+        far.curve(x, None, dense_fitted(x), levels(1.0), generator())
 
 
 def tiny_unet():
@@ -531,7 +512,7 @@ def tiny_unet():
 def test_a_random_unet_is_worse_than_linear_and_certifies_nothing():
     x = torch.rand(32, 1, 8, 8, generator=generator())
     denoiser = as_denoiser(tiny_unet().eval(), diffusers.DDPMScheduler())
-    reference = dense_reference(x, "channel")
+    reference = dense_fitted(x, "channel")
     with pytest.warns(GAGAWarning, match="worse than the linear denoiser at log-SNR"):
         curve = Certificate(denoiser, step=1.0).curve(
             x, None, reference, levels(1.0, -2.0), generator()
@@ -596,7 +577,7 @@ def test_modules_get_their_own_precision_and_the_answer_that_of_the_data():
 
 def test_bad_data_and_settings_are_refused():
     x, certificate = mixture(100), Certificate(mixture_denoiser)
-    reference = dense_reference(x)
+    reference = dense_fitted(x)
     with pytest.raises(DataError, match="found 9 data items"):
         certificate.curve(x[:9], None, reference, levels(0.0))
     bad = x.clone()
@@ -616,7 +597,7 @@ def test_seeded_and_counted():
     certificate = Certificate(mixture_denoiser, n_samples=50, batch_size=7, n_noise=2)
     one, two = (
         certificate.curve(
-            x, None, dense_reference(x), levels(0.0, 1.0), generator(), lambda *at: seen.append(at)
+            x, None, dense_fitted(x), levels(0.0, 1.0), generator(), lambda *at: seen.append(at)
         )
         for _ in range(2)
     )
@@ -631,7 +612,7 @@ def test_more_noise_per_item_narrows_the_error():
     x = mixture(400)
     errors = [
         Certificate(mixture_denoiser, n_samples=400, n_noise=n)
-        .curve(x, None, dense_reference(x), levels(1.0), generator())
+        .curve(x, None, dense_fitted(x), levels(1.0), generator())
         .std_error[0]
         for n in (1, 16)
     ]
@@ -641,7 +622,7 @@ def test_more_noise_per_item_narrows_the_error():
 def test_discarded_is_the_curve_between_its_levels():
     x = mixture(500)
     certificate = Certificate(mixture_denoiser, n_samples=500)
-    curve = certificate.curve(x, None, dense_reference(x), levels(2.0, 1.0, 0.0), generator())
+    curve = certificate.curve(x, None, dense_fitted(x), levels(2.0, 1.0, 0.0), generator())
     assert discarded(curve, 1.0) == pytest.approx((curve.value[1], curve.std_error[1]))
     value, error = discarded(curve, 1.25)
     assert value == pytest.approx(0.25 * curve.value[0] + 0.75 * curve.value[1])

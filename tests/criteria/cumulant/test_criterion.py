@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import gamma, norm
+from toys import dense_fitted, dense_moments, fitted, generator, levels
 
 from gaga_adapter.criteria.cumulant.batches import SizeBatches
 from gaga_adapter.criteria.cumulant.criterion import Cumulant
@@ -24,7 +25,6 @@ from gaga_adapter.criteria.cumulant.invariants import (
 from gaga_adapter.criteria.cumulant.kstatistics import k_statistic, norm_pseudo_values
 from gaga_adapter.criteria.levels import coefficients
 from gaga_adapter.errors import DataError, GAGAWarning
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import bootstrap, select, select_by_size
 from gaga_adapter.subspace import mask_from_sizes, project
@@ -33,30 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*data items may lack the rare o
 
 SIGMAS = 4.9
 FULL = 60.0  # log-SNR at which the data are seen as they are
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def levels(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def fitted(x, mask, kind="size"):
-    moments = ExchangeableMoments(x.shape[2] - 3)
-    moments.update(x, mask)
-    return make_reference(moments, kind)
-
-
-def dense_moments(x, kind="element"):
-    moments = DenseMoments(tuple(x.shape[1:]), kind=kind)
-    moments.update(x)
-    return moments
-
-
-def dense_fitted(x, kind="element"):
-    return make_reference(dense_moments(x, kind), kind)
 
 
 def whole(x):
@@ -306,7 +282,7 @@ def skewed_events(n, seed=0):
 def test_the_closed_curve_is_that_of_noised_data():
     """H of noised events, from their own k-statistics, at every level."""
     x = skewed_events(60_000)
-    reference = dense_fitted(x)
+    reference = dense_fitted(x, "element")
     curve = Cumulant().curve(x, None, reference, levels(3.0, 1.0, -0.5), generator())
     for k, level in enumerate(curve.log_snr):
         a, b = coefficients(level)
@@ -332,7 +308,7 @@ def test_near_the_reference_it_is_the_divergence_in_nats():
         (np.random.default_rng(0).gamma(shape, size=(200_000, 1)) - shape) / math.sqrt(shape)
     )
     curve = Cumulant(n_samples=200_000).curve(
-        x, None, dense_fitted(x), levels(1.0, 0.0, -1.0), generator()
+        x, None, dense_fitted(x, "element"), levels(1.0, 0.0, -1.0), generator()
     )
 
     z = np.linspace(1e-6, 60, 6001)
@@ -353,7 +329,7 @@ def test_smaller_prefix_sums_stay_smaller_at_every_level():
     grid = levels(*np.linspace(4, -3, 15))
     one, two = (
         Cumulant(beta=1.0, weights=(0.5, 2.0, 0.1), max_order=5).curve(
-            z, None, dense_fitted(z), grid, generator()
+            z, None, dense_fitted(z, "element"), grid, generator()
         )
         for z in (x, y)
     )
@@ -368,7 +344,7 @@ def test_smaller_prefix_sums_stay_smaller_at_every_level():
 
 def test_weights_and_parts_are_those_asked_for():
     x = skewed_events(4000)
-    grid, reference = levels(1.0), dense_fitted(x)
+    grid, reference = levels(1.0), dense_fitted(x, "element")
     plain = Cumulant(max_order=3).curve(x, None, reference, grid, generator())
     assert plain.value[0] == pytest.approx(
         sum(plain.extra[name][0] for name in ("mean", "covariance", "order_3"))
@@ -397,7 +373,7 @@ def test_a_wrong_reference_shows_in_mean_and_covariance():
     x = 2 * torch.randn(20_000, 3, generator=generator(), dtype=torch.float64) + 1
     curve = Cumulant().curve(x, None, dense_fitted(x, "element"), levels(0.0), generator())
     assert abs(curve.value[0]) < SIGMAS * curve.std_error[0] + 1e-3
-    reference = make_reference(dense_moments(x), "unit")
+    reference = make_reference(dense_moments(x, "element"), "unit")
     unit = Cumulant().curve(x, None, reference, levels(0.0), generator())
     # whitened by N(0, 1) at a² = b² = 1/2: mean a, variance 5/2
     assert unit.extra["mean"][0] == pytest.approx(3 * 0.5 * 0.5, rel=0.05)
@@ -423,7 +399,7 @@ def test_large_events_need_no_tensors(monkeypatch, limit):
     """The same curve, be it from tensors or from inner products of items."""
     x = skewed_events(400)
     x = torch.cat([x, x.roll(1, 0) ** 2], 1)
-    reference = dense_fitted(x)
+    reference = dense_fitted(x, "element")
     settings = Cumulant(max_order=4, n_batches=5)
     expected = settings.curve(x, None, reference, levels(2.0, -1.0), generator())
     monkeypatch.setattr("gaga_adapter.criteria.cumulant.batches.TENSOR_LIMIT", limit)
@@ -438,7 +414,7 @@ def test_entries_that_share_a_contrast_are_seen_together(d):
     """x ~ N(0, v I) with v of two values: C4 = Var(v) times the three pairings, at any size."""
     v = torch.where(torch.rand(2000, generator=generator(1)) < 0.5, 0.5, 1.5).double()
     x = v.sqrt()[:, None] * torch.randn(2000, d, generator=generator(2), dtype=torch.float64)
-    unit = make_reference(dense_moments(x), "unit")
+    unit = make_reference(dense_moments(x, "element"), "unit")
     curve = Cumulant().curve(x, None, unit, levels(-1.0), generator(3))
     expected = (0.25 / (1 + math.e) ** 2) ** 2 * (3 * d**2 + 6 * d) / 48
     assert abs(curve.extra["order_4"][0] - expected) < SIGMAS * curve.std_error[0] < 0.8 * expected
@@ -447,7 +423,7 @@ def test_entries_that_share_a_contrast_are_seen_together(d):
 
 def test_how_many_large_events_are_judged():
     x = torch.randn(1500, 50, generator=generator(), dtype=torch.float64)
-    reference = dense_fitted(x)
+    reference = dense_fitted(x, "element")
     few = Cumulant(n_batches=3).curve(x.repeat(2, 1)[:1600], None, reference, levels(0.0))
     assert few.n_samples == 3 * 512
     wide = torch.randn(60, 5000, generator=generator(), dtype=torch.float64)
@@ -513,7 +489,7 @@ def test_data_that_cannot_be_judged():
     with pytest.raises(DataError, match="of no size 24 that are distinct"):
         criterion.curve(x[:20], whole(x[:20]), reference, levels(0.0))
     events = torch.randn(3, 2)
-    few = dense_fitted(events)
+    few = dense_fitted(events, "element")
     with pytest.raises(DataError, match="found 3 data items, too few"):
         criterion.curve(events, None, few, levels(0.0))
     with pytest.warns(GAGAWarning, match="200 data items may lack the rare ones"):

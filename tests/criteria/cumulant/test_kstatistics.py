@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from toys import generator
 
 from gaga_adapter.criteria.cumulant.kstatistics import (
     k_statistic,
@@ -18,10 +19,6 @@ from gaga_adapter.criteria.cumulant.kstatistics import (
 )
 from gaga_adapter.criteria.cumulant.products import k_statistic_product
 from gaga_adapter.errors import DataError
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.feature_selection import mutual_info_regression
+from toys import dense_moments, fitted, gaussian_molecules, generator, levels
 
 from gaga_adapter.criteria.ks_mi import criterion as ks_mi
 from gaga_adapter.criteria.ks_mi.criterion import KSMI
@@ -22,22 +23,13 @@ from gaga_adapter.criteria.ks_mi.published import (
     published_first_pass,
 )
 from gaga_adapter.errors import DataError, GAGAWarning, TruncationError
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.noise.paths import named_path
-from gaga_adapter.reference import DenseReference, make_reference
+from gaga_adapter.reference import DenseReference
 from gaga_adapter.selection import select, select_by_size
 from gaga_adapter.subspace import mask_from_sizes, project, remove_mean
 
 SIGMAS = 4.9
 ODDS = 1e-6
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def levels(*values):
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def published_noise(n, n_atoms=18, seed=0):
@@ -171,17 +163,6 @@ def test_errors_of_the_published_recipe():
 # ------------------------------------------------------------------- the calibrated criterion
 
 
-def gaussian_molecules(sizes, n_features=2, seed=0):
-    mask = mask_from_sizes(torch.as_tensor(sizes))
-    return project(torch.randn(*mask.shape, 3 + n_features, generator=generator(seed)), mask), mask
-
-
-def fitted(x, mask, kind="size"):
-    moments = ExchangeableMoments(x.shape[2] - 3)
-    moments.update(x, mask)
-    return make_reference(moments, kind)
-
-
 def rigid_molecules(n, n_atoms=8, seed=0):
     """One elongated, rigid molecule in random orientation; one atom of another type."""
     form = torch.randn(n_atoms, 3, generator=generator(99)) * torch.tensor([2.0, 0.5, 0.5])
@@ -207,7 +188,7 @@ def test_false_alarm_rate_is_the_stated_one(kind, fewest_draws, monkeypatch):
     """
     monkeypatch.setattr(ks_mi, "_FEWEST_DRAWS", fewest_draws)
     if kind == "dense":
-        reference = DenseReference("full", _moments(smooth_images(2000)))
+        reference = DenseReference("full", dense_moments(smooth_images(2000)))
     else:
         reference = fitted(*gaussian_molecules([6] * 500 + [8] * 500, n_features=1), kind)
     source, found, passed = generator(1), [], []
@@ -250,7 +231,7 @@ def test_data_more_regular_than_the_reference_are_found():
     quantiles = torch.special.ndtri((torch.arange(64, dtype=torch.float64) + 0.5) / 64).float()
     order = torch.rand(300, 64, generator=generator()).argsort(1)
     x = quantiles[order].reshape(300, 64)
-    reference = DenseReference("unit", _moments(x))
+    reference = DenseReference("unit", dense_moments(x))
     curve = KSMI().curve(x, None, reference, levels(2.0), generator())
     assert curve.extra["ks"][0] < -SIGMAS
     assert curve.value[0] < ODDS
@@ -262,15 +243,9 @@ def smooth_images(n, seed=0):
     return x[..., 1:] + x[..., :-1]
 
 
-def _moments(x, kind="full"):
-    moments = DenseMoments(x.shape[1:], kind)
-    moments.update(x)
-    return moments
-
-
 def test_neighbours_of_images_depend_on_each_other_unless_the_reference_knows():
     x = smooth_images(2400)
-    moments = _moments(x)
+    moments = dense_moments(x)
     blind, knowing = (
         KSMI().curve(x, None, DenseReference(kind, moments), levels(4.0), generator())
         for kind in ("channel", "full")
@@ -282,7 +257,7 @@ def test_neighbours_of_images_depend_on_each_other_unless_the_reference_knows():
 @pytest.mark.parametrize("shape", [(3, 6), (12,), (2, 20, 20), (12, 1, 1)])
 def test_dense_items_of_any_shape(shape):
     x = torch.randn(60, *shape, generator=generator())
-    reference = DenseReference("channel", _moments(x, "channel"))
+    reference = DenseReference("channel", dense_moments(x, "channel"))
     curve = KSMI().curve(x, None, reference, levels(0.0), generator(1))
     assert curve.n_samples == 45
     assert ODDS < curve.value[0] <= 1
@@ -379,7 +354,7 @@ def test_errors_of_the_criterion():
         KSMI().curve(x[:39], mask[:39], reference, levels(0.0))
     images = torch.randn(60, 3, 5, generator=generator())
     with pytest.raises(DataError, match="5 places in a row"):
-        KSMI().curve(images, None, DenseReference("unit", _moments(images)), levels(0.0))
+        KSMI().curve(images, None, DenseReference("unit", dense_moments(images)), levels(0.0))
     x[3, 2, 1] = math.nan
     with pytest.raises(DataError, match="item 3 of the data"):
         KSMI().curve(x, mask, reference, levels(0.0))

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from toys import normal
 
 from gaga_adapter.criteria.ks_mi.ks import EXACT, ks_critical, ks_p_value, ks_statistic
 from gaga_adapter.errors import DataError
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 54, 90, 140])

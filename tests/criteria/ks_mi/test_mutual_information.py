@@ -10,20 +10,13 @@ import pytest
 import torch
 from sklearn.feature_selection import mutual_info_regression
 from sklearn.feature_selection._mutual_info import _compute_mi_cc
+from toys import generator, normal
 
 from gaga_adapter.criteria.ks_mi import mutual_information as module
 from gaga_adapter.criteria.ks_mi.mutual_information import knn_mutual_information
 from gaga_adapter.errors import DataError
 
 SIGMAS = 4.9
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def correlated(items, n, rho, seed=0):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
+from toys import dense_fitted, fitted, gaussian_molecules, generator, levels
 
 from gaga_adapter.criteria import CRITERIA, criterion
 from gaga_adapter.criteria.levels import coefficients
@@ -21,7 +22,7 @@ from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.criteria.two_sample.features import paired_features
 from gaga_adapter.criteria.two_sample.separation import auc, bound_terms, cells, copies, of_distinct
 from gaga_adapter.errors import DataError, GAGAError, GAGAWarning
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.moments import DenseMoments
 from gaga_adapter.reference import DenseReference, make_reference
 from gaga_adapter.selection import select
 from gaga_adapter.subspace import mask_from_sizes, project
@@ -36,22 +37,6 @@ def kl_lower_bound(p, q):
     return terms.mean(), terms.std(ddof=1) / math.sqrt(len(terms))
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def levels(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def gaussian_molecules(var, n_atoms=4, n_features=1, n=N, seed=0):
-    """Molecules of one size whose positions have a variance per degree of freedom."""
-    mask = torch.ones(n, n_atoms, dtype=torch.bool)
-    x = torch.randn(n, n_atoms, 3 + n_features, generator=generator(seed))
-    x[..., :3] *= math.sqrt(var)
-    return project(x, mask), mask
-
-
 def rigid_triangles(n=N, seed=0):
     """Equilateral triangles of side 2 in random orientation, the first atom of another type."""
     corners = torch.tensor([[0.0, 2 / 3**0.5], [1.0, -1 / 3**0.5], [-1.0, -1 / 3**0.5]])
@@ -59,12 +44,6 @@ def rigid_triangles(n=N, seed=0):
     types = torch.tensor([[0.25], [0.0], [0.0]]).expand(n, 3, 1)
     x = torch.cat([corners @ frames[:, :2], types], -1)
     return x, torch.ones(n, 3, dtype=torch.bool)
-
-
-def fitted(x, mask, kind):
-    moments = ExchangeableMoments(x.shape[2] - 3)
-    moments.update(x, mask)
-    return make_reference(moments, kind)
 
 
 def gaussian_kl(var, dimension):
@@ -136,7 +115,7 @@ def test_auc_is_that_of_scikit_learn_with_ties_and_its_error_the_spread():
 
 def test_molecules_of_another_size_reach_most_of_the_true_divergence():
     """Variance 2 against `unit`: KL = 9/2 (v - 1 - log v) with v = 1 + a², at a² = 1/2 and 3/4."""
-    x, mask = gaussian_molecules(var=2.0, n=3000)
+    x, mask = gaussian_molecules([4] * 3000, n_features=1, variance=2.0)
     at = levels(math.log(3), 0.0)
     curve = JUDGE.curve(x, mask, fitted(x, mask, "unit"), at, generator())
     for value, error, a2 in zip(curve.value, curve.std_error, (0.75, 0.5), strict=True):
@@ -170,7 +149,7 @@ def test_gaussian_data_hold_at_every_level():
 
     Scores of different folds are not quite independent, which widens the AUC's spread by up to 1.5.
     """
-    seen, mask = gaussian_molecules(var=2.0, n_features=2)
+    seen, mask = gaussian_molecules([4] * N, variance=2.0)
     reference = fitted(seen, mask, "size")
     x = reference.sample(mask.sum(1), generator=generator(1))
     curve = JUDGE.curve(x, mask, reference, levels(6.0, 0.0, -3.0), generator(2))
@@ -216,17 +195,11 @@ def coloured(n, side=12, seed=0):
     return torch.fft.ifft2(torch.fft.fft2(white) * spectrum.sqrt()).real, spectrum
 
 
-def dense_reference(x, kind):
-    moments = DenseMoments(tuple(x.shape[1:]), kind=kind)
-    moments.update(x)
-    return make_reference(moments)
-
-
 def test_coloured_images_reach_most_of_the_divergence_of_white_noise():
     """KL = 1/2 sum (s_k - 1 - log s_k) over the spectrum s of the noised images."""
     x, spectrum = coloured(2000)
     at = levels(-1.0)
-    curve = JUDGE.curve(x, None, dense_reference(x, "channel"), at, generator())
+    curve = JUDGE.curve(x, None, dense_fitted(x, "channel"), at, generator())
     level = torch.sigmoid(at) * spectrum + torch.sigmoid(-at)
     truth = float((level - 1 - level.log()).sum() / 2)
     assert 0.7 * truth < curve.value[0] < truth + SIGMAS * curve.std_error[0]
@@ -243,7 +216,7 @@ def test_gaussian_images_are_not_seen_by_their_own_reference(kind):
             place * torch.randn(n, 1, 8, 8, generator=generator(n), dtype=torch.float64)
             for n in (4000, 1500)
         )
-    reference, at = dense_reference(fitted_to, kind), levels(3.0)
+    reference, at = dense_fitted(fitted_to, kind), levels(3.0)
     curve = JUDGE.curve(seen[:1500], None, reference, at, generator(2))
     assert -0.05 < curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
     assert curve.extra["p_value"][0] > 1e-6
@@ -253,7 +226,7 @@ def test_heavy_tails_of_equal_covariance_are_seen():
     """Coloured images of random contrast: the covariance of Gaussian ones, but not their law."""
     x = coloured(N, 8)[0]
     contrast = torch.rand(N, 1, 1, 1, generator=generator(1), dtype=torch.float64) * 2
-    reference = dense_reference(coloured(4000, 8, seed=2)[0], "full")
+    reference = dense_fitted(coloured(4000, 8, seed=2)[0], "full")
     x = x * contrast / math.sqrt(4 / 3)
     curve = JUDGE.curve(x, None, reference, levels(1.0), generator())
     assert curve.value[0] > 0.2
@@ -264,7 +237,7 @@ def test_heavy_tails_of_equal_covariance_are_seen():
 def test_any_float_type_is_judged(dtype):
     x = torch.randn(N, 3, 4, 4, generator=generator()).to(dtype)
     made = TwoSample(check_reference=False, max_iter=5)
-    curve = made.curve(x, None, dense_reference(x, "channel"), levels(0.0), generator())
+    curve = made.curve(x, None, dense_fitted(x, "channel"), levels(0.0), generator())
     assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
 
 
@@ -325,7 +298,7 @@ def test_copies_of_a_gaussian_sample_are_not_seen():
     With the copies in one fold the classifier is at chance; spread over all folds, it is not.
     """
     x = torch.randn(120, 24, generator=generator()).repeat(15, 1)
-    reference = dense_reference(torch.randn(4000, 24, generator=generator(1)), "channel")
+    reference = dense_fitted(torch.randn(4000, 24, generator=generator(1)), "channel")
     with pytest.warns(GAGAWarning) as said:
         curve = JUDGE.curve(x, None, reference, levels(4.0), generator(2))
     assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
@@ -344,14 +317,14 @@ def test_copies_of_a_gaussian_sample_are_not_seen():
 def test_copies_of_small_events_are_the_law_itself():
     """Two points, 600 times each: nothing but copies, and far from Gaussian."""
     x = torch.tensor([[1.0], [-1.0]]).repeat(N // 2, 1)
-    curve = JUDGE.curve(x, None, dense_reference(x, "channel"), levels(3.0), generator())
+    curve = JUDGE.curve(x, None, dense_fitted(x, "channel"), levels(3.0), generator())
     assert curve.value[0] > 0.5
 
 
 def test_items_that_are_all_the_same_are_a_gaussian_of_the_noise():
     """One image N times, of variance 0: `b eps` around it, and so is the reference."""
     x = torch.linspace(-1, 1, 36).reshape(1, 1, 6, 6).repeat(N, 1, 1, 1)
-    reference = dense_reference(x, "element")
+    reference = dense_fitted(x, "element")
     curve = JUDGE.curve(x, None, reference, levels(2.0), generator())
     assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9
 
@@ -482,7 +455,7 @@ def test_padding_of_the_data_is_not_seen():
 @pytest.mark.parametrize("n_features", [0, 1])
 def test_molecules_of_few_or_constant_channels(n_features):
     """No features at all, or one that is the same everywhere: variance 0, and no divergence."""
-    x, mask = gaussian_molecules(var=1.0, n_features=n_features)
+    x, mask = gaussian_molecules([4] * N, n_features)
     x[..., 3:] = 0.25
     curve = JUDGE.curve(x, mask, fitted(x, mask, "size"), levels(3.0), generator())
     assert curve.value[0] <= SIGMAS * curve.std_error[0] + 1e-9

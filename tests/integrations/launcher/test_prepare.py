@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.checkout import write_checkout
 from gaga_adapter.integrations.launcher.prepare import (
     SMILES,
     SPLITS,
@@ -19,12 +20,8 @@ from gaga_adapter.integrations.launcher.prepare import (
     write_data,
 )
 
-from gaga_adapter.cli import main
 from gaga_adapter.errors import DataError, WriteError
 from gaga_adapter.molecules.qm9 import properties as qm9_properties
-
-HERE = Path(__file__).parents[2]
-from fakes.checkout import write_checkout  # noqa: E402
 
 # `n_nodes` and `atom_types` of `qm9_second_half` in EDM's configs/datasets_config.py.
 SECOND_HALF_SIZES = {
@@ -33,19 +30,6 @@ SECOND_HALF_SIZES = {
     24: 267, 25: 754, 26: 17, 27: 132, 29: 15,
 }  # fmt: skip
 SECOND_HALF_ELEMENTS = {1: 461622, 6: 317604, 7: 50852, 8: 70033, 9: 1164}
-
-
-@pytest.fixture
-def gaga(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return stopped.value.code or 0, capsys.readouterr().err
-
-    return run
 
 
 def split(n=4, elements=(1, 6, 8), **more):
@@ -132,15 +116,15 @@ def test_atoms_on_their_own():
 
 
 def test_what_cannot_be_prepared_is_told(gaga, tmp_path):
-    code, err = gaga("prepare", "qm9", "--into", tmp_path)
+    code, _, err = gaga("prepare", "qm9", "--into", tmp_path)
     assert code == 2
     assert "is not a checkout of EDM or GeoLDM" in err
     write_checkout(tmp_path, "edm")
-    code, err = gaga("prepare", "geom", "--into", tmp_path)
+    code, _, err = gaga("prepare", "geom", "--into", tmp_path)
     assert (code, "cannot prepare 'geom'. Known: qm9." in err) == (2, True)
     (tmp_path / "qm9/temp").mkdir()
     (tmp_path / "qm9/temp/qm9_smiles.pickle").touch()
-    code, err = gaga("prepare", "qm9", "--into", tmp_path)  # before anything is read
+    code, _, err = gaga("prepare", "qm9", "--into", tmp_path)  # before anything is read
     assert (code, "already" in err) == (2, True)
 
 

@@ -15,35 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import edm_like
+from fakes.checkout import write_checkout
 from gaga_adapter.integrations.launcher.prepare import write_data
 from gaga_adapter.integrations.protocol import adapter_named
 
 from gaga_adapter import GAGAStats
-from gaga_adapter.cli import main
 from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.layout import AtomLayout, MoleculeLayout
-
-HERE = Path(__file__).parents[2]
-from fakes import edm_like  # noqa: E402
-from fakes.checkout import write_checkout  # noqa: E402
 
 STEPS = 40
 KINDS = ("edm", "geoldm")
 pytestmark = pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning")
-
-
-@pytest.fixture
-def gaga(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gaga", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(params=KINDS)

@@ -11,12 +11,12 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 from fakes import edm_like
+from folders import RUNNERS
 from gaga_adapter.integrations import apply_patch, remove_patch
 from gaga_adapter.integrations.patching.relayout import in_layout
 from gaga_adapter.integrations.sampling.pipeline import as_pipeline
@@ -38,7 +38,7 @@ from gaga_adapter.subspace import mask_from_sizes, project
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # numpy 2 in diffusers
 
-UPSTREAM = Path(__file__).parents[2] / "runners" / "upstream_pipeline.py"
+UPSTREAM = RUNNERS / "upstream_pipeline.py"
 ELEMENTS = ("H", "C", "O")
 N = 5
 

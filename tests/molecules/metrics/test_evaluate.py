@@ -7,10 +7,10 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import GOLDENS
 
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError
@@ -18,8 +18,6 @@ from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.metrics.bonds import bond_orders, broken_atoms, connected, stable_atoms
 from gaga_adapter.molecules.metrics.chemistry import to_rdkit, to_smiles
 from gaga_adapter.molecules.metrics.evaluate import evaluate, judge
-
-GOLDENS = Path(__file__).parents[2] / "goldens"
 
 METHANE = (
     [

@@ -1,0 +1,103 @@
+"""Where t* comes from, and what is refused."""
+
+from __future__ import annotations
+
+import torch
+from gaga_adapter.integrations import apply_patch
+from gaga_adapter.integrations.patching.patch import state_of
+from gaga_adapter.integrations.protocol import adapter_for
+
+from gaga_adapter.errors import (
+    ArtefactError,
+    StatsMismatchError,
+    TruncationError,
+    UnsupportedModelError,
+)
+from gaga_adapter.layout import AtomLayout
+from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.stats import GAGAStats
+
+from .case import (
+    left_behind,
+    quiet,
+    raises,
+    variants,
+)
+
+
+def t_star_comes_from_the_models_own_schedule(case):
+    for options in variants(case):
+        model = case.model(**options)
+        stats = case.stats(model, log_snr_star=0.3)
+        steps = torch.arange(case.n_steps + 1)[:, None] / case.n_steps
+        with torch.no_grad():  # EDM's learned schedule is right to 4e-4 in float32
+            log_snr = -model.gamma(steps).flatten()
+        handle = quiet(model, stats)
+        assert log_snr[handle.t_star] <= 0.3 < log_snr[handle.t_star - 1]
+        assert abs(handle.log_snr - float(log_snr[handle.t_star])) < 1e-3
+        handle.remove()
+        assert abs(handle.log_snr - float(log_snr[handle.t_star])) < 1e-3
+
+
+def a_wrong_step_is_refused(case):
+    model = case.model()
+    for t_star in (0, -1, case.n_steps + 1, 2.5, True, float("nan")):
+        with raises(TruncationError, str(t_star), f"1 to {case.n_steps}"):
+            apply_patch(model, None, t_star=t_star)
+    with raises(TruncationError, "never falls"):
+        apply_patch(model, case.stats(model, log_snr_star=-40.0))
+    with raises(ArtefactError, "neither"):
+        apply_patch(model)
+    with raises(ArtefactError, "needs fitted statistics"):
+        apply_patch(model, None, t_star=3, reference="size")
+    with raises(ArtefactError, "no fitted statistics"):
+        apply_patch(model, "no-such-folder")
+    assert state_of(model) is None
+
+
+def statistics_of_something_else_are_refused(case):
+    model = case.model()
+    stats = case.stats(model)
+    width = stats.layout.n_features + 1
+    moments = ExchangeableMoments(width)
+    moments.update(torch.randn(8, 5, 3 + width, generator=torch.Generator().manual_seed(0)))
+    other = GAGAStats(AtomLayout(width), moments, 0.0)
+    with raises(StatsMismatchError, "fit_from"):
+        apply_patch(model, other)
+    with raises(StatsMismatchError, "unknown reference"):
+        apply_patch(model, stats, reference="nonsense")
+    assert state_of(model) is None
+
+
+def a_model_that_ignores_the_number_of_steps_is_refused(case):
+    model = case.model()
+    kind = type(model)
+    adapter = adapter_for(model)
+
+    def stubborn(name):
+        method = getattr(kind, name)
+
+        def run(self, *args, **kwargs):
+            cut = adapter.n_steps(self)
+            adapter.set_steps(self, case.n_steps)
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                adapter.set_steps(self, cut)
+
+        run.__signature__ = __import__("inspect").signature(method)
+        return run
+
+    body = {name: stubborn(name) for name in adapter.starts if hasattr(kind, name)}
+    model.__class__ = type("Stubborn", (kind,), body)
+    snapshot = left_behind(model)
+    with raises(UnsupportedModelError, "ignores the number of steps"):
+        apply_patch(model, case.stats(model), t_star=5)
+    assert left_behind(model) == snapshot
+
+
+def another_class_is_refused_with_all_reasons(case):
+    with raises(UnsupportedModelError, "cannot patch Linear", "no attribute 'T'", "no method"):
+        apply_patch(torch.nn.Linear(2, 2), None, t_star=1)
+    with raises(UnsupportedModelError, "cannot patch int"):
+        apply_patch(3, None, t_star=1)

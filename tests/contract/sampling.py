@@ -1,0 +1,118 @@
+"""A sample starts at t* from the reference, and is otherwise as the model draws it."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from gaga_adapter.integrations import apply_patch, remove_patch
+from gaga_adapter.integrations.patching.prior import at_gamma
+
+from .case import (
+    SIZES,
+    n_elements,
+    same,
+)
+
+
+def the_network_is_called_once_per_step_from_t_star(case):
+    for t_star in (1, 2, 11, case.n_steps):
+        model = case.model()
+        apply_patch(model, case.stats(model), t_star=t_star)
+        seen = case.network_inputs(model, lambda m=model: case.sample(m))
+        times = torch.stack([t.flatten()[0] for t, _ in seen])
+        exact = torch.arange(t_star, -1, -1).float() / case.n_steps
+        assert torch.equal(times, exact), (t_star, times)
+
+
+def only_the_first_noise_is_sent_to_the_reference(case):
+    for kind in ("shape", "size", "channel", "paper"):
+        model = case.model()
+        stats = case.stats(model)
+        node_mask, _ = case.masks()
+        torch.manual_seed(1)
+        z = model.sample_combined_position_feature_noise(len(SIZES), max(SIZES), node_mask)
+        gamma = float(model.gamma(torch.full((1, 1), 11 / case.n_steps)))
+        mask = node_mask[..., 0] > 0
+        expected = at_gamma(stats.reference(kind), gamma).transport(z, mask)
+        expected = case.given_to_network(expected, node_mask)
+        apply_patch(model, stats, t_star=11, reference=kind)
+        seen = case.network_inputs(model, lambda m=model: case.sample(m))
+        assert torch.equal(seen[0][1], expected), kind
+        assert not torch.equal(z, expected)
+        # later noise is as the model draws it
+        torch.manual_seed(3)
+        after = model.sample_combined_position_feature_noise(len(SIZES), max(SIZES), node_mask)
+        remove_patch(model)
+        torch.manual_seed(3)
+        plain = model.sample_combined_position_feature_noise(len(SIZES), max(SIZES), node_mask)
+        assert torch.equal(after, plain)
+
+
+def no_random_number_more_is_drawn(case):
+    states = []
+    for reference in ("unit", "shape", "size"):
+        model = case.model()
+        apply_patch(model, case.stats(model), t_star=7, reference=reference)
+        case.sample(model)
+        states.append(torch.get_rng_state())
+    assert same(states[:1] * 2, states[1:])
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    apply_patch(model, case.stats(model))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def fixed_noise_is_transformed_per_size(case):
+    case.needs("fix_noise")
+    model = case.model()
+    stats = case.stats(model)
+    apply_patch(model, stats, t_star=11, reference="size")
+    sizes = (5, 9, 5)
+    seen = case.network_inputs(model, lambda: case.sample(model, sizes, fix_noise=True))
+    z = seen[0][1]
+    assert torch.equal(z[0], z[2])
+    node_mask, _ = case.masks(sizes)
+    torch.manual_seed(1)
+    unit = model.sample_combined_position_feature_noise(1, 9, node_mask)
+    gamma = -apply_patch(model, stats, t_star=11, reference="size").log_snr
+    expected = at_gamma(stats.reference("size"), gamma).transport(unit, node_mask[..., 0] > 0)
+    expected = case.given_to_network(expected, node_mask)
+    assert torch.equal(z, expected)
+
+
+def a_chain_has_no_more_frames_than_steps(case):
+    case.needs("chain")
+    model = case.model()
+    apply_patch(model, case.stats(model), t_star=4)
+    for frames, kept in ((100, 4), (3, 3), (None, 4)):
+        chain = case.chain(model, keep_frames=frames)
+        assert len(chain) == kept * len(SIZES)
+        assert bool(torch.isfinite(chain).all())
+
+
+def the_lost_class_is_told_and_given_back(case):
+    case.needs("charges")
+    model = case.model(charges=False)
+    if hasattr(model, "vae"):  # a random decoder may have no taste for the last class
+        linear = [m for m in model.vae.decoder.modules() if isinstance(m, torch.nn.Linear)]
+        last = [m for m in linear if m.out_features == n_elements(model)][-1]
+        last.bias.data[-1] += 1
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        apply_patch(model, None, t_star=2)
+    assert any("last element class" in str(w.message) for w in told)
+
+    def last_class_share():
+        _, one_hot, _ = case.sample(model, sizes=(9,) * 40)
+        assert torch.equal(one_hot.sum(-1), torch.ones(40, 9))
+        return float(one_hot[..., -1].mean())
+
+    assert last_class_share() == 0
+    state = torch.get_rng_state()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        apply_patch(model, None, t_star=2, fix_last_class=True)
+    assert not told
+    assert last_class_share() > 0
+    assert torch.equal(state, torch.get_rng_state())
