@@ -46,7 +46,7 @@ def work(out: Path) -> None:
     """What one process of the run does; the first one writes what all found."""
     import torch
 
-    from gaga_adapter.cli.data import open_data
+    from gaga_adapter.cli.options import Reading, open_data
     from gaga_adapter.distributed import Processes, started
     from gaga_adapter.fitting import fit
     from gaga_adapter.molecules.formats import write_sdf
@@ -76,7 +76,7 @@ def work(out: Path) -> None:
             return seconds, found
 
         found: dict[str, Any] = {"processes": run.count}
-        memory = open_data(["qm9:train"])
+        memory = open_data(Reading(["qm9:train"]))
         total = memory.total
 
         def one_pass(source: Any) -> Any:  # noqa: ANN401
@@ -84,7 +84,7 @@ def work(out: Path) -> None:
 
         found["fit_seconds"], whole = timed(lambda: one_pass(memory))
         found["fit_rate"] = total / median(found["fit_seconds"])
-        from_file = open_data([str(file)])
+        from_file = open_data(Reading([str(file)]))
         found["sdf_seconds"], _ = timed(lambda: one_pass(from_file))
         found["sdf_rate"] = N_SDF / median(found["sdf_seconds"])
 

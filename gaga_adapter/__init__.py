@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from gaga_adapter.files import hub as _hub
+from gaga_adapter import files as _files
 
 if TYPE_CHECKING:
     from gaga_adapter.criteria.certificate.criterion import Certificate
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 __version__ = _version("gaga-adapter")
 
 # Statistics are pushed to the hub with a card, but must not know the report that writes it. So
-# `files.hub` knows only that there is a writer; this file, which sees all rooms, says which one.
-_hub.card_writer_home = ("gaga_adapter.report.card", "write_card")
+# `files` knows only that there is a writer; this file, which sees all rooms, says which one.
+_files.card_writer_home = ("gaga_adapter.report.card", "write_card")
 
 #: Public names, with the module that loads when one of them is first used.
 _HOME = {

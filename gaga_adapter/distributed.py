@@ -40,6 +40,9 @@ from gaga_adapter.errors import GAGAError, GAGAWarning, ProcessError
 T = TypeVar("T")
 #: Called now and then with how much of its share a process has done.
 Tick = Callable[[int], None]
+#: The one shape of progress, on the first process: what is done, how much of it, and how much there
+#: is in all, which is None where nobody knows.
+Progress = Callable[[str, int, int | None], None]
 
 _EVERY = 1.0  # seconds of work between two meetings
 _LAUNCHED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE

@@ -14,19 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, TruncationError
 from gaga_adapter.layout import Layout
-from gaga_adapter.moments import DenseKind
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import Selection, bootstrap, check_tolerance, select, select_by_size
 from gaga_adapter.stats import GAGAStats, library_versions
-from gaga_adapter.streaming import Batch, Collected, Report, Sharing, collect, sharing_processes
+from gaga_adapter.streaming import Batch, Collected, Sharing, collect, sharing_processes
+
+if TYPE_CHECKING:
+    from gaga_adapter.moments import DenseKind
 
 #: Where the curve is drawn by default: from far above any useful t* down to nearly pure noise, and
 #: densest where t* usually lies.
@@ -81,7 +84,7 @@ def fit(
     n_bootstrap: int = 400,
     seed: int = 0,
     provenance: dict[str, Any] | None = None,
-    progress: Report | None = None,
+    progress: Progress | None = None,
     processes: Sharing = "deal",
 ) -> GAGAStats:
     """Fit the statistics of a data set and choose its characteristic log-SNR.
@@ -160,7 +163,7 @@ def compare(
     n_criterion: int = 4000,
     n_bootstrap: int = 400,
     seed: int = 0,
-    progress: Report | None = None,
+    progress: Progress | None = None,
     processes: Sharing = "deal",
 ) -> Comparison:
     """Ask several criteria how Gaussian the same data are.
@@ -183,7 +186,7 @@ def compare(
     collected = collect(
         *(data, layout, n_criterion, reference, covariance),
         generator=generator,
-        report=progress,
+        progress=progress,
         sharing=processes,
     )
     levels = tuple(log_snr)
@@ -212,7 +215,7 @@ def _draw(
     reference: str,
     log_snr: Iterable[float],
     generator: torch.Generator,
-    progress: Report | None,
+    progress: Progress | None,
     beat: Callable[[], None],
 ) -> CriterionCurve:
     def report(done: int, total: int) -> None:

@@ -110,6 +110,23 @@ class Selection:
             ) from error
 
 
+@dataclass(frozen=True)
+class CurveRow:
+    """One level of a curve."""
+
+    log_snr: float
+    value: float  # NaN if it is not computable
+    std_error: float
+    is_gaussian: bool  # whether sampling may start at this level
+
+
+def curve_rows(curve: CriterionCurve, log_snr_star: float | None) -> list[CurveRow]:
+    """The levels of a curve, from data to noise."""
+    star = -math.inf if log_snr_star is None else log_snr_star + 1e-9
+    columns = zip(curve.log_snr, curve.value, curve.std_error, strict=True)
+    return [CurveRow(level, value, error, level <= star) for level, value, error in columns]
+
+
 def check_tolerance(tolerance: float | None, unit: str) -> float:
     """The tolerance, or the default of the unit.
 

@@ -27,17 +27,18 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
+from gaga_adapter.files import card_writer
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.hub import card_writer, check_license, check_repo_id, download, publish
 from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments, moments_from_state_dict
-from gaga_adapter.noise.levels import t_star
+from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.selection import Selection
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
+
+    from gaga_adapter.moments import DenseMoments
 
 SCHEMA_VERSION = 1
 CONFIG_NAME = "gaga_config.json"
@@ -81,7 +82,7 @@ class GAGAStats:
             )
         moments, layout = self.moments, self.layout
         if isinstance(layout, DenseLayout):
-            fits = isinstance(moments, DenseMoments) and moments.shape == layout.shape
+            fits = not isinstance(moments, ExchangeableMoments) and moments.shape == layout.shape
         else:
             fits = (
                 isinstance(moments, ExchangeableMoments) and moments.n_features == layout.n_features
@@ -137,6 +138,8 @@ class GAGAStats:
         """
         if isinstance(path_or_scheduler, GaussianPath):
             return path_or_scheduler.first_time(self.log_snr_star)
+        from gaga_adapter.noise.timesteps import t_star
+
         return float(t_star(path_or_scheduler, self.log_snr_star))
 
     @property
@@ -189,6 +192,8 @@ class GAGAStats:
         name, folder = str(name_or_path), Path(name_or_path)
         if name in EMBEDDED and not (folder / CONFIG_NAME).is_file():
             return cls._read(EMBEDDED[name], name)
+        from gaga_adapter.files.hub import check_repo_id, download
+
         if not name:
             raise ArtefactError(f"the name of the statistics is empty. {_INSTEAD}")
         if "://" in name:
@@ -279,6 +284,8 @@ class GAGAStats:
             DataError: If the licence is no identifier of the hub's.
             WriteError: If the hub did not take it; what was there is unchanged.
         """
+        from gaga_adapter.files.hub import check_license, publish
+
         check_license(license)
         write_card = card_writer()
 

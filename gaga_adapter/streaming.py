@@ -9,28 +9,29 @@ the process that read it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.distributed import Processes
+from gaga_adapter.distributed import Processes, Progress
 from gaga_adapter.errors import DataError
 from gaga_adapter.hashing import splitmix64
 from gaga_adapter.layout import AtomLayout, DenseLayout, Layout
-from gaga_adapter.moments import DenseKind, DenseMoments, ExchangeableMoments, Moments
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
+
+if TYPE_CHECKING:
+    from gaga_adapter.moments import DenseKind, Moments
 
 Batch = Tensor | Sequence[Tensor]
 #: How the processes of a run stand to a stream. `deal`: all pass the same one, and each takes its
 #: share of the batches. `own`: each passes its own share. `alone`: this process has nothing to do
 #: with the others.
 Sharing = Literal["deal", "own", "alone"]
-#: Called with (what, done, total); total is `None` where nobody knows it.
-Report = Callable[[str, int, int | None], None]
 _NO_DATA = "no data: the stream was empty. Pass at least one batch."
 
 
@@ -69,14 +70,14 @@ def collect(
     reference: str = "auto",
     covariance: DenseKind = "channel",
     generator: torch.Generator | None = None,
-    report: Report | None = None,
+    progress: Progress | None = None,
     sharing: Sharing = "deal",
 ) -> Collected | None:
     """Stream a data set once; the result on the first of the processes, `None` on the others.
 
     Most arguments are those of `fit`. `reference` is tried on the first batch, so that an
     impossible one is refused before the stream is read. One number is drawn from `generator`, for
-    the sample. `report` is called after each batch; with several processes once a second, on the
+    the sample. `progress` is called after each batch; with several processes once a second, on the
     first one.
 
     Raises:
@@ -98,6 +99,8 @@ def collect(
         layout, data = _peeked(data, processes)
     moments: Moments
     if isinstance(layout, DenseLayout):
+        from gaga_adapter.moments.dense import DenseMoments
+
         moments = DenseMoments(layout.shape, kind=covariance)
     else:
         moments = ExchangeableMoments(layout.n_features)
@@ -105,8 +108,8 @@ def collect(
     sample = _UniformSample(n_criterion, processes.everyones(seed)[0])
 
     def total(done: int) -> None:
-        if report is not None:
-            report("moments", done, None)
+        if progress is not None:
+            progress("moments", done, None)
 
     checked = False
     with processes.in_step(total) as tick:
@@ -249,7 +252,7 @@ class _UniformSample:
         return self.x, self.mask
 
 
-_Share = tuple[Moments, _UniformSample]
+_Share: TypeAlias = "tuple[Moments, _UniformSample]"
 
 
 def _merge(one: _Share, other: _Share) -> _Share:

@@ -71,7 +71,7 @@ def chains(file, n_molecules=4200, bad=None):
 
 def test_fit_under_torchrun(gaga, tmp_path, one_thread):
     chains(tmp_path / "chains.npz")
-    options = ["--criterion", "cumulant", "--tolerance", 2, "--samples", 1000]
+    options = ["--criterion", "cumulant", "--tolerance", 2, "--items", 1000]
     code, out, err = launched(TORCHRUN, "fit", "chains.npz", "--out", "two", *options, cwd=tmp_path)
     assert code == 0, err
     assert out.count("log-SNR* =") == 1  # the first process alone speaks

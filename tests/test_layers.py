@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from folders import ROOT
 
@@ -145,6 +146,56 @@ def test_only_the_upper_rooms_import_side_rooms():
     for name in MODULES:
         if room(name) not in SIDE_ROOMS | {"cli", "report", "__main__"}:
             assert not SIDE_ROOMS & {room(other) for other in IMPORTS[name]}, name
+
+
+def test_only_the_cli_writes_on_the_screen():
+    """Library code takes a callback instead, so that --quiet is quiet."""
+    for path in FILES:
+        if module_name(path).startswith("gaga_adapter.cli"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None) or "", *(a.name for a in node.names)]
+            assert not {name.split(".")[0] for name in names} & {"rich", "tqdm", "typer"}, path
+            assert not (isinstance(node, ast.Name) and node.id == "print"), path
+
+
+FIT = """
+import sys
+from gaga_adapter.cli import main
+try:
+    main()
+except SystemExit as stopped:
+    assert not stopped.code, stopped.code
+files = {m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "gaga_adapter"}
+print(*sorted(files))
+"""
+
+
+def test_a_fit_enters_few_files_of_the_house(tmp_path):
+    """Files that hold code: an `__init__.py` is counted apart, for most are a docstring."""
+    from gaga_adapter.molecules.data import MoleculeSet
+    from gaga_adapter.molecules.formats import write_sdf
+
+    water = [[0.0, 0.0, 0.12], [0.0, 0.76, -0.48], [0.0, -0.76, -0.48]]
+    noise = np.random.default_rng(0).normal(size=(200, 3, 3)) / 20
+    write_sdf(MoleculeSet.from_list([(water + n, [8, 1, 1]) for n in noise]), tmp_path / "x.sdf")
+    words = ["fit", "x.sdf", "--out", "stats", "--items", "100", "--tolerance", "9", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", FIT, *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    files = [Path(file) for file in done.stdout.splitlines()[-1].split()]
+    entered = {".".join(f.relative_to(PACKAGE).with_suffix("").parts) for f in files}
+    code = {name for name in entered if not name.endswith("__init__")}
+    assert len(code) <= 40, sorted(code)
+    assert len(entered) <= 50, sorted(entered)
+    closed = ("report", "training", "integrations", "sampling", "scheduler", "molecules.metrics")
+    assert not [name for name in entered if name.startswith((*closed, "molecules.qm9"))]
+    readers = {name for name in entered if name.startswith("molecules.formats.")}
+    assert not readers & {f"molecules.formats.{n}" for n in ("xyz", "npz", "smiles", "objects")}
+    assert not {"moments.dense", "reference.dense", "criteria.cumulant.criterion"} & entered
 
 
 def test_import_is_light():

@@ -11,7 +11,7 @@ from torch import nn
 from gaga_adapter import GAGAScheduler, MoleculeDenoiser, MoleculePipeline
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.molecules.pipeline import edm_scheduler
-from gaga_adapter.noise.levels import timestep_log_snr
+from gaga_adapter.noise.timesteps import timestep_log_snr
 from gaga_adapter.trained import unwatch_checkpoints, watch_checkpoints
 from gaga_adapter.training import record_trained, trained_log_snr
 

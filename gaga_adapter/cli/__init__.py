@@ -1,21 +1,23 @@
 """The `gaga` command: its page of the manual, the table of commands, and the way in and out.
 
-A command is the function `run` of the file of its name, and a line in `_COMMANDS`. What becomes of
-errors is in `failures`; what all commands do on screen, in `console`.
+A command is the function `run` of the file of its name, and a line in `_COMMANDS`. `options` has
+the options that commands share, `console` what all of them do on screen, and `failures` what
+becomes of errors.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
+import typer.core
+import typer.main
 
 from gaga_adapter.cli.console import err
-from gaga_adapter.cli.failures import INTERRUPTED, explained
-from gaga_adapter.cli.lazy import LazyCommand
 from gaga_adapter.errors import GAGAWarning
 
 _DATA, _SAMPLES, _OTHERS = "Fit and inspect", "Sample and judge", "Existing codebases"
@@ -66,12 +68,30 @@ app = typer.Typer(
 )
 
 
-def _not_loaded() -> None:
-    """Stands where `LazyCommand` puts the function of the command."""
+class _LazyCommand(typer.core.TyperCommand):
+    """Stands for `run` of the file of its name beside this one, until it is called.
+
+    `gaga --help`, `gaga --version` and the completion of a command's name know the names and
+    summaries alone; torch loads with the file of the command that is meant.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: Any = None,  # noqa: ANN401 - a context, whose class typer keeps to itself
+        **extra: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """A context of the real command."""
+        from gaga_adapter.cli.options import flat
+
+        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        alone.command(self.name)(flat(import_module(f"gaga_adapter.cli.{self.name}").run))
+        return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
 
 
 for _name, _panel, _summary in _COMMANDS:
-    app.command(_name, cls=LazyCommand, help=_summary, rich_help_panel=_panel)(_not_loaded)
+    app.command(_name, cls=_LazyCommand, help=_summary, rich_help_panel=_panel)(lambda: None)
 
 
 def _print_version(value: bool) -> None:
@@ -101,12 +121,13 @@ def main() -> None:
     err.quiet = False
     try:
         code = app(standalone_mode=False, prog_name="gaga") or 0
+        if code == 130:  # typer has taken the KeyboardInterrupt
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
+        from gaga_adapter.cli.failures import explained
+
         code = explained(error)
-    else:
-        if code == INTERRUPTED:  # typer has taken the KeyboardInterrupt
-            explained(KeyboardInterrupt())
     sys.exit(code)
 
 

@@ -25,18 +25,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 if TYPE_CHECKING:
+    from gaga_adapter.distributed import Progress
     from gaga_adapter.molecules.metrics.estimate import Estimate
-
-#: Called with (what, done, total); total is None where nobody knows it.
-Report = Callable[[str, int, "int | None"], None]
+    from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -78,15 +78,33 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - any json value
 
 
 @contextmanager
-def progress_bar() -> Iterator[Report]:
+def progress_bar(title: str = "") -> Iterator[Progress]:
     """A callback (what, done, total) that shows one bar per `what`, with rate and time left.
 
     Where stderr is no terminal it writes a plain line every 30 seconds; with --quiet nothing.
     """
+    began: dict[str, float] = {}
+
+    def pace(what: str, done: int, total: int | None) -> str:
+        now = time.monotonic()
+        return _pace(done, total, now - began.setdefault(what, now))
+
     if not err.is_terminal or err.quiet:
-        yield _Lines()
+        last = time.monotonic()
+
+        def line(what: str, done: int, total: int | None) -> None:
+            nonlocal last
+            rate = pace(what, done, total)
+            if time.monotonic() - last >= _EVERY:
+                last = time.monotonic()
+                name = f"{title}: {what}" if title else what
+                of = "" if total is None else f" of {total:,}"
+                say(f"gaga: {name} {done:,}{of}" + (f", {rate}" if rate else ""))
+
+        yield line
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description}"),
@@ -94,36 +112,16 @@ def progress_bar() -> Iterator[Report]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[pace]}"),
     )
-    with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bars:
-        tasks = {}
-        began = {}
+    with Bars(*columns, console=err, transient=True, redirect_stdout=False) as bars:
+        tasks: dict[str, Any] = {}
 
-        def report(what: str, done: int, total: int | None) -> None:
+        def bar(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, pace="")
-                began[what] = time.monotonic()
-            pace = _pace(done, total, time.monotonic() - began[what])
-            bars.update(tasks[what], completed=done, total=total, pace=pace)
+                name = f"{title}: {what}" if title else what
+                tasks[what] = bars.add_task(name, total=total, pace="")
+            bars.update(tasks[what], completed=done, total=total, pace=pace(what, done, total))
 
-        yield report
-
-
-class _Lines:
-    """Progress where nothing can be drawn: a line now and then."""
-
-    def __init__(self) -> None:
-        self.began: dict[str, float] = {}
-        self.last = time.monotonic()
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        began = self.began.setdefault(what, now)
-        if now - self.last < _EVERY:
-            return
-        self.last = now
-        of = "" if total is None else f" of {total:,}"
-        pace = _pace(done, total, now - began)
-        say(f"gaga: {what} {done:,}{of}" + (f", {pace}" if pace else ""))
+        yield bar
 
 
 def _pace(done: int, total: int | None, seconds: float) -> str:
@@ -156,17 +154,39 @@ def quiet_loading() -> None:
     logging.disable_progress_bar()
 
 
+def table(title: str, *headings: str) -> Table:
+    """An empty table: names on the left, figures on the right."""
+    made = Table(title=title or None)
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="right" if place else "left")
+    return made
+
+
+def metric_texts(metrics: MoleculeMetrics) -> dict[str, str]:
+    """Figures of a set of molecules as text, by what they are called in tables."""
+    shape = metrics.shape
+    return {
+        "atom stability %": percent(metrics.atom_stability),
+        "molecule stability %": percent(metrics.molecule_stability),
+        "validity %": percent(metrics.validity),
+        "uniqueness %": percent(metrics.uniqueness),
+        "novelty %": percent(metrics.novelty),
+        "connected %": percent(shape.connected),
+        "v_x, angstrom²": figure(shape.v_x),
+        "spread of v_x, angstrom²": figure(shape.v_x_spread),
+        "anisotropy": figure(shape.anisotropy),
+        **{f"share of {z} %": percent(share) for z, share in shape.element_shares.items()},
+    }
+
+
 def percent(estimate: Estimate | None) -> str:
     """A share as a percentage with its standard error."""
-    if estimate is None:
-        return "-"
-    error = "" if estimate.std_error is None else f" ± {100 * estimate.std_error:.1f}"
-    return f"{100 * estimate.value:.1f}{error}"
+    return figure(estimate, digits=1, scale=100)
 
 
-def figure(estimate: Estimate | None, digits: int = 3) -> str:
+def figure(estimate: Estimate | None, digits: int = 3, scale: float = 1) -> str:
     """A figure with its standard error."""
     if estimate is None:
         return "-"
-    error = "" if estimate.std_error is None else f" ± {estimate.std_error:.{digits}f}"
-    return f"{estimate.value:.{digits}f}{error}"
+    error = "" if estimate.std_error is None else f" ± {scale * estimate.std_error:.{digits}f}"
+    return f"{scale * estimate.value:.{digits}f}{error}"

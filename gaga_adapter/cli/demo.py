@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,21 +14,19 @@ from rich.table import Table
 from gaga_adapter.cli.console import (
     Json,
     Quiet,
-    Report,
-    figure,
+    metric_texts,
     out,
-    percent,
     print_json,
     progress_bar,
     quiet_loading,
     say,
+    table,
 )
-from gaga_adapter.cli.outputs import writable_folder
+from gaga_adapter.cli.options import Seed, writable_folder
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.sampling import DEFAULT_STEPS
 
 if TYPE_CHECKING:
-    from gaga_adapter.molecules.metrics.estimate import Estimate
     from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics
 
 
@@ -49,7 +45,7 @@ def run(
         float | None,
         typer.Option(help="Start at this timestep of 1000 instead of at the fitted t*."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -70,7 +66,8 @@ def run(
     from gaga_adapter.stats import GAGAStats
 
     say("reading QM9 for its own figures")
-    data = load_qm9("test")  # first, so that a missing package is not found out at the end
+    with progress_bar() as progress:  # first, so that a missing package is not found out at the end
+        data = load_qm9("test", progress=progress)
     quiet_loading()
     pipeline = MoleculePipeline.load("qm9")
     base, stats = pipeline.scheduler, GAGAStats.from_pretrained("qm9")
@@ -86,12 +83,12 @@ def run(
     for name, scheduler in rows.items():
         pipeline.scheduler = scheduler
         began = time.perf_counter()
-        with progress_bar() as progress:
+        with progress_bar(name) as progress:
             result = pipeline(
                 n,
                 num_inference_steps=steps,
                 generator=torch.Generator().manual_seed(seed),
-                progress_bar=_Calls(f"{name}: network calls", progress).opened,
+                progress=progress,
             )
         seconds = time.perf_counter() - began
         metrics[name] = evaluate(result.molecules)
@@ -117,55 +114,17 @@ def run(
     say(f"wrote SDF files, demo.json and molecules.png to {folder}")
 
 
-class _Calls:
-    """Network calls of a pipeline, told to a progress bar."""
-
-    def __init__(self, what: str, report: Report) -> None:
-        self.what, self.report = what, report
-        self.done = self.total = 0
-
-    @contextmanager
-    def opened(self, total: int) -> Iterator[_Calls]:
-        """With the number of calls that the pipeline expects."""
-        self.total = total
-        yield self
-
-    def update(self) -> None:
-        """One call was made."""
-        self.done += 1
-        self.report(self.what, self.done, max(self.done, self.total))
-
-
 def _table(record: dict[str, Any], metrics: dict[str, MoleculeMetrics]) -> Table:
-    columns, rows = list(metrics), record["rows"]
-    n, start = record["n"], record["t_star"]
-    table = Table(title=f"{n} molecules a column, start at t = {start:g} of 1000")
-    table.add_column("figure ± s.e.")
-    for name in columns:
-        table.add_column(name, justify="right")
-    sampled = [row for row in rows.values() if "seconds" in row]
+    title = f"{record['n']} molecules a column, start at t = {record['t_star']:g} of 1000"
+    made = table(title, "figure ± s.e.", *metrics)
+    sampled = [row for row in record["rows"].values() if "seconds" in row]
     full_seconds = sampled[0]["seconds"]
-    table.add_row("network calls", *(str(row["network_calls"]) for row in sampled))
-    table.add_row("seconds", *(f"{row['seconds']:.1f}" for row in sampled))
-    table.add_row("times faster", *(f"{full_seconds / row['seconds']:.2f}" for row in sampled))
-    table.add_section()
-    shares: dict[str, Callable[[MoleculeMetrics], Estimate | None]] = {
-        "atoms stable %": lambda m: m.atom_stability,
-        "mols stable %": lambda m: m.molecule_stability,
-        "valid %": lambda m: m.validity,
-        "connected %": lambda m: m.shape.connected,
-    }
-    forms: dict[str, Callable[[MoleculeMetrics], Estimate | None]] = {
-        "v_x, Å²": lambda m: m.shape.v_x,
-        "spread of v_x, Å²": lambda m: m.shape.v_x_spread,
-        "anisotropy": lambda m: m.shape.anisotropy,
-    }
-    for heading, share in shares.items():
-        table.add_row(heading, *(percent(share(metrics[name])) for name in columns))
-    table.add_section()
-    for heading, form in forms.items():
-        table.add_row(heading, *(figure(form(metrics[name]), digits=2) for name in columns))
-    for element in "HCNOF":
-        found = (metrics[name].shape.element_shares.get(element) for name in columns)
-        table.add_row(f"{element} atoms %", *(percent(share) for share in found))
-    return table
+    made.add_row("network calls", *(str(row["network_calls"]) for row in sampled))
+    made.add_row("seconds", *(f"{row['seconds']:.1f}" for row in sampled))
+    made.add_row("times faster", *(f"{full_seconds / row['seconds']:.2f}" for row in sampled))
+    made.add_section()
+    columns = [metric_texts(one) for one in metrics.values()]
+    for name in columns[-1]:  # QM9 has every element
+        if name not in ("uniqueness %", "novelty %"):  # of QM9 itself they say nothing
+            made.add_row(name, *(column.get(name, "-") for column in columns))
+    return made

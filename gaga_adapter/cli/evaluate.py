@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from rich.table import Table
 
 from gaga_adapter.cli.console import (
     Json,
     Quiet,
-    Report,
     figure,
+    metric_texts,
     out,
     percent,
     print_json,
     progress_bar,
     say,
+    table,
 )
-from gaga_adapter.cli.data import HydrogensOption, SkipBad
-from gaga_adapter.distributed import Processes, started
+from gaga_adapter.cli.options import HydrogensOption, Seed, SkipBad, renamed
+from gaga_adapter.distributed import Processes, Progress, started
 from gaga_adapter.elements import SYMBOLS
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.data import MoleculeSet
@@ -40,15 +40,14 @@ _UNITS = {"v_x": "angstrom²", "bond_lengths": "angstrom", "bond_angles": "degre
 class _Evaluation:
     """All that is said of a set of molecules; None where it was not asked or cannot be."""
 
-    name: str
-    n_molecules: int
+    molecules: MoleculeSet
     unknown: tuple[str, ...]
     n_not_judged: int
     tally: Tally
     metrics: MoleculeMetrics | None
     plausibility: Plausibility | None
     distances: DistanceFigures | None
-    against: str | None
+    against: str
 
 
 @started()
@@ -72,13 +71,16 @@ def run(
             show_default=False,
         ),
     ] = None,
-    posebusters_samples: Annotated[
+    posebusters_items: Annotated[
         int,
         typer.Option(help="Most molecules that PoseBusters sees, drawn at random.", min=1),
     ] = 200,
+    posebusters_samples: Annotated[
+        str | None, renamed("--posebusters-samples", "--posebusters-items")
+    ] = None,
     hydrogens: HydrogensOption = "keep",
     skip_bad: SkipBad = False,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -93,92 +95,64 @@ def run(
       gaga evaluate samples.sdf
       gaga evaluate samples.sdf --against qm9:test --novelty --json
     """
-    from gaga_adapter.molecules.formats import read_molecules, stream_molecules
-
-    if posebusters:
-        _require_posebusters()
-    stream = stream_molecules(files, hydrogens=cast(Any, hydrogens), skip_bad=skip_bad)
-    with progress_bar() as progress:
-        held_out = None
-        if against is not None:
-            progress(f"reading {against}", 0, None)
-            held_out = read_molecules(against)
-        n_busted = posebusters_samples
-        found = _evaluate(stream, held_out, novelty, posebusters, n_busted, seed, progress)
-    if Processes.of_the_run().index:
-        return  # the first process speaks for all
-    if as_json:
-        print_json(_as_dict(found))
-    else:
-        _print(found)
-
-
-def _require_posebusters() -> None:
-    from gaga_adapter.errors import MissingExtraError
-    from gaga_adapter.molecules.metrics.plausibility import has_posebusters
-
-    if not has_posebusters():
-        raise MissingExtraError("posebusters", "posebusters")
-
-
-def _evaluate(
-    stream: MoleculeStream,
-    held_out: MoleculeSet | None,
-    novelty: bool,
-    posebusters: bool | None,
-    n_busted: int,
-    seed: int,
-    progress: Report,
-) -> _Evaluation:
     from gaga_adapter.molecules.data import MoleculeSet
+    from gaga_adapter.molecules.formats import read_molecules, stream_molecules
     from gaga_adapter.molecules.metrics.bonds import judged_elements
     from gaga_adapter.molecules.metrics.distances import distances
     from gaga_adapter.molecules.metrics.evaluate import evaluate
     from gaga_adapter.molecules.metrics.plausibility import has_posebusters
     from gaga_adapter.molecules.qm9.data import qm9_train_smiles
 
+    if posebusters and not has_posebusters():
+        raise MissingExtraError("posebusters", "posebusters")
     generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for part in stream:
-        parts.append(part)
-        progress("reading", stream.tally.n_molecules, stream.total)
-    molecules = MoleculeSet.concatenate(parts, stream.name)
-    tally = stream.tally
-    is_known = judged_elements()[molecules.atomic_numbers]
-    is_judged = is_known.all(axis=1)
-    metrics = None
-    if is_judged.any():
-        progress("EDM's metrics", 0, None)
-        metrics = evaluate(
-            molecules.subset(np.flatnonzero(is_judged)),
-            qm9_train_smiles() if novelty else None,
-            Processes.of_the_run(),
+    with progress_bar() as progress:
+        stream = stream_molecules(
+            files,
+            hydrogens=hydrogens,  # type: ignore[arg-type]  # a wrong one is refused by name
+            skip_bad=skip_bad,
+            progress=progress,
         )
-    elif held_out is None and posebusters is False:
-        raise DataError(f"{molecules.name}: no molecule has elements of known valences alone.")
-    busted = None
-    if posebusters or (posebusters is None and has_posebusters()):
-        chosen = torch.randperm(len(molecules), generator=generator)[:n_busted].sort().values
-        busted = _busted(molecules, stream, chosen.tolist(), progress)
-    apart = None
-    if held_out is not None:
-        progress("distances", 0, None)
-        apart = distances(molecules, held_out, generator)
-    return _Evaluation(
-        molecules.name,
-        len(molecules),
-        tuple(SYMBOLS[z] for z in np.unique(molecules.atomic_numbers[~is_known])),
-        int((~is_judged).sum()),
-        tally,
-        metrics,
-        busted,
-        apart,
-        None if held_out is None else held_out.name,
-    )
+        held_out = None
+        if against is not None:
+            progress(f"reading {against}", 0, None)
+            held_out = read_molecules(against, progress=progress)
+        parts = []
+        for part in stream:
+            parts.append(part)
+            progress("reading", stream.tally.n_molecules, stream.total)
+        molecules = MoleculeSet.concatenate(parts, stream.name)
+        tally = stream.tally
+        is_known = judged_elements()[molecules.atomic_numbers]
+        is_judged = is_known.all(axis=1)
+        metrics, busted, apart = None, None, None
+        if is_judged.any():
+            smiles = qm9_train_smiles(progress=progress) if novelty else None
+            judged = molecules.subset(np.flatnonzero(is_judged))
+            metrics = evaluate(judged, smiles, Processes.of_the_run(), progress)
+        elif held_out is None and posebusters is False:
+            raise DataError(f"{molecules.name}: no molecule has elements of known valences alone.")
+        if posebusters or (posebusters is None and has_posebusters()):
+            order = torch.randperm(len(molecules), generator=generator)
+            rows = order[:posebusters_items].sort().values.tolist()
+            busted = _busted(molecules, stream, rows, progress)
+        if held_out is not None:
+            progress("distances", 0, None)
+            apart = distances(molecules, held_out, generator)
+    if Processes.of_the_run().index:
+        return  # the first process speaks for all
+    unknown = tuple(SYMBOLS[z] for z in np.unique(molecules.atomic_numbers[~is_known]))
+    n_not_judged = int((~is_judged).sum())
+    against = "" if held_out is None else held_out.name
+    found = _Evaluation(molecules, unknown, n_not_judged, tally, metrics, busted, apart, against)
+    if as_json:
+        print_json(_as_dict(found))
+    else:
+        _print(found)
 
 
 def _busted(
-    molecules: MoleculeSet, stream: MoleculeStream, rows: list[int], progress: Report
+    molecules: MoleculeSet, stream: MoleculeStream, rows: list[int], progress: Progress
 ) -> Plausibility:
     """PoseBusters on some of the molecules, shared between the processes of the run."""
     from gaga_adapter.molecules.metrics.chemistry import to_rdkit
@@ -197,9 +171,9 @@ def _busted(
 
 def _as_dict(found: _Evaluation) -> dict[str, Any]:
     return {
-        "data": found.name,
+        "data": found.molecules.name,
         **(found.metrics.to_dict() if found.metrics else {}),
-        "n_read": found.n_molecules,
+        "n_read": len(found.molecules),
         "left_out": found.tally.n_malformed,
         "n_charged": found.tally.n_charged,
         "not_judged": {"n_molecules": found.n_not_judged, "elements": list(found.unknown)},
@@ -213,7 +187,7 @@ def _as_dict(found: _Evaluation) -> dict[str, Any]:
 def _print(found: _Evaluation) -> None:
     if found.n_not_judged:
         say(
-            f"not judged: {found.n_not_judged:,} of {found.n_molecules:,} molecules, which have "
+            f"not judged: {found.n_not_judged:,} of {len(found.molecules):,} molecules, which have "
             f"{', '.join(found.unknown)}: no valence or no bond length is known."
         )
     if found.tally.n_charged and found.metrics is not None:
@@ -222,57 +196,25 @@ def _print(found: _Evaluation) -> None:
             "are those of neutral atoms: charged ones count as unstable."
         )
     if found.metrics is not None:
-        out.print(_metrics_table(found.name, found.metrics))
-    if found.plausibility is not None:
-        out.print(_plausibility_table(found.plausibility))
-    if found.distances is not None:
-        out.print(_distances_table(found.distances, found.against or ""))
-
-
-def _metrics_table(name: str, metrics: MoleculeMetrics) -> Table:
-    table = Table(title=f"{name}: {metrics.n_molecules:,} molecules")
-    table.add_column("figure")
-    table.add_column("value ± s.e.", justify="right")
-    for row, share in (
-        ("atom stability %", metrics.atom_stability),
-        ("molecule stability %", metrics.molecule_stability),
-        ("validity %", metrics.validity),
-        ("uniqueness %", metrics.uniqueness),
-        ("novelty %", metrics.novelty),
-        ("connected %", metrics.shape.connected),
-    ):
-        table.add_row(row, percent(share))
-    for row, value in (
-        ("v_x, angstrom²", metrics.shape.v_x),
-        ("spread of v_x, angstrom²", metrics.shape.v_x_spread),
-        ("anisotropy", metrics.shape.anisotropy),
-    ):
-        table.add_row(row, figure(value))
-    for element, share in metrics.shape.element_shares.items():
-        table.add_row(f"share of {element} %", percent(share))
-    return table
-
-
-def _plausibility_table(found: Plausibility) -> Table:
-    table = Table(title=f"PoseBusters: {found.n_molecules:,} molecules")
-    table.add_column("check")
-    table.add_column("passed % ± s.e.", justify="right")
-    table.add_column("not computable", justify="right")
-    for name, check in found.checks.items():
-        unknown = f"{check.n_not_computable:,}" if check.n_not_computable else ""
-        table.add_row(name.replace("_", " "), percent(check.passed), unknown)
-    table.add_section()
-    table.add_row("all checks", percent(found.passed), "")
-    return table
-
-
-def _distances_table(found: DistanceFigures, against: str) -> Table:
-    table = Table(title=f"distances from {found.n_held_out:,} molecules of {against}")
-    table.add_column("Wasserstein distance of")
-    table.add_column("value ± s.e.", justify="right")
-    table.add_column("by chance alone", justify="right")
-    floor = {} if found.noise_floor is None else vars(found.noise_floor)
-    for name, value in vars(found.measured).items():
-        unit = f", {_UNITS[name]}" if name in _UNITS else ""
-        table.add_row(name.replace("_", " ") + unit, figure(value), figure(floor.get(name)))
-    return table
+        title = f"{found.molecules.name}: {found.metrics.n_molecules:,} molecules"
+        metrics = table(title, "figure", "value ± s.e.")
+        for name, text in metric_texts(found.metrics).items():
+            metrics.add_row(name, text)
+        out.print(metrics)
+    if (busted := found.plausibility) is not None:
+        title = f"PoseBusters: {busted.n_molecules:,} molecules"
+        checks = table(title, "check", "passed % ± s.e.", "not computable")
+        for name, check in busted.checks.items():
+            unknown = f"{check.n_not_computable:,}" if check.n_not_computable else ""
+            checks.add_row(name.replace("_", " "), percent(check.passed), unknown)
+        checks.add_section()
+        checks.add_row("all checks", percent(busted.passed), "")
+        out.print(checks)
+    if (apart := found.distances) is not None:
+        title = f"distances from {apart.n_held_out:,} molecules of {found.against}"
+        rows = table(title, "Wasserstein distance of", "value ± s.e.", "by chance alone")
+        floor = {} if apart.noise_floor is None else vars(apart.noise_floor)
+        for name, value in vars(apart.measured).items():
+            unit = f", {_UNITS[name]}" if name in _UNITS else ""
+            rows.add_row(name.replace("_", " ") + unit, figure(value), figure(floor.get(name)))
+        out.print(rows)

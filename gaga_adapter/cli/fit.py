@@ -10,43 +10,32 @@ import torch
 import typer
 
 from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, say
-from gaga_adapter.cli.data import (
-    ChargeScale,
-    Data,
-    Elements,
-    Embed,
-    HydrogensOption,
-    OnehotScale,
-    PositionScale,
-    SkipBad,
-    check_covariance,
-    open_data,
-)
-from gaga_adapter.cli.devices import Device, torch_device
-from gaga_adapter.cli.judges import (
+from gaga_adapter.cli.options import (
     CovarianceOption,
     CriterionOption,
+    Device,
+    Items,
     Model,
+    OldSamples,
+    Plot,
+    Reading,
     ReferenceOption,
+    Seed,
     Tolerance,
+    check_covariance,
     make_criterion,
+    open_data,
+    torch_device,
+    writable_folder,
 )
-from gaga_adapter.cli.outputs import writable_folder
-from gaga_adapter.cli.show import Plot, document, print_stats, save_plot
+from gaga_adapter.cli.show import document, print_stats, save_plot
 from gaga_adapter.distributed import n_processes, process_index, started
 
 
 @started()
 def run(
-    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the artefact.", callback=writable_folder)],
-    elements: Elements = "H,C,N,O,F",
-    hydrogens: HydrogensOption = "keep",
-    embed: Embed = False,
-    skip_bad: SkipBad = False,
-    position_scale: PositionScale = 1.0,
-    onehot_scale: OnehotScale = 4.0,
-    charge_scale: ChargeScale = None,
+    reading: Reading,
     reference: ReferenceOption = "auto",
     covariance: CovarianceOption = "channel",
     criterion: CriterionOption = "two_sample",
@@ -55,10 +44,9 @@ def run(
     by_size: Annotated[
         bool, typer.Option("--by-size", help="Choose a t* for each molecule size, too.")
     ] = False,
-    samples: Annotated[
-        int, typer.Option(help="Items that the criterion sees, drawn at random.")
-    ] = 4000,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    items: Items = 4000,
+    samples: OldSamples = None,
+    seed: Seed = 0,
     plot: Plot = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -76,17 +64,10 @@ def run(
     """
     from gaga_adapter.fitting import fit
 
-    if plot is not None:
-        from gaga_adapter.report.curves import check_picture
-
-        check_picture(plot)
     judge = make_criterion(criterion, model, torch_device(device))
-    source = open_data(
-        *(data, elements, position_scale, onehot_scale, charge_scale),
-        *(hydrogens, embed, skip_bad, seed),
-    )
-    check_covariance(source, covariance)
     with progress_bar() as progress:
+        source = open_data(reading, seed, progress)
+        check_covariance(source, covariance)
         stats = fit(
             source.batches((process_index(), n_processes())),
             source.layout,
@@ -94,20 +75,19 @@ def run(
             reference=reference,
             covariance=covariance,  # type: ignore[arg-type]  # a wrong one is refused by name
             tolerance=tolerance,
-            n_criterion=samples,
+            n_criterion=items,
             by_size=by_size,
             seed=seed,
             provenance={
-                "data": "+".join(Path(name).name for name in data),  # no folders: it is published
+                # Names without their folders, for the artefact may be published.
+                "data": "+".join(Path(name).name for name in reading.data),
                 "date": datetime.now(timezone.utc).date().isoformat(),
-                "hydrogens": hydrogens,
-                "embed": embed,
-                "skip_bad": skip_bad,
+                "hydrogens": reading.hydrogens,
+                "embed": reading.embed,
+                "skip_bad": reading.skip_bad,
                 "torch_threads": torch.get_num_threads(),
             },
-            progress=lambda what, done, total: progress(
-                what, done, source.total if what == "moments" else total
-            ),
+            progress=source.counted(progress),
             processes="own",
         )
     if process_index():

@@ -8,15 +8,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from gaga_adapter.cli import choices
+from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, say
 from gaga_adapter.errors import DataError
 
 
 def run(
-    data: Annotated[
-        str, typer.Argument(help="qm9.", autocompletion=choices.completed(lambda: ["qm9"]))
-    ],
+    data: Annotated[str, typer.Argument(help="qm9.", autocompletion=options.completed(("qm9",)))],
     into: Annotated[Path, typer.Option(help="Checkout of EDM or GeoLDM.")],
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     as_json: Json = False,
@@ -47,7 +45,7 @@ def run(
     require_room(into, force)
     with progress_bar() as progress:
         progress("reading QM9", 0, None)
-        everything = load_qm9()
+        everything = load_qm9(progress=progress)
         atoms = atom_reference_sums(everything.atomic_numbers)
         properties = {**qm9_properties(), **{f"{name}_thermo": atoms[name] for name in atoms}}
         splits = {}

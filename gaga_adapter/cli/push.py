@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
-from gaga_adapter.cli.outputs import writable_folder
+from gaga_adapter.cli.options import writable_folder
 from gaga_adapter.files.hub import check_repo_id
 from gaga_adapter.stats import GAGAStats
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
@@ -16,16 +12,21 @@ import typer
 from gaga_adapter.cli.console import (
     Json,
     Quiet,
-    Report,
     print_json,
     progress_bar,
     quiet_loading,
     say,
 )
-from gaga_adapter.cli.data import open_data
-from gaga_adapter.cli.devices import Device, torch_device
-from gaga_adapter.cli.judges import make_criterion
-from gaga_adapter.cli.outputs import writable_file
+from gaga_adapter.cli.options import (
+    Device,
+    Reading,
+    Seed,
+    make_criterion,
+    open_data,
+    torch_device,
+    writable_file,
+)
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
 from gaga_adapter.sampling import DEFAULT_STEPS
@@ -66,7 +67,7 @@ def run(
     steps: Annotated[
         int, typer.Option(help="Steps of the full trajectory.", min=1)
     ] = DEFAULT_STEPS,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -114,7 +115,7 @@ def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
     return [] if criteria == "none" else [name.strip() for name in criteria.split(",")]
 
 
-def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Report) -> HeldOut:
+def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Progress) -> HeldOut:
     """A uniform sample of the data, in the layout of the statistics."""
     from gaga_adapter.report.histograms import HeldOut
 
@@ -129,19 +130,23 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Repo
         raise DataError(
             f"--data {data} does not fit statistics of {layout.describe()}. Pass {wanted}."
         )
-    scales = (
-        (",".join(layout.elements), layout.position_scale, layout.onehot_scale, layout.charge_scale)
-        if isinstance(layout, MoleculeLayout)
-        else ()
-    )
-    source = open_data([data], *scales)
+    reading = Reading([data])
+    if isinstance(layout, MoleculeLayout):
+        reading = Reading(
+            [data],
+            ",".join(layout.elements),
+            position_scale=layout.position_scale,
+            onehot_scale=layout.onehot_scale,
+            charge_scale=layout.charge_scale,
+        )
+    source = open_data(reading, seed, progress)
     collected = collect(
         source.batches(),
         source.layout,
         items,
         reference="unit",
         generator=torch.Generator().manual_seed(seed),
-        report=lambda what, done, _: progress("reading", done, source.total),
+        progress=lambda what, done, _: progress("reading", done, source.total),
         sharing="alone",
     )
     assert collected is not None
@@ -149,7 +154,7 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Repo
 
 
 def _sample(
-    stats: GAGAStats, model: str, n: int, steps: int, seed: int, device: str, progress: Report
+    stats: GAGAStats, model: str, n: int, steps: int, seed: int, device: str, progress: Progress
 ) -> Samples:
     from gaga_adapter.molecules.pipeline import MoleculePipeline
     from gaga_adapter.report.facts import Samples
@@ -164,22 +169,11 @@ def _sample(
     pipeline = MoleculePipeline.load(model)
     pipeline.scheduler = GAGAScheduler.from_pretrained(pipeline.scheduler, stats=stats)
     pipeline.to(torch_device(device))
-
-    @contextmanager
-    def bar(total: int) -> Iterator[Any]:
-        calls = count(1)
-
-        def update() -> None:
-            done = next(calls)
-            progress("sampling", done, max(total, done))
-
-        yield SimpleNamespace(update=update)
-
     done = pipeline(
         n,
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(seed),
-        progress_bar=bar,
+        progress=progress,
     )
     return Samples(
         done.molecules,

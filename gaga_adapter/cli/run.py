@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
-from gaga_adapter.cli import choices
+from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Quiet, progress_bar, say
 
 
 def run(
     codebase: Annotated[
         str,
-        typer.Argument(
-            help="edm or geoldm.", autocompletion=choices.completed(lambda: ["edm", "geoldm"])
-        ),
+        typer.Argument(help="edm or geoldm.", autocompletion=options.completed(("edm", "geoldm"))),
     ],
     command: Annotated[
         list[str],
@@ -26,7 +24,7 @@ def run(
         typer.Option(
             help="auto: those beside the model, fitted from the script's own loader where there "
             "are none; a folder, hub id or qm9; none: start at --t-star from N(0, I).",
-            autocompletion=choices.completed(lambda: ["auto", "none", *choices.statistics()]),
+            autocompletion=options.completed(lambda: ["auto", "none", *options.STATISTICS()]),
         ),
     ] = "auto",
     t_star: Annotated[
@@ -35,14 +33,14 @@ def run(
     ] = None,
     reference: Annotated[
         str,
-        choices.one_of(
-            choices.molecule_references, "Start: auto, shape, size, channel, paper or unit."
+        options.one_of(
+            options.MOLECULE_REFERENCES, "Start: auto, shape, size, channel, paper or unit."
         ),
     ] = "auto",
     criterion: Annotated[
         str,
-        choices.one_of(
-            lambda: [name for name in choices.criteria() if name != "certificate"],
+        options.one_of(
+            options.named_criteria(None, None),
             "Chooses a fitted t*: two_sample, cumulant or ks_mi.",
         ),
     ] = "two_sample",

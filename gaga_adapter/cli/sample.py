@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gaga_adapter.cli import choices
+from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, quiet_loading, say
-from gaga_adapter.cli.devices import Device, torch_device
-from gaga_adapter.cli.outputs import writable_file
+from gaga_adapter.cli.options import Device, Seed, torch_device, writable_file
 from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
 from gaga_adapter.sampling import DEFAULT_STEPS
@@ -27,14 +26,14 @@ def run(
         str,
         typer.Option(
             help="Pipeline folder or hub id; qm9 is the small model shipped here.",
-            autocompletion=choices.completed(choices.pipelines),
+            autocompletion=options.completed(options.PIPELINES),
         ),
     ] = "qm9",
     stats: Annotated[
         str | None,
         typer.Option(
             help="Start at t* from these statistics: folder, hub id, or qm9.",
-            autocompletion=choices.completed(choices.statistics),
+            autocompletion=options.completed(options.STATISTICS),
         ),
     ] = None,
     t_star: Annotated[
@@ -42,22 +41,22 @@ def run(
     ] = None,
     reference: Annotated[
         str | None,
-        choices.one_of(
-            choices.molecule_references,
+        options.one_of(
+            options.MOLECULE_REFERENCES,
             "Start: auto (the default), shape, size, channel, paper or unit.",
         ),
     ] = None,
     spacing: Annotated[
         str | None,
-        choices.one_of(
-            choices.spacings,
+        options.one_of(
+            options.names_in("gaga_adapter.scheduler.options", "SPACINGS"),
             "suffix (the default): fewer network calls; respace: all steps in [0, t*].",
         ),
     ] = None,
     scheduler: Annotated[
         str,
-        choices.one_of(
-            choices.schedulers,
+        options.one_of(
+            options.names_in("gaga_adapter.sampling.solvers", "SCHEDULERS"),
             "ddpm, ddim, dpm++, sde-dpm++, sde-dpm++-karras, unipc, euler, euler-a, heun, pndm "
             "or lms.",
         ),
@@ -66,7 +65,7 @@ def run(
         int, typer.Option(help="Steps of the full trajectory (suffix), or in all (respace).", min=1)
     ] = DEFAULT_STEPS,
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,

@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from gaga_adapter.cli import choices
-from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
-from gaga_adapter.cli.outputs import writable_file
+from gaga_adapter.cli.console import Json, Quiet, out, print_json, say, table
+from gaga_adapter.cli.options import STATISTICS, Plot, completed
 from gaga_adapter.errors import ArtefactError
+from gaga_adapter.noise.paths import starts
+from gaga_adapter.selection import curve_rows
 from gaga_adapter.stats import GAGAStats
-
-Plot = Annotated[
-    Path | None,
-    typer.Option(help="Draw the curve into this .png, .svg or .pdf file.", callback=writable_file),
-]
 
 
 def run(
@@ -26,7 +21,7 @@ def run(
         str,
         typer.Argument(
             help="Folder that gaga fit wrote, hub id, or qm9 (ships with the package).",
-            autocompletion=choices.completed(choices.statistics),
+            autocompletion=completed(STATISTICS),
         ),
     ] = "qm9",
     plot: Plot = None,
@@ -60,8 +55,6 @@ def document(stats: GAGAStats) -> dict[str, Any]:
 
 def t_star_table(log_snr_star: float) -> dict[str, float | None]:
     """t* under every named schedule, for `print_json`; None if it is never that noisy."""
-    from gaga_adapter.report.facts import starts
-
     return {start.schedule: start.value for start in starts(log_snr_star)}
 
 
@@ -83,8 +76,6 @@ def save_plot(stats: GAGAStats, file: Path) -> None:
 
 def print_stats(stats: GAGAStats) -> None:
     """Print layout, curve and t*."""
-    from gaga_adapter.report.facts import curve_rows, starts
-
     source = stats.provenance.get("data", "unknown data")
     out.print(
         f"[bold]{source}[/bold], {stats.moments.count:,} items, {stats.layout.describe()}",
@@ -94,20 +85,19 @@ def print_stats(stats: GAGAStats) -> None:
     spread = ""
     if chosen is not None:
         curve = chosen.curve
-        table = Table(title=f"{curve.criterion} against the {curve.reference} reference")
         shown = [name for name in curve.extra if name == "auc"]
-        for heading in ("log-SNR", "a²", curve.unit, "± s.e.", *shown, ""):
-            table.add_column(heading, justify="right")
+        title = f"{curve.criterion} against the {curve.reference} reference"
+        levels = table(title, "log-SNR", "a²", curve.unit, "± s.e.", *shown, "")
         for k, row in enumerate(curve_rows(curve, stats.log_snr_star)):
-            table.add_row(
-                f"{row.log_snr:.2f}",
+            levels.add_row(
+                f"{row.log_snr:>7.2f}",
                 f"{1 / (1 + math.exp(-row.log_snr)):.3f}",
                 f"{row.value:.3f}",
                 f"{row.std_error:.3f}",
                 *(f"{curve.extra[name][k]:.3f}" for name in shown),
                 "Gaussian" if row.is_gaussian else "",
             )
-        out.print(table)
+        out.print(levels)
         out.print(f"tolerance {chosen.tolerance:g} {curve.unit}: {chosen.reason}")
         if chosen.interval is not None:
             spread = ", 90 % interval {:.3f} to {:.3f}".format(*chosen.interval)
@@ -115,10 +105,9 @@ def print_stats(stats: GAGAStats) -> None:
     if chosen is not None and chosen.by_size:
         stars = ", ".join(f"{size}: {star:.2f}" for size, star in chosen.by_size.items())
         out.print(f"per size: {stars}")
-    table = Table(title="t* under the named schedules (1000 steps)")
-    table.add_column("schedule")
-    table.add_column("start at", justify="right")
-    table.add_column("of the path", justify="right")
+    places = table(
+        "t* under the named schedules (1000 steps)", "schedule", "start at", "of the path"
+    )
     for start in starts(stats.log_snr_star):
-        table.add_row(start.schedule, start.text, start.share_text)
-    out.print(table)
+        places.add_row(start.schedule, start.text, start.share_text)
+    out.print(places)

@@ -12,12 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.reference import (
-    DenseReference,
-    MoleculeReference,
-    ReferenceGaussian,
-    ShapeReference,
-)
+from gaga_adapter.reference import MoleculeReference, ReferenceGaussian, ShapeReference
 from gaga_adapter.reference.base import draw_noise
 from gaga_adapter.subspace import project
 
@@ -55,8 +50,11 @@ def drawn(
 
 def is_gaussian(reference: ReferenceGaussian) -> bool:
     """Whether the reference is one Gaussian per size or shape, with an exact prior term."""
-    known = isinstance(reference, DenseReference | MoleculeReference)
-    return known and not isinstance(reference, ShapeReference)
+    if isinstance(reference, MoleculeReference):
+        return not isinstance(reference, ShapeReference)
+    from gaga_adapter.reference import DenseReference
+
+    return isinstance(reference, DenseReference)
 
 
 def anchor_of(reference: ReferenceGaussian) -> ReferenceGaussian:

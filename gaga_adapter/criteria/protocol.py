@@ -1,18 +1,38 @@
-"""What a criterion is, and the set-up that the criteria of this package share."""
+"""What a criterion is, and the set-up that the criteria of this package share.
+
+**Copies.** Close to the data a classifier that has learnt one noised copy of an item knows the
+others, and would find the points of the data set instead of the law behind it. So items that are
+exactly equal are known to the criteria, which keep them together or use one of them. Events of at
+most 16 numbers may well be discrete (a type, a pixel): their copies are draws like any other, and
+so are those of data with fewer than 100 distinct items, which show no law but a discrete one.
+Copies that were turned or reordered are not recognised.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import ClassVar, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import Columns, CriterionCurve
 from gaga_adapter.criteria.levels import check_data, falling
-from gaga_adapter.criteria.task import Progress, Task
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference.base import workspace
+
+#: Called with (levels done, levels in all).
+Progress = Callable[[int, int], None]
+
+_DISCRETE_NUMBERS, _DISCRETE_ITEMS = 16, 100
 
 
 class Criterion(Protocol):
@@ -49,6 +69,86 @@ class Criterion(Protocol):
         Raises:
             DataError: If the data are too few, not finite or of another shape.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A curve to draw, as `Criterion.curve` is asked for; levels fall, from data to noise."""
+
+    x: Tensor
+    mask: Tensor | None
+    levels: list[float]
+    generator: Generator | None
+    progress: Progress | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def sizes(self) -> Tensor | None:
+        """Number of atoms (M,) of each molecule; `None` for dense data."""
+        return None if self.mask is None else self.mask.sum(1)
+
+    def take(self, index: Tensor) -> Task:
+        """Some of the items, by index (m,) or bool (M,)."""
+        index = index.to(self.x.device)
+        return replace(self, x=self.x[index], mask=None if self.mask is None else self.mask[index])
+
+    def sample(self, most: float) -> Task:
+        """At most so many of the items, in random order."""
+        home = None if self.generator is None else self.generator.device
+        order = torch.randperm(len(self), generator=self.generator, device=home)
+        return self.take(order[: int(min(most, len(self)))])
+
+    def in_workspace(self) -> Task:
+        """The same data where float64 work can be done, in float32 at least."""
+        home = workspace(self.x.device)
+        x = self.x if self.x.dtype == torch.float64 else self.x.float()
+        return replace(self, x=x.to(home), mask=None if self.mask is None else self.mask.to(home))
+
+    def require(self, least: int, purpose: str = "") -> None:
+        """Refuse too few items."""
+        if len(self) < least:
+            raise DataError(
+                f"found {len(self)} data items{purpose}, need at least {least}. Pass more data."
+            )
+
+    def copies(self, fate: str, share: float = 0.9) -> NDArray[np.int64]:
+        """`copies` of the items; warns of their fate if less than this share is distinct."""
+        group = copies(self.x, self.mask)
+        n_distinct = len(np.unique(group))
+        if n_distinct < share * len(self):
+            warn(
+                f"only {n_distinct} of {len(self)} data items are distinct. Copies {fate}. If the "
+                "set was repeated or drawn with replacement, pass each item once."
+            )
+        return group
+
+    def ticker(self, steps: int, per_level: int = 1) -> Callable[[], None]:
+        """A function to call after each of so many steps, `per_level` of which are one level."""
+        done = count(1)
+
+        def tick() -> None:
+            if self.progress is not None:
+                self.progress(next(done) // per_level, steps // per_level)
+
+        return tick
+
+
+def copies(x: Tensor, mask: Tensor | None) -> NDArray[np.int64]:
+    """Number (M,) of the distinct item that each item is a copy of, by first appearance."""
+    if mask is None:
+        numbers = torch.full((len(x),), math.prod(x.shape[1:]))
+    else:
+        numbers = mask.sum(1).cpu() * x.shape[2]
+        x = torch.where(mask[..., None], x, 0)
+    rows = (x.detach().flatten(1).to("cpu", torch.float32) + 0.0).numpy()  # -0 becomes 0
+    known: dict[tuple[int, int], int] = {}
+    group = np.empty(len(x), dtype=np.int64)
+    for i, (row, n) in enumerate(zip(rows, numbers.tolist(), strict=True)):
+        key = (0, i) if n <= _DISCRETE_NUMBERS else (n, hash(row.tobytes()))
+        group[i] = known.setdefault(key, len(known))
+    return group if len(known) >= _DISCRETE_ITEMS else np.arange(len(x))
 
 
 class BaseCriterion(ABC):

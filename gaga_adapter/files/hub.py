@@ -10,9 +10,8 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gaga_adapter.errors import ArtefactError, DataError, WriteError
 
@@ -20,18 +19,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
-#: Writes a card, from (statistics, folder, full id, the repository's card or `None`, licence).
-CardWriter = Callable[[Any, Path, str, "str | None", "str | None"], None]
-#: Where the card writer is, as (module, function). The package's root fills this in.
-card_writer_home: tuple[str, str] | None = None
-
-
-def card_writer() -> CardWriter:
-    """The writer of cards that the package's root has named; its module loads now."""
-    assert card_writer_home is not None, "gaga_adapter/__init__.py names the card writer"
-    module, function = card_writer_home
-    writer: CardWriter = getattr(import_module(module), function)
-    return writer
 
 
 def check_license(license: str | None) -> None:

@@ -23,10 +23,10 @@ class MoleculeSet:
     """M molecules of at most Nmax atoms, zero-padded.
 
     Attributes:
-        positions: (M, Nmax, 3) float32, angstrom; padding is 0.
-        atomic_numbers: (M, Nmax) uint8; padding is 0.
-        name: where the molecules come from, for messages and provenance.
-        smiles: one SMILES per molecule, where the source states them.
+        positions: Positions (M, Nmax, 3) float32, angstrom; padding is 0.
+        atomic_numbers: Atomic numbers (M, Nmax) uint8; padding is 0.
+        name: Origin of the molecules, for messages and provenance.
+        smiles: One SMILES per molecule, where the source states them.
     """
 
     positions: NDArray[np.float32]
@@ -78,15 +78,10 @@ class MoleculeSet:
         name: str = "molecules",
         smiles: Sequence[str] | None = None,
     ) -> MoleculeSet:
-        """Pad a list of single molecules.
-
-        Args:
-            molecules: pairs of positions (n, 3) in angstrom and atomic numbers (n,).
-            name: where they come from.
-            smiles: one per molecule, or none.
+        """Pad a list of single molecules: positions (n, 3) in angstrom and atomic numbers (n,).
 
         Raises:
-            DataError: a molecule is empty, misshapen or not finite, or there is none.
+            DataError: If a molecule is empty, misshapen or not finite, or there is none.
         """
         pairs = [(_float32(x), np.asarray(z)) for x, z in molecules]
         for index, (x, z) in enumerate(pairs):
@@ -146,11 +141,7 @@ class MoleculeSet:
         return self.positions[index, real], self.atomic_numbers[index, real]
 
     def subset(self, indices: slice | Sequence[int] | NDArray[np.integer]) -> MoleculeSet:
-        """The molecules at `indices`, in that order, padded to their own largest size.
-
-        Raises:
-            DataError: no index is given.
-        """
+        """The molecules at `indices`, in that order, padded to their own largest size."""
         chosen = np.arange(len(self))[
             indices if isinstance(indices, slice) else np.asarray(indices, np.int64)
         ]
@@ -162,12 +153,7 @@ class MoleculeSet:
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[MoleculeSet]:
-        """The whole set in batches, the last one possibly smaller.
-
-        Args:
-            batch_size: molecules per batch.
-            generator: draws the order; the set's own order without it.
-        """
+        """The whole set in batches, the last one possibly smaller; `generator` draws the order."""
         order = np.arange(len(self))
         if generator is not None:
             order = torch.randperm(len(self), generator=generator).numpy()

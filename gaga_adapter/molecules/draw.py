@@ -54,13 +54,13 @@ def draw_grid(
     """Write a PNG with the first molecules of several sets, one titled row each.
 
     Args:
-        rows: titles and molecules; the first `columns` of each set are drawn.
-        path: the PNG file; it appears whole or not at all.
-        columns: molecules in a row.
+        rows: Titles and molecules; the first `columns` of each set are drawn.
+        path: The PNG file; it appears whole or not at all.
+        columns: Number of molecules in a row.
 
     Raises:
-        DataError: there is nothing to draw.
-        WriteError: the file cannot be written.
+        DataError: If there is nothing to draw.
+        WriteError: If the file cannot be written.
     """
     from rdkit.Chem.Draw import rdMolDraw2D
 
@@ -87,21 +87,13 @@ def draw_grid(
 
 @dataclass(frozen=True, eq=False)
 class BallAndStick:
-    """One molecule, turned to the viewer.
+    """One molecule of n atoms, turned to the viewer."""
 
-    Attributes:
-        xyz: (n, 3) angstrom; x to the right, y up, z towards the viewer.
-        radii: (n,) of the balls, angstrom.
-        colours: (n, 3).
-        orders: (n, n) bond orders.
-        broken: (n,) atoms to mark.
-    """
-
-    xyz: _Array
-    radii: _Array
-    colours: _Array
-    orders: NDArray[np.uint8]
-    broken: NDArray[np.bool_]
+    xyz: _Array  # (n, 3) angstrom; x to the right, y up, z towards the viewer
+    radii: _Array  # (n,) of the balls, angstrom
+    colours: _Array  # (n, 3)
+    orders: NDArray[np.uint8]  # (n, n) of the bonds
+    broken: NDArray[np.bool_]  # (n,) atoms to mark
 
     @property
     def fit(self) -> float:

@@ -19,16 +19,12 @@ from gaga_adapter.molecules.data import MoleculeSet
 def encode(molecules: MoleculeSet, layout: MoleculeLayout) -> tuple[Tensor, Tensor]:
     """Tensors of a set of molecules under a channel layout.
 
-    Args:
-        molecules: M molecules of at most N atoms.
-        layout: order of the elements and the scales.
-
     Returns:
-        x (M, N, 3+F) float32, positions with zero mean over the real atoms, padding 0;
+        Channels x (M, N, 3+F) float32, positions with zero mean over the real atoms, padding 0; and
         mask (M, N) bool, True where there is an atom.
 
     Raises:
-        DataError: a molecule has an element that the layout has no channel for.
+        DataError: If a molecule has an element that the layout has no channel for.
     """
     mask, numbers = molecules.mask, molecules.atomic_numbers
     known = np.array(atomic_numbers(layout.elements), np.uint8)
@@ -57,13 +53,13 @@ def decode(x: Tensor, mask: Tensor, layout: MoleculeLayout) -> MoleculeSet:
     ignored.
 
     Args:
-        x: (B, N, 3+F), any device and float dtype.
-        mask: (B, N) bool, True where there is an atom.
-        layout: order of the elements and the scales.
+        x: Channels (B, N, 3+F), on any device and of any float dtype.
+        mask: Real atoms (B, N), bool.
+        layout: The order of the elements, and the scales.
 
     Raises:
-        StatsMismatchError: `x` has other channels than the layout.
-        DataError: a coordinate is not finite, or a molecule has no atoms.
+        StatsMismatchError: If `x` has other channels than the layout.
+        DataError: If a coordinate is not finite, or a molecule has no atoms.
     """
     if x.shape[-1] != layout.n_channels:
         raise StatsMismatchError(

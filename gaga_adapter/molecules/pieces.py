@@ -18,14 +18,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from gaga_adapter.distributed import Processes, Tick
+from gaga_adapter.distributed import Processes, Progress, Tick
 from gaga_adapter.errors import DataError, ProcessError
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.hashing import splitmix64
@@ -35,18 +34,15 @@ from gaga_adapter.sampling import DEFAULT_STEPS
 
 _BATCHES = 4  # of a piece: more waste less padding, fewer lose less work to a kill
 
-#: Called with (what, done, total).
-Report = Callable[[str, int, int | None], None]
-
 
 @dataclass(frozen=True)
 class Sampled:
     """What `sample_sdf` did.
 
     Attributes:
-        n_molecules: in the file.
-        n_found: of them, those that an earlier, interrupted run had made.
-        network_calls: per molecule; `None` if all were found.
+        n_molecules: Molecules in the file.
+        n_found: Molecules among them that an earlier, interrupted run had made.
+        network_calls: Network calls per molecule; `None` if all molecules were found.
     """
 
     n_molecules: int
@@ -67,31 +63,34 @@ def sample_sdf(
     num_inference_steps: int = DEFAULT_STEPS,
     seed: int = 0,
     batch_size: int = 64,
-    progress: Report | None = None,
+    progress: Progress | None = None,
     processes: Processes | None = None,
 ) -> Sampled:
     """Sample molecules into an SDF file, which appears whole at the end.
 
     Args:
-        pipeline: the model and its scheduler, the same on all processes.
-        out: the file; beside it the folder `OUT.parts` lives while the run does, where all
-            processes see it.
-        n_molecules: how many.
-        num_inference_steps: what `scheduler.set_timesteps` gets.
-        seed: of everything random.
-        batch_size: molecules in one network call.
-        progress: called after each network call; with several processes once a second, on the
+        pipeline: The model and its scheduler, the same on all processes.
+        out: The file. The folder `OUT.parts` lives beside it while the run does, and all processes
+            must see it.
+        n_molecules: Number of molecules.
+        num_inference_steps: Number of steps that `scheduler.set_timesteps` gets.
+        seed: Seed of everything random.
+        batch_size: Number of molecules in one network call.
+        progress: Called after each network call; with several processes once a second, on the
             first one.
-        processes: who shares the work; all of the run by default, `Processes()` for this one alone.
+        processes: The processes that share the work: by default all of the run, with `Processes()`
+            this one alone.
 
     Returns:
-        what was done, the same on all processes.
+        What was done, the same on all processes.
 
     Raises:
-        DataError: no molecule asked for, or `OUT.parts` holds pieces of a run with other settings.
-        WriteError: a file cannot be written.
-        ProcessError: another process failed or is gone, or writes to another disk.
-        StatsMismatchError, TruncationError: see `MoleculePipeline`.
+        DataError: If no molecule is asked for, or `OUT.parts` holds pieces of a run with other
+            settings.
+        WriteError: If a file cannot be written.
+        ProcessError: If another process failed or is gone, or writes to another disk.
+        StatsMismatchError: If the statistics of the scheduler describe other channels.
+        TruncationError: If the scheduler refuses the number of steps, or starts too noisy.
     """
     if n_molecules < 1:
         raise DataError(f"n_molecules={n_molecules}: ask for one molecule or more.")
@@ -105,45 +104,37 @@ def sample_sdf(
         )
     missing = processes.by_first(lambda beat: pieces.missing())
     n_batches = {piece: -(-pieces.size(piece) // batch_size) for piece in missing}
-    bar = _Bar()
+    calls = _Calls()
 
     def report(done: int) -> None:
-        if progress is not None and bar.network_calls:
-            progress("network calls", done, sum(n_batches.values()) * bar.network_calls)
+        if progress is not None and calls.per_molecule:
+            progress("network calls", done, sum(n_batches.values()) * calls.per_molecule)
 
-    with processes.in_step(report) as bar.tick:
+    with processes.in_step(report) as tick:
         for piece in missing[processes.index :: processes.count]:
-            bar.n_batches = n_batches[piece]
             molecules = pipeline(
                 pieces.size(piece),
                 num_inference_steps=num_inference_steps,
                 generator=piece_generator(seed, piece),
                 batch_size=batch_size,
-                progress_bar=bar.opened,
+                progress=calls.of_piece(n_batches[piece], tick),
             ).molecules
             text = sdf_text(replace(molecules, name=f"piece {piece} molecule"))
             with replacing(pieces.file(piece)) as draft:
                 draft.write_text(text, encoding="utf-8")
     processes.by_first(pieces.join)
     n_found = n_molecules - sum(map(pieces.size, missing))
-    return Sampled(n_molecules, n_found, max(processes.everyones(bar.network_calls)) or None)
+    return Sampled(n_molecules, n_found, max(processes.everyones(calls.per_molecule)) or None)
 
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The files of a run.
+    """The files of a run."""
 
-    Attributes:
-        out: what they become.
-        n_molecules: in all of them.
-        full: molecules of every piece but the last one.
-        digest: of the run's settings.
-    """
-
-    out: Path
-    n_molecules: int
-    full: int
-    digest: str
+    out: Path  # what they become
+    n_molecules: int  # in all of them
+    full: int  # molecules of every piece but the last one
+    digest: str  # of the run's settings
 
     @property
     def folder(self) -> Path:
@@ -187,34 +178,21 @@ class _Pieces:
         shutil.rmtree(self.folder)
 
 
-class _Bar:
-    """Counts the network calls of a process through all of its pieces.
-
-    Attributes:
-        total: calls of the current piece.
-        n_batches: of the current piece.
-        done: calls in all.
-        tick: told of every call.
-    """
+class _Calls:
+    """Network calls of this process through all of its pieces."""
 
     def __init__(self) -> None:
-        self.total, self.n_batches, self.done = 0, 1, 0
-        self.tick: Tick = lambda done: None
+        self.done = self.per_molecule = 0  # `per_molecule` is 0 before the first call
 
-    @property
-    def network_calls(self) -> int:
-        """Per molecule; 0 before the first one."""
-        return self.total // self.n_batches
+    def of_piece(self, n_batches: int, tick: Tick) -> Progress:
+        """Counts the calls of one piece; only its scheduler knows their total."""
+        before = self.done
 
-    @contextmanager
-    def opened(self, total: int) -> Iterator[_Bar]:
-        """For one piece; only its scheduler knows the total."""
-        yield self
+        def count(what: str, done: int, total: int | None) -> None:
+            self.done, self.per_molecule = before + done, (total or 0) // n_batches
+            tick(self.done)
 
-    def update(self) -> None:
-        """One call was made."""
-        self.done += 1
-        self.tick(self.done)
+        return count
 
 
 def _digest(pipeline: MoleculePipeline, settings: tuple[int, ...]) -> str:

@@ -6,8 +6,7 @@ molecules = pipe(16, num_inference_steps=100).molecules
 """
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -18,6 +17,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput, is_accelerate_available
 from torch import Tensor
 
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
@@ -27,6 +27,7 @@ from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.noise.paths import named_path
 from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.sampling.loop import (
+    CallCounter,
     ProgressBar,
     Stepped,
     check_statistics,
@@ -162,7 +163,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         generator: torch.Generator | None = None,
         batch_size: int = 64,
         output_type: str = "molecules",
-        progress_bar: Callable[[int], AbstractContextManager[ProgressBar]] | None = None,
+        progress: Progress | None = None,
     ) -> MoleculePipelineOutput:
         """Sample molecules.
 
@@ -178,8 +179,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             output_type: Form "molecules", "tensor", "rdkit" or "sdf". All but the tensor have
                 diverged samples (not finite) as atoms at the origin, which every metric counts as
                 broken; a `GAGAWarning` says how many.
-            progress_bar: Function that opens a bar for a guess of the number of network calls;
-                diffusers' own by default.
+            progress: Function that is called after each network call, in place of diffusers' own
+                progress bar.
 
         Returns:
             The molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
@@ -215,13 +216,19 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             calls = end.network_calls
             return end.sample
 
+        def bar(total: int) -> AbstractContextManager[ProgressBar]:
+            if progress is not None:
+                return nullcontext(CallCounter(progress, total))
+            made: AbstractContextManager[ProgressBar] = self.progress_bar(total=total)
+            return made
+
         clean, mask = sample_atoms(
             sizes,
             self.denoiser.layout.n_channels,
             batch,
             batch_size,
             generator,
-            progress_bar or (lambda total: self.progress_bar(total=total)),
+            bar,
             num_inference_steps,
         )
         molecules: Any = clean

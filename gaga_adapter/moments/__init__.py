@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError
-from gaga_adapter.moments.dense import DenseKind, DenseMoments
 from gaga_adapter.moments.molecules import ExchangeableMoments, SizeMoments
 
-Moments = DenseMoments | ExchangeableMoments
+if TYPE_CHECKING:
+    from gaga_adapter.moments.dense import DenseKind, DenseMoments
 
-_KINDS: dict[str, type[DenseMoments] | type[ExchangeableMoments]] = {
-    "dense": DenseMoments,
-    "exchangeable": ExchangeableMoments,
-}
+    Moments = DenseMoments | ExchangeableMoments
+
+_KINDS = ("dense", "exchangeable")
 
 __all__ = [
     "DenseKind",
@@ -36,4 +35,17 @@ def moments_from_state_dict(state: dict[str, Tensor], metadata: dict[str, Any]) 
     kind = metadata.get("moments")
     if kind not in _KINDS:
         raise ArtefactError(f"unknown moments {kind!r}. Known: {', '.join(_KINDS)}.")
-    return _KINDS[kind].from_state_dict(state, metadata)
+    if kind == "exchangeable":
+        return ExchangeableMoments.from_state_dict(state, metadata)
+    from gaga_adapter.moments.dense import DenseMoments
+
+    return DenseMoments.from_state_dict(state, metadata)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    """Moments of dense data load when they are asked for; a fit of molecules needs none."""
+    if name not in ("DenseKind", "DenseMoments", "Moments"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gaga_adapter.moments import dense
+
+    return dense.DenseMoments | ExchangeableMoments if name == "Moments" else getattr(dense, name)

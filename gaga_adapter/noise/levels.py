@@ -1,19 +1,11 @@
-"""One log-SNR for every path: where tables, lists and schedulers first are at or beyond it.
+"""When a noise level counts as reached: one tolerance, and one first step at or beyond a log-SNR.
 
-One fitted `log_snr_star` serves every scheduler: each maps it to its own first timestep at or
-beyond it, in its own units (an index of a table, a share of noise times 1000, `log(sigma) / 4`,
-an angle).
+Paths, tables of timesteps, lists of sigmas, sampling grids and patched models all ask here.
 """
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
-
-from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError
-from gaga_adapter.noise.conventions import Scheduler, convention_of, log_snr
 
 #: Two log-SNRs this close are one. Codebases keep their tables and sigmas in float32, which leaves
 #: about 1e-6 of a log-SNR undecided, and a t* that was read off a table must be found in it again;
@@ -29,81 +21,3 @@ def is_beyond(levels: Tensor, log_snr_star: float) -> Tensor:
 def first_beyond(levels: Tensor, log_snr_star: float) -> int:
     """Place of the first of falling log-SNRs (n,) that is at or beyond a point; n if none is."""
     return int((~is_beyond(levels, log_snr_star)).sum())
-
-
-def t_star(scheduler: Scheduler, log_snr_star: float) -> float:
-    """First training timestep whose SNR is at most `exp(log_snr_star)`, in the scheduler's units.
-
-    Args:
-        scheduler: Any supported diffusers scheduler.
-        log_snr_star: Characteristic log-SNR.
-
-    Raises:
-        TruncationError: If the scheduler's path never gets that noisy.
-        UnsupportedSchedulerError: If the scheduler has no place for a Gaussian start.
-    """
-    convention = convention_of(scheduler)
-    clean, noisy = convention.ends
-    most = convention.seen_level(noisy).log_snr
-    if not is_beyond(torch.tensor(most, dtype=torch.float64), log_snr_star):
-        raise TruncationError(
-            f"log-SNR {log_snr_star:.6g} is never reached by {type(scheduler).__name__}: it ends "
-            f"at {most:.6g}, timestep {noisy:g}. Sample from its end, or choose a higher log-SNR."
-        )
-    if convention.table is not None:
-        return first_beyond(log_snr(convention.table), log_snr_star)
-    if log_snr_star >= convention.seen_level(clean).log_snr:
-        return clean
-    return noisy if log_snr_star <= most else convention.timestep_at(math.exp(-log_snr_star / 2))
-
-
-def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
-    """Log-SNR of a training timestep, given in the scheduler's own units.
-
-    Raises:
-        TruncationError: If the timestep is outside of the path.
-        UnsupportedSchedulerError: If the scheduler has no place for a Gaussian start.
-    """
-    convention = convention_of(scheduler)
-    low, high = sorted(convention.ends)
-    try:
-        inside = low <= timestep <= high
-    except TypeError as error:
-        raise TruncationError(f"t_star={timestep!r} is no number. Pass a timestep.") from error
-    if not inside:
-        count = scheduler.config.get("num_train_timesteps")
-        total = f"(num_train_timesteps={count})" if count else ""
-        raise TruncationError(
-            f"t_star={timestep:g} is outside [{low:g}, {high:g}] for "
-            f"{type(scheduler).__name__}{total}. Pass an entry of scheduler.timesteps."
-        )
-    return convention.seen_level(timestep).log_snr
-
-
-def training_timesteps(scheduler: Scheduler, log_snr_star: float) -> Tensor:
-    """Training timesteps (K,) from data to t*: integers of a table, floats of a flow's own table.
-
-    Args:
-        scheduler: Any supported diffusers scheduler that trains on a table of timesteps.
-        log_snr_star: Characteristic log-SNR.
-
-    Raises:
-        TruncationError: If the scheduler's path never gets that noisy.
-        UnsupportedSchedulerError: If the scheduler trains on continuous noise levels.
-    """
-    last = t_star(scheduler, log_snr_star)
-    name = type(scheduler).__name__
-    convention = convention_of(scheduler)
-    if "FlowMatch" in name:
-        plain = getattr(scheduler, "_gaga_base", type(scheduler))
-        table: Tensor = plain.from_config(scheduler.config).timesteps.flip(0)
-        levels = [convention.seen_level(t).log_snr for t in table.tolist()]
-        return table[
-            : first_beyond(torch.tensor(levels, dtype=torch.float64), log_snr_star) + 1
-        ].clone()
-    if convention.table is None or not isinstance(last, int):
-        raise UnsupportedSchedulerError(
-            f"{name} trains on continuous noise levels, not on a table of timesteps. Draw them "
-            "with TruncatedTimesteps.log_normal(stats.sigma_star, mean, std).sample(batch_size)."
-        )
-    return torch.arange(last + 1)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -376,3 +377,42 @@ def named_path(name: str, n_steps: int = 1000, precision: float = 1e-5) -> Gauss
     if n_steps < 2:
         raise TruncationError(f"n_steps={n_steps}, need at least 2 to make a path.")
     return NAMED_PATHS[name](n_steps, precision)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Place of t* on one named schedule."""
+
+    schedule: str
+    value: float | None  # training timestep, time of a flow, or sigma; None if never reached
+    kind: str  # timestep, time or sigma
+    share: float | None  # of the path, 0 to 1; None for schedules in sigma, and if never reached
+
+    @property
+    def text(self) -> str:
+        """The value with the name of its kind."""
+        if self.value is None:
+            return "never that noisy"
+        if self.kind == "timestep":
+            return f"timestep {self.value:.0f}"
+        return f"{'sigma' if self.kind == 'sigma' else 's'} = {self.value:.3f}"
+
+    @property
+    def share_text(self) -> str:
+        """The share in per cent."""
+        return "–" if self.share is None else f"{100 * self.share:.0f} %"
+
+
+def starts(log_snr_star: float, n_steps: int = 1000) -> tuple[Start, ...]:
+    """t* under every named schedule."""
+    places = []
+    for name in NAMED_PATHS:
+        path = named_path(name, n_steps=n_steps)
+        kind = "timestep" if path.n_steps else "time" if name.startswith("flow") else "sigma"
+        value = share = None
+        with suppress(TruncationError):  # it never gets that noisy
+            t = path.first_time(log_snr_star)
+            value = {"timestep": round(t * n_steps), "time": t, "sigma": float(path.b(t))}[kind]
+            share = None if kind == "sigma" else t
+        places.append(Start(name, value, kind, share))
+    return tuple(places)

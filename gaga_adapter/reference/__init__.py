@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING, Any
 
 from gaga_adapter.errors import StatsMismatchError
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference.base import ReferenceGaussian
-from gaga_adapter.reference.dense import DenseReference
 from gaga_adapter.reference.molecules import MoleculeReference
 from gaga_adapter.reference.shape import ShapeReference
+
+if TYPE_CHECKING:
+    from gaga_adapter.moments import DenseMoments
+    from gaga_adapter.reference.dense import DenseReference
 
 __all__ = [
     "DenseReference",
@@ -34,15 +38,26 @@ def make_reference(
     Raises:
         StatsMismatchError: If the kind is unknown, or finer than the moments.
     """
-    if isinstance(moments, DenseMoments):
-        kind = moments.kind if kind == "auto" else kind
-        known = DenseReference.kinds
-        if kind in known:
-            return DenseReference(kind, moments)
-    else:
+    if isinstance(moments, ExchangeableMoments):
         kind = "shape" if kind == "auto" else kind
         known = (*MoleculeReference.kinds, *ShapeReference.kinds)
         if kind in known:
             family = ShapeReference if kind in ShapeReference.kinds else MoleculeReference
             return family(kind, copy.deepcopy(moments))
+    else:
+        from gaga_adapter.reference.dense import DenseReference
+
+        kind = moments.kind if kind == "auto" else kind
+        known = DenseReference.kinds
+        if kind in known:
+            return DenseReference(kind, moments)
     raise StatsMismatchError(f"unknown reference {kind!r}. Known here: auto, {', '.join(known)}.")
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    """The reference of dense data loads when it is asked for; molecules need none."""
+    if name != "DenseReference":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gaga_adapter.reference.dense import DenseReference
+
+    return DenseReference

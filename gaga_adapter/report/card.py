@@ -14,10 +14,11 @@ from gaga_adapter.errors import ArtefactError, MissingExtraError
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.hub import CARD, check_license
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
+from gaga_adapter.noise.paths import starts
 from gaga_adapter.report.curves import check_picture, save_curves
-from gaga_adapter.report.facts import curve_rows, home_schedule, starts, versions_text
+from gaga_adapter.report.facts import home_schedule, versions_text
 from gaga_adapter.report.templates import render
-from gaga_adapter.selection import MARGIN
+from gaga_adapter.selection import MARGIN, curve_rows
 from gaga_adapter.stats import GAGAStats
 
 PICTURE = "gaga_curve.png"

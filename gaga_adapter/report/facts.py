@@ -1,8 +1,9 @@
 """What is said of fitted statistics: the one source of `gaga show`, of the card and of the page.
 
-`starts` maps the one log-SNR to every named schedule; `curve_rows` says of every level of a curve
-whether it counts as Gaussian. `savings` counts network calls on real diffusers schedulers: entries
-of `timesteps` before and after wrapping. `report_facts` works out everything that a page says.
+Where t* lies on a schedule is worked out in `noise.paths` (`starts`), and which levels of a curve
+count as Gaussian in `selection` (`curve_rows`). `savings` counts network calls on real diffusers
+schedulers: entries of `timesteps` before and after wrapping. `report_facts` works out all that a
+page says.
 """
 
 from __future__ import annotations
@@ -10,18 +11,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import GAGAWarning, TruncationError
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics, evaluate
-from gaga_adapter.noise.paths import NAMED_PATHS, named_path
+from gaga_adapter.noise.paths import Start, named_path, starts
 from gaga_adapter.report.curves import DEFAULT_PATH, LabelledCurve
 from gaga_adapter.report.histograms import HeldOut, Histogram, histograms
 from gaga_adapter.selection import Selection
@@ -53,62 +52,6 @@ class Saving:
     n_steps: int
     full: int  # calls along the full trajectory
     kept: int | None  # calls from t* on; None if the schedule never gets that noisy
-
-
-@dataclass(frozen=True)
-class Start:
-    """Place of t* on one named schedule."""
-
-    schedule: str
-    value: float | None  # training timestep, time of a flow, or sigma; None if never reached
-    kind: str  # timestep, time or sigma
-    share: float | None  # of the path, 0 to 1; None for schedules in sigma, and if never reached
-
-    @property
-    def text(self) -> str:
-        """The value with the name of its kind."""
-        if self.value is None:
-            return "never that noisy"
-        if self.kind == "timestep":
-            return f"timestep {self.value:.0f}"
-        return f"{'sigma' if self.kind == 'sigma' else 's'} = {self.value:.3f}"
-
-    @property
-    def share_text(self) -> str:
-        """The share in per cent."""
-        return "–" if self.share is None else f"{100 * self.share:.0f} %"
-
-
-def starts(log_snr_star: float, n_steps: int = 1000) -> tuple[Start, ...]:
-    """t* under every named schedule."""
-    places = []
-    for name in NAMED_PATHS:
-        path = named_path(name, n_steps=n_steps)
-        kind = "timestep" if path.n_steps else "time" if name.startswith("flow") else "sigma"
-        value = share = None
-        with suppress(TruncationError):  # it never gets that noisy
-            t = path.first_time(log_snr_star)
-            value = {"timestep": round(t * n_steps), "time": t, "sigma": float(path.b(t))}[kind]
-            share = None if kind == "sigma" else t
-        places.append(Start(name, value, kind, share))
-    return tuple(places)
-
-
-@dataclass(frozen=True)
-class CurveRow:
-    """One level of a curve."""
-
-    log_snr: float
-    value: float  # NaN if it is not computable
-    std_error: float
-    is_gaussian: bool  # whether sampling may start at this level
-
-
-def curve_rows(curve: CriterionCurve, log_snr_star: float | None) -> list[CurveRow]:
-    """The levels of a curve, from data to noise."""
-    star = -math.inf if log_snr_star is None else log_snr_star + 1e-9
-    columns = zip(curve.log_snr, curve.value, curve.std_error, strict=True)
-    return [CurveRow(level, value, error, level <= star) for level, value, error in columns]
 
 
 def savings(stats: GAGAStats) -> tuple[Saving, ...]:

@@ -19,9 +19,10 @@ from gaga_adapter.files.atomic import replacing
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.report import figures, molecules
 from gaga_adapter.report.curves import panels
-from gaga_adapter.report.facts import Facts, Samples, curve_rows, report_facts, versions_text
+from gaga_adapter.report.facts import Facts, Samples, report_facts, versions_text
 from gaga_adapter.report.histograms import MOST_CHANNELS, HeldOut
 from gaga_adapter.report.templates import render
+from gaga_adapter.selection import curve_rows
 from gaga_adapter.stats import GAGAStats
 
 if TYPE_CHECKING:

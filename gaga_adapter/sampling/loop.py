@@ -11,11 +11,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import (
     DataError,
     GAGAError,
@@ -175,6 +177,20 @@ class ProgressBar(Protocol):
 
     def update(self) -> Any:  # noqa: ANN401 - unused
         """One network call was made."""
+
+
+@dataclass
+class CallCounter:
+    """A progress bar that counts network calls for a progress callback."""
+
+    progress: Progress
+    total: int
+    done: int = 0
+
+    def update(self) -> None:
+        """One network call was made."""
+        self.done += 1
+        self.progress("network calls", self.done, max(self.done, self.total))
 
 
 #: Makes the molecules (B, N, C'), padding 0, of one batch: from their places in the whole (B,),

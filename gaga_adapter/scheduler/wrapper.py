@@ -26,8 +26,8 @@ from torch import Tensor
 from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.noise.draws import batch_uniforms, entries
-from gaga_adapter.noise.levels import t_star as first_timestep
-from gaga_adapter.noise.levels import timestep_log_snr, training_timesteps
+from gaga_adapter.noise.timesteps import t_star as first_timestep
+from gaga_adapter.noise.timesteps import timestep_log_snr, training_timesteps
 from gaga_adapter.scheduler.handover import watch, watched_network
 from gaga_adapter.scheduler.options import (
     CONFIG_NAME,

@@ -23,7 +23,7 @@ from gaga_adapter.stats import CONFIG_NAME, GAGAStats
 
 from ..patching.fitting import Context, fit_from
 from ..protocol import Model, adapter_for
-from .options import Options, Progress, Say
+from .options import Options, ProgressBar, Say
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CachedStats:
     loader: Iterable[Any]  # of the script, as it trains the model
     data: str  # what the loader reads, for the provenance
     context: Context | None  # of a conditional autoencoder
-    progress: Progress
+    progress: ProgressBar
     say: Say
 
     def __call__(self, model: Model) -> GAGAStats:

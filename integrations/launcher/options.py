@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from gaga_adapter.streaming import Report
+from gaga_adapter.distributed import Progress
 
 #: Reports one line.
 Say = Callable[[str], None]
 #: Opens the display of a fit's progress.
-Progress = Callable[[], AbstractContextManager[Report]]
+ProgressBar = Callable[[], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)

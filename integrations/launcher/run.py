@@ -31,7 +31,7 @@ from .cached_stats import CachedStats
 from .call_counter import CallCounter
 from .checkouts import Codebase, require_checkout
 from .hooks import after_import, replace_attribute
-from .options import Options, Progress, Say
+from .options import Options, ProgressBar, Say
 from .pickles import after_load
 from .shims import SHIMS, apply_shims
 
@@ -48,8 +48,8 @@ def run_script(
     kind: str,
     command: Sequence[str],
     options: Options = Options(),  # noqa: B008 - frozen
-    say: Say = lambda line: print(f"gaga: {line}", file=sys.stderr),
-    progress: Progress = lambda: nullcontext(lambda what, done, total: None),
+    say: Say = lambda line: None,
+    progress: ProgressBar = lambda: nullcontext(lambda what, done, total: None),
 ) -> int:
     """Run a script of the checkout that is the working directory.
 
@@ -81,7 +81,7 @@ class _Run:
     """One run: the models that it patches, and what it needs to know for that."""
 
     def __init__(
-        self, codebase: Codebase, script: Path, options: Options, say: Say, progress: Progress
+        self, codebase: Codebase, script: Path, options: Options, say: Say, progress: ProgressBar
     ) -> None:
         self.codebase, self.script, self.options = codebase, script, options
         self.say, self.progress = say, progress
@@ -231,7 +231,7 @@ def _exit_code(script: Path, main: ModuleType) -> int:
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
-        print(end.code, file=sys.stderr)
+        sys.stderr.write(f"{end.code}\n")  # as Python does for the script
         return 1
     except KeyboardInterrupt:
         return 130

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.criteria import Criterion
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError
 from gaga_adapter.fitting import DEFAULT_LOG_SNR, fit
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.stats import GAGAStats
-from gaga_adapter.streaming import Report
 
 from ..protocol import Model, adapter_for
 from .patch import bare
@@ -42,7 +42,7 @@ def fit_from(
     n_bootstrap: int = 400,
     seed: int = 0,
     provenance: dict[str, Any] | None = None,
-    progress: Report | None = None,
+    progress: Progress | None = None,
 ) -> GAGAStats:
     """Fit statistics for a model, in the space that it diffuses.
 

@@ -11,6 +11,7 @@ import toys
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.molecules.formats import read_molecules, write_sdf
+from gaga_adapter.molecules.qm9 import data as qm9
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def sdf(molecules, tmp_path):
 @pytest.mark.filterwarnings("ignore:.* atoms is far outside")  # QM9's sizes, statistics of chains
 def test_fit_then_show_then_sample_then_evaluate(gaga, sdf, tmp_path):
     stats = tmp_path / "stats"
-    code, out, err = gaga("fit", sdf, "--out", stats, "--samples", 1200, "--tolerance", 3)
+    code, out, err = gaga("fit", sdf, "--out", stats, "--items", 1200, "--tolerance", 3)
     assert code == 0, err
     assert "log-SNR* =" in out
     assert "edm/polynomial_2" in out
@@ -128,7 +129,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(gaga, arguments, message, tmp_pat
 
 def test_several_criteria_on_one_table_and_one_picture(gaga, sdf, tmp_path):
     picture = tmp_path / "curves.png"
-    chosen = ["--criteria", "two_sample,cumulant", "--samples", 1200, "--tolerance", 3]
+    chosen = ["--criteria", "two_sample,cumulant", "--items", 1200, "--tolerance", 3]
     code, out, err = gaga("criteria", sdf, *chosen, "--plot", picture)
     assert code == 0, err
     for text in ("two_sample", "cumulant", "log-SNR*", "90 % interval", "edm/polynomial_2"):
@@ -151,7 +152,7 @@ def test_dense_arrays_fit_from_a_file(gaga, tmp_path):
     np.save(tmp_path / "events.npy", events)
     stats, picture = tmp_path / "stats", tmp_path / "curve.svg"
     code, out, err = gaga(
-        *("fit", tmp_path / "events.npy", "--covariance", "full", "--samples", 1500),
+        *("fit", tmp_path / "events.npy", "--covariance", "full", "--items", 1500),
         *("--criterion", "cumulant", "--out", stats, "--plot", picture),
     )
     assert code == 0, err
@@ -211,7 +212,7 @@ def test_one_molecule_is_too_few_to_fit(gaga, tmp_path):
 
 
 def test_demo_writes_table_structures_and_picture(gaga, tmp_path, molecules, monkeypatch):
-    monkeypatch.setattr("gaga_adapter.molecules.qm9.data.load_qm9", lambda split: molecules)
+    monkeypatch.setattr(qm9, "load_qm9", lambda split, progress: molecules)
     torch.manual_seed(0)
     folder = tmp_path / "demo"
     code, out, err = gaga("demo", "--out", folder, "-n", 4, "--steps", 5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gaga_adapter.cli.data import open_data
+from gaga_adapter.cli.options import Reading, open_data
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats import read_molecules, write_sdf
@@ -39,7 +39,7 @@ def sulphides(tmp_path_factory):
 
 @pytest.mark.filterwarnings("default")  # the command prints them
 def test_a_folder_with_elements_looked_up_and_bad_molecules_left_out(gaga, sulphides):
-    chosen = ["--criteria", "cumulant", "--samples", 1100, "--tolerance", 5, "--json"]
+    chosen = ["--criteria", "cumulant", "--items", 1100, "--tolerance", 5, "--json"]
     code, out, err = gaga("criteria", sulphides / "a.xyz", *chosen)
     assert (code, out) == (2, "")
     assert "a.xyz: molecule 1 has the element S" in err
@@ -56,12 +56,12 @@ def test_a_folder_with_elements_looked_up_and_bad_molecules_left_out(gaga, sulph
 
 
 def test_sources_are_dealt_to_processes(sulphides, tmp_path, monkeypatch):
-    monkeypatch.setattr("gaga_adapter.cli.data._BATCH", 300)
-    monkeypatch.setattr("gaga_adapter.cli.data._BATCH_NUMBERS", 8)
-    molecules = open_data([str(sulphides / "a.xyz")], "H,C,S")
+    monkeypatch.setattr("gaga_adapter.cli.options._BATCH", 300)
+    monkeypatch.setattr("gaga_adapter.cli.options._BATCH_NUMBERS", 8)
+    molecules = open_data(Reading([str(sulphides / "a.xyz")], "H,C,S"))
     assert molecules.total is None
     np.save(tmp_path / "a.npy", np.arange(42, dtype=np.float32).reshape(21, 2))
-    array = open_data([str(tmp_path / "a.npy")])
+    array = open_data(Reading([str(tmp_path / "a.npy")]))
     assert array.total == 21
     for source, whole in ((molecules, [300, 300, 300, 200]), (array, [4, 4, 4, 4, 4, 1])):
         alone = [batch[0] if isinstance(batch, tuple) else batch for batch in source.batches()]
@@ -75,16 +75,16 @@ def test_sources_are_dealt_to_processes(sulphides, tmp_path, monkeypatch):
 
 def test_elements_hydrogens_and_smiles_through_open_data(tmp_path):
     (tmp_path / "a.smi").write_text("CCO\nC[Se]C\n")
-    source = open_data([str(tmp_path / "a.smi")], "auto", embed=True, seed=1)
+    source = open_data(Reading([str(tmp_path / "a.smi")], "auto", embed=True), seed=1)
     assert source.layout.elements == ("H", "C", "O", "Se")
     x, mask = next(source.batches())
     assert x.shape == (2, 9, 3 + 4)
     assert mask.sum(1).tolist() == [9, 9]
-    bare = open_data([str(tmp_path / "a.smi")], "auto", embed=True, hydrogens="remove")
+    bare = open_data(Reading([str(tmp_path / "a.smi")], "auto", embed=True, hydrogens="remove"))
     assert bare.layout.elements == ("C", "O", "Se")
     assert next(bare.batches())[1].sum(1).tolist() == [3, 3]
     with pytest.raises(DataError, match=r"a.smi holds SMILES"):
-        open_data([str(tmp_path / "a.smi")])
+        open_data(Reading([str(tmp_path / "a.smi")]))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def sdf(tmp_path):
 
 def test_evaluate_says_all_in_one_document(gaga, sdf):
     pytest.importorskip("posebusters")
-    code, out, err = gaga("evaluate", sdf, "--json", "--against", sdf, "--posebusters-samples", 2)
+    code, out, err = gaga("evaluate", sdf, "--json", "--against", sdf, "--posebusters-items", 2)
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert (found["n_molecules"], found["n_read"], found["left_out"]) == (3, 3, 0)
@@ -105,7 +105,7 @@ def test_evaluate_says_all_in_one_document(gaga, sdf):
     assert found["posebusters"]["checks"]["bond_lengths"]["passed"]["value"] == 1.0
     assert found["distances"]["against"] == str(sdf)
     assert found["distances"]["measured"]["v_x"]["value"] == 0.0
-    code, out, _ = gaga("evaluate", sdf, "--against", sdf, "--posebusters-samples", 1)
+    code, out, _ = gaga("evaluate", sdf, "--against", sdf, "--posebusters-items", 1)
     for text in ("molecule stability %", "all checks", "bond angles, degrees", "PoseBusters: 1 m"):
         assert text in out
 

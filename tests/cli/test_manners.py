@@ -15,8 +15,8 @@ import pytest
 import typer
 
 from gaga_adapter import GAGAStats
-from gaga_adapter.cli import choices, console
-from gaga_adapter.cli.outputs import writable_file, writable_folder
+from gaga_adapter.cli import console, options
+from gaga_adapter.cli.options import writable_file, writable_folder
 from gaga_adapter.errors import WriteError
 
 ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
@@ -39,7 +39,7 @@ def events(tmp_path):
 
 
 def fit(events, out):
-    return "fit", events, "--criterion", "cumulant", "--samples", 1200, "--out", out
+    return "fit", events, "--criterion", "cumulant", "--items", 1200, "--out", out
 
 
 # -- streams ---------------------------------------------------------------------------------------
@@ -108,6 +108,13 @@ def test_paths_are_printed_as_they_are(capsys, monkeypatch):
             ["criteria", "a.npy", "--criteria", "cumulant,two-sample"],
             "Did you mean two_sample? See gaga criteria --help",
         ),
+        (
+            ["fit", "a.npy", "--out", "x", "--samples", "9"],
+            "the option --samples is called --items now. See gaga fit --help",
+        ),
+        (["criteria", "a.npy", "--samples", "9"], "the option --samples is called --items now"),
+        (["evaluate", "a.sdf", "--posebusters-samples", "9"], "is called --posebusters-items now"),
+        (["criteria", "a.npy", "--device", "tpu9"], "no device 'tpu9' here"),
         (["criteria", "a.npy", "--plot", "."], "cannot write .: it is a folder"),
         (["criteria", "a.npy", "--plot", "/proc/a.png"], "cannot write /proc/a.png"),
         (["run", "edm", "--criterion", "certificates", "--", "a.py"], "'certificates' is none of"),
@@ -334,9 +341,13 @@ def test_the_names_are_those_of_the_library():
 
     from gaga_adapter.molecules.formats import Hydrogens
     from gaga_adapter.moments.dense import DenseKind
+    from gaga_adapter.reference import DenseReference, MoleculeReference, ShapeReference
 
-    assert set(choices.covariances()) == set(get_args(DenseKind))
-    assert set(choices.hydrogens()) == set(get_args(Hydrogens))
+    assert set(options.COVARIANCES) == set(get_args(DenseKind))
+    assert set(options.HYDROGENS) == set(get_args(Hydrogens))
+    molecules = {"auto", *MoleculeReference.kinds, *ShapeReference.kinds}
+    assert set(options.MOLECULE_REFERENCES) == molecules
+    assert set(options.REFERENCES) == molecules | set(DenseReference.kinds)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

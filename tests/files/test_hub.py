@@ -13,7 +13,7 @@ from toys import same_stats
 
 from gaga_adapter import GAGAScheduler, GAGAStats, fit
 from gaga_adapter.errors import ArtefactError, WriteError
-from gaga_adapter.files.hub import card_writer
+from gaga_adapter.files import card_writer
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.report.card import PICTURE, write_card
 from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME

@@ -6,6 +6,7 @@ import ast
 import csv
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_the_cache_is_the_same_set(everything, cache):
 
 def test_the_cache_is_built_once_and_again_when_corrupt(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(qm9, "_parse_qm9pack", lambda: calls.append(1) or SMALL)
+    monkeypatch.setattr(qm9, "_parse_qm9pack", lambda progress: calls.append(1) or SMALL)
     monkeypatch.setenv("GAGA_CACHE", str(tmp_path / "new"))
     for _ in range(2):
         loaded = qm9.load_qm9()
@@ -113,15 +114,35 @@ def test_the_cache_is_built_once_and_again_when_corrupt(tmp_path, monkeypatch):
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(qm9, "_parse_qm9pack", lambda: SMALL)
+    monkeypatch.setattr(qm9, "_parse_qm9pack", lambda progress: SMALL)
     (tmp_path / "file").write_text("not a folder")
     with pytest.warns(GAGAWarning, match="QM9 is not cached: cannot write .* Set GAGA_CACHE"):
         assert len(qm9.load_qm9(cache_dir=tmp_path / "file")) == 1
 
 
+def test_reading_for_the_first_time_reports_and_prints_nothing(tmp_path, monkeypatch, capfd):
+    package = tmp_path / "qm9pack"
+    (package / "data").mkdir(parents=True)
+    header = "Index,SMILES,N_atoms,Elements,XYZ_Ang"
+    for part, index in enumerate((7, 3)):
+        row = f"{index},[H][H],2,\"['H', 'H']\",\"[[0, 0, 0], [0, 0, 0.{index}]]\""
+        (package / "data" / f"qm9_part{part}.csv").write_text(f"{header}\n{row}\n")
+    spec = SimpleNamespace(submodule_search_locations=[str(package)])
+    monkeypatch.setattr(qm9, "find_spec", lambda name: spec)
+    monkeypatch.setattr(qm9, "N_MOLECULES", 2)
+    said = []
+    read = qm9.load_qm9(cache_dir=tmp_path, progress=lambda *report: said.append(report))
+    assert said == [("reading QM9 (once)", 0, 2), ("reading QM9 (once)", 1, 2)]
+    np.testing.assert_allclose(read.positions[:, 1, 2], [0.3, 0.7])
+    monkeypatch.setattr(qm9, "N_MOLECULES", 3)
+    with pytest.raises(DataError, match=r"2 molecules\. QM9 has 3; reinstall qm9pack"):
+        qm9.load_qm9(cache_dir=tmp_path / "other")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_training_smiles_are_made_once(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(qm9, "load_qm9", lambda split, cache: calls.append(split) or SMALL)
+    monkeypatch.setattr(qm9, "load_qm9", lambda split, *_: calls.append(split) or SMALL)
     for _ in range(2):
         assert qm9.qm9_train_smiles(tmp_path) == frozenset({"[H][H]"})
     assert calls == ["train"]

@@ -16,8 +16,9 @@ from gaga_adapter.errors import GAGAWarning, TruncationError
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments
 from gaga_adapter.noise.conventions import convention_of
-from gaga_adapter.noise.levels import TOLERANCE, first_beyond, t_star, training_timesteps
+from gaga_adapter.noise.levels import TOLERANCE, first_beyond
 from gaga_adapter.noise.paths import named_path
+from gaga_adapter.noise.timesteps import t_star, training_timesteps
 
 T = 100
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # numpy 2 in diffusers

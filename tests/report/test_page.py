@@ -20,8 +20,9 @@ from gaga_adapter.fitting import Verdict
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.noise.paths import starts
 from gaga_adapter.report.card import generated
-from gaga_adapter.report.facts import Samples, report_facts, savings, starts
+from gaga_adapter.report.facts import Samples, report_facts, savings
 from gaga_adapter.report.histograms import HeldOut, histograms
 from gaga_adapter.report.page import report, write_report
 from gaga_adapter.report.plot import Axis

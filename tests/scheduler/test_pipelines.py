@@ -32,7 +32,7 @@ from diffusers import (
 from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments
-from gaga_adapter.noise.levels import timestep_log_snr
+from gaga_adapter.noise.timesteps import timestep_log_snr
 from gaga_adapter.scheduler import GAGAScheduler, HandoverError
 from gaga_adapter.stats import GAGAStats
 

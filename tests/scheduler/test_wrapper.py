@@ -38,7 +38,7 @@ from gaga_adapter.errors import (
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.noise.conventions import NOT_SCHEDULERS, REFUSED
-from gaga_adapter.noise.levels import t_star, timestep_log_snr
+from gaga_adapter.noise.timesteps import t_star, timestep_log_snr
 from gaga_adapter.scheduler import GAGAScheduler, HandoverError
 from gaga_adapter.scheduler.families import FAMILIES
 from gaga_adapter.stats import GAGAStats

@@ -17,7 +17,7 @@ from torch import distributed
 
 from gaga_adapter import GAGAScheduler, TruncatedTimesteps
 from gaga_adapter.errors import DataError, TruncationError, UnsupportedSchedulerError
-from gaga_adapter.noise.levels import timestep_log_snr
+from gaga_adapter.noise.timesteps import timestep_log_snr
 
 N = 4000
 ALPHA = 1e-6  # false alarms of each test of a law

@@ -52,8 +52,7 @@ from gaga_adapter.criteria.certificate.linear import (
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.levels import anchor_of, check_data, falling, is_gaussian, noised
-from gaga_adapter.criteria.protocol import BaseCriterion
-from gaga_adapter.criteria.task import Progress, Task
+from gaga_adapter.criteria.protocol import BaseCriterion, Progress, Task
 from gaga_adapter.errors import DataError, TruncationError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import project

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.criteria.levels import coefficients, is_gaussian, noised
-from gaga_adapter.criteria.task import Task
+from gaga_adapter.criteria.protocol import Task
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
 

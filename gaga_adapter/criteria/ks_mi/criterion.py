@@ -41,8 +41,7 @@ from gaga_adapter.criteria.ks_mi.item_statistics import (
     MoleculeStatistics,
 )
 from gaga_adapter.criteria.levels import coefficients, noised
-from gaga_adapter.criteria.protocol import BaseCriterion
-from gaga_adapter.criteria.task import Task
+from gaga_adapter.criteria.protocol import BaseCriterion, Task
 from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.haar import rotations

@@ -40,17 +40,17 @@ from torch import Generator, Tensor
 
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.levels import coefficients, drawn
-from gaga_adapter.criteria.protocol import BaseCriterion
-from gaga_adapter.criteria.task import Task
+from gaga_adapter.criteria.protocol import BaseCriterion, Task
 from gaga_adapter.criteria.two_sample.classifier import calibrated, scores
 from gaga_adapter.criteria.two_sample.features import paired_features
-from gaga_adapter.criteria.two_sample.permutation import rank_differences, swap_p_value
 from gaga_adapter.criteria.two_sample.separation import (
     Separation,
     auc,
     bound_terms,
     cells,
     of_distinct,
+    rank_differences,
+    swap_p_value,
 )
 from gaga_adapter.errors import warn
 from gaga_adapter.reference import ReferenceGaussian

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaga_adapter.criteria.levels import drawn, noised
-from gaga_adapter.criteria.task import Task
-from gaga_adapter.criteria.two_sample.features_dense import DenseUnits, dense_features
-from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
+from gaga_adapter.criteria.protocol import Task
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import mask_from_sizes
 
@@ -32,8 +30,12 @@ def paired_features(
     other = _draws(task, reference, group)
     # Units come from both samples alike, so that they say nothing of which is which.
     if mask is None:
+        from gaga_adapter.criteria.two_sample.features_dense import DenseUnits, dense_features
+
         units = DenseUnits.of(torch.cat([one, other]))
         return dense_features(one, units), dense_features(other, units)
+    from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
+
     both = (one, mask), (other, mask_from_sizes(mask.sum(1)))
     length = _root_mean_square([y[..., :3][real] for y, real in both])
     amplitude = _root_mean_square([y[..., 3:][real] for y, real in both])

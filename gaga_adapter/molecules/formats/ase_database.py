@@ -9,32 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from gaga_adapter.errors import DataError, MissingExtraError
-from gaga_adapter.molecules.formats.record import Format, Record
+from gaga_adapter.molecules.formats.record import FileFormat, Record
 
 _ROWS = 512  # fetched at a time; ase itself fetches all that is asked for
 _COLUMNS = ["id", "numbers", "positions", "pbc", "charge"]
 
 
-class AseDatabase(Format[int]):
-    """One ASE database.
-
-    Args:
-        path: the .db file.
+class AseDatabase(FileFormat[int]):
+    """One ASE database; its pieces are the ids of the rows, in order.
 
     Raises:
-        MissingExtraError: ase is not installed.
+        MissingExtraError: If ase is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
+    def __init__(self, path: Path, *how: Any) -> None:  # noqa: ANN401  # as `FileFormat`
+        super().__init__(path, *how)
         self._fetched: dict[int, Any] = {}
         try:
             import ase.db  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("ase", "ase") from error
 
-    def records(self) -> Iterator[int]:
-        """The ids of the rows, in order."""
+    def records(self) -> Iterator[int]:  # noqa: D102
         try:
             with closing(
                 sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
@@ -44,9 +40,8 @@ class AseDatabase(Format[int]):
         except sqlite3.Error as error:
             raise DataError(f"{self.name} is no ASE database: {error}.") from error
 
-    def molecule(self, piece: int, index: int) -> Record:
-        """Elements and positions of one row; the rows behind it are fetched with it."""
-        if piece not in self._fetched:
+    def molecule(self, piece: int, index: int) -> Record:  # noqa: D102
+        if piece not in self._fetched:  # the rows behind it come with it
             self._fetched = self._fetch(piece)
         row = self._fetched.pop(piece)
         return Record.of(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.formats.record import Format, Record
+from gaga_adapter.molecules.formats.record import FileFormat, Record
 
 _ROWS = 4096  # read at a time
 _KEYS = ("num_atoms", "charges", "positions")
@@ -25,18 +24,10 @@ _KEYS = ("num_atoms", "charges", "positions")
 Row = tuple[int, NDArray[Any], NDArray[Any]]
 
 
-class NpzFile(Format[Row]):
-    """One npz file.
+class NpzFile(FileFormat[Row]):
+    """One npz file; a piece is a number of atoms, atomic numbers (N,) and positions (N, 3)."""
 
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
-
-    def records(self) -> Iterator[Row]:
-        """Rows of the arrays: number of atoms, atomic numbers (N,), positions (N, 3)."""
+    def records(self) -> Iterator[Row]:  # noqa: D102
         with ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(self._path))
             missing = [key for key in _KEYS if f"{key}.npy" not in archive.namelist()]
@@ -63,8 +54,7 @@ class NpzFile(Format[Row]):
                     strict=True,
                 )
 
-    def molecule(self, piece: Row, index: int) -> Record:
-        """The atoms of one row."""
+    def molecule(self, piece: Row, index: int) -> Record:  # noqa: D102
         count, charges, positions = piece
         n_atoms = int(np.count_nonzero(charges))
         if n_atoms != count:
@@ -75,12 +65,7 @@ class NpzFile(Format[Row]):
 
 
 class _Rows:
-    """Rows of one array, one block after the other.
-
-    Args:
-        file: a .npy file.
-        name: of the archive.
-    """
+    """Rows of one array in an archive, one block after the other."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file = file

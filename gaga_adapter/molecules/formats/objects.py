@@ -1,4 +1,4 @@
-"""Molecules that are in memory already: sets of ours, and objects of other packages.
+"""Molecules that are in memory already, as objects of other packages.
 
 Objects are known by what their parts are called, whoever made them.
 
@@ -17,43 +17,21 @@ from torch import Tensor
 
 from gaga_adapter.elements import atomic_numbers
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.formats.rdkit_mol import record_of
-from gaga_adapter.molecules.formats.record import Format, Record
+from gaga_adapter.molecules.formats.record import Format, Record, record_of
 
 _POSITIONS = ("pos", "positions", "coordinates", "coords", "xyz")
 _NUMBERS = ("z", "atomic_numbers", "numbers", "species", "symbols", "elements", "atoms")
-
-
-class Whole(Format[int]):
-    """A set of molecules that was checked when it was made.
-
-    Args:
-        molecules: the set.
-    """
-
-    def __init__(self, molecules: MoleculeSet) -> None:
-        self.name, self.molecules = molecules.name, molecules
-
-    def records(self) -> Iterator[int]:
-        """Rows of the set."""
-        return iter(range(len(self.molecules)))
-
-    def molecule(self, piece: int, index: int) -> Record:
-        """One row."""
-        smiles = self.molecules.smiles
-        return Record(*self.molecules.molecule(piece), None if smiles is None else smiles[piece])
 
 
 class Objects(Format[Any]):
     """A data set of objects, or a single one.
 
     Args:
-        objects: with `len` and an index, then one that this process has no share in is not loaded;
-            or an iterable, which can be passed once or more often as it allows.
+        objects: The data set. With `len` and an index, only those are loaded that this process has
+            a share in; an iterable can be passed once, or more often if it allows that.
 
     Raises:
-        DataError: nothing of that kind.
+        DataError: If there are no molecules in it.
     """
 
     def __init__(self, objects: Any) -> None:  # noqa: ANN401  # of whoever made them
@@ -70,13 +48,12 @@ class Objects(Format[Any]):
         self._objects = objects
 
     def records(self) -> Iterator[Any]:
-        """Places in the data set, or the objects where there are no places."""
+        """Places in the data set, or the objects themselves where it has no places."""
         if _has_places(self._objects):
             return iter(range(len(self._objects)))
         return iter(self._objects)
 
-    def molecule(self, piece: Any, index: int) -> Record:  # noqa: ANN401
-        """Positions and atomic numbers of one object."""
+    def molecule(self, piece: Any, index: int) -> Record:  # noqa: ANN401, D102
         one = self._objects[piece] if _has_places(self._objects) else piece
         if hasattr(one, "GetConformer"):
             if not one.GetNumConformers():

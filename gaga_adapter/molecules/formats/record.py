@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError
+from gaga_adapter.molecules.data import MoleculeSet
 
 Hydrogens = Literal["keep", "remove", "add"]
 Piece = TypeVar("Piece")
@@ -29,13 +30,13 @@ class Record:
     """One molecule of n atoms.
 
     Attributes:
-        positions: (n, 3) float32, angstrom.
-        atomic_numbers: (n,) uint8.
-        smiles: as the source states it.
-        mol: the `rdkit.Chem.Mol` of a format that states bonds.
-        is_charged: whether the source states charges.
-        is_periodic: whether the source states a periodic cell.
-        is_bare: whether it has no hydrogen, and its bonds imply some.
+        positions: Positions (n, 3) float32, angstrom.
+        atomic_numbers: Atomic numbers (n,) uint8.
+        smiles: SMILES as the source states it.
+        mol: The `rdkit.Chem.Mol` of a format that states bonds.
+        is_charged: Whether the source states charges.
+        is_periodic: Whether the source states a periodic cell.
+        is_bare: Whether it has no hydrogen, although its bonds imply some.
     """
 
     positions: NDArray[np.float32]
@@ -57,20 +58,11 @@ class Record:
         is_periodic: bool = False,
         is_bare: bool = False,
     ) -> Record:
-        """Check one molecule.
-
-        Args:
-            positions: (n, 3), angstrom.
-            atomic_numbers: (n,).
-            smiles: as the source states it.
-            mol: rdkit molecule with the bonds of the source.
-            is_charged: whether the source states charges.
-            is_periodic: whether the source states a cell.
-            is_bare: whether its bonds imply hydrogens, of which there are none.
+        """Check one molecule; the arguments are the attributes.
 
         Raises:
-            DataError: no atoms, other shapes, an atomic number outside 1 to 118, or coordinates
-                that are not finite.
+            DataError: If there are no atoms, the shapes do not fit, an atomic number is outside 1
+                to 118, or a coordinate is not finite.
         """
         try:
             given = np.asarray(positions, np.float64)
@@ -102,31 +94,29 @@ class Format(ABC, Generic[Piece]):
     """A source of molecules.
 
     Attributes:
-        name: for messages and provenance.
-        states_bonds: whether hydrogens can be added.
+        name: The name for messages and provenance.
+        states_bonds: Whether hydrogens can be added.
+        total: Number of molecules, where it is known without a pass.
     """
 
     name: str
     states_bonds: bool = False
+    total: int | None = None
 
     @abstractmethod
     def records(self) -> Iterator[Piece]:
         """Pieces of one molecule each, in order; cheap, and with memory for one of them.
 
         Raises:
-            DataError: what follows cannot be cut into molecules.
+            DataError: If what follows cannot be cut into molecules.
         """
 
     @abstractmethod
     def molecule(self, piece: Piece, index: int) -> Record:
-        """The molecule in one piece.
-
-        Args:
-            piece: of `records`.
-            index: its place in the source.
+        """The molecule in one of the `records`; `index` is its place in the source.
 
         Raises:
-            DataError: the reason why there is none, to be read behind "molecule 3".
+            DataError: If there is none; the message is to be read behind "molecule 3".
         """
 
     def elements(self, piece: Piece, index: int) -> set[int]:
@@ -134,19 +124,70 @@ class Format(ABC, Generic[Piece]):
         return set(self.molecule(piece, index).atomic_numbers.tolist())
 
 
-def open_text(path: Path, errors: str = "strict") -> TextIO:
-    """A text file, or one compressed by gzip if its name ends in .gz."""
-    if path.suffix.lower() == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8", errors=errors))
-    return path.open(encoding="utf-8", errors=errors)
+class FileFormat(Format[Piece]):
+    """One file of molecules.
+
+    Args:
+        path: The file.
+        hydrogens: `add` asks a format that states bonds for those that they imply.
+        embed: Whether a molecule without a geometry gets one by ETKDG.
+        seed: Seed of these geometries.
+    """
+
+    def __init__(
+        self, path: Path, hydrogens: Hydrogens = "keep", embed: bool = False, seed: int = 0
+    ) -> None:
+        self.name, self._path = str(path), path
+        self._hydrogens, self._embed, self._seed = hydrogens, embed, seed
+
+    def _text(self, errors: str = "strict") -> TextIO:
+        """The file as text; it is compressed by gzip if its name ends in .gz."""
+        if self._path.suffix.lower() == ".gz":
+            return cast(TextIO, gzip.open(self._path, "rt", encoding="utf-8", errors=errors))
+        return self._path.open(encoding="utf-8", errors=errors)
+
+
+class Whole(Format[int]):
+    """A set of molecules that was checked when it was made; its pieces are its rows."""
+
+    def __init__(self, molecules: MoleculeSet) -> None:
+        self.name, self.molecules, self.total = molecules.name, molecules, len(molecules)
+
+    def records(self) -> Iterator[int]:  # noqa: D102
+        return iter(range(len(self.molecules)))
+
+    def molecule(self, piece: int, index: int) -> Record:  # noqa: D102
+        smiles = self.molecules.smiles
+        return Record(*self.molecules.molecule(piece), None if smiles is None else smiles[piece])
+
+
+def record_of(mol: Any, smiles: str | None = None) -> Record:  # noqa: ANN401  # rdkit has no types
+    """The record of an rdkit molecule with a conformer, sanitised or not.
+
+    Raises:
+        DataError: If it has no atoms, or no coordinates.
+    """
+    if not mol.GetNumConformers():
+        raise DataError("has no coordinates" if mol.GetNumAtoms() else "has no atoms")
+    # The iterator of rdkit is written in Python, and costs more than all else.
+    atoms = [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
+    numbers = [atom.GetAtomicNum() for atom in atoms]
+    is_bare = False
+    if 1 not in numbers:
+        mol.UpdatePropertyCache(strict=False)
+        is_bare = any(atom.GetTotalNumHs() for atom in atoms)
+    return Record.of(
+        mol.GetConformer().GetPositions(),
+        numbers,
+        smiles,
+        mol=mol,
+        is_charged=any(atom.GetFormalCharge() for atom in atoms),
+        is_bare=is_bare,
+    )
 
 
 def without_hydrogens(record: Record) -> Record:
-    """The heavy atoms of a molecule, without the bonds of its source.
-
-    Raises:
-        DataError: there are none.
-    """
+    """The heavy atoms of a molecule, without the bonds of its source."""
     heavy = record.atomic_numbers > 1
     return Record.of(
         record.positions[heavy],

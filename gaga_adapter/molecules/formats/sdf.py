@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,35 +15,19 @@ import numpy as np
 from gaga_adapter.errors import DataError
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.formats.rdkit_mol import embedded, record_of, with_hydrogens
-from gaga_adapter.molecules.formats.record import Format, Hydrogens, Record, open_text
-from gaga_adapter.molecules.metrics.chemistry import to_rdkit
+from gaga_adapter.molecules.formats.record import FileFormat, Record, record_of
 
 _MOST_LINES = 1_000_000  # of one record; a file without `$$$$` is no SDF file
 
 
-class SdfFile(Format[str]):
-    """One SDF file.
-
-    Args:
-        path: .sdf or .sdf.gz.
-        hydrogens: `add` those that the bonds imply, with coordinates.
-        embed: make a geometry by ETKDG for a record that has none.
-        seed: of the embedding.
-    """
+class SdfFile(FileFormat[str]):
+    """One .sdf file, also .gz; its pieces are the texts of one record each."""
 
     states_bonds = True
 
-    def __init__(
-        self, path: Path, hydrogens: Hydrogens = "keep", embed: bool = False, seed: int = 0
-    ) -> None:
-        self.name = str(path)
-        self._path, self._hydrogens, self._embed, self._seed = path, hydrogens, embed, seed
-
-    def records(self) -> Iterator[str]:
-        """Texts of one record each."""
+    def records(self) -> Iterator[str]:  # noqa: D102
         lines: list[str] = []
-        with open_text(self._path, errors="replace") as stream:
+        with self._text(errors="replace") as stream:
             for line in stream:
                 if line.startswith("$$$$"):
                     yield "".join(lines)
@@ -58,8 +41,7 @@ class SdfFile(Format[str]):
         if "".join(lines).strip():
             yield "".join(lines)
 
-    def molecule(self, piece: str, index: int) -> Record:
-        """Atoms and positions of one record, and the rdkit molecule behind them."""
+    def molecule(self, piece: str, index: int) -> Record:  # noqa: D102
         from rdkit import Chem, rdBase
 
         with rdBase.BlockLogs():
@@ -72,15 +54,21 @@ class SdfFile(Format[str]):
                         "has no 3D coordinates, only a graph or a drawing; --embed (embed=True) "
                         "makes some by ETKDG"
                     )
-                mol = embedded(_sanitised(mol), self._seed, index)
+                from gaga_adapter.molecules.formats.rdkit_mol import embedded, sanitised
+
+                mol = embedded(sanitised(mol), self._seed, index)
             elif self._hydrogens == "add":
-                mol = with_hydrogens(_sanitised(mol))
+                from gaga_adapter.molecules.formats.rdkit_mol import sanitised, with_hydrogens
+
+                mol = with_hydrogens(sanitised(mol))
             return record_of(mol)
 
 
 def sdf_text(molecules: MoleculeSet) -> str:
     """The text of an SDF file, bonds by EDM's distance rule."""
     from rdkit import Chem
+
+    from gaga_adapter.molecules.metrics.chemistry import to_rdkit
 
     # The columns of the V2000 format end at 10,000 angstrom; a diverged sample may be beyond.
     is_far = bool((np.abs(molecules.positions) >= 1e4).any())
@@ -96,7 +84,7 @@ def write_sdf(molecules: MoleculeSet, path: str | os.PathLike[str]) -> None:
     """Write an SDF file (see `sdf_text`); it appears whole or not at all.
 
     Raises:
-        WriteError: the file cannot be written.
+        WriteError: If the file cannot be written.
     """
     text = sdf_text(molecules)
     with replacing(path) as temporary:
@@ -118,13 +106,3 @@ def _is_spatial(block: str, mol: Any) -> bool:  # noqa: ANN401
     if said == "3D" or positions[:, 2].any():
         return True
     return said != "2D" and len(positions) <= 3
-
-
-def _sanitised(mol: Any) -> Any:  # noqa: ANN401
-    from rdkit import Chem
-
-    try:
-        Chem.SanitizeMol(mol)
-    except ValueError as error:  # rdkit's AtomValenceException, KekulizeException, ...
-        raise DataError(f"cannot be sanitised by rdkit: {error}") from error
-    return mol

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.formats.rdkit_mol import embedded, record_of
-from gaga_adapter.molecules.formats.record import Format, Record, open_text
+from gaga_adapter.molecules.formats.rdkit_mol import embedded
+from gaga_adapter.molecules.formats.record import FileFormat, Record, record_of
 
 
-class SmilesFile(Format[str]):
-    """One file of SMILES; every molecule gets all its hydrogens and a geometry.
+class SmilesFile(FileFormat[str]):
+    """One file of SMILES, also .gz; every molecule gets all its hydrogens and a geometry.
 
-    Args:
-        path: .smi (a SMILES and perhaps a name on each line) or .csv with a header, also .gz.
-        seed: of the embedding.
+    It is .smi (a SMILES and perhaps a name on each line), or .csv with a header.
     """
 
     states_bonds = True
 
-    def __init__(self, path: Path, seed: int = 0) -> None:
-        self.name, self._path, self._seed = str(path), path, seed
-
-    def records(self) -> Iterator[str]:
-        """The SMILES, one by one."""
-        with open_text(self._path) as stream:
+    def records(self) -> Iterator[str]:  # noqa: D102
+        with self._text() as stream:
             if ".csv" not in self._path.suffixes[-2:]:
                 for line in stream:
                     if line.strip():
@@ -41,8 +34,7 @@ class SmilesFile(Format[str]):
                 elif row:
                     raise DataError(f"{self.name}: line {number} has {len(row)} columns only.")
 
-    def molecule(self, piece: str, index: int) -> Record:
-        """Embed one SMILES."""
+    def molecule(self, piece: str, index: int) -> Record:  # noqa: D102
         from rdkit import rdBase
 
         with rdBase.BlockLogs():

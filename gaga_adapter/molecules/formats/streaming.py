@@ -12,9 +12,9 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, get_args
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,19 +22,63 @@ import numpy as np
 from gaga_adapter.elements import SYMBOLS, atomic_numbers
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.formats.objects import Whole
 from gaga_adapter.molecules.formats.record import (
     Format,
     Hydrogens,
     NotEmbedded,
     Record,
+    Whole,
     without_hydrogens,
 )
-from gaga_adapter.molecules.formats.sources import opened
-from gaga_adapter.molecules.formats.tally import Tally
 
-_ALL = 1 << 62  # molecules in one batch
 _EXAMPLES = 3  # of skipped molecules that are named
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one pass met, in the share of this process.
+
+    Attributes:
+        n_molecules: Number of molecules given.
+        n_malformed: Number of molecules left out with `skip_bad`.
+        n_not_embedded: Number of graphs left out, for which ETKDG found no geometry.
+        n_charged: Number of molecules given whose source states charges of atoms, which are
+            dropped.
+        n_periodic: Number of molecules given whose source states a cell, which is dropped.
+        n_bare: Number of molecules given that lack the hydrogens which their bonds imply.
+        examples: The first molecules that were left out, and why.
+    """
+
+    n_molecules: int = 0
+    n_malformed: int = 0
+    n_not_embedded: int = 0
+    n_charged: int = 0
+    n_periodic: int = 0
+    n_bare: int = 0
+    examples: tuple[str, ...] = ()
+
+    def describe(self) -> str | None:
+        """What was left out or dropped, in one sentence or two; None if nothing was."""
+        said = []
+        left_out = self.n_malformed + self.n_not_embedded
+        if left_out:
+            parts = [f"{self.n_malformed:,} malformed"] if self.n_malformed else []
+            parts += [f"{self.n_not_embedded:,} not embedded"] if self.n_not_embedded else []
+            more = f"; and {left_out - len(self.examples):,} more" * (left_out > len(self.examples))
+            said.append(
+                f"skipped {left_out:,} of {left_out + self.n_molecules:,} molecules "
+                f"({', '.join(parts)}): {'; '.join(self.examples)}{more}."
+            )
+        dropped = {"formal charges": self.n_charged, "a periodic cell": self.n_periodic}
+        for what, count in dropped.items():
+            if count:
+                said.append(f"{count:,} molecules have {what} in the file; dropped.")
+        if 2 * self.n_bare > self.n_molecules:
+            said.append(
+                f"{self.n_bare:,} molecules have no hydrogens, though their bonds imply some: "
+                "--hydrogens add puts them there, --hydrogens remove says that this is meant."
+            )
+        return " ".join(said) or None
 
 
 class MoleculeStream:
@@ -43,8 +87,8 @@ class MoleculeStream:
     A pass ends with a `GAGAWarning` if anything was left out or dropped.
 
     Attributes:
-        name: of the sources.
-        total: molecules in all, where that is known without a pass.
+        name: Names of the sources.
+        total: Number of molecules in all, where that is known without a pass.
     """
 
     def __init__(
@@ -58,7 +102,7 @@ class MoleculeStream:
     ) -> None:
         more = f"+{len(formats) - 3} more" if len(formats) > 3 else ""
         self.name = "+".join(one.name for one in formats[:3]) + more
-        sizes = [len(one.molecules) for one in formats if isinstance(one, Whole)]
+        sizes = [one.total for one in formats if one.total is not None]
         self.total = sum(sizes) if len(sizes) == len(formats) else None
         self._formats, self._batch_size, self._share = formats, batch_size, share
         self._hydrogens, self._skip_bad = hydrogens, skip_bad
@@ -72,12 +116,7 @@ class MoleculeStream:
         return Tally(**self._counts, examples=tuple(self._examples))
 
     def shared(self, index: int, count: int) -> MoleculeStream:
-        """The same stream, of which only the batches r, r + W, ... are read.
-
-        Args:
-            index: r.
-            count: W.
-        """
+        """The same stream, of which only every `count`-th batch is read, from `index` on."""
         one = copy(self)
         one._share, one._counts, one._examples = (index, count), Counter(), []
         return one
@@ -109,11 +148,7 @@ class MoleculeStream:
                 yield record
 
     def found_elements(self) -> tuple[str, ...]:
-        """Chemical symbols that occur, by atomic number; one pass over all sources.
-
-        Raises:
-            DataError: as in a pass for molecules.
-        """
+        """Chemical symbols that occur, by atomic number; one pass over all sources."""
         found: set[int] = set()
         for source, piece, place in self._pieces():
             try:
@@ -206,82 +241,6 @@ class MoleculeStream:
                 )
         self._counts["n_molecules"] += len(batch)
         return batch
-
-
-def stream_molecules(
-    sources: Any,  # noqa: ANN401  # paths, or molecules of any package
-    batch_size: int = 2048,
-    elements: Sequence[str] | None = None,
-    hydrogens: Hydrogens = "keep",
-    embed: bool = False,
-    skip_bad: bool = False,
-    seed: int = 0,
-    share: tuple[int, int] = (0, 1),
-) -> MoleculeStream:
-    """Molecules in batches, in memory for one batch.
-
-    Args:
-        sources: `qm9`, `qm9:train`, `qm9:valid`, `qm9:test`; a .sdf, .xyz, .extxyz (all three also
-            .gz), .npz (EDM's arrays) or .db (ASE) file, a folder or a pattern of them; .smi or .csv
-            with `embed`; a list of these; or molecules in memory: a `MoleculeSet`, a data set of
-            PyTorch Geometric or of Hugging Face `datasets`, ASE's or rdkit's molecules, pairs of
-            positions (n, 3) and atomic numbers (n,).
-        batch_size: most molecules of a batch.
-        elements: chemical symbols that may occur; every element if None.
-        hydrogens: `keep` them as they are, `remove` all, or `add` those that the bonds of the
-            source imply.
-        embed: make geometries by ETKDG for molecules without one: SMILES, and SDF records in 2D.
-            Those that ETKDG cannot embed are left out and counted.
-        skip_bad: leave malformed molecules out and count them, instead of raising on the first.
-        seed: of the embedding.
-        share: (r, W): give the batches r, r + W, ... alone, as process r of W.
-
-    Returns:
-        an iterable of `MoleculeSet`s, which can be passed more than once.
-
-    Raises:
-        DataError: here or in a pass: a source is missing, of an unknown kind, empty or unreadable
-            (the molecule is named), or holds an element that is not allowed.
-        MissingExtraError: a format needs a package that is not installed.
-    """
-    if batch_size < 1:
-        raise DataError(f"batch_size={batch_size} must be at least 1.")
-    if hydrogens not in get_args(Hydrogens):
-        raise DataError(f"hydrogens={hydrogens!r}. Allowed: {', '.join(get_args(Hydrogens))}.")
-    if not 0 <= share[0] < share[1]:
-        raise DataError(f"share={share} must be (r, W) with 0 <= r < W.")
-    formats = opened(sources, hydrogens, embed, seed)
-    return MoleculeStream(formats, batch_size, elements, hydrogens, skip_bad, share)
-
-
-def read_molecules(
-    sources: Any,  # noqa: ANN401
-    elements: Sequence[str] | None = None,
-    hydrogens: Hydrogens = "keep",
-    embed: bool = False,
-    skip_bad: bool = False,
-    seed: int = 0,
-) -> MoleculeSet:
-    """All molecules of one or several sources, in memory.
-
-    Args:
-        sources: as for `stream_molecules`, like the other arguments.
-        elements: chemical symbols that may occur; every element if None.
-        hydrogens: `keep`, `remove` or `add`.
-        embed: make geometries by ETKDG for molecules without one.
-        skip_bad: leave malformed molecules out and count them.
-        seed: of the embedding.
-
-    Raises:
-        DataError: as `stream_molecules`.
-        MissingExtraError: a format needs a package that is not installed.
-    """
-    stream = stream_molecules(
-        sources, _ALL, elements=elements, hydrogens=hydrogens, embed=embed, skip_bad=skip_bad,
-        seed=seed,
-    )  # fmt: skip
-    parts = list(stream)
-    return parts[0] if len(parts) == 1 else MoleculeSet.concatenate(parts, stream.name)
 
 
 def _malformed(source: Format[Any], place: int, error: DataError) -> DataError:

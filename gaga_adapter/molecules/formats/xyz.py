@@ -11,13 +11,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from gaga_adapter.elements import atomic_number
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.formats.record import Format, Record, open_text
+from gaga_adapter.molecules.formats.record import FileFormat, Record
 
 _PROPERTIES = re.compile(r'\bProperties="?([^\s"]+)', re.IGNORECASE)
 _LATTICE = re.compile(r'\bLattice="([^"]*)"', re.IGNORECASE)
@@ -26,38 +25,19 @@ _APERIODIC = re.compile(r'\bpbc="?(F|False|0)[\s,]+(F|False|0)[\s,]+(F|False|0)\
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame as text.
+    """One frame as text."""
 
-    Attributes:
-        line: number of its first line in the file, from 1.
-        n_atoms: what that line says.
-        comment: the second line.
-        atoms: the lines of the atoms; fewer where the file ends.
-    """
-
-    line: int
-    n_atoms: int
+    line: int  # number of its first line in the file, from 1
+    n_atoms: int  # what that line says
     comment: str
-    atoms: list[str]
+    atoms: list[str]  # fewer where the file ends
 
 
-class XyzFile(Format[Frame]):
-    """One .xyz or .extxyz file, also .gz.
+class XyzFile(FileFormat[Frame]):
+    """One .xyz or .extxyz file, also .gz."""
 
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
-
-    def records(self) -> Iterator[Frame]:
-        """Frames as text.
-
-        Raises:
-            DataError: a frame does not begin with a number of atoms: what follows has no order.
-        """
-        with open_text(self._path) as stream:
+    def records(self) -> Iterator[Frame]:  # noqa: D102
+        with self._text() as stream:
             line, index = 0, 0
             for first in stream:
                 line += 1
@@ -74,8 +54,7 @@ class XyzFile(Format[Frame]):
                 yield Frame(line, n_atoms, comment, atoms)
                 line, index = line + 1 + len(atoms), index + 1
 
-    def molecule(self, piece: Frame, index: int) -> Record:
-        """Elements and positions of one frame."""
+    def molecule(self, piece: Frame, index: int) -> Record:  # noqa: D102
         if len(piece.atoms) < piece.n_atoms:
             raise DataError(
                 f"begins in line {piece.line}: {piece.n_atoms} atoms, but the file ends"

@@ -72,13 +72,9 @@ _FORBIDDEN = _forbidden()
 
 
 def bond_orders(molecules: MoleculeSet) -> NDArray[np.uint8]:
-    """Bond orders of all pairs of atoms, in float32 arithmetic like EDM's own.
+    """Bond orders (M, N, N) of all pairs: 0 to 3, symmetric, 0 on the diagonal and in padding.
 
-    Args:
-        molecules: M molecules of at most N atoms.
-
-    Returns:
-        (M, N, N) in 0..3, symmetric, 0 on the diagonal and in the padding.
+    The arithmetic is float32, like EDM's own.
     """
     # Elements are few: the tables are reduced to those present, so that they stay in the cache.
     present, kind = np.unique(molecules.atomic_numbers, return_inverse=True)
@@ -96,17 +92,10 @@ def bond_orders(molecules: MoleculeSet) -> NDArray[np.uint8]:
 
 
 def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether each atom has a sum of bond orders that its element allows.
-
-    Args:
-        molecules: M molecules of at most N atoms.
-        orders: (M, N, N), their bond orders.
-
-    Returns:
-        (M, N), False in the padding.
+    """Whether each atom (M, N) has a sum of bond orders that its element allows; padding has not.
 
     Raises:
-        DataError: no valence is known for an element.
+        DataError: If no valence is known for an element.
     """
     numbers = molecules.atomic_numbers
     unknown = sorted({SYMBOLS[z] for z in np.unique(numbers) if z} - set(_VALENCES))
@@ -131,12 +120,8 @@ def judged_elements() -> NDArray[np.bool_]:
 def broken_atoms(atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether the bond orders of an atom sum to what its element is known not to allow.
 
-    Args:
-        atomic_numbers: (..., N), 0 is padding.
-        orders: (..., N, N), bond orders.
-
-    Returns:
-        (..., N), False in the padding and for elements without known valences.
+    From atomic numbers (..., N) and bond orders (..., N, N) to (..., N), which is False in the
+    padding and for elements without known valences.
     """
     valence = orders.sum(axis=-1, dtype=np.int64).clip(max=255)
     broken: NDArray[np.bool_] = _FORBIDDEN[atomic_numbers, valence]
@@ -144,15 +129,7 @@ def broken_atoms(atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -
 
 
 def connected(orders: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether the bond graph of each molecule has one component.
-
-    Args:
-        orders: (M, N, N), bond orders.
-        mask: (M, N), True where there is an atom.
-
-    Returns:
-        (M,). A single atom is connected.
-    """
+    """Whether the bond graph (M, N, N) of each molecule has one component, as a single atom has."""
     bonded = orders > 0
     reached = np.zeros_like(mask)
     reached[:, 0] = True  # padding comes last, so the first row is an atom

@@ -37,10 +37,8 @@ def to_rdkit(molecules: MoleculeSet) -> list[Any]:
 def to_smiles(molecules: MoleculeSet, largest_fragment: bool = True) -> tuple[str | None, ...]:
     """Canonical SMILES of each molecule, hydrogens explicit; None where rdkit cannot sanitise it.
 
-    Args:
-        molecules: M molecules.
-        largest_fragment: name the largest connected part alone, as EDM does for generated molecules
-            (the first one among equals); name all parts otherwise, as EDM does for training data.
+    They name the largest connected part alone (the first one among equals), as EDM does for
+    generated molecules, or else all parts, as EDM does for training data.
     """
     from rdkit import rdBase
 

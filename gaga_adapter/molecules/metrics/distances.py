@@ -47,17 +47,7 @@ _FLOOR_SETS = 8  # sets of held-out molecules behind a noise floor
 
 @dataclass(frozen=True)
 class Distances:
-    """Wasserstein distances; None where a set has nothing to compare.
-
-    Attributes:
-        v_x: angstrom².
-        anisotropy: largest gyration eigenvalue over their sum.
-        bond_lengths: angstrom.
-        bond_angles: degrees.
-        elements: atoms per molecule.
-        rings: rings per molecule.
-        ring_sizes: atoms per ring.
-    """
+    """Wasserstein distances by quantity (see above); None where a set has nothing to compare."""
 
     v_x: Estimate | None
     anisotropy: Estimate | None
@@ -73,10 +63,10 @@ class DistanceFigures:
     """Distances of a set of molecules from a held-out one, and what chance alone would make them.
 
     Attributes:
-        n_molecules: of the set.
-        n_held_out: of the held-out set.
-        measured: the distances with their standard errors.
-        noise_floor: the same of `n_molecules` held-out molecules from the others: the mean over
+        n_molecules: Number of molecules in the set.
+        n_held_out: Number of molecules in the held-out set.
+        measured: Distances with their standard errors.
+        noise_floor: Distances of `n_molecules` held-out molecules from the others: the mean over
             several such sets, and as `std_error` the standard deviation of a single one. None if
             the set is more than half as large as the held-out one.
     """
@@ -93,17 +83,11 @@ class DistanceFigures:
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """Values of one quantity.
-
-    Attributes:
-        value: (V,).
-        group: (V,), values are compared within their group alone.
-        molecule: (V,), row of the molecule that the value belongs to.
-    """
+    """V values of one quantity."""
 
     value: NDArray[np.float64]
-    group: NDArray[np.int64]
-    molecule: NDArray[np.int64]
+    group: NDArray[np.int64]  # values are compared within their group alone
+    molecule: NDArray[np.int64]  # row of the molecule that the value belongs to
 
     def of(self, chosen: NDArray[np.bool_]) -> Values:
         """The values of the molecules chosen (M,)."""
@@ -114,15 +98,10 @@ class Values:
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """All values of a set of molecules; a held-out set that is used often is measured once.
-
-    Attributes:
-        n_molecules: M.
-        values: by quantity.
-    """
+    """All values of a set of molecules; a held-out set that is used often is measured once."""
 
     n_molecules: int
-    values: Mapping[str, Values]
+    values: Mapping[str, Values]  # by quantity
 
     @classmethod
     def of(cls, molecules: MoleculeSet) -> Geometry:
@@ -164,9 +143,9 @@ def distances(
     """Wasserstein distances of molecules from held-out ones, with standard errors and noise floor.
 
     Args:
-        molecules: M generated molecules.
-        held_out: H molecules of the data that no model has seen.
-        generator: CPU generator of the sets behind the noise floor.
+        molecules: Generated molecules (M).
+        held_out: Molecules of the data (H) that no model has seen.
+        generator: Source of randomness for the sets behind the noise floor, on the CPU.
     """
     made = molecules if isinstance(molecules, Geometry) else Geometry.of(molecules)
     data = held_out if isinstance(held_out, Geometry) else Geometry.of(held_out)

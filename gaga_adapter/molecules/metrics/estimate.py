@@ -15,12 +15,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its standard error.
-
-    Attributes:
-        value: the figure.
-        std_error: its standard error; None where one molecule alone cannot tell.
-    """
+    """A figure and its standard error, which is None where one molecule alone cannot tell."""
 
     value: float
     std_error: float | None

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gaga_adapter.distributed import Processes
+from gaga_adapter.distributed import Processes, Progress
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.metrics.bonds import bond_orders, stable_atoms
 from gaga_adapter.molecules.metrics.chemistry import to_smiles
@@ -37,17 +37,11 @@ _BATCH = 2048  # molecules at a time: bounds the memory of the pair tensors
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """What was found for each of M molecules.
+    """What was found for each of M molecules."""
 
-    Attributes:
-        n_atoms: (M,) atoms.
-        n_stable: (M,) stable atoms.
-        smiles: SMILES of the largest fragment; None where rdkit cannot sanitise the molecule.
-    """
-
-    n_atoms: NDArray[np.int64]
-    n_stable: NDArray[np.int64]
-    smiles: tuple[str | None, ...]
+    n_atoms: NDArray[np.int64]  # (M,)
+    n_stable: NDArray[np.int64]  # (M,) stable atoms
+    smiles: tuple[str | None, ...]  # of the largest fragment; None where rdkit cannot sanitise
 
     @property
     def stable(self) -> NDArray[np.bool_]:
@@ -65,13 +59,13 @@ class MoleculeMetrics:
     """Figures of a set of molecules, each with its standard error; None where not computable.
 
     Attributes:
-        n_molecules: how many molecules were judged.
-        atom_stability: share of stable atoms.
-        molecule_stability: share of molecules with stable atoms only.
-        validity: share of valid molecules.
-        uniqueness: share of distinct SMILES among the valid; None if none is valid.
-        novelty: share of the distinct SMILES that are not in the reference; None without one.
-        shape: the form of the molecules.
+        n_molecules: Number of molecules that were judged.
+        atom_stability: Share of stable atoms.
+        molecule_stability: Share of molecules with stable atoms only.
+        validity: Share of valid molecules.
+        uniqueness: Share of distinct SMILES among the valid; None if none is valid.
+        novelty: Share of the distinct SMILES that are not in the reference; None without one.
+        shape: The form of the molecules.
     """
 
     n_molecules: int
@@ -87,57 +81,59 @@ class MoleculeMetrics:
         return asdict(self)
 
 
-def judge(molecules: MoleculeSet, processes: Processes | None = None) -> Verdicts:
-    """The verdict on every single molecule.
-
-    Args:
-        molecules: M molecules, the same on all processes.
-        processes: who shares them, process r of W taking every W-th; this one alone by default.
-
-    Raises:
-        DataError: no valence is known for an element.
-        ProcessError: another process failed or is gone.
-    """
+def judge(
+    molecules: MoleculeSet,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Verdicts:
+    """The verdict on every single molecule; arguments and errors are those of `evaluate`."""
     processes = processes or Processes()
     order = np.arange(len(molecules))
     shares = [order[rank :: processes.count] for rank in range(processes.count)]
-    found: list[tuple[NDArray[np.int64], tuple[str | None, ...]]] = []
-    with processes.in_step() as tick:
+    n_stable: list[NDArray[np.int64]] = []
+    smiles: list[str | None] = []
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress("EDM's metrics", done, len(molecules))
+
+    with processes.in_step(report) as tick:
         if len(shares[processes.index]):
             for part in molecules.subset(shares[processes.index]).batches(_BATCH):
-                stable = stable_atoms(part, bond_orders(part)).sum(axis=1, dtype=np.int64)
-                found.append((stable, to_smiles(part)))
-                tick(len(found))
-    n_stable = np.zeros(len(molecules), np.int64)
-    smiles: list[str | None] = [None] * len(molecules)
-    for rows, parts in zip(shares, processes.everyones(found), strict=True):
+                n_stable.append(stable_atoms(part, bond_orders(part)).sum(axis=1, dtype=np.int64))
+                smiles += to_smiles(part)
+                tick(len(smiles))
+    all_stable = np.zeros(len(molecules), np.int64)
+    all_smiles: list[str | None] = [None] * len(molecules)
+    for rows, (stable, some) in zip(shares, processes.everyones((n_stable, smiles)), strict=True):
         if len(rows):
-            n_stable[rows] = np.concatenate([stable for stable, _ in parts])
-            smiles[rows[0] :: processes.count] = [one for _, some in parts for one in some]
-    return Verdicts(molecules.n_atoms, n_stable, tuple(smiles))
+            all_stable[rows] = np.concatenate(stable)
+            all_smiles[rows[0] :: processes.count] = some
+    return Verdicts(molecules.n_atoms, all_stable, tuple(all_smiles))
 
 
 def evaluate(
     molecules: MoleculeSet,
     novelty_smiles: Collection[str] | None = None,
     processes: Processes | None = None,
+    progress: Progress | None = None,
 ) -> MoleculeMetrics:
     """All figures of a set of molecules.
 
     Args:
-        molecules: generated molecules.
+        molecules: Generated molecules, the same on all processes.
         novelty_smiles: SMILES of the training data, such as `qm9_train_smiles()`.
-        processes: who shares the work, all of them with the same molecules; this one alone by
-            default.
+        processes: The processes that share the work; this one alone by default.
+        progress: Called after each batch; with several processes once a second, on the first one.
 
     Returns:
-        the figures, the same on all processes.
+        The figures, the same on all processes.
 
     Raises:
-        DataError: no valence is known for an element.
-        ProcessError: another process failed or is gone.
+        DataError: If no valence is known for an element.
+        ProcessError: If another process failed or is gone.
     """
-    verdicts = judge(molecules, processes)
+    verdicts = judge(molecules, processes, progress)
     counts = Counter(smiles for smiles in verdicts.smiles if smiles is not None)
     novelty = None
     if novelty_smiles is not None:

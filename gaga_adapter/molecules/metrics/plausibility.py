@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -24,36 +24,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gaga_adapter.distributed import Tick
 from gaga_adapter.errors import DataError, MissingExtraError
 from gaga_adapter.molecules.metrics.estimate import Estimate, estimate_mean
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check on all molecules.
+    """One check on all molecules."""
 
-    Attributes:
-        passed: share of the molecules that pass.
-        n_not_computable: molecules for which there is no answer; they do not count as passed.
-    """
-
-    passed: Estimate
-    n_not_computable: int
+    passed: Estimate  # share of the molecules
+    n_not_computable: int  # molecules for which there is no answer; they do not count as passed
 
 
 @dataclass(frozen=True)
 class Plausibility:
-    """What PoseBusters says of a set of molecules.
-
-    Attributes:
-        n_molecules: how many were checked.
-        passed: share of the molecules that pass all checks.
-        checks: each by PoseBusters' name for it.
-    """
+    """What PoseBusters says of a set of molecules."""
 
     n_molecules: int
-    passed: Estimate
-    checks: Mapping[str, Check]
+    passed: Estimate  # share of the molecules that pass all checks
+    checks: Mapping[str, Check]  # by PoseBusters' name
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -65,20 +55,18 @@ def has_posebusters() -> bool:
     return find_spec("posebusters") is not None
 
 
-def answers(
-    mols: Iterable[Any], report: Callable[[int], None] | None = None
-) -> dict[str, NDArray[np.float64]]:
+def answers(mols: Iterable[Any], tick: Tick = lambda done: None) -> dict[str, NDArray[np.float64]]:
     """PoseBusters' answers for every single molecule.
 
     Args:
-        mols: M rdkit molecules of one conformer each; not changed.
-        report: called with how many are done.
+        mols: Rdkit molecules (M) of one conformer each; they are not changed.
+        tick: Called with the number of molecules that are done.
 
     Returns:
-        by check, (M,): 1 passed, 0 failed, NaN not computable.
+        Answers (M,) by check: 1 passed, 0 failed, NaN not computable.
 
     Raises:
-        MissingExtraError: PoseBusters is not installed.
+        MissingExtraError: If PoseBusters is not installed.
     """
     try:
         from posebusters import PoseBusters
@@ -97,20 +85,12 @@ def answers(
                 value = table[name].iloc[0]
                 known = isinstance(value, bool | np.bool_)
                 found.setdefault(str(name), []).append(float(value) if known else np.nan)
-            if report is not None:
-                report(done)
+            tick(done)
     return {name: np.array(values) for name, values in found.items()}
 
 
 def plausibility(given: Mapping[str, NDArray[np.float64]]) -> Plausibility:
-    """Shares of molecules that pass, with standard errors.
-
-    Args:
-        given: as `answers` returns it.
-
-    Raises:
-        DataError: no molecules.
-    """
+    """Shares of molecules that pass, with standard errors, from what `answers` returned."""
     table = np.array(list(given.values()))
     if not table.size:
         raise DataError("no molecules to check. Pass at least one.")

@@ -38,11 +38,11 @@ class ShapeFigures:
     """Form of a set of molecules; None where no molecule has two atoms.
 
     Attributes:
-        v_x: mean of v_x over molecules, angstrom².
-        v_x_spread: standard deviation of v_x over molecules, angstrom².
-        anisotropy: mean over molecules of the largest gyration eigenvalue over their sum.
-        connected: share of molecules with one component, by EDM's bond rule.
-        element_shares: share of each element among all atoms, by symbol.
+        v_x: Mean of v_x over molecules, angstrom².
+        v_x_spread: Standard deviation of v_x over molecules, angstrom².
+        anisotropy: Mean over molecules of the largest gyration eigenvalue over their sum.
+        connected: Share of molecules with one component, by EDM's bond rule.
+        element_shares: Share of each element among all atoms, by symbol.
     """
 
     v_x: Estimate | None

@@ -16,7 +16,7 @@ import csv
 import os
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,14 +24,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
+from gaga_adapter.distributed import Progress
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError, WriteError
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.chemistry import to_smiles
 
 Split = Literal["train", "valid", "test"]
 
@@ -39,30 +37,32 @@ N_MOLECULES = 130_831
 N_TRAIN, N_VALID = 100_000, 17_748
 _CACHE_NAME = "qm9-1.npz"  # count up when the arrays in it change
 _SMILES_NAME = "qm9-train-smiles-1.txt"
-_CONSOLE = Console(stderr=True)
 
 
 def load_qm9(
-    split: Split | None = None, cache_dir: str | os.PathLike[str] | None = None
+    split: Split | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> MoleculeSet:
     """All of QM9 ordered by its own index, or one split in the order of EDM's permutation.
 
     A split's order is random, so its first k molecules are a random sample of it.
 
     Args:
-        split: `train`, `valid`, `test`, or None for everything.
-        cache_dir: keeps the parsed arrays; `$GAGA_CACHE` or `~/.cache/gaga-adapter` if None.
+        split: Name of the split: `train`, `valid`, `test`, or None for everything.
+        cache_dir: Folder of the parsed arrays; `$GAGA_CACHE` or `~/.cache/gaga-adapter` if None.
+        progress: Called while the files are parsed for the first time.
 
     Raises:
-        DataError: the split is unknown, or the installed data is not the QM9 it should be.
-        MissingExtraError: `qm9pack` is not installed and nothing is cached.
+        DataError: If the split is unknown, or the installed data is not the QM9 it should be.
+        MissingExtraError: If `qm9pack` is not installed and nothing is cached.
     """
     if split not in (None, "train", "valid", "test"):
         raise DataError(f"QM9 has no split {split!r}. Allowed: train, valid, test, or none.")
     path = _cache_folder(cache_dir) / _CACHE_NAME
     everything = _load_cache(path)
     if everything is None:
-        everything = _parse_qm9pack()
+        everything = _parse_qm9pack(progress)
         _try_to_cache(path, partial(_write_arrays, everything))
     if split is None:
         return everything
@@ -71,73 +71,78 @@ def load_qm9(
 
 
 def split_indices(split: Split) -> NDArray[np.int64]:
-    """Rows of the whole set that form a split, in the order of EDM's permutation.
-
-    Args:
-        split: `train`, `valid` or `test`.
-    """
+    """Rows of the whole set that form a split, in the order of EDM's permutation."""
     legacy = np.random.RandomState(0)  # local; the split is defined by this generator
     ends = {"train": (0, N_TRAIN), "valid": (N_TRAIN, N_TRAIN + N_VALID)}
     start, stop = ends.get(split, (N_TRAIN + N_VALID, N_MOLECULES))
     return legacy.permutation(N_MOLECULES)[start:stop].astype(np.int64)
 
 
-def qm9_train_smiles(cache_dir: str | os.PathLike[str] | None = None) -> frozenset[str]:
+def qm9_train_smiles(
+    cache_dir: str | os.PathLike[str] | None = None, progress: Progress | None = None
+) -> frozenset[str]:
     """SMILES of the training split as EDM writes them, the reference of its novelty.
 
     Hydrogens are explicit and bonds come from distances, so these are not the SMILES that QM9
-    states. Made once (in about a minute) and cached.
-
-    Args:
-        cache_dir: as for `load_qm9`.
-
-    Raises:
-        MissingExtraError: `qm9pack` is not installed and nothing is cached.
+    states. They are made once, in about a minute, and cached; arguments and errors are those of
+    `load_qm9`.
     """
     path = _cache_folder(cache_dir) / _SMILES_NAME
     with contextlib.suppress(OSError):
         return frozenset(path.read_text(encoding="ascii").split())
-    train = load_qm9("train", cache_dir)
-    batches = track(
-        train.batches(1000),
-        "SMILES of QM9 (once)",
-        len(train) / 1000,
-        console=_CONSOLE,
-        transient=True,
-    )
-    made = [to_smiles(part, largest_fragment=False) for part in batches]
-    smiles = frozenset(one for part in made for one in part if one is not None)
+    from gaga_adapter.molecules.metrics.chemistry import to_smiles
+
+    train = load_qm9("train", cache_dir, progress)
+    made: list[str | None] = []
+    for part in train.batches(1000):
+        made += to_smiles(part, largest_fragment=False)
+        if progress is not None:
+            progress("SMILES of QM9 (once)", len(made), len(train))
+    smiles = frozenset(one for one in made if one is not None)
     text = "\n".join(sorted(smiles))
     _try_to_cache(path, lambda temporary: temporary.write_text(text, encoding="ascii"))
     return smiles
 
 
-def _parse_qm9pack() -> MoleculeSet:
-    """Read the csv files of qm9pack; lists in them are written as Python lists in strings."""
+def qm9pack_rows(progress: Progress | None = None) -> Iterator[dict[str, str]]:
+    """Rows of the csv files of qm9pack; lists in them are written as Python lists in strings.
+
+    Raises:
+        MissingExtraError: If `qm9pack` is not installed.
+        DataError: If there are not as many rows as QM9 has molecules.
+    """
     spec = find_spec("qm9pack")
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError("qm9pack", "data")
     folder = Path(spec.submodule_search_locations[0]) / "data"
     files = sorted(folder.glob("qm9_part*.csv"))
+    n_rows = 0
+    for done, file in enumerate(files):
+        if progress is not None:
+            progress("reading QM9 (once)", done, len(files))
+        with file.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                n_rows += 1
+                yield row
+    if n_rows != N_MOLECULES:
+        raise DataError(f"{folder}: {n_rows} molecules. QM9 has {N_MOLECULES}; reinstall qm9pack.")
+
+
+def _parse_qm9pack(progress: Progress | None = None) -> MoleculeSet:
     columns: dict[str, list[str]] = {
         key: [] for key in ("Index", "SMILES", "N_atoms", "Elements", "XYZ_Ang")
     }
-    for file in track(files, "reading QM9 (once)", console=_CONSOLE, transient=True):
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = csv.reader(stream)
-            header = next(rows)
-            wanted = [(header.index(key), values) for key, values in columns.items()]
-            for row in rows:
-                for position, values in wanted:
-                    values.append(row[position])
+    for row in qm9pack_rows(progress):
+        for key, values in columns.items():
+            values.append(row[key])
     n_atoms = np.array(columns["N_atoms"], np.int64)
     symbols = "".join(columns["Elements"]).translate(str.maketrans("", "", "[]', ")).encode()
     flat = ",".join(columns["XYZ_Ang"]).translate(str.maketrans("", "", "[] "))
     xyz = np.fromstring(flat, np.float64, sep=",")
-    if len(n_atoms) != N_MOLECULES or not (len(symbols) == n_atoms.sum() == len(xyz) / 3):
+    if not (len(symbols) == n_atoms.sum() == len(xyz) / 3):
         raise DataError(
-            f"{folder}: {len(n_atoms)} molecules with {len(symbols)} elements and {len(xyz)} "
-            f"coordinates. QM9 has {N_MOLECULES} molecules; reinstall qm9pack."
+            f"qm9pack has {len(symbols)} elements and {len(xyz)} coordinates for {n_atoms.sum()} "
+            "atoms. Reinstall it."
         )
     number_of = np.zeros(256, np.uint8)
     for number in (1, 6, 7, 8, 9):

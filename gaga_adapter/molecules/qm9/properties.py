@@ -6,15 +6,10 @@ bohr², cal/(mol K), and 1/cm for `omega1`, the highest harmonic frequency.
 
 from __future__ import annotations
 
-import csv
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from gaga_adapter.errors import DataError, MissingExtraError
-from gaga_adapter.molecules.qm9.data import N_MOLECULES
+from gaga_adapter.molecules.qm9.data import qm9pack_rows
 
 _COLUMNS = {
     "A": "RotA_GHz",
@@ -49,26 +44,16 @@ def qm9_properties() -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
     """Properties (M,) by name, in the order of `load_qm9()`; `index` is QM9's own number.
 
     Raises:
-        MissingExtraError: `qm9pack` is not installed.
-        DataError: its files are not the QM9 they should be.
+        MissingExtraError: If `qm9pack` is not installed.
+        DataError: If its files are not the QM9 they should be.
     """
-    spec = find_spec("qm9pack")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("qm9pack", "data")
-    folder = Path(spec.submodule_search_locations[0]) / "data"
     index: list[int] = []
     rows: list[list[float]] = []
-    for file in sorted(folder.glob("qm9_part*.csv")):
-        with file.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                index.append(int(row["Index"]))
-                frequencies = row["Harmonic_Freq_cmi"].strip("[]").split(",")
-                values = [float(row[column]) for column in _COLUMNS.values()]
-                rows.append([*values, max(map(float, frequencies))])
-    if len(index) != N_MOLECULES:
-        raise DataError(
-            f"{folder}: {len(index)} molecules. QM9 has {N_MOLECULES}; reinstall qm9pack."
-        )
+    for row in qm9pack_rows():
+        index.append(int(row["Index"]))
+        frequencies = row["Harmonic_Freq_cmi"].strip("[]").split(",")
+        values = [float(row[column]) for column in _COLUMNS.values()]
+        rows.append([*values, max(map(float, frequencies))])
     order = np.argsort(index)
     table = np.array(rows, np.float32)[order]
     columns = zip((*_COLUMNS, "omega1"), table.T, strict=True)
@@ -79,7 +64,7 @@ def atom_reference_sums(atomic_numbers: NDArray[np.uint8]) -> dict[str, NDArray[
     """What the atoms of each molecule have on their own (M,), by the names of `ATOM_REFERENCES`.
 
     Args:
-        atomic_numbers: (M, Nmax), 0 on padding; elements of QM9.
+        atomic_numbers: Atomic numbers (M, Nmax) of elements of QM9, 0 on padding.
     """
     tables = {}
     for name, references in ATOM_REFERENCES.items():

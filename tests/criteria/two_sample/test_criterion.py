@@ -18,7 +18,7 @@ from toys import dense_fitted, fitted, gaussian_molecules, generator, levels
 from gaga_adapter import criteria
 from gaga_adapter.criteria import CRITERIA, TwoSample, criterion
 from gaga_adapter.criteria.levels import coefficients
-from gaga_adapter.criteria.task import Task, copies
+from gaga_adapter.criteria.protocol import Task, copies
 from gaga_adapter.criteria.two_sample.classifier import calibrated
 from gaga_adapter.criteria.two_sample.features import paired_features
 from gaga_adapter.criteria.two_sample.separation import auc, bound_terms, cells, of_distinct

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from gaga_adapter.criteria.two_sample.permutation import rank_differences, swap_p_value
+from gaga_adapter.criteria.two_sample.separation import rank_differences, swap_p_value
 
 SEEN_BY_CHANCE = 1e-6
 

@@ -10,7 +10,8 @@ import pytest
 
 from gaga_adapter.errors import DataError, WriteError
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.formats import read_molecules, sdf_text, sources, write_sdf
+from gaga_adapter.molecules.formats import read_molecules, sdf_text, write_sdf
+from gaga_adapter.molecules.qm9 import data as qm9
 
 CO2 = ([[0.0, 0.0, 0.0], [0.0, 0.0, 1.16], [0.0, 0.0, -1.16]], [6, 8, 8])
 HCL = ([[0.5, 0.25, 0.0], [0.5, 0.25, 1.27]], [17, 1])
@@ -87,7 +88,7 @@ def test_several_sources_follow_one_another(tmp_path):
 
 def test_qm9_goes_to_its_loader(monkeypatch):
     asked = []
-    monkeypatch.setattr(sources, "load_qm9", lambda split=None: asked.append(split) or TWO)
+    monkeypatch.setattr(qm9, "load_qm9", lambda split, progress: asked.append(split) or TWO)
     read_molecules("qm9")
     read_molecules("qm9:valid")
     assert asked == [None, "valid"]

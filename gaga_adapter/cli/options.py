@@ -1,0 +1,434 @@
+"""Options that commands share: data and their encoding, judges, devices, outputs.
+
+An option is an annotated type, `Device = Annotated[str, typer.Option(...)]`; what its value stands
+for is made by a function beside it. Options that belong together are the fields of a dataclass: a
+command takes it as one parameter, and `flat` shows its fields to typer one by one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import numpy as np
+import torch
+import typer
+
+from gaga_adapter.criteria import CRITERIA, Criterion, criterion
+from gaga_adapter.distributed import Progress
+from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, WriteError
+from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
+
+if TYPE_CHECKING:
+    from gaga_adapter.molecules.formats import MoleculeStream
+    from gaga_adapter.streaming import Batch
+
+_BATCH = 2048  # molecules
+_BATCH_NUMBERS = 4_000_000  # of dense arrays
+_NEEDS_MODEL = "certificate"
+
+
+def flat(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose groups of options are spread out, as typer wants to see them."""
+    signature = inspect.signature(run, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in signature.parameters.values():
+        kind = parameter.annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            groups[parameter.name] = kind
+            parameters += inspect.signature(kind, eval_str=True).parameters.values()
+        else:
+            parameters.append(parameter)
+
+    def command(**values: Any) -> Any:  # noqa: ANN401
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        return run(**values)
+
+    command.__doc__ = run.__doc__
+    command.__annotations__ = {}  # all that typer needs is in the signature
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
+    )
+    return command
+
+
+# -- values that have names ------------------------------------------------------------------------
+
+#: Names that the library has too, for it is slow to load: a test says that they are the same.
+COVARIANCES = ("channel", "element", "low_rank", "full")
+HYDROGENS = ("keep", "remove", "add")
+MOLECULE_REFERENCES = ("auto", "shape", "size", "channel", "paper", "unit")
+REFERENCES = (*MOLECULE_REFERENCES, "element", "low_rank", "full")
+
+Names = Sequence[str] | Callable[[], Sequence[str]]
+
+
+def one_of(names: Names, help: str, *flags: str) -> Any:  # noqa: ANN401
+    """An option that takes one of some names; a function gives them when a value is checked."""
+
+    def check(context: typer.Context, value: str | None) -> str | None:
+        if value is not None and not context.resilient_parsing:
+            require(value, names() if callable(names) else names)
+        return value
+
+    return typer.Option(*flags, help=help, callback=check, autocompletion=completed(names))
+
+
+def require(value: str, names: Sequence[str]) -> None:
+    """Refuse a value that is not one of the names, and say which is near."""
+    if value not in names:
+        near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(names)}.{meant}")
+
+
+def completed(names: Names) -> Callable[[str], list[str]]:
+    """Completion by names, for options that take other values, too."""
+
+    def complete(incomplete: str) -> list[str]:
+        known = names() if callable(names) else names
+        return [name for name in known if name.startswith(incomplete)]
+
+    return complete
+
+
+def renamed(old: str, new: str) -> Any:  # noqa: ANN401
+    """A hidden option that was renamed: its use is an error that names the new one."""
+
+    def refuse(context: typer.Context, value: str | None) -> None:
+        if value is not None and not context.resilient_parsing:
+            raise typer.BadParameter(f"the option {old} is called {new} now.")
+
+    return typer.Option(old, hidden=True, callback=refuse)
+
+
+def names_in(module: str, table: str) -> Callable[[], Sequence[str]]:
+    """The keys of a table in a module that loads when they are asked for."""
+    return lambda: tuple(getattr(import_module(module), table))
+
+
+STATISTICS = names_in("gaga_adapter.stats", "EMBEDDED")
+PIPELINES = ("qm9",)
+
+
+# -- data and their encoding -----------------------------------------------------------------------
+
+HydrogensOption = Annotated[
+    str,
+    one_of(
+        HYDROGENS,
+        "keep them as they are, remove all, or add those that the bonds imply (SDF, SMILES).",
+        "--hydrogens",
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave malformed molecules out and count them.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Data that a user names, and how molecules among them are read and encoded."""
+
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="qm9, qm9:train, files, folders or patterns of molecules (.sdf, .xyz, .extxyz, "
+            "also .gz; .npz in EDM's layout; ASE's .db; .smi or .csv with --embed), or one .npy of "
+            "floats (M, C, ...) for images, latents and signals."
+        ),
+    ]
+    elements: Annotated[
+        str,
+        typer.Option(
+            help="Elements of the one-hot channels, in the model's order; auto looks them up in "
+            "one pass and orders them by atomic number."
+        ),
+    ] = "H,C,N,O,F"
+    hydrogens: HydrogensOption = "keep"
+    embed: Annotated[
+        bool,
+        typer.Option(
+            "--embed", help="Make geometries by ETKDG for SMILES and for SDF records in 2D."
+        ),
+    ] = False
+    skip_bad: SkipBad = False
+    position_scale: Annotated[
+        float, typer.Option(help="Positions, in angstrom, are divided by it.")
+    ] = 1.0
+    onehot_scale: Annotated[float, typer.Option(help="One-hot entries are divided by it.")] = 4.0
+    charge_scale: Annotated[
+        float | None,
+        typer.Option(help="Atomic numbers are divided by it; no such channel without."),
+    ] = None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set that can be streamed.
+
+    Attributes:
+        name: The name for tables and provenance.
+        layout: The meaning of its channels.
+        items: The molecules, or the array (M, C, ...).
+    """
+
+    name: str
+    layout: Layout
+    items: MoleculeStream | np.ndarray
+
+    @property
+    def total(self) -> int | None:
+        """Items in all; None for files, which are not counted before they are read."""
+        return len(self.items) if isinstance(self.items, np.ndarray) else self.items.total
+
+    def batches(self, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Pairs of x (B, N, 3+F) and mask (B, N), or dense x (B, C, ...).
+
+        With a share (r, W) they are the batches r, r + W, ... alone. The other ones are not even
+        parsed, so that several processes read files as many times faster.
+        """
+        if isinstance(self.items, np.ndarray):
+            step = max(1, _BATCH_NUMBERS // max(1, self.items[0].size))
+            for start in range(share[0] * step, len(self.items), share[1] * step):
+                yield torch.from_numpy(np.array(self.items[start : start + step]))
+            return
+        from gaga_adapter.molecules.encoding import encode
+
+        for part in self.items.shared(*share):
+            yield encode(part, cast(MoleculeLayout, self.layout))
+
+    def counted(self, progress: Progress) -> Progress:
+        """Progress that knows how many items there are; the library sees batches alone."""
+        return lambda what, done, total: progress(
+            what, done, self.total if what == "moments" else total
+        )
+
+
+def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None) -> Source:
+    """The data that a user named; files are streamed, and arrays mapped from disk, not read.
+
+    Args:
+        reading: The names of the data, and how molecules are read.
+        seed: Source of randomness for the embedding of molecules.
+        progress: Called while QM9 is read for the first time.
+
+    Raises:
+        DataError: If nothing readable is there, or an array is no stack of float events.
+    """
+    arrays = [name for name in reading.data if name.endswith(".npy")]
+    if arrays:
+        if len(reading.data) > 1:
+            raise DataError(
+                f"got {', '.join(reading.data)}: pass one .npy file at a time, and it alone."
+            )
+        return _open_array(Path(arrays[0]))
+    from gaga_adapter.molecules.formats import stream_molecules
+
+    def opened(elements: tuple[str, ...] | None) -> MoleculeStream:
+        return stream_molecules(
+            reading.data,
+            _BATCH,
+            elements,
+            reading.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused by name
+            reading.embed,
+            reading.skip_bad,
+            seed,
+            progress=progress,
+        )
+
+    names = tuple(reading.elements.replace(",", " ").split())
+    if names == ("auto",):
+        names = opened(None).found_elements()
+    layout = MoleculeLayout(
+        names, reading.position_scale, reading.onehot_scale, reading.charge_scale
+    )
+    molecules = opened(layout.elements)
+    return Source(molecules.name, layout, molecules)
+
+
+def _open_array(file: Path) -> Source:
+    if not file.is_file():
+        raise DataError(f"no file {file}.")
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"cannot read {file} ({error}). Write it with numpy.save.") from error
+    if array.ndim < 2 or not len(array) or array.dtype.kind != "f":
+        raise DataError(
+            f"{file} holds {array.dtype} {array.shape}; need floats (M, C, ...), one event per "
+            "row and channels first, scaled as the model sees them."
+        )
+    return Source(str(file), DenseLayout(tuple(array.shape[1:])), array)
+
+
+# -- judges ----------------------------------------------------------------------------------------
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Molecule pipeline (folder, hub id, or qm9) whose denoiser the certificate asks.",
+        autocompletion=completed(PIPELINES),
+    ),
+]
+CriterionOption = Annotated[
+    str,
+    one_of(
+        tuple(CRITERIA),
+        "Chooses t*: two_sample (a classifier, nats), cumulant (closed form, nats), certificate "
+        "(a trained denoiser, nats) or ks_mi (as published, p-values).",
+    ),
+]
+ReferenceOption = Annotated[
+    str,
+    one_of(
+        REFERENCES,
+        "Start to judge. Molecules: shape, size, channel, paper or unit. Arrays: full, low_rank, "
+        "element, channel, paper or unit. auto is shape, and what --covariance says.",
+    ),
+]
+CovarianceOption = Annotated[
+    str, one_of(COVARIANCES, "Of arrays: channel, element, low_rank or full.")
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        help="What may remain at t*: nats per item, 0.5 if not given; of ks_mi the rate of false "
+        "alarms on a whole curve, 0.05.",
+        show_default=False,
+    ),
+]
+Items = Annotated[int, typer.Option(help="Items that the criteria see, drawn at random.")]
+OldSamples = Annotated[str | None, renamed("--samples", "--items")]
+
+
+def check_covariance(source: Source, covariance: str) -> None:
+    """Refuse a covariance of arrays for molecules, whose start `--reference` names."""
+    if covariance != "channel" and isinstance(source.layout, MoleculeLayout):
+        raise StatsMismatchError(
+            f"--covariance {covariance} is of arrays, and {source.name} are molecules. "
+            "Pass --reference shape, size, channel, paper or unit."
+        )
+
+
+def named_criteria(names: str | None, model: str | None) -> list[str]:
+    """Names of criteria, with commas between; all that can be asked if there are none."""
+    if names is not None:
+        return [name.strip() for name in names.split(",")]
+    return [name for name in CRITERIA if name != _NEEDS_MODEL or model is not None]
+
+
+def make_criterion(name: str, model: str | None, device: torch.device | str = "cpu") -> Criterion:
+    """A criterion by name; the certificate takes the denoiser of a molecule pipeline.
+
+    Raises:
+        GAGAError: If the name is unknown, or the certificate is asked for without a model.
+        ArtefactError: If there is no such pipeline.
+    """
+    if name != _NEEDS_MODEL:
+        return criterion(name)
+    if model is None:
+        raise GAGAError(
+            "the certificate asks a trained denoiser. Pass --model FOLDER (or qm9, the small "
+            "model shipped here), or choose another criterion."
+        )
+    from gaga_adapter.criteria import Certificate, as_denoiser
+    from gaga_adapter.molecules.pipeline import MoleculePipeline
+
+    return Certificate(as_denoiser(MoleculePipeline.load(model).denoiser.to(device)))
+
+
+# -- devices ---------------------------------------------------------------------------------------
+
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Of the model: auto, cpu, cuda, cuda:1, mps. auto is a GPU of its own for each "
+        "process of a machine, and the CPU where there is none.",
+        autocompletion=completed(("auto", "cpu", "cuda", "mps")),
+    ),
+]
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of this process by torch's name for it, or by `auto`.
+
+    `auto` is `cuda:LOCAL_RANK` where there is CUDA; processes beyond the number of GPUs share them
+    in turn.
+
+    Raises:
+        GAGAError: If there is no such device here.
+    """
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", local % torch.cuda.device_count())
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise GAGAError(
+            f"no device {name!r} here ({str(error).splitlines()[0]}). Pass auto, cpu, or cuda or "
+            "mps where torch supports them."
+        ) from error
+    return device
+
+
+# -- outputs: tried when the command line is read, before the work begins --------------------------
+
+
+def writable_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Callback of an option that names a file which can be made or replaced."""
+    if path is not None and not context.resilient_parsing:
+        if path.is_dir():
+            raise WriteError(f"cannot write {path}: it is a folder. Name a file in it.")
+        _try(path, path.parent)
+    return path
+
+
+def writable_folder(context: typer.Context, path: Path | None) -> Path | None:
+    """Callback of an option that names a folder which can be made, or written into."""
+    if path is not None and not context.resilient_parsing:
+        _try(path, path)
+    return path
+
+
+def picture(context: typer.Context, path: Path | None) -> Path | None:
+    """Callback of an option that names a file of a kind which can be drawn."""
+    if writable_file(context, path) is not None and not context.resilient_parsing:
+        from gaga_adapter.report.curves import check_picture
+
+        check_picture(cast(Path, path))
+    return path
+
+
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Draw the curve into this .png, .svg or .pdf file.", callback=picture),
+]
+
+
+def _try(path: Path, folder: Path) -> None:
+    """Make a file in the nearest folder that exists, and remove it."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise WriteError(f"cannot write {path}: {folder} is a file. Choose another place.")
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".gaga-", dir=folder):
+            pass
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {path}: {folder}: {error.strerror or error}. Choose another place."
+        ) from error
