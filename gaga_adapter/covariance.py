@@ -20,7 +20,7 @@ class DiagonalCovariance:
     """`C = diag(var)`.
 
     Attributes:
-        var: variances (..., D), non-negative.
+        var: Variances (..., D), non-negative.
     """
 
     var: Tensor
@@ -59,9 +59,9 @@ class EigenCovariance:
     """`C = U diag(l) U' + r (I - U U')`, full when U is square, low rank otherwise.
 
     Attributes:
-        basis: orthonormal columns U (..., D, R) with R <= D.
-        eigenvalues: l (..., R), non-negative.
-        residual: r (...), the variance along each of the D - R directions left; unused if R = D.
+        basis: Orthonormal columns U (..., D, R) with R <= D.
+        eigenvalues: Eigenvalues l (..., R), non-negative.
+        residual: Variance r (...) along each of the D - R directions left; unused if R = D.
     """
 
     basis: Tensor

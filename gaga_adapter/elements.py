@@ -23,7 +23,7 @@ def atomic_number(symbol: str) -> int:
     """Atomic number of a chemical symbol such as `Cl` (a numeral such as `17` is taken as it is).
 
     Raises:
-        DataError: there is no such element.
+        DataError: If there is no such element.
     """
     number = int(symbol) if symbol.isdecimal() else _NUMBERS.get(symbol.capitalize(), 0)
     if not 0 < number < len(SYMBOLS):
@@ -37,6 +37,6 @@ def atomic_numbers(symbols: Iterable[str]) -> tuple[int, ...]:
     """Atomic numbers of several chemical symbols.
 
     Raises:
-        DataError: there is no such element.
+        DataError: If there is no such element.
     """
     return tuple(atomic_number(symbol) for symbol in symbols)

@@ -21,7 +21,7 @@ def splitmix64(x: Tensor) -> Tensor:
     """SplitMix64's finaliser: a bijection of 64-bit integers that flips each bit with odds 1/2.
 
     Args:
-        x: int64 of any shape.
+        x: Integers of any shape, int64.
 
     Returns:
         int64 of that shape.
@@ -35,9 +35,9 @@ def stream(seed: Tensor | int, n: int, device: torch.device | None = None) -> Te
     """The first `n` outputs of SplitMix64 from each seed, a counter-based generator.
 
     Args:
-        seed: int64 (...).
-        n: how many.
-        device: where, if `seed` is a number.
+        seed: Seeds (...), int64.
+        n: Number of outputs from each seed.
+        device: Device of the result, if `seed` is a number.
 
     Returns:
         int64 (..., n).
@@ -56,7 +56,7 @@ def atom_hashes(x: Tensor) -> Tensor:
     """One hash per row of channels; equal rows have equal hashes, and -0 counts as 0.
 
     Args:
-        x: floating (..., C).
+        x: Floating-point numbers (..., C).
 
     Returns:
         int64 (...).

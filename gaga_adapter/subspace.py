@@ -19,7 +19,7 @@ def mask_from_padding(x: Tensor) -> Tensor:
     """Real atoms of a padded batch: a row whose every channel is exactly 0 is padding.
 
     Args:
-        x: molecules (B, N, C).
+        x: Molecules (B, N, C).
 
     Returns:
         Mask (B, N), bool.
@@ -31,8 +31,8 @@ def mask_from_sizes(n_atoms: Tensor, width: int | None = None) -> Tensor:
     """Mask whose row `i` has its first `n_atoms[i]` entries true.
 
     Args:
-        n_atoms: sizes (B,), integer.
-        width: padded number of atoms; the largest size when `None`.
+        n_atoms: Sizes (B,), integer.
+        width: Padded number of atoms; the largest size when `None`.
 
     Returns:
         Mask (B, width), bool, on the device of `n_atoms`.
@@ -47,7 +47,7 @@ def remove_mean(positions: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         positions: (B, N, D).
-        mask: real atoms (B, N), bool.
+        mask: Real atoms (B, N), bool.
 
     Returns:
         Projected positions (B, N, D).
@@ -62,8 +62,8 @@ def project(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """Molecules with mean-free positions, features as they are, padding exactly zero.
 
     Args:
-        x: molecules (B, N, 3 + F).
-        mask: real atoms (B, N), bool; inferred from the padding when `None`.
+        x: Molecules (B, N, 3 + F).
+        mask: Real atoms (B, N), bool; inferred from the padding when `None`.
 
     Returns:
         Projected molecules (B, N, 3 + F).

@@ -221,7 +221,7 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
     Args:
         reading: The names of the data, and how molecules are read.
         seed: Source of randomness for the embedding of molecules.
-        progress: Called while QM9 is read for the first time.
+        progress: Function that is called while QM9 is read for the first time.
 
     Raises:
         DataError: If nothing readable is there, or an array is no stack of float events.

@@ -76,8 +76,8 @@ def sample_sdf(
         num_inference_steps: Number of steps that `scheduler.set_timesteps` gets.
         seed: Seed of everything random.
         batch_size: Number of molecules in one network call.
-        progress: Called after each network call; with several processes once a second, on the
-            first one.
+        progress: Function that is called after each network call; with several processes once a
+            second, on the first one.
         processes: The processes that share the work: by default all of the run, with `Processes()`
             this one alone.
 

@@ -466,7 +466,7 @@ class Row:
 
     Attributes:
         kind: Convention of its levels; may depend on the configuration.
-        predictions: What its network may be asked for, by `prediction_type`.
+        predictions: Rules for what its network is asked for, by `prediction_type`.
         tail: Number of last entries of `timesteps` at which the network is not called.
         noise_scale: Standard deviation that its pipelines give to unit noise by themselves.
         grid_arguments: Further arguments of `set_timesteps` for a number of steps.

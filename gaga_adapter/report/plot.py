@@ -59,7 +59,7 @@ class Plot:
     Args:
         width: Width of the canvas in pixels.
         height: Height of the canvas in pixels.
-        label: What a screen reader says of it.
+        label: Sentence for screen readers.
     """
 
     def __init__(self, width: int, height: int, label: str) -> None:

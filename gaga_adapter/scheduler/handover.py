@@ -51,7 +51,7 @@ class Handover:
 
     Attributes:
         name: Name of the mode.
-        advice: What the user is told if nothing was heard.
+        advice: Sentence for the user whose loop hands nothing over.
         takes_init: Whether `init_noise_sigma` maps.
         takes_scale: Whether the first input of the network is mapped.
         leads_bare: Whether the grid gets one more timestep where the loop may have no other place.
@@ -101,7 +101,7 @@ class Start:
         is_data: Whether the loop starts from noised data.
         has_run: Whether a run has begun from here.
         noise: Unit noise that the network saw mapped; the sample itself is still to be mapped.
-        shown: What came of the mapping, for the network or by `init_noise_sigma`.
+        shown: Result of the mapping, for the network or by `init_noise_sigma`.
     """
 
     reference: ReferenceGaussian

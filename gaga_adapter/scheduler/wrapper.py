@@ -180,7 +180,7 @@ class GAGAScheduler(TruncatedRun):
         """Refused: a configuration has no statistics.
 
         Raises:
-            ArtefactError: Always; the message says what to do.
+            ArtefactError: Always; its message says what to do.
         """
         plain = cls._gaga_base.__name__ if hasattr(cls, "_gaga_base") else "the base class"
         raise ArtefactError(

@@ -56,7 +56,7 @@ def run_script(
     Args:
         kind: Codebase, `edm` or `geoldm`.
         command: The script and its arguments.
-        options: How its models start.
+        options: Options of the start of its models.
         say: Function that reports one line.
         progress: Display of how far a fit is.
 

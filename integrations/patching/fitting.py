@@ -62,7 +62,7 @@ def fit_from(
         by_size: Whether to choose a t* for molecules of every size, too.
         n_bootstrap: Number of resamples for the interval of t*; 0 for none.
         seed: Seed of the sample, the criterion and the noise of a latent.
-        provenance: What to record about the data.
+        provenance: Facts to record about the data.
         progress: Function that is called with (what, done, total).
 
     Returns:

@@ -43,7 +43,7 @@ class PatchHandle:
 
     Attributes:
         model: The patched model.
-        state: How it is cut, or what it waits for.
+        state: Truncation of the model, or the patch that waits for its first use.
     """
 
     model: Model
@@ -179,7 +179,7 @@ def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
     """The first step t >= 1 of an unpatched model with `-gamma(t / T) <= log_snr_star`.
 
     Raises:
-        TruncationError: there is none.
+        TruncationError: If there is no such step.
     """
     n_steps = adapter.n_steps(model)
     steps = torch.arange(n_steps + 1, device=next(model.parameters()).device)[:, None]

@@ -62,7 +62,8 @@ KILLS = [
 def test_killed_ten_times_it_ends_at_the_same_weights(tmp_path, monkeypatch):
     """By SIGKILL, each time at another place; what a kill leaves can always be read."""
     train(tmp_path / "whole")
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))  # the server imports once for all
+    # So that the server of the children imports once for all of them.
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runners.training_runner"])
     for place, step in KILLS:

@@ -87,7 +87,7 @@ def stream_molecules(
             first.
         seed: Seed of the embedding.
         share: Pair (r, W): only the batches r, r + W, ... are given, as to process r of W.
-        progress: Called while QM9 is read for the first time.
+        progress: Function that is called while QM9 is read for the first time.
 
     Returns:
         An iterable of `MoleculeSet`s, which can be passed more than once.

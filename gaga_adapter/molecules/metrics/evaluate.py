@@ -124,7 +124,8 @@ def evaluate(
         molecules: Generated molecules, the same on all processes.
         novelty_smiles: SMILES of the training data, such as `qm9_train_smiles()`.
         processes: The processes that share the work; this one alone by default.
-        progress: Called after each batch; with several processes once a second, on the first one.
+        progress: Function that is called after each batch; with several processes once a second,
+            on the first one.
 
     Returns:
         The figures, the same on all processes.

@@ -60,7 +60,7 @@ def answers(mols: Iterable[Any], tick: Tick = lambda done: None) -> dict[str, ND
 
     Args:
         mols: Rdkit molecules (M) of one conformer each; they are not changed.
-        tick: Called with the number of molecules that are done.
+        tick: Function that is called with the number of molecules that are done.
 
     Returns:
         Answers (M,) by check: 1 passed, 0 failed, NaN not computable.

@@ -51,7 +51,7 @@ def load_qm9(
     Args:
         split: Name of the split: `train`, `valid`, `test`, or None for everything.
         cache_dir: Folder of the parsed arrays; `$GAGA_CACHE` or `~/.cache/gaga-adapter` if None.
-        progress: Called while the files are parsed for the first time.
+        progress: Function that is called while the files are parsed for the first time.
 
     Raises:
         DataError: If the split is unknown, or the installed data is not the QM9 it should be.
