@@ -61,7 +61,7 @@ class EigenCovariance:
     Attributes:
         basis: Orthonormal columns U (..., D, R) with R <= D.
         eigenvalues: Eigenvalues l (..., R), non-negative.
-        residual: Variance r (...) along each of the D - R directions left; unused if R = D.
+        residual: Variance r (...) along each of the other D - R directions; unused if R = D.
     """
 
     basis: Tensor
@@ -76,7 +76,7 @@ class EigenCovariance:
 
     @property
     def n_rest(self) -> int:
-        """Number of directions outside of the basis, D - R."""
+        """Number D - R of directions outside of the basis."""
         return int(self.basis.shape[-2] - self.basis.shape[-1])
 
     def affine(self, a: float, b: float) -> EigenCovariance:
@@ -85,26 +85,22 @@ class EigenCovariance:
             self.basis, a**2 * self.eigenvalues + b**2, a**2 * self.residual + b**2
         )
 
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.basis, self.eigenvalues, self.residual
+
     def to(self, device: torch.device, dtype: torch.dtype = torch.float64) -> EigenCovariance:
         """The same covariance elsewhere."""
-        return EigenCovariance(
-            self.basis.to(device, dtype),
-            self.eigenvalues.to(device, dtype),
-            self.residual.to(device, dtype),
-        )
+        return EigenCovariance(*(tensor.to(device, dtype) for tensor in self._tensors))
 
     def take(self, index: Tensor) -> EigenCovariance:
         """Some members of a batch, by index along its first axis."""
-        return EigenCovariance(self.basis[index], self.eigenvalues[index], self.residual[index])
+        return EigenCovariance(*(tensor[index] for tensor in self._tensors))
 
     @classmethod
     def cat(cls, parts: Sequence[EigenCovariance]) -> EigenCovariance:
         """Several batches as one, along their first axis."""
-        return cls(
-            torch.cat([part.basis for part in parts]),
-            torch.cat([part.eigenvalues for part in parts]),
-            torch.cat([part.residual for part in parts]),
-        )
+        return cls(*map(torch.cat, zip(*(part._tensors for part in parts), strict=True)))
 
     def _coordinates(self, x: Tensor) -> Tensor:
         """`U' x` (..., R)."""
