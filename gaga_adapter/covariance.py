@@ -8,7 +8,7 @@ batch, so the covariances of many molecules are one object.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,22 +85,22 @@ class EigenCovariance:
             self.basis, a**2 * self.eigenvalues + b**2, a**2 * self.residual + b**2
         )
 
-    @property
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.basis, self.eigenvalues, self.residual
+    def map(self, change: Callable[[Tensor], Tensor]) -> EigenCovariance:
+        """The same change of each tensor, such as a move or the choice of some of a batch."""
+        return EigenCovariance(change(self.basis), change(self.eigenvalues), change(self.residual))
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float64) -> EigenCovariance:
         """The same covariance elsewhere."""
-        return EigenCovariance(*(tensor.to(device, dtype) for tensor in self._tensors))
-
-    def take(self, index: Tensor) -> EigenCovariance:
-        """Some members of a batch, by index along its first axis."""
-        return EigenCovariance(*(tensor[index] for tensor in self._tensors))
+        return self.map(lambda tensor: tensor.to(device, dtype))
 
     @classmethod
     def cat(cls, parts: Sequence[EigenCovariance]) -> EigenCovariance:
         """Several batches as one, along their first axis."""
-        return cls(*map(torch.cat, zip(*(part._tensors for part in parts), strict=True)))
+        return cls(
+            torch.cat([part.basis for part in parts]),
+            torch.cat([part.eigenvalues for part in parts]),
+            torch.cat([part.residual for part in parts]),
+        )
 
     def _coordinates(self, x: Tensor) -> Tensor:
         """`U' x` (..., R)."""

@@ -176,8 +176,8 @@ class DenseMoments:
         """Covariance of the flattened event: diagonal (per entry), low rank or full.
 
         Raises:
-            StatsMismatchError: If the moments are of kind `channel`, which knows no single entries;
-                use `channel_var`.
+            StatsMismatchError: If the moments are of kind `channel`, which knows no single entries
+                (`channel_var` serves there).
             DataError: If nothing was seen.
         """
         if self.kind == "channel":
@@ -194,7 +194,7 @@ class DenseMoments:
         return EigenCovariance(basis[: self.rank].T.contiguous(), eigenvalues, residual)
 
     def metadata(self) -> dict[str, Any]:
-        """What the tensors of `state_dict` mean, JSON-able."""
+        """Meaning of the tensors of `state_dict`, in a form that JSON can hold."""
         return {
             "moments": "dense",
             "shape": list(self.shape),
@@ -204,7 +204,7 @@ class DenseMoments:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every number kept, as a flat dict of contiguous tensors."""
+        """Everything that the moments hold, as a flat dict of contiguous tensors."""
         names = ("count", "entries", "sums", "std", "scatter", "sketch")
         return {name: getattr(self, f"_{name}").contiguous().clone() for name in names}
 
