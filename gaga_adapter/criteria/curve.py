@@ -13,8 +13,8 @@ from torch import Tensor
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.errors import ArtefactError, DataError
 
-#: Units that `selection` has a rule for. Fewer nats are more Gaussian; so is a larger p-value of the
-#: hypothesis that the noised data are the reference.
+#: Units that `selection` has a rule for. Fewer nats are more Gaussian, and so is a larger p-value
+#: of the hypothesis that the noised data are the reference.
 UNITS = ("nats", "p-value")
 #: Columns (L,) of a curve by name.
 Columns = Mapping[str, tuple[float, ...]]

@@ -1,6 +1,6 @@
 """What every criterion needs: checked data, the levels of its curve, noised data and draws.
 
-A reference that is no Gaussian has an *anchor* that is: closed forms are taken of the anchor, and
+A reference that is not Gaussian has a Gaussian *anchor*: closed forms are those of the anchor, and
 the step from it to the reference is estimated.
 """
 

@@ -13,8 +13,9 @@ pass over the data, in any batches, order or shards, gives the same moments. Cov
 the count: they are those of the Gaussian closest in KL to the data given. The centre of mass is
 removed inside.
 
-Beside them, per size, a bounded sample of single molecules (`table.py`): the eigenvalues of the
-gyration matrix `x'x / (N - 1)`, `m` and `W`. Its priority hashes the atoms as given, in any order.
+A bounded sample of single molecules of each size (`table.py`) holds the eigenvalues of the gyration
+matrix `x'x / (N - 1)`, `m` and `W`. The priority of a molecule is a hash of its atoms as given,
+whatever their order.
 
 **Any size.** A size with fewer than `min_count` molecules is pooled, by counts, over the smallest
 window of sizes `[N - r, N + r]` that holds `min_count` of them (over all sizes, if the data are
@@ -23,7 +24,7 @@ fewer). Positions grow with the size, so before pooling `v_x(k)` is carried from
     v_x(k) (N / k)^slope,       slope of log v_x against log N over all sizes, weighted by counts,
 
 and the sampled molecules' eigenvalues are scaled by `v_x(N) / v_x(k)`. A size with enough molecules
-speaks for itself alone.
+is not pooled.
 """
 
 from __future__ import annotations
@@ -311,7 +312,7 @@ class ExchangeableMoments:
 
         Args:
             n_atoms: Size N, at least 1.
-            min_count: Number of molecules wanted.
+            min_count: Fewest molecules in the window of sizes that is pooled.
 
         Raises:
             DataError: If `n_atoms` is not positive, or no molecule of at least two atoms was seen.

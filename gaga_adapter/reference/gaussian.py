@@ -57,8 +57,9 @@ class MoleculeStatistics:
 
     def take(self, index: Tensor) -> MoleculeStatistics:
         """Some of the molecules, each with an axis of length one for the rows of a mixture."""
-        tensors = (self.n_atoms, self.positions, self.mean, self.features)
-        return MoleculeStatistics(*(t[index][:, None] for t in tensors), self.mean_noise)
+        every = (self.n_atoms, self.positions, self.mean, self.features)
+        n_atoms, positions, mean, features = (tensor[index][:, None] for tensor in every)
+        return MoleculeStatistics(n_atoms, positions, mean, features, self.mean_noise)
 
 
 @dataclass(frozen=True)

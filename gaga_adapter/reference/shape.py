@@ -99,7 +99,7 @@ class ShapeReference(MoleculeReference):
 
 
 def noise_hash(z: Tensor, mask: Tensor) -> Tensor:
-    """A hash (B,) of each molecule's real rows in their order, whatever padding and batch."""
+    """A hash (B,) of each molecule's real rows in their order; padding and batch do not matter."""
     place = mask.cumsum(1).to(torch.int64) * mask
     keys = stream(1, z.shape[1] + 1, z.device)
     return splitmix64((splitmix64(atom_hashes(z) + keys[place]) * mask).sum(1))

@@ -37,15 +37,10 @@ class Denoiser:
 
     @torch.no_grad()
     def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
-        """Predict x_0.
+        """Predict x_0 (B, ...) from `noisy`, `x_0 + sigma eps` of that shape.
 
-        Args:
-            noisy: Noised data `x_0 + sigma eps` (B, ...); molecules have zero centre of mass.
-            sigma: Noise standard deviation.
-            mask: Real atoms (B, N) of molecules, bool; `None` for dense data.
-
-        Returns:
-            (B, ...) as `noisy`; for molecules projected on zero centre of mass and zero padding.
+        Molecules come with a mask (B, N) of real atoms and with zero centre of mass. So does the
+        result, which is projected on it, with zero padding.
 
         Raises:
             UnsupportedModelError: If the model returned no tensor, one of another shape, or a
