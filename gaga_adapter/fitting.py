@@ -218,10 +218,10 @@ def _draw(
     progress: Progress | None,
     beat: Callable[[], None],
 ) -> CriterionCurve:
-    def report(done: int, total: int) -> None:
+    def report(what: str, done: int, total: int | None) -> None:
         beat()
         if progress is not None:
-            progress(judge.name, done, total)
+            progress(what, done, total)
 
     return judge.curve(
         collected.x,

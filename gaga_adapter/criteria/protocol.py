@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import ClassVar, Protocol
 
@@ -25,12 +26,10 @@ from torch import Generator, Tensor
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import Columns, CriterionCurve
 from gaga_adapter.criteria.levels import check_data, falling_levels
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
-
-#: Called with (levels done, levels in all).
-Progress = Callable[[int, int], None]
 
 _DISCRETE_NUMBERS, _DISCRETE_ITEMS = 16, 100
 
@@ -64,7 +63,7 @@ class Criterion(Protocol):
             log_snr: Levels (L,), in any order.
             generator: Source of all randomness: the choice of items, their noise, and draws of the
                 reference.
-            progress: Function that is called with (levels done, levels in all).
+            progress: Function that is called with (criterion, levels done, levels in all).
 
         Raises:
             DataError: If the data are too few, not finite or of another shape.
@@ -79,7 +78,7 @@ class Task:
     mask: Tensor | None
     levels: list[float]
     generator: Generator | None
-    progress: Progress | None = None
+    progress: Callable[[int, int], None] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -106,11 +105,11 @@ class Task:
         x = self.x if self.x.dtype == torch.float64 else self.x.float()
         return replace(self, x=x.to(home), mask=None if self.mask is None else self.mask.to(home))
 
-    def require(self, least: int, purpose: str = "") -> None:
+    def require(self, least: int, which: str = "", goal: str = "") -> None:
         """Refuse fewer items than `least`."""
         if len(self) < least:
             raise DataError(
-                f"found {len(self)} data items{purpose}, need at least {least}. Pass more data."
+                f"found {len(self)} data items{which}, need at least {least}{goal}. Pass more data."
             )
 
     def copies(self, fate: str, share: float = 0.9) -> NDArray[np.int64]:
@@ -167,8 +166,20 @@ class BaseCriterion(ABC):
         progress: Progress | None = None,
     ) -> CriterionCurve:
         """The curve of one data set against one reference; see `Criterion.curve`."""
+        return self._draw(self._task(x, mask, log_snr, generator, progress), reference)
+
+    def _task(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        log_snr: Tensor,
+        generator: Generator | None,
+        progress: Progress | None,
+    ) -> Task:
+        """The checked data and levels of `curve`; progress is told the name of the criterion."""
         check_data(x, mask)
-        return self._draw(Task(x, mask, falling_levels(log_snr), generator, progress), reference)
+        tick = None if progress is None else partial(progress, self.name)
+        return Task(x, mask, falling_levels(log_snr), generator, tick)
 
     @abstractmethod
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:

@@ -6,13 +6,13 @@ what the start is worth on data it has not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 
 from gaga_adapter.criteria import Criterion
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, TruncationError
 from gaga_adapter.fitting import DEFAULT_LOG_SNR, Verdict
 from gaga_adapter.report.histograms import HeldOut
@@ -25,7 +25,7 @@ def verdicts(
     held_out: HeldOut,
     judges: Sequence[Criterion],
     seed: int = 0,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Verdict]:
     """Ask criteria about data and the fitted start; one that cannot judge says why.
 
@@ -55,7 +55,7 @@ def verdicts(
                 reference,
                 torch.tensor(levels, dtype=torch.float64),
                 generator=generator,
-                progress=None if progress is None else partial(progress, judge.name),
+                progress=progress,
             )
             selection = select(curve, tolerance)
             if curve.contributions is not None:

@@ -54,11 +54,10 @@ from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.criteria.levels import (
     add_noise,
     anchor_of,
-    check_data,
-    falling_levels,
     is_gaussian,
 )
-from gaga_adapter.criteria.protocol import BaseCriterion, Progress, Task
+from gaga_adapter.criteria.protocol import BaseCriterion, Task
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, TruncationError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import project
@@ -131,8 +130,7 @@ class Certificate(BaseCriterion):
         """
         if not references:
             raise DataError("no reference to compare with. Pass one or more.")
-        check_data(x, mask)
-        return self._curves(Task(x, mask, falling_levels(log_snr), generator, progress), references)
+        return self._curves(self._task(x, mask, log_snr, generator, progress), references)
 
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
         return self._curves(task, [reference])[0]

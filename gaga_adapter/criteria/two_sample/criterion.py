@@ -131,7 +131,7 @@ class TwoSample(BaseCriterion):
     def _sample(self, task: Task) -> tuple[Task, Numbers]:
         """At most `n_samples` of the items, and the number of the distinct item of each (M,)."""
         task = task.sample(self.n_samples).in_workspace()
-        task.require(self._fewest)
+        task.require(self._fewest, goal=" to tell them from the reference")
         group = task.copies("are kept in one fold and count as one in the errors")
         n_distinct = len(np.unique(group))
         if n_distinct < _FEW:
