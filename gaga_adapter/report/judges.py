@@ -6,13 +6,14 @@ what the start is worth on data it has not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 
 from gaga_adapter.criteria import Criterion
+from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, TruncationError
 from gaga_adapter.fitting import DEFAULT_LOG_SNR, Verdict
 from gaga_adapter.report.histograms import HeldOut
@@ -25,19 +26,12 @@ def verdicts(
     held_out: HeldOut,
     judges: Sequence[Criterion],
     seed: int = 0,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Verdict]:
     """Ask criteria about data and the fitted start; one that cannot judge says why.
 
     The levels, the kind of the reference and the tolerance are those of the stored curve, if the
-    statistics hold one.
-
-    Args:
-        stats: Fitted statistics.
-        held_out: Data in the layout of the statistics.
-        judges: Criteria to ask.
-        seed: Seed that each of the criteria starts from.
-        progress: Callback that gets (criterion, levels done, levels in all).
+    statistics hold one. Each criterion starts from the same seed.
     """
     chosen = stats.selection
     levels = DEFAULT_LOG_SNR if chosen is None else chosen.curve.log_snr
