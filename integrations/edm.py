@@ -5,8 +5,8 @@ It diffuses
     [x / norm_values[0], (one-hot - norm_biases[1]) / norm_values[1],
      (Z - norm_biases[2]) / norm_values[2]],
 
-the last only with `include_charges`. Without, samples never have the last element class: a slice
-`[:-1]` that is meant for the charges cuts it off; `fix_last_class` gives it back.
+the last only with `include_charges`. Samples of models without charges never have the last element
+class: a slice `[:-1]` that is meant for the charges cuts it off; `fix_last_class` gives it back.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EDM(Adapter):
     name = "edm"
 
     def reasons(self, model: Model) -> list[str]:
-        """What an `EnVariationalDiffusion` has and this model has not."""
+        """What an `EnVariationalDiffusion` has and this model lacks."""
         reasons = lacks(model, ATTRIBUTES, METHODS)
         if not reasons and model.n_dims != 3:
             reasons.append(f"n_dims={model.n_dims}, not 3")
@@ -100,16 +100,12 @@ class EDM(Adapter):
         return [] if self.atom_model(model).include_charges else [lost_class(model)]
 
     def extra_methods(self, base: type[Any]) -> dict[str, Any]:
-        """Decoding of z_0 with all classes, if it is asked for."""
+        """A last step that counts all classes, if the patch is to fix them."""
         return {"sample_p_xh_given_z0": all_classes(base)}
 
 
 def classes(model: Model, elements: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Symbols of the one-hot channels, or their numbers where symbols are not known.
-
-    Raises:
-        StatsMismatchError: If the model has another number of elements.
-    """
+    """Symbols of the one-hot channels, or their numbers where symbols are not known."""
     if elements is None:
         elements = tuple(f"class {i}" for i in range(model.num_classes))
     if len(elements) != model.num_classes:
@@ -139,8 +135,8 @@ def read_molecules(batch: Batch, model: Model) -> Molecules:
         molecule, atom = unknown[0].tolist()
         raise DataError(
             f"atom {atom} of molecule {molecule} of a batch is none of the {model.num_classes} "
-            f"elements of the model. {len(unknown)} atoms of the batch are; leave these molecules "
-            "out, or pass the loader that trains this model."
+            f"elements of the model; {len(unknown)} atoms of the batch are not. Leave these "
+            "molecules out, or pass the loader that trains this model."
         )
     charges = batch["charges"].to(like) if model.include_charges else like.new_zeros(0)
     h = {"categorical": one_hot, "integer": charges}

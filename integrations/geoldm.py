@@ -1,9 +1,9 @@
 """GeoLDM by structure: `EnLatentDiffusion` (github.com/MinkaiXu/GeoLDM).
 
 It diffuses the mean of its encoder + sigma_0 eps, positions and unnamed features; `norm_values` are
-never applied. Statistics are of one autoencoder: the fit records where it sends a fixed molecule,
-and they are refused once it sends it elsewhere. Autoencoders without charges drop their last
-element class from samples, by the same slice as EDM; `fix_last_class` gives it back.
+never applied. Statistics belong to one autoencoder: the fit records where it sends a fixed
+molecule, and they are refused once it sends it elsewhere. Autoencoders without charges drop their
+last element class from samples, by the same slice as EDM; `fix_last_class` gives it back.
 """
 
 from __future__ import annotations
@@ -34,13 +34,10 @@ class GeoLDM(EDM):
     name = "geoldm"
 
     def reasons(self, model: Model) -> list[str]:
-        """What an `EnLatentDiffusion` has and this model has not."""
+        """What an `EnLatentDiffusion` has and this model lacks."""
         reasons = lacks(model, (*ATTRIBUTES, "vae"), METHODS)
-        if reasons:
-            return reasons
-        return [
-            f"vae: {reason}" for reason in lacks(model.vae, AUTOENCODER, {"encode": ("x", "h")})
-        ]
+        methods = {"encode": ("x", "h")}
+        return reasons or [f"vae: {reason}" for reason in lacks(model.vae, AUTOENCODER, methods)]
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """Positions and unnamed features of the latent."""
@@ -53,7 +50,7 @@ class GeoLDM(EDM):
     def encode(
         self, model: Model, molecules: Molecules, context: Tensor | None, generator: Generator
     ) -> Tensor:
-        """A draw from the latent, `mean + sigma_0 eps`."""
+        """A sample of the latent, `mean + sigma_0 eps`."""
         n_context = _n_context(model.vae)
         if n_context and context is None:
             raise DataError(
@@ -70,7 +67,7 @@ class GeoLDM(EDM):
         return {"latent": _latent_of_a_helix(model.vae).tolist()}
 
     def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
-        """Whether the autoencoder is another, or other weights were loaded since the fit.
+        """The reason if the autoencoder or its weights changed since the fit.
 
         One that is being trained moves all the time: then this is only a `GAGAWarning`.
         """
@@ -96,22 +93,16 @@ class GeoLDM(EDM):
 
     def inner_swaps(self, model: Model, fix_last_class: bool) -> list[tuple[nn.Module, Recipe]]:
         """The autoencoder, if its decoding is to be corrected."""
-        return [(model.vae, _all_classes)] if fix_last_class and self.faults(model) else []
+        return [(model.vae, all_class_decoder)] if fix_last_class and self.faults(model) else []
 
 
-def _all_classes(base: type[Any]) -> Mapping[str, Any]:
+def all_class_decoder(base: type[Any]) -> Mapping[str, Any]:
     """Body of an autoencoder whose `decode` looks at every class of its decoder's output."""
 
     @functools.wraps(base.decode)
-    def decode(
-        self: Model,
-        z_xh: Tensor,
-        node_mask: Tensor,
-        edge_mask: object = None,
-        context: object = None,
-    ) -> Any:  # noqa: ANN401
-        x, h = base.decode(self, z_xh, node_mask, edge_mask, context)
-        _, features = self.decoder._forward(z_xh, node_mask, edge_mask, context)
+    def decode(self: Model, z_xh: Tensor, node_mask: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        x, h = base.decode(self, z_xh, node_mask, *args, **kwargs)
+        _, features = self.decoder._forward(z_xh, node_mask, *args, **kwargs)
         return x, {**h, "categorical": largest_class(features, node_mask, 0)}
 
     return {"decode": decode}

@@ -104,10 +104,10 @@ def truncate_sigmas(
         raise TruncationError(f"data_scale={data_scale} and rho={rho} must be positive.")
     if not isinstance(stats, GAGAStats):
         stats = GAGAStats.from_pretrained(stats)
-    given = torch.as_tensor(sigmas)
-    if not given.is_floating_point():
-        given = given.to(torch.get_default_dtype())
-    levels = _checked(given)
+    entries = torch.as_tensor(sigmas)
+    if not entries.is_floating_point():
+        entries = entries.to(torch.get_default_dtype())
+    levels = _check_sigmas(entries)
     noisy = levels[levels > 0]
     sigma_star = data_scale * math.exp(-stats.log_snr_star / 2)
     beyond = len(noisy) - first_beyond(-2 * noisy.log().flip(0), -2 * math.log(sigma_star))
@@ -120,21 +120,21 @@ def truncate_sigmas(
             stacklevel=2,
         )
     if spacing == "suffix" or beyond <= 1:
-        kept = given[max(beyond - 1, 0) :]
+        part = entries[max(beyond - 1, 0) :]
     else:
         respaced = _respaced(noisy, sigma_star, rho)
-        kept = torch.cat([respaced, levels[len(noisy) :]]).to(given)
-        if float(kept.diff().max()) > 0:
+        part = torch.cat([respaced, levels[len(noisy) :]]).to(entries)
+        if float(part.diff().max()) > 0:
             raise TruncationError(
                 f"there is no room for {len(noisy)} steps from sigma*={sigma_star:.6g} to "
                 f'{float(noisy[-1]):.6g}. Use spacing="suffix".'
             )
-    first = float(kept[0])
-    return kept, KarrasStart(first, stats.reference(reference).at(data_scale, first))
+    first = float(part[0])
+    return part, KarrasStart(first, stats.reference(reference).at(data_scale, first))
 
 
-def _checked(sigmas: Tensor) -> Tensor:
-    """The list in float64 on the CPU (n,)."""
+def _check_sigmas(sigmas: Tensor) -> Tensor:
+    """The list in float64 on the CPU (n,); refuses one that does not fall to the data."""
     levels = sigmas.detach().to("cpu", torch.float64)
     if levels.ndim != 1 or len(levels) == 0 or not bool(torch.isfinite(levels).all()):
         raise TruncationError(
@@ -149,8 +149,8 @@ def _checked(sigmas: Tensor) -> Tensor:
         )
     if not bool((levels[:-1] > 0).all()) or float(levels[-1]) < 0 or float(levels[0]) == 0:
         raise TruncationError(
-            f"sigmas end in {levels[-3:].tolist()}. They must be positive, but for one zero at the "
-            "end of a list of two or more."
+            f"sigmas end in {levels[-3:].tolist()}. They must be positive, except for one zero at "
+            "the end of a list of two or more."
         )
     return levels
 

@@ -51,7 +51,7 @@ class MLConfGen(Adapter):
     }
 
     def reasons(self, model: Model) -> list[str]:
-        """What an `EquivariantDiffusion` has and this model has not."""
+        """What an `EquivariantDiffusion` has and this model lacks."""
         reasons = lacks(model, ATTRIBUTES, METHODS)
         return reasons or ([] if model.n_dims == 3 else [f"n_dims={model.n_dims}, not 3"])
 
@@ -61,7 +61,7 @@ class MLConfGen(Adapter):
         return MoleculeLayout(classes(model, elements), positions, onehot)
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
-        """`forward` may denoise what it drew."""
+        """Let `forward` denoise the noise that it draws itself."""
         _OWN_NOISE.set(model if method == "forward" else None)
 
     def faults(self, model: Model) -> list[str]:

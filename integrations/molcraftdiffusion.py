@@ -30,17 +30,13 @@ class MolCraftDiffusion(EDM):
     }
 
     def reasons(self, model: Model) -> list[str]:
-        """What MolCraftDiffusion's `EnVariationalDiffusion` has and this model has not."""
+        """What MolCraftDiffusion's `EnVariationalDiffusion` has and this model lacks."""
         conditions = ("condition_tensor", "condition_mode", "n_frames", "n_retrys")
         methods = {"sample": conditions, **dict.fromkeys(self.refused, ())}
         return super().reasons(model) + lacks(model, ("extra_norm_values",), methods)
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
-        """No conditions, no retries, and no more frames than steps.
-
-        Raises:
-            UnsupportedModelError: If the call means absolute steps.
-        """
+        """Refuse conditions and retries, and allow no more frames than steps."""
         super().prepare(model, method, arguments)
         conditions = ("condition_tensor", "condition_mode", "silvr_cfgs")
         absolute = [name for name in conditions if arguments.get(name) is not None]
@@ -54,7 +50,7 @@ class MolCraftDiffusion(EDM):
             arguments["n_frames"] = min(arguments["n_frames"], self.n_steps(model))
 
     def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
-        """Sample once; what `sample` leaves in attributes is taken away again."""
+        """Sample once, and remove the attributes that `sample` leaves behind."""
         before = dict(model.__dict__)
         try:
             super().draw(model, node_mask, edge_mask)

@@ -53,7 +53,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def reasons(self, model: Model) -> list[str]:
-        """Everything that says that this is not such a model; empty if it is one."""
+        """All reasons why this is not such a model; empty if it is one."""
 
     @abstractmethod
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
@@ -86,6 +86,11 @@ class Adapter(ABC):
         device = next(model.parameters()).device
         gamma: Tensor = self.schedule(model)(torch.full((1, 1), time, device=device))
         return gamma
+
+    def log_snr(self, model: Model, step: int) -> float:
+        """Log-SNR at a step of the model, by the schedule as it stands."""
+        with torch.no_grad():
+            return -float(self.gamma_at(model, step / self.n_steps(model)))
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
         """Look at the arguments of one of `starts` before it runs, and change them in place.

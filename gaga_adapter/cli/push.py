@@ -71,11 +71,11 @@ def run(
         else:
             out.print(address, soft_wrap=True)
         return
-    from gaga_adapter.report.card import generated, merged, write_card
+    from gaga_adapter.report.card import card_section, merge_card, write_card
 
     check_repo_id(repo)
     if folder is None:
-        card = merged(generated(fitted, repo, drawn=False), repo, license=license)
+        card = merge_card(card_section(fitted, repo, has_picture=False), repo, license=license)
         if as_json:
             print_json({"repo": repo, "card": card})
         else:

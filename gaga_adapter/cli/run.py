@@ -71,7 +71,8 @@ def run(
 
       gaga run edm -- eval_analyze.py --model_path outputs/edm_qm9
     """
-    from gaga_adapter.integrations.launcher.run import Options, run_script
+    from gaga_adapter.integrations.launcher.options import Options
+    from gaga_adapter.integrations.launcher.run import run_script
 
     code = run_script(
         codebase,

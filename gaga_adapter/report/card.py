@@ -15,7 +15,7 @@ from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.hub import CARD, check_license
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.noise.paths import starts
-from gaga_adapter.report.curves import check_picture, save_curves
+from gaga_adapter.report.curves import save_curves
 from gaga_adapter.report.facts import home_schedule, versions_text
 from gaga_adapter.report.templates import render
 from gaga_adapter.selection import MARGIN, curve_rows
@@ -35,46 +35,31 @@ def write_card(
     existing: str | None = None,
     license: str | None = None,
 ) -> None:
-    """Write the card, and the picture of the curve, into a folder.
+    """Write the card, and the picture of the curve, into the folder of the statistics.
 
-    Args:
-        stats: Fitted statistics.
-        folder: Folder of the statistics.
-        repo_id: Hub id that the card tells others to load them from.
-        existing: Card that is there already; its own text stays.
-        license: Identifier of the licence as the hub spells it, such as `cc0-1.0`.
-
-    Raises:
-        ArtefactError: If the existing card has one marker of two, or several.
-        DataError: If the licence is no identifier of the hub's.
-        WriteError: If the folder cannot be written.
+    The card tells others to load them from `repo_id`; see `merge_card` for the rest.
     """
-    chosen, drawn = stats.selection, False
+    chosen, has_picture = stats.selection, False
     if chosen is not None:
-        name = chosen.curve.criterion
+        name, schedule = chosen.curve.criterion, home_schedule(stats.layout)
         try:
-            check_picture(folder / PICTURE)
-            schedule = home_schedule(stats.layout)
             save_curves(folder / PICTURE, {name: chosen.curve}, {name: chosen}, path_name=schedule)
-            drawn = True
+            has_picture = True
         except MissingExtraError:
             pass  # the card has the table instead
-    text = merged(generated(stats, repo_id, drawn), repo_id, existing, license)
+    text = merge_card(card_section(stats, repo_id, has_picture), repo_id, existing, license)
     with replacing(folder / CARD) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def merged(
+def merge_card(
     section: str, repo_id: str, existing: str | None = None, license: str | None = None
 ) -> str:
     """A card with this generated section, and every other line of the existing one.
 
     A card without markers gets the section at its end. An existing header stays, except for the
-    licence if one is given. The title of a new card is the last part of the hub id.
-
-    Raises:
-        ArtefactError: If the existing card has one marker of two, or several.
-        DataError: If the licence is no identifier of the hub's.
+    licence if one is given: an identifier of the hub's, such as `cc0-1.0`. The title of a new card
+    is the last part of the hub id. A card with one marker of two, or several, is refused.
     """
     check_license(license)
     block = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
@@ -104,15 +89,15 @@ def _split(card: str) -> tuple[str | None, str]:
     return (header[1], card[header.end() :]) if header else (None, card)
 
 
-def generated(stats: GAGAStats, repo_id: str, drawn: bool) -> str:
-    """The section between the markers; `drawn` says whether the curve's picture lies beside it."""
+def card_section(stats: GAGAStats, repo_id: str, has_picture: bool) -> str:
+    """The section between the markers, with the picture of the curve or a table of it."""
     chosen, layout = stats.selection, stats.layout
     values = {
         "stats": stats,
         "repo_id": repo_id,
         "versions": versions_text(stats.provenance.get("versions")),
         "starts": starts(stats.log_snr_star),
-        "picture": PICTURE if drawn else None,
+        "picture": PICTURE if has_picture else None,
         "rows": curve_rows(chosen.curve, stats.log_snr_star) if chosen is not None else [],
         "is_dense": isinstance(layout, DenseLayout),
         "has_model": layout == MoleculeLayout(),  # the model that ships makes such molecules

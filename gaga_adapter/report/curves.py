@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Schedule whose timesteps the second axis counts.
-DEFAULT_PATH = "edm/polynomial_2"
+#: Schedule whose timesteps the second axis counts, and how many it has.
+DEFAULT_PATH, N_STEPS = "edm/polynomial_2", 1000
 FORMATS = (".png", ".svg", ".pdf")
 _COLOURS = {
     "two_sample": "#00509d",
@@ -67,22 +67,22 @@ def panels(curves: Sequence[LabelledCurve]) -> list[Panel]:
     margin = 0.03 * (max(levels) - min(levels)) + 0.05 if levels else 0.0
     shown = []
     for unit, title in _TITLES.items():
-        chosen = tuple(one for one in curves if one.curve.unit == unit)
-        if chosen:
+        members = tuple(one for one in curves if one.curve.unit == unit)
+        if members:
             ends = (max(levels) + margin, min(levels) - margin)
-            tolerances = dict(map(_tolerance, chosen))
-            limits = _limits(chosen, unit, tolerances)
-            shown.append(Panel(unit, title, chosen, ends, limits, tolerances))
+            tolerances = dict(map(_tolerance, members))
+            limits = _limits(members, unit, tolerances)
+            shown.append(Panel(unit, title, members, ends, limits, tolerances))
     return shown
 
 
 def timestep_ticks(
-    path: GaussianPath, n_steps: int, levels: tuple[float, float], most: int
+    path: GaussianPath, levels: tuple[float, float], most: int
 ) -> list[tuple[float, str]]:
     """Log-SNR and label of round timesteps between two levels, at most `most` of them."""
     for parts in (10, 5, 2):
-        steps = [n_steps * k / parts for k in range(1, parts)]
-        places = [float(path.log_snr(torch.tensor(step / n_steps))) for step in steps]
+        steps = [N_STEPS * k / parts for k in range(1, parts)]
+        places = [float(path.log_snr(torch.tensor(step / N_STEPS))) for step in steps]
         ticks = [
             (place, f"{step:.0f}")
             for place, step in zip(places, steps, strict=True)
@@ -117,12 +117,7 @@ def _limits(
 
 
 def check_picture(file: Path) -> None:
-    """Refuse what `save_curves` would refuse, before the work is done.
-
-    Raises:
-        DataError: If the name does not end with .png, .svg or .pdf.
-        MissingExtraError: If matplotlib is not installed.
-    """
+    """Refuse a name that is not of `FORMATS`, or a missing matplotlib, before the work is done."""
     if file.suffix.lower() not in FORMATS:
         raise DataError(f"cannot draw into {file.name}. Name a file {', '.join(FORMATS)}.")
     try:
@@ -137,27 +132,11 @@ def save_curves(
     selections: Mapping[str, Selection],
     title: str = "",
     path_name: str = DEFAULT_PATH,
-    n_steps: int = 1000,
 ) -> None:
-    """Draw curves into a picture file.
-
-    Args:
-        file: File to write; its name ends with .png, .svg or .pdf.
-        curves: Curves by label.
-        selections: Choices of t* on some of the curves, under the same labels.
-        title: Title of the picture, such as the name of the data.
-        path_name: Named schedule of the second axis.
-        n_steps: Number of timesteps of that schedule.
-
-    Raises:
-        DataError: If there are no curves, or the file is of another kind.
-        MissingExtraError: If matplotlib is not installed.
-        TruncationError: If the schedule is unknown.
-        WriteError: If the file cannot be written.
-    """
+    """Draw curves into a picture file, .png, .svg or .pdf, as `draw_curves` does."""
     file = Path(file)
     check_picture(file)
-    figure = draw_curves(curves, selections, title, path_name, n_steps)
+    figure = draw_curves(curves, selections, title, path_name)
     with replacing(file) as temporary:
         figure.savefig(temporary, format=file.suffix[1:].lower(), dpi=150)
 
@@ -167,33 +146,35 @@ def draw_curves(
     selections: Mapping[str, Selection],
     title: str = "",
     path_name: str = DEFAULT_PATH,
-    n_steps: int = 1000,
 ) -> Figure:
-    """The figure of `save_curves`, with the same arguments and errors."""
+    """The picture of one curve or more by label, and of the choices of t* on some of them.
+
+    A second axis counts the timesteps of the named schedule.
+    """
     from matplotlib.figure import Figure
 
     if not curves:
         raise DataError("no curve to draw. Pass at least one.")
-    path = named_path(path_name, n_steps)
+    path = named_path(path_name, N_STEPS)
     shown = panels([LabelledCurve(name, c, selections.get(name)) for name, c in curves.items()])
     heights = [3.4 if panel.unit == "nats" else 1.7 for panel in shown]
     figure = Figure(figsize=(7.6, sum(heights) + 1.2), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for ax, panel in zip(axes, shown, strict=True):
-        _draw_panel(ax, panel, path, n_steps)
+        _draw_panel(ax, panel, path)
     axes[-1].set_xlim(*shown[0].levels)
     axes[-1].set_xlabel("log-SNR, from data to noise")
     top: Any = axes[0].secondary_xaxis("top")
-    ticks = timestep_ticks(path, n_steps, shown[0].levels, 10)
+    ticks = timestep_ticks(path, shown[0].levels, 10)
     top.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
-    top.set_xlabel(f"timestep of {n_steps} ({path_name})", fontsize=9)
+    top.set_xlabel(f"timestep of {N_STEPS} ({path_name})", fontsize=9)
     top.tick_params(labelsize=8)
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 
 
-def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath, n_steps: int) -> None:
+def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath) -> None:
     floor, ceiling = panel.limits
     for height, label in panel.tolerances.items():
         ax.axhline(height, color="#444444", lw=0.9, ls="--", zorder=1)
@@ -203,7 +184,7 @@ def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath, n_steps: int) -> Non
         curve, chosen = one.curve, one.selection
         colour = _COLOURS.get(curve.criterion, "#6c757d")
         level, value, error = map(np.asarray, (curve.log_snr, curve.value, curve.std_error))
-        label = f"{one.name}: {_star_text(chosen, path, n_steps)}"
+        label = f"{one.name}: {_star_text(chosen, path)}"
         ax.plot(level, value.clip(floor), color=colour, lw=1.8, marker="o", ms=3, label=label)
         if panel.unit == "nats":
             low, high = ((value + sign * MARGIN * error).clip(floor) for sign in (-1, 1))
@@ -219,17 +200,17 @@ def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath, n_steps: int) -> Non
     ax.legend(frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0, 0.02))
 
 
-def _star_text(selection: Selection | None, path: GaussianPath, n_steps: int) -> str:
+def _star_text(selection: Selection | None, path: GaussianPath) -> str:
     if selection is None:
         return "no t*"
     # The noise side of the interval, which comes first, is the later timestep.
     levels = (selection.log_snr_star, *reversed(selection.interval or ()))
-    star, *ends = (_timestep(path, level, n_steps) for level in levels)
+    star, *ends = (_timestep(path, level) for level in levels)
     return f"t* = {star} ({' to '.join(ends)})" if ends else f"t* = {star}"
 
 
-def _timestep(path: GaussianPath, log_snr: float, n_steps: int) -> str:
+def _timestep(path: GaussianPath, log_snr: float) -> str:
     try:
-        return f"{path.first_time(log_snr) * n_steps:.0f}"
+        return f"{path.first_time(log_snr) * N_STEPS:.0f}"
     except TruncationError:
         return "never"

@@ -1,4 +1,4 @@
-"""What is said of fitted statistics: the one source of `gaga show`, of the card and of the page.
+"""The facts about fitted statistics: the one source of `gaga show`, of the card and of the page.
 
 Where t* lies on a schedule is worked out in `noise.paths` (`starts`), and which levels of a curve
 count as Gaussian in `selection` (`curve_rows`). `savings` counts network calls on real diffusers
@@ -39,7 +39,7 @@ class Samples:
     """Molecules that a model made."""
 
     molecules: MoleculeSet
-    source: str  # name of the file, or of what sampled them
+    source: str  # name of the file or of the model
     network_calls: int | None = None  # per molecule, if known
 
 
@@ -79,16 +79,14 @@ def savings(stats: GAGAStats) -> tuple[Saving, ...]:
             ("edm/polynomial_2", "ancestral", scheduler_named("ddpm", base), 200),
             ("edm/polynomial_2", "DPM++", scheduler_named("dpm++", base), 20),
         ]
-    return tuple(_saving(stats, *row) for row in rows)
+    return tuple(
+        Saving(schedule, solver, n_steps, *_calls(stats, scheduler, n_steps))
+        for schedule, solver, scheduler, n_steps in rows
+    )
 
 
-def _saving(
-    stats: GAGAStats,
-    schedule: str,
-    solver: str,
-    scheduler: Any,  # noqa: ANN401 - any scheduler of diffusers
-    n_steps: int,
-) -> Saving:
+def _calls(stats: GAGAStats, scheduler: Any, n_steps: int) -> tuple[int, int | None]:  # noqa: ANN401
+    """Network calls along the full trajectory and from t* on, see `Saving`."""
     from gaga_adapter.scheduler import GAGAScheduler
 
     scheduler.set_timesteps(n_steps)
@@ -96,13 +94,12 @@ def _saving(
     try:
         stats.t_star(scheduler)
     except TruncationError:  # the schedule never gets that noisy; the table says so
-        return Saving(schedule, solver, n_steps, full, None)
+        return full, None
     wrapped: Any = GAGAScheduler.from_pretrained(scheduler, stats=stats)
-    with warnings.catch_warnings():
-        # A grid that begins within t* saves nothing.
+    with warnings.catch_warnings():  # a grid that begins within t* saves nothing
         warnings.simplefilter("ignore", GAGAWarning)
         wrapped.set_timesteps(n_steps)
-    return Saving(schedule, solver, n_steps, full, min(len(wrapped.timesteps), full))
+    return full, min(len(wrapped.timesteps), full)
 
 
 def _metrics(layout: Layout, held_out: HeldOut | None, samples: Samples) -> list[dict[str, Any]]:

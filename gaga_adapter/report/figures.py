@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gaga_adapter.noise.paths import named_path
-from gaga_adapter.report.curves import LabelledCurve, Panel, timestep_ticks
+from gaga_adapter.report.curves import N_STEPS, LabelledCurve, Panel, timestep_ticks
 from gaga_adapter.report.histograms import Histogram
 from gaga_adapter.report.plot import Axis, Plot
 from gaga_adapter.selection import MARGIN
@@ -22,7 +22,7 @@ WIDE, NARROW = 880, 340  # pixels
 
 
 def curve_plot(panel: Panel, schedule: str, width: int, styles: Mapping[str, int]) -> Markup:
-    """The picture of a panel, with the timesteps of a schedule and a number of colour by label."""
+    """The picture of a panel; a second axis counts timesteps, `styles` numbers the colours."""
     bottom, top, height = (292.0, 40.0, 340) if panel.unit == "nats" else (182.0, 40.0, 230)
     names = ", ".join(one.name for one in panel.curves)
     plot = Plot(width, height, f"{panel.title} over log-SNR, from data to noise: {names}")
@@ -33,36 +33,34 @@ def curve_plot(panel: Panel, schedule: str, width: int, styles: Mapping[str, int
         star = x(first.log_snr_star)
         plot.box(star, top, x.end - star, bottom - top, "gauss")
     is_wide = width > 500
-    plot.left_axis(y, y.ticks(6), x.start, x.end, panel.title)
-    plot.bottom_axis(x, x.ticks(8 if is_wide else 5), bottom, "log-SNR: data left, noise right")
+    plot.left_axis(x, y, y.ticks(6), panel.title)
+    plot.bottom_axis(x, y, x.ticks(8 if is_wide else 5), "log-SNR: data left, noise right")
     plot.line([(x.start, top), (x.end, top)], "grid")
-    for level, label in timestep_ticks(
-        named_path(schedule), 1000, panel.levels, 8 if is_wide else 4
-    ):
+    for level, label in timestep_ticks(named_path(schedule), panel.levels, 8 if is_wide else 4):
         if x.start + 8 < x(level) < x.end - 8:
             plot.line([(x(level), top - 4), (x(level), top)], "axis")
             plot.text(x(level), top - 8, label, "tick")
-    plot.text(x.end, 12, f"timestep of 1000, {schedule}", "axis-title", "end")
+    plot.text(x.end, 12, f"timestep of {N_STEPS}, {schedule}", "axis-title", "end")
     for one in panel.curves:
-        css = f"c{styles[one.name]}"
-        if one.selection is not None:
-            if one.selection.interval is not None:
-                noise, data = map(x, one.selection.interval)
+        css, chosen = f"c{styles[one.name]}", one.selection
+        if chosen is not None:
+            if chosen.interval is not None:
+                noise, data = map(x, chosen.interval)
                 plot.box(data, top, noise - data, bottom - top, f"interval {css}")
-            at = x(one.selection.log_snr_star)
+            at = x(chosen.log_snr_star)
             plot.line([(at, top), (at, bottom)], f"star {css}")
     for value, label in panel.tolerances.items():
         plot.line([(x.start, y(value)), (x.end, y(value))], "tolerance")
         plot.text(x.end - 4, y(value) - 6, label, "tick", "end")
     for one in panel.curves:
-        _one_curve(plot, one, x, y, styles[one.name])
+        _draw_curve(plot, one, x, y, styles[one.name])
     if first is not None:
         shift, anchor = (-5, "end") if star > x.end - 30 else (5, "start")
         plot.text(star + shift, top + 15, "t*", "mark-text", anchor)
     return plot.svg()
 
 
-def _one_curve(plot: Plot, one: LabelledCurve, x: Axis, y: Axis, style: int) -> None:
+def _draw_curve(plot: Plot, one: LabelledCurve, x: Axis, y: Axis, style: int) -> None:
     curve = one.curve
     runs: list[list[tuple[float, float, float]]] = [[]]
     for level, value, error in zip(curve.log_snr, curve.value, curve.std_error, strict=True):
@@ -94,9 +92,9 @@ def histogram_plot(histogram: Histogram) -> Markup:
     heights = [h for h in (histogram.reference, histogram.data, histogram.unfitted) if h]
     x = Axis(edges[0], edges[-1], 54, 294)
     y = Axis(0.0, 1.06 * max(map(max, heights)), 142, 10)
-    plot.left_axis(y, y.ticks(3), x.start, x.end, "density")
+    plot.left_axis(x, y, y.ticks(3), "density")
     ticks = [t for t in x.ticks(6) if x.start + 4 <= x(t) <= x.end - 4]
-    plot.bottom_axis(x, ticks, 142, histogram.unit)
+    plot.bottom_axis(x, y, ticks, histogram.unit)
     if histogram.data is not None:
         steps = _steps(x, y, edges, histogram.data)
         plot.area([(x.start, y.start), *steps, (x.end, y.start)], "data")
@@ -122,9 +120,9 @@ def size_plot(by_size: Mapping[int, float], overall: float, width: int) -> Marku
     x = Axis(min(sizes) - 0.5, max(sizes) + 0.5, 56, width - 10)
     margin = 0.08 * (max(stars) - min(stars)) + 0.02
     y = Axis(min(stars) - margin, max(stars) + margin, 192, 10)
-    plot.left_axis(y, y.ticks(5), x.start, x.end, "log-SNR*")
+    plot.left_axis(x, y, y.ticks(5), "log-SNR*")
     ticks = [t for t in x.ticks(8 if width > 500 else 5) if t == int(t)]
-    plot.bottom_axis(x, ticks, 192, "atoms per molecule")
+    plot.bottom_axis(x, y, ticks, "atoms per molecule")
     plot.line([(x.start, y(overall)), (x.end, y(overall))], "tolerance")
     plot.text(x.end - 4, y(overall) - 5, "all sizes", "tick", "end")
     plot.line([(x(size), y(star)) for size, star in by_size.items()], "curve c0")

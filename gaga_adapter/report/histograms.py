@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from gaga_adapter.criteria.levels import add_noise, coefficients, draw_like
 from gaga_adapter.errors import StatsMismatchError
 from gaga_adapter.layout import AtomLayout, DenseLayout, Layout
 from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import mask_from_sizes
 
@@ -62,15 +62,9 @@ class Histogram:
 def histograms(
     stats: GAGAStats, held_out: HeldOut | None, generator: torch.Generator
 ) -> tuple[Histogram, ...]:
-    """Compare the channels of reference and data at t*.
+    """Compare the channels of the data with the reference that t* was chosen with, at t*.
 
-    Args:
-        stats: Fitted statistics; the reference is of the kind that t* was chosen with.
-        held_out: Data; without them the reference stands beside N(0, I) alone.
-        generator: Source of randomness for the noise and the draws.
-
-    Raises:
-        StatsMismatchError: If the data have other channels than the statistics.
+    Without data the reference stands beside N(0, I) alone.
     """
     a, b = coefficients(stats.log_snr_star)
     chosen = stats.selection
@@ -79,8 +73,16 @@ def histograms(
     if held_out is None:
         fitted, fitted_mask = _draws(stats, reference, generator)
     else:
-        _check_channels(stats.layout, held_out)
-        x, mask = held_out.x.double(), held_out.mask
+        x, mask, layout = held_out.x.double(), held_out.mask, stats.layout
+        if isinstance(layout, DenseLayout):
+            fits = mask is None and x.shape[1:] == layout.shape
+        else:
+            fits = mask is not None and x.shape[2:] == (layout.n_channels,)
+        if not fits:
+            raise StatsMismatchError(
+                f"the statistics describe {layout.describe()}, {held_out.name} has items of shape "
+                f"{tuple(x.shape[1:])}. Pass data in the layout of the statistics."
+            )
         noisy = add_noise(x, mask, reference, generator) / a
         fitted = draw_like(x, mask, reference, generator)
         fitted_mask = None if mask is None else mask_from_sizes(mask.sum(1))
@@ -123,23 +125,8 @@ def _channels(layout: Layout) -> list[tuple[str, str, slice, float]]:
     return named
 
 
-def _check_channels(layout: Layout, held_out: HeldOut) -> None:
-    shape = tuple(held_out.x.shape[1:])
-    if isinstance(layout, DenseLayout):
-        fits = held_out.mask is None and shape == layout.shape
-    else:
-        fits = held_out.mask is not None and shape[1:] == (layout.n_channels,)
-    if not fits:
-        raise StatsMismatchError(
-            f"the statistics describe {layout.describe()}, {held_out.name} has items of shape "
-            f"{shape}. Pass data in the layout of the statistics."
-        )
-
-
 def _draws(
-    stats: GAGAStats,
-    reference: Any,  # noqa: ANN401 - either family
-    generator: torch.Generator,
+    stats: GAGAStats, reference: ReferenceGaussian, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Draws from a reference without data; sizes are as frequent as in the fitted data."""
     moments = stats.moments
@@ -155,7 +142,7 @@ def _draws(
 
 def _numbers(x: Tensor, mask: Tensor | None, columns: slice) -> _Array:
     """All numbers of some channels (n,), thinned evenly."""
-    values = x[:, columns].flatten() if mask is None else x[mask][:, columns].flatten()
+    values = (x if mask is None else x[mask])[:, columns].flatten()
     stride = max(1, math.ceil(len(values) / _MOST))
     return np.asarray(values[::stride].double())
 
@@ -176,13 +163,13 @@ def _histogram(
         low, high = low - 1.0, high + 1.0
     edges = np.linspace(low, high, _BINS + 1)
     moments = {key: _moments(values) for key, values in arrays.items()}
-    heights = {key: _rounded(_density(values, edges)) for key, values in arrays.items()}
+    heights = {key: _round(_density(values, edges)) for key, values in arrays.items()}
     if unfitted is not None:
         middle = (edges[1:] + edges[:-1]) / 2
         bell = np.exp(-0.5 * (middle / unfitted) ** 2) / (unfitted * math.sqrt(2 * math.pi))
-        moments["unfitted"], heights["unfitted"] = (0.0, unfitted), _rounded(bell)
+        moments["unfitted"], heights["unfitted"] = (0.0, unfitted), _round(bell)
     start, others = heights["reference"], (heights.get("data"), heights.get("unfitted"))
-    return Histogram(name, unit, _rounded(edges), start, *others, moments)
+    return Histogram(name, unit, _round(edges), start, *others, moments)
 
 
 def _density(values: _Array, edges: _Array) -> _Array:
@@ -196,6 +183,6 @@ def _moments(values: _Array) -> tuple[float, float]:
     return float(f"{mean:.4g}"), float(f"{std:.4g}")
 
 
-def _rounded(values: _Array | Sequence[float]) -> tuple[float, ...]:
+def _round(values: _Array | Sequence[float]) -> tuple[float, ...]:
     """Five digits: enough for a picture, and small in the page."""
     return tuple(float(f"{value:.5g}") for value in values)

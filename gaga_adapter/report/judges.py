@@ -30,14 +30,7 @@ def verdicts(
     """Ask criteria about data and the fitted start; one that cannot judge says why.
 
     The levels, the kind of the reference and the tolerance are those of the stored curve, if the
-    statistics hold one.
-
-    Args:
-        stats: Fitted statistics.
-        held_out: Data in the layout of the statistics.
-        judges: Criteria to ask.
-        seed: Seed that each of the criteria starts from.
-        progress: Callback that gets (criterion, levels done, levels in all).
+    statistics hold one. Each criterion starts from the same seed.
     """
     chosen = stats.selection
     levels = DEFAULT_LOG_SNR if chosen is None else chosen.curve.log_snr

@@ -42,7 +42,7 @@ def pictures(molecules: MoleculeSet, most: int = 16) -> list[Picture]:
     """Pictures of the first molecules, all on one scale."""
     models = ball_and_stick(molecules.subset(slice(most)))
     fits = np.array([min(_fit(model), _LARGEST) for model in models])
-    scale = float(fits[fits > np.median(fits) / 2].min())  # one that flew apart shrinks alone
+    scale = float(fits[fits > np.median(fits) / 2].min())  # a molecule in pieces shrinks alone
     shown = []
     for index, model in enumerate(models):
         _, numbers = molecules.molecule(index)

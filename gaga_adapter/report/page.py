@@ -58,15 +58,7 @@ def report(
 
 
 def write_report(file: str | Path, facts: Facts) -> None:
-    """Write a page; the file appears whole or not at all.
-
-    Args:
-        file: File to write.
-        facts: Everything that the page says, as `report_facts` gives it.
-
-    Raises:
-        WriteError: If the file cannot be written.
-    """
+    """Write a page; the file appears whole or not at all."""
     html = page(facts)
     with replacing(file) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -96,23 +96,21 @@ class Plot:
         """Letters; `anchor` is start, middle or end."""
         self.add("text", css, text, x=x, y=y, text_anchor=anchor)
 
-    def bottom_axis(self, axis: Axis, ticks: Sequence[float], at: float, title: str) -> None:
-        """Tick labels and the title below the panel, whose lower edge is the pixel `at`."""
-        self.line([(axis.start, at), (axis.end, at)], "axis")
+    def left_axis(self, x: Axis, y: Axis, ticks: Sequence[float], title: str) -> None:
+        """Grid lines at the ticks of y, their labels, and the title."""
         for tick in ticks:
-            self.line([(axis(tick), at), (axis(tick), at + 4)], "axis")
-            self.text(axis(tick), at + 17, number(tick), "tick")
-        self.text((axis.start + axis.end) / 2, at + 36, title, "axis-title")
-
-    def left_axis(
-        self, axis: Axis, ticks: Sequence[float], left: float, right: float, title: str
-    ) -> None:
-        """Grid lines from `left` to `right`, their labels, and the title."""
-        for tick in ticks:
-            self.line([(left, axis(tick)), (right, axis(tick))], "grid")
-            self.text(left - 7, axis(tick) + 4, number(tick), "tick", "end")
-        place = f"translate(11 {_px((axis.start + axis.end) / 2)}) rotate(-90)"
+            self.line([(x.start, y(tick)), (x.end, y(tick))], "grid")
+            self.text(x.start - 7, y(tick) + 4, number(tick), "tick", "end")
+        place = f"translate(11 {_px((y.start + y.end) / 2)}) rotate(-90)"
         self.add("text", "axis-title", title, transform=place, text_anchor="middle")
+
+    def bottom_axis(self, x: Axis, y: Axis, ticks: Sequence[float], title: str) -> None:
+        """Line below the panel with the ticks of x, their labels, and the title."""
+        self.line([(x.start, y.start), (x.end, y.start)], "axis")
+        for tick in ticks:
+            self.line([(x(tick), y.start), (x(tick), y.start + 4)], "axis")
+            self.text(x(tick), y.start + 17, number(tick), "tick")
+        self.text((x.start + x.end) / 2, y.start + 36, title, "axis-title")
 
     def svg(self) -> Markup:
         """The `svg` element."""

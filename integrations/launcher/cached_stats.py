@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from gaga_adapter.criteria import CriterionCurve
@@ -28,14 +27,14 @@ from .options import Options, ProgressBar, Say
 
 @dataclass(frozen=True)
 class CachedStats:
-    """Statistics that are read from the folder of a model, or fitted and written there."""
+    """Reads the statistics in the folder of a model, or fits them and writes them there."""
 
     folder: Path
     options: Options
-    trains: bool  # then the model is always fitted anew
-    loader: Iterable[Any]  # of the script, as it trains the model
+    trains: bool  # whether the script trains; then the model is always fitted anew
+    loader: Iterable[Any]  # the script's own, which trains the model
     data: str  # what the loader reads, for the provenance
-    context: Context | None  # of a conditional autoencoder
+    context: Context | None  # for a conditional autoencoder
     progress: ProgressBar
     say: Say
 
@@ -44,7 +43,11 @@ class CachedStats:
         folder = self.folder / "gaga"
         if (folder / CONFIG_NAME).is_file() and not (self.trains or self.options.refit):
             stats = GAGAStats.from_pretrained(folder)
-            reason = self._reason_to_refit(model, stats)
+            purpose = stats.provenance.get("fitted for")
+            if self.options.t_star is None and purpose == "evaluation at a given t*":
+                reason: str | None = "their t* was given, not chosen"
+            else:
+                reason = adapter_for(model).stale(model, stats.provenance)
             if reason is None:
                 self._warn_beyond_training(model, stats)
                 self.say(f"statistics of {folder}")
@@ -58,17 +61,11 @@ class CachedStats:
             warnings.warn(f"the statistics are not kept: {error}", GAGAWarning, stacklevel=2)
         return stats
 
-    def _reason_to_refit(self, model: Model, stats: GAGAStats) -> str | None:
-        purpose = stats.provenance.get("fitted for")
-        if self.options.t_star is None and purpose == "evaluation at a given t*":
-            return "their t* was given, not chosen"
-        return adapter_for(model).stale(model, stats.provenance)
-
     def _warn_beyond_training(self, model: Model, stats: GAGAStats) -> None:
         t_star = self.options.t_star
         if t_star is None or not str(stats.provenance.get("fitted for")).startswith("training"):
             return
-        log_snr = _log_snr(model, t_star)
+        log_snr = adapter_for(model).log_snr(model, t_star)
         if log_snr < stats.log_snr_star - 1e-3:
             warnings.warn(
                 f"t* = {t_star} is at log-SNR {log_snr:.3f}, but this model was trained up to "
@@ -83,7 +80,7 @@ class CachedStats:
         how: dict[str, Any] = {"criterion": options.criterion, "tolerance": options.tolerance}
         if options.t_star is not None:
             purpose += " at a given t*"
-            level = _log_snr(model, options.t_star)
+            level = adapter_for(model).log_snr(model, options.t_star)
             how = {"criterion": FixedLevel(), "log_snr": (level,), "n_criterion": 1}
         with self.progress() as progress:
             stats = fit_from(
@@ -116,10 +113,3 @@ class FixedLevel:
         """The curve, see `Criterion.curve`."""
         zeros, levels = (0.0,) * len(log_snr), tuple(log_snr.tolist())
         return CriterionCurve(self.name, reference.kind, self.unit, levels, zeros, zeros, len(x))
-
-
-def _log_snr(model: Model, t_star: int) -> float:
-    """Log-SNR of an unpatched model at a step, by its schedule as it stands."""
-    adapter = adapter_for(model)
-    with torch.no_grad():
-        return -float(adapter.gamma_at(model, t_star / adapter.n_steps(model)))

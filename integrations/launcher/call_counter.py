@@ -20,31 +20,26 @@ from .options import Say
 
 
 class CallCounter:
-    """Counts the network calls of all models of a class.
-
-    Attributes:
-        batches: Number of batches that were sampled, by (calls of the network, t*, T).
-    """
+    """Counts the network calls of all models of a class."""
 
     def __init__(self, say: Say) -> None:
-        self.batches: Counter[tuple[int, int, int]] = Counter()
+        self.batches: Counter[tuple[int, int, int]] = Counter()  # by (network calls, t*, T)
         self._say = say
         self._calls: int | None = None  # of the sample that is being drawn
         self._reports: set[object] = set()  # truncations and their lines: copies are cut alike
 
     @contextmanager
     def watch(self, model: Model, adapter: Adapter) -> Iterator[None]:
-        """Count those of every model of the class of this model, copies included.
+        """Count the calls of every model of the class of this model, copies included.
 
         The model must not be patched yet, so that the patch comes around the counters.
         """
         with ExitStack() as stack:
             for cls in type(model).__mro__:
-                for name in (adapter.network, *adapter.starts):
-                    if name in vars(cls):
-                        count = self._count_call if name == adapter.network else self._count_batch
-                        wrapper = _around(vars(cls)[name], count, adapter)
-                        stack.enter_context(replace_attribute(cls, name, wrapper))
+                for name in {adapter.network, *adapter.starts} & vars(cls).keys():
+                    count = self._count_call if name == adapter.network else self._count_batch
+                    wrapper = _around(vars(cls)[name], count, adapter)
+                    stack.enter_context(replace_attribute(cls, name, wrapper))
             yield
 
     def lines(self) -> list[str]:
@@ -58,7 +53,12 @@ class CallCounter:
     def _count_call(self, model: Model, adapter: Adapter, run: Callable[[], Any]) -> Any:  # noqa: ANN401
         state = state_of(model)
         if isinstance(state, Truncation) and state not in self._reports:
-            line = _describe(model, state)
+            log_snr = state.adapter.log_snr(model, state.t_star)
+            start = "N(0, I)" if state.reference is None else f"the {state.reference.kind} Gaussian"
+            line = (
+                f"{state.adapter.name} model starts at t* = {state.t_star} of T = {state.n_steps} "
+                f"(log-SNR {log_snr:.3f}) from {start}"
+            )
             if line not in self._reports:
                 self._say(line)
             self._reports |= {state, line}
@@ -86,12 +86,3 @@ def _around(method: Callable[..., Any], count: Callable[..., Any], adapter: Adap
         return count(model, adapter, functools.partial(method, model, *args, **kwargs))
 
     return wrapper
-
-
-def _describe(model: Model, cut: Truncation) -> str:
-    log_snr = -float(cut.gamma(model).detach())
-    start = "N(0, I)" if cut.reference is None else f"the {cut.reference.kind} Gaussian"
-    return (
-        f"{cut.adapter.name} model starts at t* = {cut.t_star} of T = {cut.n_steps} "
-        f"(log-SNR {log_snr:.3f}) from {start}"
-    )

@@ -18,10 +18,10 @@ _FILES = ("qm9/models.py", "equivariant_diffusion/en_diffusion.py", "configs/dat
 class Codebase:
     """One codebase."""
 
-    kind: str  # on the command line
+    kind: str  # its name on the command line
     name: str
     repository: str
-    factory: str  # the function of `qm9.models` that makes its diffusion model for a script
+    factory: str  # the function of `qm9.models` that makes the diffusion model of a script
 
 
 EDM = Codebase("edm", "EDM", "github.com/ehoogeboom/e3_diffusion_for_molecules", "get_model")
@@ -30,11 +30,7 @@ CODEBASES = {base.kind: base for base in (EDM, GEOLDM)}
 
 
 def require_checkout(folder: Path, kind: str | None = None) -> Codebase:
-    """The codebase of a checkout; `kind` says which one is wanted, any if it is `None`.
-
-    Raises:
-        GAGAError: If the kind is unknown, or the folder is no checkout, or of another codebase.
-    """
+    """The codebase of a checkout; a folder that is no checkout of this kind is refused."""
     if kind is not None and kind not in CODEBASES:
         raise GAGAError(f"unknown codebase {kind!r}. Known: {', '.join(CODEBASES)}.")
     candidates = [CODEBASES[kind]] if kind else list(CODEBASES.values())

@@ -15,7 +15,7 @@ _MISSING = object()
 
 @contextmanager
 def replace_attribute(owner: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401
-    """An attribute of a module or a class has another value."""
+    """Give an attribute of a module or a class another value."""
     before = vars(owner).get(name, _MISSING)
     setattr(owner, name, value)
     try:
@@ -29,7 +29,7 @@ def replace_attribute(owner: Any, name: str, value: object) -> Iterator[None]:  
 
 @contextmanager
 def stand_in(name: str, contents: Callable[[], dict[str, Any]]) -> Iterator[None]:
-    """A package can be imported although it is not installed; one that is installed is taken.
+    """Let a package be imported that is not installed; one that is installed is taken.
 
     `contents` makes its names, when it is imported.
     """
@@ -47,16 +47,12 @@ def stand_in(name: str, contents: Callable[[], dict[str, Any]]) -> Iterator[None
 def after_import(
     names: tuple[str, ...], change: Callable[[ModuleType], AbstractContextManager[None]]
 ) -> Iterator[None]:
-    """Modules are changed right after they are imported, those that are there already at once."""
+    """Change modules right after they are imported, those that are there already at once."""
     with ExitStack() as changes:
-
-        def enter(module: ModuleType) -> None:
-            changes.enter_context(change(module))
-
+        finder = _Watcher(names, lambda module: changes.enter_context(change(module)))
         for name in names:
             if name in sys.modules:
-                enter(sys.modules[name])
-        finder = _Watcher(names, enter)
+                finder.then(sys.modules[name])
         sys.meta_path.insert(0, finder)
         changes.callback(sys.meta_path.remove, finder)
         yield
@@ -76,7 +72,7 @@ class _StandIn(MetaPathFinder, Loader):
 
 
 class _Watcher(MetaPathFinder):
-    """The first finder: has modules loaded as ever, and then calls a function on them."""
+    """The first finder: lets modules load as ever, and then calls a function on them."""
 
     def __init__(self, names: tuple[str, ...], then: Callable[[ModuleType], None]) -> None:
         self.names, self.then = names, then

@@ -23,23 +23,15 @@ from .hooks import replace_attribute
 
 #: What a pickle may name: classes that only hold values. Python 2 called `builtins` otherwise.
 PLAIN_CLASSES: dict[tuple[str, str], type[Any]] = {
-    ("torch", "device"): torch.device,
-    **{
-        (module, kind.__name__): kind
-        for module in ("builtins", "__builtin__")
-        for kind in (set, frozenset, complex)
-    },
-}
+    (module, kind.__name__): kind
+    for module in ("builtins", "__builtin__")
+    for kind in (set, frozenset, complex)
+} | {("torch", "device"): torch.device}
 
 
 def load_plain(file: IO[bytes], **options: Any) -> Any:  # noqa: ANN401 - whatever the file holds
-    """`pickle.load`, with its options, for a file of plain values and `argparse.Namespace`.
-
-    Raises:
-        ArtefactError: If the pickle names something else.
-    """
+    """`pickle.load`, with its options, of plain values and `argparse.Namespace` alone."""
     reader = _PlainUnpickler(file, **options)
-    reader.source = getattr(file, "name", "the pickle")
     value = reader.load()
     for namespace in reader.namespaces:
         namespace.__class__ = argparse.Namespace
@@ -62,14 +54,13 @@ def after_load(then: Callable[[IO[bytes], Any], None]) -> AbstractContextManager
 class _PlainUnpickler(pickle.Unpickler):
     """Resolves every name by `PLAIN_CLASSES`, and `Namespace` by a class of its own.
 
-    A pickle can set attributes of any object that it holds, of a class, too. So it gets a class
-    that is thrown away, and its instances become true `argparse.Namespace` objects afterwards.
+    A pickle can set attributes of any object that it holds, also of a class. So it gets a class
+    that is thrown away, and the instances become true `argparse.Namespace` objects afterwards.
     """
 
-    source: object = "the pickle"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of the base
-        super().__init__(*args, **kwargs)
+    def __init__(self, file: IO[bytes], **options: Any) -> None:  # noqa: ANN401 - of the base
+        super().__init__(file, **options)
+        self.source = getattr(file, "name", "the pickle")
         self.namespaces: list[argparse.Namespace] = []
         instances = self.namespaces
 

@@ -1,7 +1,7 @@
 """Data files in the form that EDM and GeoLDM read, so that they download nothing.
 
 They look for `qm9/temp/qm9/{train,valid,test}.npz` and for pickled lists of SMILES in `qm9/temp`,
-to which generated molecules are compared. All files appear together or none.
+with which they compare generated molecules. Either all files appear or none.
 """
 
 from __future__ import annotations
@@ -19,18 +19,14 @@ from gaga_adapter.errors import DataError, WriteError
 from gaga_adapter.files.atomic import replacing
 
 SPLITS = ("train", "valid", "test")
-#: Data sets whose SMILES are compared to; the second half trains conditional models.
+#: Data sets with a list of SMILES; the second half trains conditional models.
 SMILES = ("qm9", "qm9_second_half")
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def require_room(checkout: Path, force: bool = False) -> None:
-    """See that nothing would be overwritten.
-
-    Raises:
-        WriteError: If there is a file already, and `force` was not given.
-    """
+    """Refuse to replace files that are there, unless `force` is given."""
     files = [file for file in _files(checkout) if file.exists()]
     if files and not force:
         names = ", ".join(str(file.relative_to(checkout)) for file in files)
@@ -46,12 +42,9 @@ def second_half(n_train: int) -> NDArray[np.int64]:
 def edm_arrays(
     positions: NDArray[np.float32], atomic_numbers: NDArray[np.uint8], properties: Arrays
 ) -> dict[str, NDArray[Any]]:
-    """One split as upstream names it.
+    """One split under upstream's names: positions (M, N, 3) in angstrom, atomic numbers (M, N).
 
-    Args:
-        positions: Positions (M, Nmax, 3) in angstrom; padding is 0.
-        atomic_numbers: Atomic numbers (M, Nmax); padding is 0 and comes last.
-        properties: More arrays (M,) by name, to condition on.
+    Padding is 0 and comes last; `properties` are more arrays (M,), to condition on.
     """
     charges = atomic_numbers.astype(np.int64)
     num_atoms = (charges > 0).sum(axis=1)
@@ -66,15 +59,8 @@ def write_data(
 ) -> list[Path]:
     """Write the data files of a checkout, and return their paths.
 
-    Args:
-        checkout: Top folder of EDM or GeoLDM.
-        splits: Arrays of `SPLITS`, as `edm_arrays` makes them.
-        smiles: SMILES of the molecules of `SMILES`.
-        force: Whether files that are there are replaced.
-
-    Raises:
-        DataError: If the splits differ in arrays or elements, which upstream refuses.
-        WriteError: If a file is there already, or cannot be written.
+    `splits` has the arrays of `SPLITS`, as `edm_arrays` makes them. Upstream refuses splits that
+    differ in arrays or elements, and so does this.
     """
     require_room(checkout, force)
     parts: dict[str, dict[str, Any]] = {name: dict(splits[name]) for name in SPLITS}
@@ -97,7 +83,7 @@ def write_data(
 
 
 def _files(checkout: Path) -> list[Path]:
-    """Of `SPLITS`, then of `SMILES`."""
+    """The files of `SPLITS`, then those of `SMILES`."""
     folder = checkout / "qm9" / "temp"
     return [
         *(folder / "qm9" / f"{name}.npz" for name in SPLITS),

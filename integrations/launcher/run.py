@@ -14,7 +14,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -35,8 +35,6 @@ from .options import Options, ProgressBar, Say
 from .pickles import after_load
 from .shims import SHIMS, apply_shims
 
-__all__ = ["Options", "run_script"]
-
 _MOVING_LATENT = (
     "with --trainable_ae and no --ae_path the latent is random when training starts, so statistics "
     "and t* of it mean nothing later. Train as upstream does and start at t* afterwards "
@@ -45,27 +43,12 @@ _MOVING_LATENT = (
 
 
 def run_script(
-    kind: str,
-    command: Sequence[str],
-    options: Options = Options(),  # noqa: B008 - frozen
-    say: Say = lambda line: None,
-    progress: ProgressBar = lambda: nullcontext(lambda what, done, total: None),
+    kind: str, command: Sequence[str], options: Options, say: Say, progress: ProgressBar
 ) -> int:
-    """Run a script of the checkout that is the working directory.
+    """Run a script of the working directory, a checkout of this kind, and return its exit code.
 
-    Args:
-        kind: Codebase, `edm` or `geoldm`.
-        command: The script and its arguments.
-        options: Options of the start of its models.
-        say: Function that reports one line.
-        progress: Display of how far a fit is.
-
-    Returns:
-        The exit code of the script; 1 after an exception, whose traceback is printed.
-
-    Raises:
-        GAGAError: If this is another checkout, there is no such script, the statistics cannot be
-            read, or the patch or the reader of pickles refuses something.
+    The code is 1 after an exception of the script, whose traceback is printed; a `GAGAError`, of
+    the checkout, the statistics, the patch or the reader of pickles, is raised.
     """
     checkout = Path.cwd()
     codebase = require_checkout(checkout, kind)
@@ -78,7 +61,7 @@ def run_script(
 
 
 class _Run:
-    """One run: the models that it patches, and what it needs to know for that."""
+    """One run: the models that it patches, and the facts that it needs for that."""
 
     def __init__(
         self, codebase: Codebase, script: Path, options: Options, say: Say, progress: ProgressBar
@@ -95,7 +78,7 @@ class _Run:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Models are patched as they are made, until the end of the block."""
+        """Patch models as the script makes them, until the end of the block."""
         with (
             self.stack,
             after_load(self._note_folder),
@@ -108,7 +91,7 @@ class _Run:
                     handle.remove()
 
     def report(self, code: int) -> None:
-        """Say what was done."""
+        """Say how many network calls the samples took."""
         if not self.handles and code == 0:
             self.say(f"{self.script.name} made no diffusion model; it ran as it is")
         for line in self.counter.lines():
@@ -144,30 +127,28 @@ class _Run:
             self.stack.enter_context(self.counter.watch(model, adapter_for(model)))
         stats: Callable[[Model], Any] | None = None
         if options.stats not in ("auto", "none"):
-            stats = lambda model: self.stats  # noqa: E731 - weights come later, so it waits
+            stats = lambda model: self.stats  # noqa: E731 - weights come later, so the patch waits
         elif options.stats == "auto":
             if self.trains and getattr(args, "trainable_ae", False) and args.ae_path is None:
                 raise GAGAError(_MOVING_LATENT)
-            data = f"{args.dataset}, as {self.codebase.name} loads it to train"
-            context = self._context(model, args, properties)
+            # The folder of the model: where its arguments were read from, or its experiment's.
+            folders = [folder for namespace, folder in self.folders if namespace is args]
             stats = CachedStats(
-                *(self._folder(args), options, self.trains, loader, data, context),
-                progress=self.progress,
-                say=self.say,
+                folders[0] if folders and not self.trains else Path("outputs", args.exp_name),
+                options,
+                self.trains,
+                loader,
+                f"{args.dataset}, as {self.codebase.name} loads it to train",
+                self._context(model, args, properties),
+                self.progress,
+                self.say,
             )
-        handle = apply_patch(
-            model, stats, options.t_star, options.reference, options.fix_last_class
-        )
-        self.handles.append(handle)
-        return handle
-
-    def _folder(self, args: Namespace) -> Path:
-        """The folder of a model: where its arguments were read from, or its experiment's."""
-        folders = [folder for namespace, folder in self.folders if namespace is args]
-        return folders[0] if folders and not self.trains else Path("outputs", args.exp_name)
+        how = options.t_star, options.reference, options.fix_last_class
+        self.handles.append(apply_patch(model, stats, *how))
+        return self.handles[-1]
 
     def _context(self, model: Model, args: Namespace, properties: Any) -> Context | None:  # noqa: ANN401
-        """Makes the context of a batch for an autoencoder that takes one."""
+        """The function that makes the context of a batch, for an autoencoder that takes one."""
         if not args.conditioning or not hasattr(model, "vae"):
             return None
 

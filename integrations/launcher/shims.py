@@ -1,8 +1,8 @@
-"""What the scripts of EDM and GeoLDM no longer find, and how their files are read safely.
+"""Repairs for what the scripts of EDM and GeoLDM no longer find, and for their unsafe files.
 
 The two codebases are of 2022 and 2023. Since then numpy has dropped `np.int` and refuses to split a
-ragged list, and matplotlib has dropped `Axes3D.w_xaxis`; three packages are imported that many
-scripts never use. Checkpoints are pickles, which can run anything when they are read.
+ragged list, and matplotlib has dropped `Axes3D.w_xaxis`; many scripts import three packages that
+they never use. Checkpoints are pickles, which can run anything when they are read.
 
 Each shim is a small object with a name and a reason. It is in place while a script runs, reports
 itself when the script first needs it, and leaves nothing behind.
@@ -27,10 +27,8 @@ from numpy.typing import NDArray
 from .hooks import after_import, replace_attribute, stand_in
 from .pickles import after_load, load_plain
 
-#: Called by a shim when it is needed.
-Report = Callable[[], None]
-#: A repair, as a `with` block; it calls its argument when it is needed.
-Repair = Callable[[Report], AbstractContextManager[None]]
+Report = Callable[[], None]  # a shim calls it when the shim is needed
+Repair = Callable[[Report], AbstractContextManager[None]]  # in place for a `with` block
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Shim:
 
 @contextmanager
 def apply_shims(shims: Sequence[Shim], say: Callable[[str], None]) -> Iterator[None]:
-    """Shims in place; each says once, in one line, that it is needed."""
+    """Put shims in place; each says once, in one line, that it is needed."""
     names: set[str] = set()
 
     def report(shim: Shim) -> None:
@@ -62,17 +60,12 @@ def apply_shims(shims: Sequence[Shim], say: Callable[[str], None]) -> Iterator[N
 
 
 def _package(name: str, instead: str, **contents: object) -> Shim:
-    def in_place(report: Report) -> AbstractContextManager[None]:
-        def fill() -> dict[str, Any]:
-            report()
-            return contents
+    def fill(report: Report) -> dict[str, Any]:
+        report()
+        return contents
 
-        return stand_in(name, fill)
-
-    return Shim(name, f"not installed; {instead}", in_place)
-
-
-_WANDB = ("Settings", "init", "save", "log", "Image", "Video")
+    why = f"not installed; {instead}"
+    return Shim(name, why, lambda report: stand_in(name, functools.partial(fill, report)))
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - anything
@@ -192,7 +185,11 @@ def _weights_only(report: Report) -> Iterator[None]:
 
 #: In the order in which they are put in place.
 SHIMS = (
-    _package("wandb", "nothing is logged to it", **dict.fromkeys(_WANDB, _ignore)),
+    _package(
+        "wandb",
+        "nothing is logged to it",
+        **dict.fromkeys(("Settings", "init", "save", "log", "Image", "Video"), _ignore),
+    ),
     _package(
         "imageio",
         "Pillow reads and writes the pictures",

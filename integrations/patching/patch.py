@@ -74,9 +74,7 @@ class PatchHandle:
     def log_snr(self) -> float:
         """Log-SNR at t*, by the schedule as it stands: a learned one moves it."""
         cut = self.settle()
-        with torch.no_grad():
-            time = cut.t_star / cut.adapter.n_steps(self.model)
-            return -float(cut.adapter.gamma_at(self.model, time))
+        return cut.adapter.log_snr(self.model, cut.t_star)
 
     def remove(self) -> None:
         """Undo this patch; nothing happens if it was undone, or replaced by another."""

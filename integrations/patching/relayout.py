@@ -24,18 +24,12 @@ from gaga_adapter.stats import GAGAStats
 
 
 def in_layout(stats: GAGAStats, layout: Layout, reference: str) -> GAGAStats:
-    """The statistics as a model with this layout sees its data.
+    """The statistics as a model with this layout sees its data; other units are a `GAGAWarning`.
 
-    Args:
-        stats: Fitted statistics.
-        layout: Layout of the model.
-        reference: Kind of the Gaussian that will be asked for.
-
-    Returns:
-        The statistics; with a `GAGAWarning` if they were fitted in other units.
+    `reference` is the kind of the Gaussian that will be made; `paper` has no other units.
 
     Raises:
-        StatsMismatchError: If they describe something else, or `paper` is asked of other units.
+        StatsMismatchError: If the statistics describe something else.
     """
     have = stats.layout
     if have == layout:

@@ -1,7 +1,7 @@
 r"""The methods of a truncated model: a generated body around upstream's own, which run as they are.
 
 - the network gets `round(t t_star) / T`, the time it was trained with;
-- the first noise of a sample goes to the fitted Gaussian at t*; every later one is as it was drawn;
+- the first noise of a sample goes to the fitted Gaussian at t*; every later one stays as it is;
 - the prior term is the divergence from that Gaussian;
 - a model that is trained says so in its state dict, and starts no sample at a noisier level;
 - methods that mean absolute steps are refused.
@@ -43,29 +43,19 @@ Method = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """How a model is cut. It never changes, so copies of a model share it.
-
-    Attributes:
-        adapter: Adapter of the model.
-        n_steps: The model's own number of steps T.
-        t_star: Step where the model starts.
-        reference: Gaussian at the level of the data; `None` for the model's own N(0, I).
-        prior: Gaussian of the prior term while the model trains. The density of `shape` takes
-            seconds for a batch, and with a fixed schedule its gradient is zero; so this is `size`
-            for `shape`, and `reference` for all others.
-        stats: Fitted statistics, if there are any.
-        fix_last_class: Whether samples get their last element class back.
-        origin: The `LatePatch` that this truncation has settled.
-    """
+    """How a model is cut. It never changes, so copies of a model share it."""
 
     adapter: Adapter
-    n_steps: int
-    t_star: int
-    reference: ReferenceGaussian | None = None
+    n_steps: int  # the model's own number of steps T
+    t_star: int  # the step where the model starts
+    reference: ReferenceGaussian | None = None  # at the level of the data; None for N(0, I)
+    # The Gaussian of the prior term while the model trains. The density of `shape` takes seconds
+    # for a batch, and with a fixed schedule its gradient is zero; so this is `size` for `shape`,
+    # and `reference` for all others.
     prior: ReferenceGaussian | None = None
     stats: GAGAStats | None = None
     fix_last_class: bool = False
-    origin: object = None
+    origin: object = None  # the `LatePatch` that made this truncation, if one did
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Truncation:
         return self
@@ -104,8 +94,7 @@ class Truncation:
         schedule = self.adapter.schedule(model)
         learned = any(parameter.requires_grad for parameter in schedule.parameters())
         if self.t_star < self.n_steps and (learned or trained_log_snr(model) is None):
-            with torch.no_grad():
-                record_trained(model, -float(self.gamma(model)))
+            record_trained(model, self.adapter.log_snr(model, self.t_star))
 
     def absolute(self, t: Tensor) -> Tensor:
         """The time that schedule and network know, for a time in units of t*."""
@@ -116,11 +105,11 @@ class Truncation:
         return self.adapter.gamma_at(model, 1.0)
 
 
+@dataclass(frozen=True)
 class AbsoluteTime:
     """Forward pre-hook of a schedule: the time in units of t* becomes the time it knows."""
 
-    def __init__(self, truncation: Truncation) -> None:
-        self.truncation = truncation
+    truncation: Truncation
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments of the schedule."""
@@ -137,17 +126,12 @@ _SELF_CHECK: ContextVar[list[float] | None] = ContextVar("gaga_self_check", defa
 
 
 class _Call:
-    """A call of one of upstream's methods on a truncated model.
+    """A call of one of upstream's methods, which gets `arguments` as they are at `run`."""
 
-    Upstream gets `arguments` as they are when `run` is called.
-    """
-
-    def __init__(
-        self, model: Model, name: str, method: Method, bound: inspect.BoundArguments
-    ) -> None:
-        self.model, self.name, self.method, self._bound = model, name, method, bound
-        self.truncation: Truncation = model._gaga
-        self.arguments = bound.arguments
+    def __init__(self, name: str, method: Method, bound: inspect.BoundArguments) -> None:
+        self.name, self.method, self._bound = name, method, bound
+        self.arguments, self.model = bound.arguments, bound.args[0]
+        self.truncation: Truncation = self.model._gaga
 
     def run(self) -> Any:  # noqa: ANN401 - upstream's own
         return self.method(*self._bound.args, **self._bound.kwargs)
@@ -173,7 +157,7 @@ def _around(base: type[Any], name: str, wrapper: Callable[[_Call], Any]) -> Meth
 
     @functools.wraps(method)
     def generated(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return wrapper(_Call(self, name, method, signature.bind(self, *args, **kwargs)))
+        return wrapper(_Call(name, method, signature.bind(self, *args, **kwargs)))
 
     return generated
 
@@ -197,7 +181,7 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
 
 
 def _noise(call: _Call) -> Any:  # noqa: ANN401
-    """The first noise of a sample is sent to the reference."""
+    """The first noise of a sample goes to the reference."""
     z = call.run()
     if _NEXT_START.get() is not call.model:
         return z
@@ -220,7 +204,7 @@ def _start(call: _Call) -> Any:  # noqa: ANN401
         check_fresh(truncation.adapter, model, truncation.stats)
     trained = trained_log_snr(model)
     if trained is not None:
-        check_trained(trained, -float(truncation.gamma(model).detach()))
+        check_trained(trained, truncation.adapter.log_snr(model, truncation.t_star))
     if inspect.isgeneratorfunction(call.method):
         return _frames(call)
     with _next_noise_is_start(model):
@@ -269,11 +253,7 @@ def _refusal(base: type[Any], name: str, why: str) -> Method:
 
 
 def check_fresh(adapter: Adapter, model: Model, stats: GAGAStats) -> None:
-    """See that the statistics are of the space that the model diffuses.
-
-    Raises:
-        StatsMismatchError: If they are not, any more.
-    """
+    """Refuse statistics of another space than the model diffuses now."""
     reason = adapter.stale(model, stats.provenance)
     if reason is not None:
         raise StatsMismatchError(f"{reason} Fit again: fit_from(model, loader).")
@@ -286,11 +266,9 @@ class _EndOfCheck(BaseException):
 def check_by_sampling(model: Model, truncation: Truncation) -> None:
     """See that an unpatched model would start at t*: sample three atoms, cut at step 2 or 1.
 
-    The network is stubbed, and torch's global random state is as it was afterwards.
-
-    Raises:
-        UnsupportedModelError: If the sampler does not start from noise, or counts other steps.
-        StatsMismatchError: If its noise has other channels than the statistics.
+    A model is refused whose sampler does not start from noise or counts other steps, and so are
+    statistics of other channels than its noise has. The network is stubbed, and afterwards torch's
+    global random state is as it was.
     """
     name, n_steps = type(model).__name__, truncation.n_steps
     probe = replace(truncation, t_star=min(2, n_steps))

@@ -1,7 +1,7 @@
 r"""The network of a model of the EDM lineage as diffusers schedulers use one, and its last step.
 
 Such a model has T + 1 noise levels, `gamma(i / T) = -log SNR` for i = 0 .. T, and a network that
-predicts epsilon of variance preserving samples and is told i / T. Its last step makes a molecule of
+predicts epsilon of variance preserving samples and gets i / T. Its last step makes a molecule of
 z_0 (Hoogeboom et al. 2022, section 3.2): positions around the network's estimate, elements and
 charges by rounding z_0; or, where the model diffuses a latent, a latent that is then decoded. Both
 are the model's own methods.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,54 +23,39 @@ from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.subspace import project
 
 from ..edm import EDM, largest_class
-from ..patching.subclass import swap, swap_back
+from ..geoldm import all_class_decoder
 from ..protocol import Model
 
 
 class Atoms:
-    """What a model is told of the molecules of one batch, beside their noise.
+    """What a model needs to know about the molecules of one batch, beside their noise.
 
     Attributes:
         mask: Real atoms (B, N), bool.
         node_mask: Real atoms (B, N, 1), as numbers.
-        edge_mask: Pairs of different real atoms (B N N, 1).
-        context: Properties for a conditional model (B, N, K), padding 0.
+        arguments: Node mask, mask of pairs of different real atoms (B N N, 1), and properties for a
+            conditional model (B, N, K), padding 0, or `None`: as upstream's methods take them.
     """
 
     def __init__(self, mask: Tensor, context: Tensor | None, dtype: torch.dtype) -> None:
         self.mask = mask
         self.node_mask = mask[..., None].to(dtype)
+        width = mask.shape[1]
         pairs = mask[:, :, None] & mask[:, None]
-        pairs = pairs & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
-        self.edge_mask = pairs.reshape(-1, 1).to(dtype)
-        self.context = None if context is None else self._per_atom(context)
-
-    def _per_atom(self, context: Tensor) -> Tensor:
-        """Context (B, K) or (B, N', K) on the real atoms (B, N, K)."""
-        width = self.mask.shape[1]
-        if context.ndim == 2:
-            context = context[:, None]
-        elif context.shape[1] < width:
-            raise DataError(f"the context is of {context.shape[1]} atoms, a molecule has {width}.")
-        return context[:, :width].to(self.node_mask) * self.node_mask
-
-    @property
-    def arguments(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """As upstream's methods take them."""
-        return self.node_mask, self.edge_mask, self.context
+        pairs = pairs & ~torch.eye(width, dtype=torch.bool, device=mask.device)
+        if context is not None:  # (B, K) or (B, N', K)
+            if context.ndim == 2:
+                context = context[:, None]
+            elif context.shape[1] < width:
+                raise DataError(
+                    f"the context is of {context.shape[1]} atoms, a molecule has {width}."
+                )
+            context = context[:, :width].to(self.node_mask) * self.node_mask
+        self.arguments = self.node_mask, pairs.reshape(-1, 1).to(dtype), context
 
 
 class EDMNetwork(nn.Module):
-    """The network of a model, with its schedule and its last step.
-
-    Attributes:
-        model: Model, not copied.
-        adapter: Names of its parts.
-        log_sigma: Logarithms ln(b / a) of its steps 0 .. T, float64 (T + 1,).
-
-    Raises:
-        UnsupportedModelError: If its schedule is no noise table.
-    """
+    """The network of a model, which is not copied, with its schedule and its last step."""
 
     def __init__(self, model: Model, adapter: EDM) -> None:
         super().__init__()
@@ -78,7 +63,7 @@ class EDMNetwork(nn.Module):
         self.adapter = adapter
         n_steps = adapter.n_steps(model)
         times = torch.arange(n_steps + 1, device=self.device)[:, None] / n_steps
-        with torch.no_grad():
+        with torch.no_grad():  # ln(b / a) of the steps 0 .. T, float64 (T + 1,)
             self.log_sigma = adapter.schedule(model)(times).flatten().double().cpu() / 2
         if not bool((self.log_sigma.diff() > 0).all()):
             raise UnsupportedModelError(
@@ -88,26 +73,20 @@ class EDMNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model's parameters."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's parameters."""
+        """Number type of the model's parameters."""
         dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype
 
     @property
-    def alphas_cumprod(self) -> Tensor:
-        """`abar` of the steps (T + 1,), float64."""
-        return torch.sigmoid(-2 * self.log_sigma)
-
-    @property
     def n_classes(self) -> int:
-        """Element classes K of the molecules."""
-        owner: Any = getattr(self.model, "vae", self.model)
-        return int(owner.num_classes)
+        """Number K of element classes of the molecules."""
+        return int(self.adapter.atom_model(self.model).num_classes)
 
     @property
     def sigma_0(self) -> float:
@@ -115,12 +94,9 @@ class EDMNetwork(nn.Module):
         return math.exp(self.log_sigma[0])
 
     def forward(self, sample: Tensor, sigma: float, atoms: Atoms) -> Tensor:
-        """Predicted epsilon (B, N, 3 + F).
+        """Predicted epsilon of variance preserving `a x_0 + b eps`, both (B, N, 3 + F).
 
-        Args:
-            sample: Variance preserving `a x_0 + b eps` (B, N, 3 + F).
-            sigma: Ratio b / a; the network is told the time at which its schedule has it.
-            atoms: Atoms of the batch.
+        The network gets the time at which its schedule has the ratio sigma = b / a.
         """
         steps = np.arange(len(self.log_sigma))
         log_sigma = math.log(sigma) if sigma else -math.inf
@@ -130,17 +106,13 @@ class EDMNetwork(nn.Module):
         eps: Tensor = network(sample, t, *atoms.arguments)
         return eps
 
-    def as_asked(self, seen: Tensor, timestep: Tensor, at: Convention, atoms: Atoms) -> Tensor:
-        """What a scheduler wants of the network, which knows epsilon, (B, N, 3 + F).
+    def output_for(self, seen: Tensor, timestep: Tensor, at: Convention, atoms: Atoms) -> Tensor:
+        """The output (B, N, 3 + F) that a scheduler expects, from the network's epsilon.
 
-        Args:
-            seen: Network's input, as the scheduler scales it (B, N, 3 + F).
-            timestep: Entry of `scheduler.timesteps` that the loop is at.
-            at: Scheduler's convention.
-            atoms: Atoms of the batch.
+        `seen` is the sample (B, N, 3 + F) as a scheduler of the convention `at` scales it.
         """
         a, b = at.seen_level(timestep)
-        a = max(a, b / math.exp(self.log_sigma[-1]))  # it knows no noisier level
+        a = max(a, b / math.exp(self.log_sigma[-1]))  # the network knows no noisier level
         eps: Tensor = self(seen / math.hypot(a, b), b / a, atoms)
         if at.wants_epsilon:
             return eps
@@ -151,14 +123,9 @@ class EDMNetwork(nn.Module):
     def at_step_0(
         self, sample: Tensor, a: float, b: float, mask: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """z_0 (B, N, 3 + F) of what a scheduler ended with, noised up to the step 0 if need be.
+        """z_0 (B, N, 3 + F) of the `a x_0 + b eps` that a scheduler ended with.
 
-        Args:
-            sample: Tensor `a x_0 + b eps` (B, N, 3 + F).
-            a: Signal coefficient.
-            b: Noise standard deviation, of step 0 or below.
-            mask: Real atoms (B, N), bool.
-            generator: Source of the noise.
+        It gets as much noise as is missing up to the level of step 0.
         """
         a_0, b_0 = (math.sqrt(torch.sigmoid(s * 2 * self.log_sigma[0])) for s in (-1, 1))
         z_0 = sample * (a_0 / a)
@@ -169,39 +136,24 @@ class EDMNetwork(nn.Module):
         return z_0 + math.sqrt(missing) * project(noise, mask)
 
     def molecules(
-        self,
-        z_0: Tensor,
-        atoms: Atoms,
-        generator: torch.Generator | None = None,
-        fix_last_class: bool = False,
+        self, z_0: Tensor, atoms: Atoms, generator: torch.Generator | None, fix_last_class: bool
     ) -> Tensor:
         """`[positions, one-hot, charges]` (B, N, 3 + K + 0 or 1), by the model's own last step.
 
-        Args:
-            z_0: Samples at step 0 (B, N, 3 + F).
-            atoms: Atoms of the batch.
-            generator: Source of the noise of this step.
-            fix_last_class: Whether all element classes count, where upstream leaves out the last.
+        z_0 is (B, N, 3 + F); `fix_last_class` counts the class that upstream leaves out, too.
         """
-        model, given = self.model, atoms.arguments
+        model = self.model
         fix = fix_last_class and bool(self.adapter.faults(model))
         with _seeded(generator, z_0.device):
-            x, h = model.sample_p_xh_given_z0(z_0, *given)
+            x, h = model.sample_p_xh_given_z0(z_0, *atoms.arguments)
         if hasattr(model, "vae"):
-            z = torch.cat([x, h["categorical"], h["integer"]], dim=2)
-            swaps = self.adapter.inner_swaps(model, fix)
-            for module, recipe in swaps:
-                swap(module, recipe)
-            try:
-                x, h = model.vae.decode(z, *given)
-            finally:
-                for module, _ in swaps:
-                    swap_back(module)
+            z, vae = torch.cat([x, h["categorical"], h["integer"]], dim=2), model.vae
+            decode = partial(all_class_decoder(type(vae))["decode"], vae) if fix else vae.decode
+            x, h = decode(z, *atoms.arguments)
         elif fix:
             h = {**h, "categorical": largest_class(z_0, atoms.node_mask, 3)}
         charges = h["integer"].reshape(*x.shape[:2], -1)
-        made = torch.cat([x, h["categorical"].to(x), charges.to(x)], dim=2)
-        return project(made, atoms.mask)
+        return project(torch.cat([x, h["categorical"].to(x), charges.to(x)], dim=2), atoms.mask)
 
 
 @contextmanager

@@ -6,13 +6,13 @@ r"""A model of the EDM lineage as a diffusers pipeline: its checkpoint under eve
 
 The T + 1 noise levels of the model are the table of the scheduler: diffusers' index i is the
 model's step i, without a shift, `abar_i = sigmoid(-gamma(i / T))`. A scheduler with another table,
-or with none (flow matching, Karras), is served too: the network is told the time at which the
-model's own schedule has that ratio of noise to signal.
+or with none (flow matching, Karras), works too: the network gets the time at which the model's own
+schedule has that ratio of noise to signal.
 
 Every scheduler ends at the model's own step 0, and the model's own `sample_p_xh_given_z0` makes the
 molecule of z_0: one network call, and the noise and the rounding that go with it. Where a grid has
 the step 0 as its last entry, that call takes its place; where a solver ends in clean data, these
-are noised to the step 0 first. The ancestral sampler over all T + 1 entries is then the model's
+get the noise of step 0 first. The ancestral sampler over all T + 1 entries is then the model's
 own sampler.
 """
 
@@ -49,8 +49,8 @@ from ..patching.truncated import check_fresh
 from ..protocol import Model, adapter_for
 from .network import Atoms, EDMNetwork
 
-#: What other solvers find in the configuration when they are made from it: to end at the step 0,
-#: and to get there from the entry before it, which is far away in log-SNR, at first order.
+#: Options for the solvers that are made from the configuration: end at the step 0, and get there
+#: from the entry before it, which is far away in log-SNR, at first order.
 _ENDS_AT_ZERO = {"final_sigmas_type": "sigma_min", "euler_at_final": True}
 
 
@@ -166,7 +166,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 noise,
                 mask,
                 n_steps,
-                lambda seen, timestep, at: denoiser.as_asked(seen, timestep, at, atoms),
+                lambda seen, timestep, at: denoiser.output_for(seen, timestep, at, atoms),
                 generator,
                 stepped,
                 until=denoiser.sigma_0,
@@ -187,7 +187,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         )
         positions, one_hot, charges = x.tensor_split([3, 3 + denoiser.n_classes], dim=-1)
         return EDMPipelineOutput(
-            molecules=self._decoded(positions, one_hot, mask),
+            molecules=self._molecule_set(positions, one_hot, mask),
             positions=positions,
             one_hot=one_hot.long(),
             charges=charges.long(),
@@ -195,8 +195,8 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             network_calls=calls,
         )
 
-    def _decoded(self, positions: Tensor, one_hot: Tensor, mask: Tensor) -> Any:  # noqa: ANN401
-        """A `MoleculeSet`, if the elements are known."""
+    def _molecule_set(self, positions: Tensor, one_hot: Tensor, mask: Tensor) -> Any:  # noqa: ANN401
+        """A `MoleculeSet` if the elements are known, else `None`."""
         if self.config.elements is None:
             return None
         from gaga_adapter.elements import atomic_numbers
@@ -222,8 +222,6 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _check_context(self, context: Tensor | None, n_molecules: int) -> None:
         wanted = getattr(self.denoiser.model.dynamics, "context_node_nf", None)
-        if wanted is None and context is None:
-            return
         if context is None:
             if wanted:
                 raise DataError(
@@ -241,11 +239,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             )
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - diffusers' own
-        """Refused: the model's class is not diffusers'.
-
-        Raises:
-            UnsupportedModelError: If it is called at all; the message says what to do.
-        """
+        """Refuses always, and says what to do: the class of the model is not one of diffusers."""
         raise UnsupportedModelError(
             f"diffusers cannot save a {type(self.denoiser.model).__name__}. Save the model as its "
             "own repository does, and pipe.scheduler.save_pretrained(folder)."
@@ -275,7 +269,7 @@ def as_pipeline(
             where the model has no charges.
 
     Raises:
-        UnsupportedModelError: If the model is patched, or none of those known.
+        UnsupportedModelError: If the model is patched, or no adapter for pipelines recognises it.
         UnsupportedSchedulerError: If the name is unknown, or the scheduler is refused.
         DataError: If the model has another number of elements, or a size is below 1.
     """
@@ -299,26 +293,19 @@ def as_pipeline(
             GAGAWarning,
             stacklevel=2,
         )
-    own = ancestral_scheduler(denoiser.alphas_cumprod, **_ENDS_AT_ZERO)
+    counts = None
+    if size_counts is not None:
+        if not size_counts or min(size_counts) < 1:
+            raise DataError(f"sizes must be 1 or more, got {sorted(size_counts)[:4]}.")
+        counts = [int(size_counts.get(n, 0)) for n in range(max(size_counts) + 1)]
+    own = ancestral_scheduler(torch.sigmoid(-2 * denoiser.log_sigma), **_ENDS_AT_ZERO)
     if scheduler is None:
         scheduler = own
     elif isinstance(scheduler, str):
         scheduler = scheduler_named(scheduler, own)
     served(scheduler)
-    return EDMPipeline(
-        denoiser,
-        scheduler,
-        None if elements is None else list(elements),
-        None if size_counts is None else _counts(size_counts),
-        fix_last_class,
-    )
-
-
-def _counts(size_counts: Mapping[int, int]) -> list[int]:
-    """The histogram as a list, whose entry N counts size N."""
-    if not size_counts or min(size_counts) < 1:
-        raise DataError(f"sizes must be 1 or more, got {sorted(size_counts)[:4]}.")
-    return [int(size_counts.get(n, 0)) for n in range(max(size_counts) + 1)]
+    names = None if elements is None else list(elements)
+    return EDMPipeline(denoiser, scheduler, names, counts, fix_last_class)
 
 
 def _refuse_patched(model: Model) -> None:

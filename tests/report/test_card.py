@@ -14,7 +14,7 @@ from toys import dense_stats
 from gaga_adapter import named_path
 from gaga_adapter.cli import main
 from gaga_adapter.errors import ArtefactError, DataError
-from gaga_adapter.report.card import BEGIN, END, PICTURE, generated, merged, write_card
+from gaga_adapter.report.card import BEGIN, END, PICTURE, card_section, merge_card, write_card
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_what_a_new_card_says(qm9, tmp_path):
 
 def test_the_interval_and_the_sizes(qm9):
     chosen = replace(qm9.selection, interval=(-0.25, 0.5), by_size={9: 0.75, 29: -0.125})
-    text = generated(replace(qm9, selection=chosen), "me/it", drawn=False)
+    text = card_section(replace(qm9, selection=chosen), "me/it", has_picture=False)
     assert "| 90 % interval | -0.250 to 0.500 |" in text
     assert "log-SNR\\* of 2 sizes (9 atoms: 0.75, 29 atoms: -0.12)" in text
 
@@ -77,13 +77,13 @@ def test_a_value_that_could_not_be_computed(qm9):
     curve = qm9.selection.curve
     holed = replace(curve, value=(float("nan"), *curve.value[1:]))
     stats = replace(qm9, selection=replace(qm9.selection, curve=holed))
-    assert "| 2.50 | not computable |" in generated(stats, "me/it", drawn=False)
+    assert "| 2.50 | not computable |" in card_section(stats, "me/it", has_picture=False)
 
 
 def test_p_values_are_no_distance(qm9):
     curve = replace(qm9.selection.curve, unit="p-value", value=(0.5,) * 15)
     chosen = replace(qm9.selection, curve=curve, tolerance=0.05)
-    text = generated(replace(qm9, selection=chosen), "me/it", drawn=False)
+    text = card_section(replace(qm9, selection=chosen), "me/it", has_picture=False)
     assert "not how far apart they are" in text
     assert "nats" not in text.split("## Limits")[1]
 
@@ -91,7 +91,7 @@ def test_p_values_are_no_distance(qm9):
 def test_the_python_of_molecules_runs(qm9, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     qm9.save_pretrained("me/qm9-gaga")  # a folder of that name stands for the hub
-    (block,) = code(generated(qm9, "me/qm9-gaga", drawn=True), "python")
+    (block,) = code(card_section(qm9, "me/qm9-gaga", has_picture=True), "python")
     names = {}
     exec(block, names)
     pipe = names["pipe"]
@@ -104,7 +104,7 @@ def test_the_python_of_molecules_runs(qm9, tmp_path, monkeypatch):
 def test_the_python_of_dense_data_runs(dense, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dense.save_pretrained("me/images")
-    pipeline, karras = code(generated(dense, "me/images", drawn=True), "python")
+    pipeline, karras = code(card_section(dense, "me/images", has_picture=True), "python")
     sigmas = torch.linspace(80, 0.01, 30)
     names = {"pipe": SimpleNamespace(scheduler=diffusers.DDIMScheduler()), "sigmas": sigmas}
     exec(pipeline, names)
@@ -116,10 +116,10 @@ def test_the_python_of_dense_data_runs(dense, tmp_path, monkeypatch):
 
 def test_the_commands_exist(qm9, dense, monkeypatch, capsys):
     for stats, names in ((qm9, ["show", "sample"]), (dense, ["show"])):
-        install, shell = code(generated(stats, "me/it", drawn=True), "sh")
+        install, shell = code(card_section(stats, "me/it", has_picture=True), "sh")
         assert install == "pip install gaga-adapter\n"
         assert [line.split()[1] for line in shell.splitlines()] == names
-    for line in code(generated(qm9, "me/it", drawn=True), "sh")[1].splitlines():
+    for line in code(card_section(qm9, "me/it", has_picture=True), "sh")[1].splitlines():
         monkeypatch.setattr(sys, "argv", [*line.split()[:2], "--help"])
         with pytest.raises(SystemExit):
             main()
@@ -129,35 +129,35 @@ def test_the_commands_exist(qm9, dense, monkeypatch, capsys):
 
 
 def test_a_star_that_was_given(dense):
-    text = generated(dense, "me/images", drawn=False)
+    text = card_section(dense, "me/images", has_picture=False)
     assert "was given by hand; no curve was drawn" in text
     assert "was not measured" in text
     assert "dense 3x4x4" in text
 
 
 def test_a_schedule_that_is_never_that_noisy(dense):
-    text = generated(replace(dense, log_snr_star=-9.5), "me/images", drawn=False)
+    text = card_section(replace(dense, log_snr_star=-9.5), "me/images", has_picture=False)
     assert "| `karras/edm` | never that noisy | – |" in text
 
 
 def test_text_from_elsewhere_is_only_text(dense):
     name = f"a|b\n{END}\n<script>`*_[x](y)"
-    text = generated(replace(dense, provenance={"data": name}), "me/images", drawn=False)
+    text = card_section(replace(dense, provenance={"data": name}), "me/images", has_picture=False)
     assert END not in text
     assert "<script" not in text
     (row,) = re.findall(r"^\| data \| (.*) \|$", text, re.MULTILINE)
     assert re.search(r"(?<!\\)[|`*_\[]", row) is None
-    assert merged(text, "me/images").count(END) == 1
+    assert merge_card(text, "me/images").count(END) == 1
 
 
 # -- what people wrote ---------------------------------------------------------------------------
 
-OLD = merged("old figures", "me/it")
+OLD = merge_card("old figures", "me/it")
 NEW = "new figures"
 
 
 def test_the_same_twice():
-    assert merged("old figures", "me/it", OLD) == OLD
+    assert merge_card("old figures", "me/it", OLD) == OLD
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_same_twice():
 def test_all_else_stays(edit):
     mine = edit(OLD)
     kept = re.sub(r"<!-- gaga:begin.*gaga:end -->", "X", mine, flags=re.DOTALL)
-    after = merged(NEW, "me/it", mine)
+    after = merge_card(NEW, "me/it", mine)
     assert re.sub(r"<!-- gaga:begin.*gaga:end -->", "X", after, flags=re.DOTALL) == kept
     assert NEW in after
     assert "old figures" not in after
@@ -183,7 +183,7 @@ def test_all_else_stays(edit):
 @pytest.mark.parametrize("header", ["", "---\nlicense: mit\n---\n"])
 def test_a_card_without_markers_gets_them_at_its_end(header):
     mine = f"{header}# My data\n\nAll of it by hand.\n"
-    after = merged(NEW, "me/it", mine)
+    after = merge_card(NEW, "me/it", mine)
     assert after.endswith(f"All of it by hand.\n\n{BEGIN}\n\n{NEW}\n\n{END}\n")
     if header:
         assert after.startswith(mine)
@@ -192,16 +192,16 @@ def test_a_card_without_markers_gets_them_at_its_end(header):
 
 
 def test_a_repository_made_on_the_page_has_a_header_alone():
-    after = merged(NEW, "me/it", "---\nlicense: cc-by-4.0\n---\n")
+    after = merge_card(NEW, "me/it", "---\nlicense: cc-by-4.0\n---\n")
     assert after.startswith("---\nlicense: cc-by-4.0\n---\n\n# it\n")
 
 
 def test_a_licence_replaces_the_one_there():
-    after = merged(NEW, "me/it", "---\nlicense: mit\ntags:\n- own\n---\ntext\n", "cc0-1.0")
+    after = merge_card(NEW, "me/it", "---\nlicense: mit\ntags:\n- own\n---\ntext\n", "cc0-1.0")
     assert yaml.safe_load(after.split("---\n")[1]) == {"tags": ["own"], "license": "cc0-1.0"}
     for wrong in ("", "my own", "mit\ntags: x", "MIT: yes"):
         with pytest.raises(DataError, match="is no identifier"):
-            merged(NEW, "me/it", None, wrong)
+            merge_card(NEW, "me/it", None, wrong)
 
 
 @pytest.mark.parametrize(
@@ -216,4 +216,4 @@ def test_a_licence_replaces_the_one_there():
 )
 def test_markers_that_are_no_pair(broken):
     with pytest.raises(ArtefactError, match=r"Leave one of each .* in this order"):
-        merged(NEW, "me/it", broken)
+        merge_card(NEW, "me/it", broken)

@@ -21,7 +21,7 @@ from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.noise.paths import starts
-from gaga_adapter.report.card import generated
+from gaga_adapter.report.card import card_section
 from gaga_adapter.report.facts import Samples, report_facts, savings
 from gaga_adapter.report.histograms import HeldOut, histograms
 from gaga_adapter.report.page import report, write_report
@@ -243,7 +243,7 @@ def test_show_card_and_page_say_the_same(dense, capsys):
     stats, _ = dense
     print_stats(stats)
     shown = capsys.readouterr().out
-    card = generated(stats, "me/latents", drawn=False)
+    card = card_section(stats, "me/latents", has_picture=False)
     text = Reader(report(stats)).text
     for start in starts(stats.log_snr_star):
         line = next(line for line in shown.splitlines() if start.schedule in line)
