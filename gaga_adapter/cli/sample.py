@@ -120,10 +120,7 @@ def run(
     say(f"wrote {n} molecules to {out}{earlier}: {calls}, {seconds:.1f} s")
 
 
-def _warn_beyond_the_curve(
-    scheduler: Any,  # noqa: ANN401 - a truncated scheduler of any class
-    t_star: float,
-) -> None:
+def _warn_beyond_the_curve(scheduler: Any, t_star: float) -> None:  # noqa: ANN401
     """Warn of a start that is nearer to the data than the whole curve."""
     selection = scheduler.stats.selection
     if selection is None or scheduler.log_snr_star <= (end := selection.curve.log_snr[0]):

@@ -39,13 +39,12 @@ class Tally:
     """Counts of what one pass gave and left out, in the share of this process.
 
     Attributes:
-        n_molecules: Number of molecules given.
+        n_molecules: Number of molecules in the batches.
         n_malformed: Number of molecules left out with `skip_bad`.
         n_not_embedded: Number of graphs left out, for which ETKDG found no geometry.
-        n_charged: Number of molecules given whose source states charges of atoms, which are
-            dropped.
-        n_periodic: Number of molecules given whose source states a cell, which is dropped.
-        n_bare: Number of molecules given that lack the hydrogens which their bonds imply.
+        n_charged: Number of these whose source states charges of atoms, which are dropped.
+        n_periodic: Number of these whose source states a cell, which is dropped.
+        n_bare: Number of these that lack the hydrogens which their bonds imply.
         examples: The first molecules that were left out, and why.
     """
 

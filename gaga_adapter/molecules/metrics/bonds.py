@@ -98,7 +98,7 @@ def batches_with_bonds(molecules: MoleculeSet) -> Iterator[tuple[MoleculeSet, ND
 
 
 def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether the bond orders of each atom (M, N) have a sum that its element allows."""
+    """Whether each atom (M, N) has an allowed sum of bond orders, which padding never has."""
     numbers = molecules.atomic_numbers
     unknown = sorted({SYMBOLS[z] for z in np.unique(numbers) if z} - set(_VALENCES))
     if unknown:
@@ -120,9 +120,9 @@ def known_elements() -> NDArray[np.bool_]:
 
 
 def broken_atoms(atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether the bond orders of an atom sum to what its element is known not to allow.
+    """Whether the bond orders of each atom have a sum that its element is known not to allow.
 
-    From atomic numbers (..., N) and bond orders (..., N, N) to (..., N), which is False in the
+    Atomic numbers are (..., N), bond orders (..., N, N), and the result (..., N) is False in the
     padding and for elements without known valences.
     """
     valence = orders.sum(axis=-1, dtype=np.int64).clip(max=255)
