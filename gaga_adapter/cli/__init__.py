@@ -1,8 +1,8 @@
 """The `gaga` command: its page of the manual, the table of commands, and the way in and out.
 
 A command is the function `run` of the file of its name, and a line in `_COMMANDS`. `options` has
-the options that commands share, `console` what all of them do on screen, and `failures` what
-becomes of errors.
+the options that commands share, `console` what all of them do on screen, and `failures` what the
+user reads when one fails.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ class _LazyCommand(typer.core.TyperCommand):
         **extra: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """A context of the real command."""
-        from gaga_adapter.cli.options import flat
+        from gaga_adapter.cli.options import flatten
 
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(self.name)(flat(import_module(f"gaga_adapter.cli.{self.name}").run))
+        alone.command(self.name)(flatten(import_module(f"gaga_adapter.cli.{self.name}").run))
         return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
 
 
@@ -125,9 +125,9 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
-        from gaga_adapter.cli.failures import explained
+        from gaga_adapter.cli.failures import explain
 
-        code = explained(error)
+        code = explain(error)
     sys.exit(code)
 
 

@@ -1,10 +1,10 @@
 """What every command does on screen.
 
 Results go to stdout, as tables for people. Everything else goes to stderr: progress, and prose by
-`say`. So `gaga show qm9 > table.txt` holds the table alone. Two options change this, and every
-command has both:
+`say`. So `gaga show qm9 > table.txt` holds the table alone. Two options change this. Every command
+has both: it declares `--json`, and gets `--quiet` by itself (see `options.flatten`).
 
-    def run(..., as_json: Json = False, quiet: Quiet = False) -> None:
+    def run(..., as_json: Json = False) -> None:
         with progress_bar() as progress: ...     # obeys --quiet by itself
         if as_json:
             print_json(document)                 # exactly one json document on stdout
@@ -156,10 +156,10 @@ def quiet_loading() -> None:
 
 def table(title: str, *headings: str) -> Table:
     """An empty table: names on the left, figures on the right."""
-    made = Table(title=title or None)
+    grid = Table(title=title or None)
     for place, heading in enumerate(headings):
-        made.add_column(heading, justify="right" if place else "left")
-    return made
+        grid.add_column(heading, justify="right" if place else "left")
+    return grid
 
 
 def metric_texts(metrics: MoleculeMetrics) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`gaga criteria`: how Gaussian are these data? Every criterion on one table and one picture."""
+"""`gaga criteria`: how Gaussian are these data? Every criterion in one table and one picture."""
 
 from __future__ import annotations
 
@@ -8,25 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gaga_adapter.cli.console import Json, Quiet, out, print_json, progress_bar, say, table
-from gaga_adapter.cli.options import (
-    CovarianceOption,
-    Device,
-    Items,
-    Model,
-    OldSamples,
-    Reading,
-    ReferenceOption,
-    Seed,
-    Source,
-    check_covariance,
-    make_criterion,
-    named_criteria,
-    open_data,
-    picture,
-    require,
-    torch_device,
-)
+from gaga_adapter.cli import options
+from gaga_adapter.cli.console import Json, out, print_json, progress_bar, say, table
 from gaga_adapter.cli.show import t_star_table
 from gaga_adapter.criteria import CRITERIA, CriterionCurve
 from gaga_adapter.distributed import n_processes, process_index, started
@@ -37,8 +20,8 @@ from gaga_adapter.selection import DEFAULT_TOLERANCES, Selection
 
 def _check_names(context: typer.Context, only: str | None) -> str | None:
     if only is not None and not context.resilient_parsing:
-        for name in named_criteria(only, None):
-            require(name, tuple(CRITERIA))
+        for name in options.named_criteria(only, None):
+            options.require(name, tuple(CRITERIA))
     return only
 
 
@@ -54,48 +37,49 @@ def run(
         str | None,
         typer.Option(
             "--criteria",
-            help="Which, with commas: cumulant,two_sample,ks_mi,certificate. All if not given, "
-            "the certificate with --model alone.",
+            help="Criteria to ask, with commas: cumulant,two_sample,ks_mi,certificate. By default "
+            "all of them, the certificate only with --model.",
             callback=_check_names,
             autocompletion=_complete_names,
         ),
     ] = None,
-    model: Model = None,
-    reading: Reading,
-    reference: ReferenceOption = "auto",
-    covariance: CovarianceOption = "channel",
+    model: options.Model = None,
+    reading: options.Reading,
+    reference: options.ReferenceOption = "auto",
+    covariance: options.CovarianceOption = "channel",
     tolerance: Annotated[
         float, typer.Option(help="Nats per item that may remain at t*.")
     ] = DEFAULT_TOLERANCES["nats"],
     alpha: Annotated[
         float, typer.Option(help="False-alarm rate on a whole curve of p-values.")
     ] = DEFAULT_TOLERANCES["p-value"],
-    items: Items = 4000,
-    samples: OldSamples = None,
-    seed: Seed = 0,
+    items: options.Items = 4000,
+    samples: options.OldSamples = None,
+    seed: options.Seed = 0,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Picture of all curves: .png, .svg or .pdf.", callback=picture),
+        typer.Option(help="Picture of all curves: .png, .svg or .pdf.", callback=options.picture),
     ] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Ask every criterion how Gaussian data are, and where t* lies.
 
     Each gives a curve over the noise level, in nats per item or as p-values,
-    and a t* with its 90 % bootstrap interval. Nothing is stored; to keep one,
-    gaga fit --criterion.
+    and a t* with its 90 % bootstrap interval. Nothing is stored; use gaga fit
+    with --criterion to keep one.
 
       gaga criteria qm9 --plot curves.png
       gaga criteria latents.npy --covariance element
     """
-    where = torch_device(device)
-    judges = [make_criterion(name, model, where) for name in named_criteria(only, model)]
+    where = options.torch_device(device)
+    judges = [
+        options.make_criterion(name, model, where) for name in options.named_criteria(only, model)
+    ]
     with progress_bar() as progress:
-        source = open_data(reading, seed, progress)
-        check_covariance(source, covariance)
-        found = compare(
+        source = options.open_data(reading, seed, progress)
+        options.check_covariance(source, covariance)
+        comparison = compare(
             source.batches((process_index(), n_processes())),
             source.layout,
             judges,
@@ -104,31 +88,33 @@ def run(
             tolerances={"nats": tolerance, "p-value": alpha},
             n_criterion=items,
             seed=seed,
-            progress=source.counted(progress),
+            progress=source.with_total(progress),
             processes="own",
         )
     if process_index():
         return
-    curves = {name: v.curve for name, v in found.verdicts.items() if v.curve is not None}
-    chosen = {name: v.selection for name, v in found.verdicts.items() if v.selection is not None}
+    curves = {name: v.curve for name, v in comparison.verdicts.items() if v.curve is not None}
+    chosen = {
+        name: v.selection for name, v in comparison.verdicts.items() if v.selection is not None
+    }
     if as_json:
-        print_json(_as_dict(found, source))
+        print_json(_as_dict(comparison, source))
     else:
-        _print(found, source, curves, chosen)
+        _print(comparison, source, curves, chosen)
     if not curves:
         raise typer.Exit(2)  # no criterion could judge these data; the table says why
     if plot is not None:
         from gaga_adapter.report.curves import save_curves
 
         reference = next(iter(curves.values())).reference
-        title = f"{source.name}, {found.count:,} items, {reference} reference"
+        title = f"{source.name}, {comparison.count:,} items, {reference} reference"
         save_curves(plot, curves, chosen, title)
         say(f"wrote {plot}")
 
 
-def _as_dict(found: Comparison, source: Source) -> dict[str, Any]:
+def _as_dict(comparison: Comparison, source: options.Source) -> dict[str, Any]:
     verdicts = {}
-    for name, verdict in found.verdicts.items():
+    for name, verdict in comparison.verdicts.items():
         chosen = verdict.selection
         star: dict[str, Any] = dict.fromkeys(("log_snr_star", "interval", "tolerance", "t_star"))
         if chosen is not None:
@@ -142,21 +128,21 @@ def _as_dict(found: Comparison, source: Source) -> dict[str, Any]:
         verdicts[name] = {"curve": curve, **star, "reason": verdict.reason}
     return {
         "data": source.name,
-        "count": found.count,
-        "n_criterion": found.n_criterion,
+        "count": comparison.count,
+        "n_criterion": comparison.n_criterion,
         "criteria": verdicts,
     }
 
 
 def _print(
-    found: Comparison,
-    source: Source,
+    comparison: Comparison,
+    source: options.Source,
     curves: Mapping[str, CriterionCurve],
     chosen: Mapping[str, Selection],
 ) -> None:
     out.print(
-        f"[bold]{source.name}[/bold], {found.count:,} items, {source.layout.describe()}; "
-        f"{found.n_criterion:,} judged",
+        f"[bold]{source.name}[/bold], {comparison.count:,} items, {source.layout.describe()}; "
+        f"{comparison.n_criterion:,} judged",
         soft_wrap=True,
     )
     if curves:
@@ -181,7 +167,7 @@ def _print(
         for row in zip(*columns, strict=True):
             steps.add_row(row[0].schedule, *(start.text for start in row))
         out.print(steps)
-    for name, verdict in found.verdicts.items():
+    for name, verdict in comparison.verdicts.items():
         out.print(f"{name}: {verdict.reason}", soft_wrap=True)
 
 

@@ -11,17 +11,7 @@ import torch
 import typer
 from rich.table import Table
 
-from gaga_adapter.cli.console import (
-    Json,
-    Quiet,
-    metric_texts,
-    out,
-    print_json,
-    progress_bar,
-    quiet_loading,
-    say,
-    table,
-)
+from gaga_adapter.cli import console
 from gaga_adapter.cli.options import Seed, writable_folder
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.sampling import DEFAULT_STEPS
@@ -46,8 +36,7 @@ def run(
         typer.Option(help="Start at this timestep of 1000 instead of at the fitted t*."),
     ] = None,
     seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: console.Json = False,
 ) -> None:
     """Sample QM9 in full and from t*: what it saves and costs.
 
@@ -65,10 +54,11 @@ def run(
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
 
-    say("reading QM9 for its own figures")
-    with progress_bar() as progress:  # first, so that a missing package is not found out at the end
+    console.say("reading QM9 for its own figures")
+    # First of all, so that a missing package is not noticed only at the end.
+    with console.progress_bar() as progress:
         data = load_qm9("test", progress=progress)
-    quiet_loading()
+    console.quiet_loading()
     pipeline = MoleculePipeline.load("qm9")
     base, stats = pipeline.scheduler, GAGAStats.from_pretrained("qm9")
     start = stats.t_star(base) if t_star is None else t_star
@@ -83,13 +73,9 @@ def run(
     for name, scheduler in rows.items():
         pipeline.scheduler = scheduler
         began = time.perf_counter()
-        with progress_bar(name) as progress:
-            result = pipeline(
-                n,
-                num_inference_steps=steps,
-                generator=torch.Generator().manual_seed(seed),
-                progress=progress,
-            )
+        generator = torch.Generator().manual_seed(seed)
+        with console.progress_bar(name) as progress:
+            result = pipeline(n, num_inference_steps=steps, generator=generator, progress=progress)
         seconds = time.perf_counter() - began
         metrics[name] = evaluate(result.molecules)
         slug = name.removeprefix("GAGA ")
@@ -108,23 +94,23 @@ def run(
     with replacing(folder / "demo.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if as_json:
-        print_json(record)
+        console.print_json(record)
     else:
-        out.print(_table(record, metrics))
-    say(f"wrote SDF files, demo.json and molecules.png to {folder}")
+        console.out.print(_table(record, metrics))
+    console.say(f"wrote SDF files, demo.json and molecules.png to {folder}")
 
 
 def _table(record: dict[str, Any], metrics: dict[str, MoleculeMetrics]) -> Table:
     title = f"{record['n']} molecules a column, start at t = {record['t_star']:g} of 1000"
-    made = table(title, "figure ± s.e.", *metrics)
+    grid = console.table(title, "figure ± s.e.", *metrics)
     sampled = [row for row in record["rows"].values() if "seconds" in row]
     full_seconds = sampled[0]["seconds"]
-    made.add_row("network calls", *(str(row["network_calls"]) for row in sampled))
-    made.add_row("seconds", *(f"{row['seconds']:.1f}" for row in sampled))
-    made.add_row("times faster", *(f"{full_seconds / row['seconds']:.2f}" for row in sampled))
-    made.add_section()
-    columns = [metric_texts(one) for one in metrics.values()]
+    grid.add_row("network calls", *(str(row["network_calls"]) for row in sampled))
+    grid.add_row("seconds", *(f"{row['seconds']:.1f}" for row in sampled))
+    grid.add_row("times faster", *(f"{full_seconds / row['seconds']:.2f}" for row in sampled))
+    grid.add_section()
+    columns = [console.metric_texts(one) for one in metrics.values()]
     for name in columns[-1]:  # QM9 has every element
         if name not in ("uniqueness %", "novelty %"):  # of QM9 itself they say nothing
-            made.add_row(name, *(column.get(name, "-") for column in columns))
-    return made
+            grid.add_row(name, *(column.get(name, "-") for column in columns))
+    return grid

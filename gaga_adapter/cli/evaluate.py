@@ -1,27 +1,15 @@
-"""`gaga evaluate`: how good anybody's molecules are."""
+"""`gaga evaluate`: the quality of molecules, whoever made them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 import typer
 
-from gaga_adapter.cli.console import (
-    Json,
-    Quiet,
-    figure,
-    metric_texts,
-    out,
-    percent,
-    print_json,
-    progress_bar,
-    say,
-    table,
-)
-from gaga_adapter.cli.options import HydrogensOption, Seed, SkipBad, renamed
+from gaga_adapter.cli import console, options
 from gaga_adapter.distributed import Processes, Progress, started
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError, MissingExtraError
@@ -38,7 +26,7 @@ _UNITS = {"v_x": "angstrom²", "bond_lengths": "angstrom", "bond_angles": "degre
 
 @dataclass(frozen=True, eq=False)
 class _Evaluation:
-    """All that is said of a set of molecules; None where it was not asked or cannot be."""
+    """What is said about a set of molecules; None where it was not asked for or cannot be known."""
 
     molecules: MoleculeSet
     unknown: tuple[str, ...]
@@ -67,22 +55,20 @@ def run(
         bool | None,
         typer.Option(
             "--posebusters/--no-posebusters",
-            help="PoseBusters' checks; without either, where it is installed.",
+            help="Run PoseBusters' checks; by default where it is installed.",
             show_default=False,
         ),
     ] = None,
     posebusters_items: Annotated[
-        int,
-        typer.Option(help="Most molecules that PoseBusters sees, drawn at random.", min=1),
+        int, typer.Option(help="Most molecules that PoseBusters checks, drawn at random.", min=1)
     ] = 200,
     posebusters_samples: Annotated[
-        str | None, renamed("--posebusters-samples", "--posebusters-items")
+        str | None, options.renamed_option("--posebusters-samples", "--posebusters-items")
     ] = None,
-    hydrogens: HydrogensOption = "keep",
-    skip_bad: SkipBad = False,
-    seed: Seed = 0,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    hydrogens: options.HydrogensOption = "keep",
+    skip_bad: options.SkipBad = False,
+    seed: options.Seed = 0,
+    as_json: console.Json = False,
 ) -> None:
     """Judge molecules: stability, validity, shape, distances.
 
@@ -97,7 +83,7 @@ def run(
     """
     from gaga_adapter.molecules.data import MoleculeSet
     from gaga_adapter.molecules.formats import read_molecules, stream_molecules
-    from gaga_adapter.molecules.metrics.bonds import judged_elements
+    from gaga_adapter.molecules.metrics.bonds import known_elements
     from gaga_adapter.molecules.metrics.distances import distances
     from gaga_adapter.molecules.metrics.evaluate import evaluate
     from gaga_adapter.molecules.metrics.plausibility import has_posebusters
@@ -106,7 +92,7 @@ def run(
     if posebusters and not has_posebusters():
         raise MissingExtraError("posebusters", "posebusters")
     generator = torch.Generator().manual_seed(seed)
-    with progress_bar() as progress:
+    with console.progress_bar() as progress:
         stream = stream_molecules(
             files,
             hydrogens=hydrogens,  # type: ignore[arg-type]  # a wrong one is refused by name
@@ -123,9 +109,9 @@ def run(
             progress("reading", stream.tally.n_molecules, stream.total)
         molecules = MoleculeSet.concatenate(parts, stream.name)
         tally = stream.tally
-        is_known = judged_elements()[molecules.atomic_numbers]
+        is_known = known_elements()[molecules.atomic_numbers]
         is_judged = is_known.all(axis=1)
-        metrics, busted, apart = None, None, None
+        metrics, verdict, figures = None, None, None
         if is_judged.any():
             smiles = qm9_train_smiles(progress=progress) if novelty else None
             judged = molecules.subset(np.flatnonzero(is_judged))
@@ -135,23 +121,25 @@ def run(
         if posebusters or (posebusters is None and has_posebusters()):
             order = torch.randperm(len(molecules), generator=generator)
             rows = order[:posebusters_items].sort().values.tolist()
-            busted = _busted(molecules, stream, rows, progress)
+            verdict = _plausibility(molecules, stream, rows, progress)
         if held_out is not None:
             progress("distances", 0, None)
-            apart = distances(molecules, held_out, generator)
+            figures = distances(molecules, held_out, generator)
     if Processes.of_the_run().index:
-        return  # the first process speaks for all
+        return  # the first process prints for all of them
     unknown = tuple(SYMBOLS[z] for z in np.unique(molecules.atomic_numbers[~is_known]))
     n_not_judged = int((~is_judged).sum())
     against = "" if held_out is None else held_out.name
-    found = _Evaluation(molecules, unknown, n_not_judged, tally, metrics, busted, apart, against)
+    result = _Evaluation(
+        molecules, unknown, n_not_judged, tally, metrics, verdict, figures, against
+    )
     if as_json:
-        print_json(_as_dict(found))
+        console.print_json(_as_dict(result))
     else:
-        _print(found)
+        _print(result)
 
 
-def _busted(
+def _plausibility(
     molecules: MoleculeSet, stream: MoleculeStream, rows: list[int], progress: Progress
 ) -> Plausibility:
     """PoseBusters on some of the molecules, shared between the processes of the run."""
@@ -160,61 +148,65 @@ def _busted(
 
     processes = Processes.of_the_run()
     mine = rows[processes.index :: processes.count]
-    wanted = set(mine)
-    stated = {row: one.mol for row, one in enumerate(stream.records()) if row in wanted}
+    rows_here = set(mine)
+    stated = {row: one.mol for row, one in enumerate(stream.records()) if row in rows_here}
     mols = [stated[row] or to_rdkit(molecules.subset([row]))[0] for row in mine]
     with processes.in_step(lambda done: progress("PoseBusters", done, len(rows))) as tick:
-        found = answers(mols, tick)
-    parts = [part for part in processes.everyones(found) if part]
+        results = answers(mols, tick)
+    parts = [part for part in processes.everyones(results) if part]
     return plausibility({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _as_dict(found: _Evaluation) -> dict[str, Any]:
+def _as_dict(result: _Evaluation) -> dict[str, Any]:
     return {
-        "data": found.molecules.name,
-        **(found.metrics.to_dict() if found.metrics else {}),
-        "n_read": len(found.molecules),
-        "left_out": found.tally.n_malformed,
-        "n_charged": found.tally.n_charged,
-        "not_judged": {"n_molecules": found.n_not_judged, "elements": list(found.unknown)},
-        "posebusters": None if found.plausibility is None else asdict(found.plausibility),
+        "data": result.molecules.name,
+        **(result.metrics.to_dict() if result.metrics else {}),
+        "n_read": len(result.molecules),
+        "left_out": result.tally.n_malformed,
+        "n_charged": result.tally.n_charged,
+        "not_judged": {"n_molecules": result.n_not_judged, "elements": list(result.unknown)},
+        "posebusters": None if result.plausibility is None else result.plausibility.to_dict(),
         "distances": None
-        if found.distances is None
-        else {"against": found.against, **found.distances.to_dict()},
+        if result.distances is None
+        else {"against": result.against, **result.distances.to_dict()},
     }
 
 
-def _print(found: _Evaluation) -> None:
-    if found.n_not_judged:
-        say(
-            f"not judged: {found.n_not_judged:,} of {len(found.molecules):,} molecules, which have "
-            f"{', '.join(found.unknown)}: no valence or no bond length is known."
+def _print(result: _Evaluation) -> None:
+    if result.n_not_judged:
+        console.say(
+            f"not judged: {result.n_not_judged:,} of {len(result.molecules):,} molecules, which "
+            f"have {', '.join(result.unknown)}: no valence or no bond length is known."
         )
-    if found.tally.n_charged and found.metrics is not None:
-        say(
-            f"{found.tally.n_charged:,} molecules have formal charges in the file. EDM's valences "
+    if result.tally.n_charged and result.metrics is not None:
+        console.say(
+            f"{result.tally.n_charged:,} molecules have formal charges in the file. EDM's valences "
             "are those of neutral atoms: charged ones count as unstable."
         )
-    if found.metrics is not None:
-        title = f"{found.molecules.name}: {found.metrics.n_molecules:,} molecules"
-        metrics = table(title, "figure", "value ± s.e.")
-        for name, text in metric_texts(found.metrics).items():
+    if result.metrics is not None:
+        title = f"{result.molecules.name}: {result.metrics.n_molecules:,} molecules"
+        metrics = console.table(title, "figure", "value ± s.e.")
+        for name, text in console.metric_texts(result.metrics).items():
             metrics.add_row(name, text)
-        out.print(metrics)
-    if (busted := found.plausibility) is not None:
-        title = f"PoseBusters: {busted.n_molecules:,} molecules"
-        checks = table(title, "check", "passed % ± s.e.", "not computable")
-        for name, check in busted.checks.items():
+        console.out.print(metrics)
+    if (verdict := result.plausibility) is not None:
+        title = f"PoseBusters: {verdict.n_molecules:,} molecules"
+        checks = console.table(title, "check", "passed % ± s.e.", "not computable")
+        for name, check in verdict.checks.items():
             unknown = f"{check.n_not_computable:,}" if check.n_not_computable else ""
-            checks.add_row(name.replace("_", " "), percent(check.passed), unknown)
+            checks.add_row(name.replace("_", " "), console.percent(check.passed), unknown)
         checks.add_section()
-        checks.add_row("all checks", percent(busted.passed), "")
-        out.print(checks)
-    if (apart := found.distances) is not None:
-        title = f"distances from {apart.n_held_out:,} molecules of {found.against}"
-        rows = table(title, "Wasserstein distance of", "value ± s.e.", "by chance alone")
-        floor = {} if apart.noise_floor is None else vars(apart.noise_floor)
-        for name, value in vars(apart.measured).items():
+        checks.add_row("all checks", console.percent(verdict.passed), "")
+        console.out.print(checks)
+    if (figures := result.distances) is not None:
+        title = f"distances from {figures.n_held_out:,} molecules of {result.against}"
+        rows = console.table(title, "Wasserstein distance of", "value ± s.e.", "by chance alone")
+        floor = {} if figures.noise_floor is None else vars(figures.noise_floor)
+        for name, value in vars(figures.measured).items():
             unit = f", {_UNITS[name]}" if name in _UNITS else ""
-            rows.add_row(name.replace("_", " ") + unit, figure(value), figure(floor.get(name)))
-        out.print(rows)
+            rows.add_row(
+                name.replace("_", " ") + unit,
+                console.figure(value),
+                console.figure(floor.get(name)),
+            )
+        console.out.print(rows)

@@ -25,12 +25,8 @@ _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
-def explained(error: BaseException) -> int:
-    """Tell the user about a failure on stderr.
-
-    Returns:
-        the exit code.
-    """
+def explain(error: BaseException) -> int:
+    """Tell the user about a failure on stderr, and return the exit code."""
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return _line("interrupted", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
@@ -62,7 +58,7 @@ def _first_line(error: BaseException) -> str:
 def _usage(error: Exception) -> str:
     """A mistake on the command line: what was wrong, a near name, and where to read on."""
     message = str(error.format_message())  # type: ignore[attr-defined]
-    message = re.sub(r"\s*\(Possible options: .*", "", message)  # sorted by the alphabet
+    message = re.sub(r"\s*\(Possible options: .*", "", message)  # it lists them by the alphabet
     near = list(getattr(error, "possibilities", None) or [])
     if near and "Did you mean" not in message:
         message += f". Did you mean {near[0]}?"

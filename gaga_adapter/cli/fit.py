@@ -9,48 +9,32 @@ from typing import Annotated
 import torch
 import typer
 
-from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, say
-from gaga_adapter.cli.options import (
-    CovarianceOption,
-    CriterionOption,
-    Device,
-    Items,
-    Model,
-    OldSamples,
-    Plot,
-    Reading,
-    ReferenceOption,
-    Seed,
-    Tolerance,
-    check_covariance,
-    make_criterion,
-    open_data,
-    torch_device,
-    writable_folder,
-)
+from gaga_adapter.cli import options
+from gaga_adapter.cli.console import Json, print_json, progress_bar, say
 from gaga_adapter.cli.show import document, print_stats, save_plot
 from gaga_adapter.distributed import n_processes, process_index, started
 
 
 @started()
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for the artefact.", callback=writable_folder)],
-    reading: Reading,
-    reference: ReferenceOption = "auto",
-    covariance: CovarianceOption = "channel",
-    criterion: CriterionOption = "two_sample",
-    model: Model = None,
-    tolerance: Tolerance = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the artefact.", callback=options.writable_folder)
+    ],
+    reading: options.Reading,
+    reference: options.ReferenceOption = "auto",
+    covariance: options.CovarianceOption = "channel",
+    criterion: options.CriterionOption = "two_sample",
+    model: options.Model = None,
+    tolerance: options.Tolerance = None,
     by_size: Annotated[
         bool, typer.Option("--by-size", help="Choose a t* for each molecule size, too.")
     ] = False,
-    items: Items = 4000,
-    samples: OldSamples = None,
-    seed: Seed = 0,
-    plot: Plot = None,
-    device: Device = "auto",
+    items: options.Items = 4000,
+    samples: options.OldSamples = None,
+    seed: options.Seed = 0,
+    plot: options.Plot = None,
+    device: options.Device = "auto",
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Fit the statistics of a data set and choose t*.
 
@@ -64,10 +48,10 @@ def run(
     """
     from gaga_adapter.fitting import fit
 
-    judge = make_criterion(criterion, model, torch_device(device))
+    judge = options.make_criterion(criterion, model, options.torch_device(device))
     with progress_bar() as progress:
-        source = open_data(reading, seed, progress)
-        check_covariance(source, covariance)
+        source = options.open_data(reading, seed, progress)
+        options.check_covariance(source, covariance)
         stats = fit(
             source.batches((process_index(), n_processes())),
             source.layout,
@@ -87,7 +71,7 @@ def run(
                 "skip_bad": reading.skip_bad,
                 "torch_threads": torch.get_num_threads(),
             },
-            progress=source.counted(progress),
+            progress=source.with_total(progress),
             processes="own",
         )
     if process_index():

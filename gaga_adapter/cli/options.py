@@ -1,8 +1,8 @@
 """Options that commands share: data and their encoding, judges, devices, outputs.
 
-An option is an annotated type, `Device = Annotated[str, typer.Option(...)]`; what its value stands
-for is made by a function beside it. Options that belong together are the fields of a dataclass: a
-command takes it as one parameter, and `flat` shows its fields to typer one by one.
+An option is an annotated type, `Device = Annotated[str, typer.Option(...)]`; a function beside
+it turns the value into what it stands for. Options that belong together are the fields of a
+dataclass: a command takes it as one parameter, and `flatten` shows its fields to typer one by one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import typer
 
+from gaga_adapter.cli.console import Quiet
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, WriteError
@@ -35,8 +36,8 @@ _BATCH_NUMBERS = 4_000_000  # of dense arrays
 _NEEDS_MODEL = "certificate"
 
 
-def flat(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose groups of options are spread out, as typer wants to see them."""
+def flatten(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with its groups of options spread out for typer, and with `--quiet` at the end."""
     signature = inspect.signature(run, eval_str=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
@@ -47,8 +48,11 @@ def flat(run: Callable[..., Any]) -> Callable[..., Any]:
             parameters += inspect.signature(kind, eval_str=True).parameters.values()
         else:
             parameters.append(parameter)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("quiet", keyword, default=False, annotation=Quiet))
 
     def command(**values: Any) -> Any:  # noqa: ANN401
+        del values["quiet"]  # its callback has obeyed it
         for name, kind in groups.items():
             values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
         return run(**values)
@@ -56,7 +60,7 @@ def flat(run: Callable[..., Any]) -> Callable[..., Any]:
     command.__doc__ = run.__doc__
     command.__annotations__ = {}  # all that typer needs is in the signature
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
+        parameters=[one.replace(kind=keyword) for one in parameters]
     )
     return command
 
@@ -80,19 +84,19 @@ def one_of(names: Names, help: str, *flags: str) -> Any:  # noqa: ANN401
             require(value, names() if callable(names) else names)
         return value
 
-    return typer.Option(*flags, help=help, callback=check, autocompletion=completed(names))
+    return typer.Option(*flags, help=help, callback=check, autocompletion=completion(names))
 
 
 def require(value: str, names: Sequence[str]) -> None:
-    """Refuse a value that is not one of the names, and say which is near."""
+    """Refuse a value that is not one of the names, and suggest the nearest."""
     if value not in names:
         near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise typer.BadParameter(f"{value!r} is none of {', '.join(names)}.{meant}")
 
 
-def completed(names: Names) -> Callable[[str], list[str]]:
-    """Completion by names, for options that take other values, too."""
+def completion(names: Names) -> Callable[[str], list[str]]:
+    """A function that completes names, for options that take other values, too."""
 
     def complete(incomplete: str) -> list[str]:
         known = names() if callable(names) else names
@@ -101,8 +105,8 @@ def completed(names: Names) -> Callable[[str], list[str]]:
     return complete
 
 
-def renamed(old: str, new: str) -> Any:  # noqa: ANN401
-    """A hidden option that was renamed: its use is an error that names the new one."""
+def renamed_option(old: str, new: str) -> Any:  # noqa: ANN401
+    """The hidden old name of an option: its use is an error that names the new one."""
 
     def refuse(context: typer.Context, value: str | None) -> None:
         if value is not None and not context.resilient_parsing:
@@ -126,7 +130,8 @@ HydrogensOption = Annotated[
     str,
     one_of(
         HYDROGENS,
-        "keep them as they are, remove all, or add those that the bonds imply (SDF, SMILES).",
+        "keep leaves them as they are, remove drops all of them, add adds those that the bonds "
+        "imply (SDF, SMILES).",
         "--hydrogens",
     ),
 ]
@@ -169,27 +174,21 @@ class Reading:
     onehot_scale: Annotated[float, typer.Option(help="One-hot entries are divided by it.")] = 4.0
     charge_scale: Annotated[
         float | None,
-        typer.Option(help="Atomic numbers are divided by it; no such channel without."),
+        typer.Option(help="Atomic numbers are divided by it; without it there is no such channel."),
     ] = None
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set that can be streamed.
+    """A data set that can be streamed."""
 
-    Attributes:
-        name: The name for tables and provenance.
-        layout: The meaning of its channels.
-        items: The molecules, or the array (M, C, ...).
-    """
-
-    name: str
+    name: str  # for tables and provenance
     layout: Layout
-    items: MoleculeStream | np.ndarray
+    items: MoleculeStream | np.ndarray  # an array is (M, C, ...)
 
     @property
     def total(self) -> int | None:
-        """Items in all; None for files, which are not counted before they are read."""
+        """Number of items; None for files, which are not counted before they are read."""
         return len(self.items) if isinstance(self.items, np.ndarray) else self.items.total
 
     def batches(self, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
@@ -208,7 +207,7 @@ class Source:
         for part in self.items.shared(*share):
             yield encode(part, cast(MoleculeLayout, self.layout))
 
-    def counted(self, progress: Progress) -> Progress:
+    def with_total(self, progress: Progress) -> Progress:
         """Progress that knows how many items there are; the library sees batches alone."""
         return lambda what, done, total: progress(
             what, done, self.total if what == "moments" else total
@@ -218,13 +217,8 @@ class Source:
 def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None) -> Source:
     """The data that a user named; files are streamed, and arrays mapped from disk, not read.
 
-    Args:
-        reading: The names of the data, and how molecules are read.
-        seed: Source of randomness for the embedding of molecules.
-        progress: Function that is called while QM9 is read for the first time.
-
-    Raises:
-        DataError: If nothing readable is there, or an array is no stack of float events.
+    The seed is that of the geometries by ETKDG; QM9 reports progress when it is read for the first
+    time.
     """
     arrays = [name for name in reading.data if name.endswith(".npy")]
     if arrays:
@@ -278,15 +272,15 @@ Model = Annotated[
     str | None,
     typer.Option(
         help="Molecule pipeline (folder, hub id, or qm9) whose denoiser the certificate asks.",
-        autocompletion=completed(PIPELINES),
+        autocompletion=completion(PIPELINES),
     ),
 ]
 CriterionOption = Annotated[
     str,
     one_of(
         tuple(CRITERIA),
-        "Chooses t*: two_sample (a classifier, nats), cumulant (closed form, nats), certificate "
-        "(a trained denoiser, nats) or ks_mi (as published, p-values).",
+        "Criterion that chooses t*: two_sample (a classifier, nats), cumulant (closed form, nats), "
+        "certificate (a trained denoiser, nats) or ks_mi (as published, p-values).",
     ),
 ]
 ReferenceOption = Annotated[
@@ -294,22 +288,23 @@ ReferenceOption = Annotated[
     one_of(
         REFERENCES,
         "Start to judge. Molecules: shape, size, channel, paper or unit. Arrays: full, low_rank, "
-        "element, channel, paper or unit. auto is shape, and what --covariance says.",
+        "element, channel, paper or unit. auto is shape for molecules, and what "
+        "--covariance says for arrays.",
     ),
 ]
 CovarianceOption = Annotated[
-    str, one_of(COVARIANCES, "Of arrays: channel, element, low_rank or full.")
+    str, one_of(COVARIANCES, "Covariance of arrays: channel, element, low_rank or full.")
 ]
 Tolerance = Annotated[
     float | None,
     typer.Option(
-        help="What may remain at t*: nats per item, 0.5 if not given; of ks_mi the rate of false "
-        "alarms on a whole curve, 0.05.",
+        help="What may remain at t*: nats per item (0.5 if not given); for ks_mi the rate of false "
+        "alarms on a whole curve (0.05 if not given).",
         show_default=False,
     ),
 ]
-Items = Annotated[int, typer.Option(help="Items that the criteria see, drawn at random.")]
-OldSamples = Annotated[str | None, renamed("--samples", "--items")]
+Items = Annotated[int, typer.Option(help="Number of items that the criteria see, drawn at random.")]
+OldSamples = Annotated[str | None, renamed_option("--samples", "--items")]
 
 
 def check_covariance(source: Source, covariance: str) -> None:
@@ -322,19 +317,14 @@ def check_covariance(source: Source, covariance: str) -> None:
 
 
 def named_criteria(names: str | None, model: str | None) -> list[str]:
-    """Names of criteria, with commas between; all that can be asked if there are none."""
+    """The names in a list with commas; without a list, all criteria that can be asked."""
     if names is not None:
         return [name.strip() for name in names.split(",")]
     return [name for name in CRITERIA if name != _NEEDS_MODEL or model is not None]
 
 
 def make_criterion(name: str, model: str | None, device: torch.device | str = "cpu") -> Criterion:
-    """A criterion by name; the certificate takes the denoiser of a molecule pipeline.
-
-    Raises:
-        GAGAError: If the name is unknown, or the certificate is asked for without a model.
-        ArtefactError: If there is no such pipeline.
-    """
+    """A criterion by name; the certificate takes the denoiser of a molecule pipeline."""
     if name != _NEEDS_MODEL:
         return criterion(name)
     if model is None:
@@ -353,9 +343,9 @@ def make_criterion(name: str, model: str | None, device: torch.device | str = "c
 Device = Annotated[
     str,
     typer.Option(
-        help="Of the model: auto, cpu, cuda, cuda:1, mps. auto is a GPU of its own for each "
-        "process of a machine, and the CPU where there is none.",
-        autocompletion=completed(("auto", "cpu", "cuda", "mps")),
+        help="Device of the model: auto, cpu, cuda, cuda:1 or mps. auto gives each process of a "
+        "machine a GPU of its own, and takes the CPU where there is none.",
+        autocompletion=completion(("auto", "cpu", "cuda", "mps")),
     ),
 ]
 
@@ -365,9 +355,6 @@ def torch_device(name: str) -> torch.device:
 
     `auto` is `cuda:LOCAL_RANK` where there is CUDA; processes beyond the number of GPUs share them
     in turn.
-
-    Raises:
-        GAGAError: If there is no such device here.
     """
     if name == "auto":
         if not torch.cuda.is_available():
@@ -385,27 +372,27 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-# -- outputs: tried when the command line is read, before the work begins --------------------------
+# -- outputs: they are tried when the command line is read, before the work ------------------------
 
 
 def writable_file(context: typer.Context, path: Path | None) -> Path | None:
-    """Callback of an option that names a file which can be made or replaced."""
+    """Callback of an option that names a file to make or replace."""
     if path is not None and not context.resilient_parsing:
         if path.is_dir():
             raise WriteError(f"cannot write {path}: it is a folder. Name a file in it.")
-        _try(path, path.parent)
+        _try_to_write(path, path.parent)
     return path
 
 
 def writable_folder(context: typer.Context, path: Path | None) -> Path | None:
-    """Callback of an option that names a folder which can be made, or written into."""
+    """Callback of an option that names a folder to make, or to write into."""
     if path is not None and not context.resilient_parsing:
-        _try(path, path)
+        _try_to_write(path, path)
     return path
 
 
 def picture(context: typer.Context, path: Path | None) -> Path | None:
-    """Callback of an option that names a file of a kind which can be drawn."""
+    """Callback of an option that names the file of a picture."""
     if writable_file(context, path) is not None and not context.resilient_parsing:
         from gaga_adapter.report.curves import check_picture
 
@@ -419,7 +406,7 @@ Plot = Annotated[
 ]
 
 
-def _try(path: Path, folder: Path) -> None:
+def _try_to_write(path: Path, folder: Path) -> None:
     """Make a file in the nearest folder that exists, and remove it."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

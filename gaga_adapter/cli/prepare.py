@@ -9,16 +9,15 @@ import numpy as np
 import typer
 
 from gaga_adapter.cli import options
-from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, say
+from gaga_adapter.cli.console import Json, print_json, progress_bar, say
 from gaga_adapter.errors import DataError
 
 
 def run(
-    data: Annotated[str, typer.Argument(help="qm9.", autocompletion=options.completed(("qm9",)))],
+    data: Annotated[str, typer.Argument(help="qm9.", autocompletion=options.completion(("qm9",)))],
     into: Annotated[Path, typer.Option(help="Checkout of EDM or GeoLDM.")],
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Write the data files that EDM and GeoLDM would download.
 
@@ -60,16 +59,10 @@ def run(
             smiles += to_smiles(part, largest_fragment=False)
             progress("SMILES", len(smiles), len(train))
     half = [smiles[row] for row in second_half(len(train))]
-    written = write_data(
-        into,
-        splits,
-        {
-            "qm9": [one for one in smiles if one is not None],
-            "qm9_second_half": [one for one in half if one is not None],
-        },
-        force,
-    )
-    for file in written:
+    lists = {"qm9": smiles, "qm9_second_half": half}
+    valid = {name: [one for one in some if one is not None] for name, some in lists.items()}
+    files = [str(file) for file in write_data(into, splits, valid, force)]
+    for file in files:
         say(f"wrote {file}")
     if as_json:
-        print_json({"data": data, "wrote": [str(file) for file in written]})
+        print_json({"data": data, "wrote": files})

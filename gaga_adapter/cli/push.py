@@ -1,4 +1,4 @@
-"""`gaga push`: an artefact and its card to the Hugging Face hub."""
+"""`gaga push`: upload an artefact and its card to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gaga_adapter.cli.console import Json, Quiet, out, print_json, say
+from gaga_adapter.cli.console import Json, out, print_json, say
 from gaga_adapter.cli.options import writable_folder
 from gaga_adapter.files.hub import check_repo_id
 from gaga_adapter.stats import GAGAStats
@@ -16,14 +16,14 @@ from gaga_adapter.stats import GAGAStats
 def run(
     stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")],
     repo: Annotated[
-        str, typer.Argument(metavar="USER/NAME", help="Repository; made if there is none.")
+        str, typer.Argument(metavar="USER/NAME", help="Repository; it is made if there is none.")
     ],
     private: Annotated[
         bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload GAGA statistics",
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload GAGA statistics",
     license: Annotated[
-        str | None, typer.Option(help="Of the statistics, such as mit or cc0-1.0.")
+        str | None, typer.Option(help="Licence of the statistics, such as mit or cc0-1.0.")
     ] = None,
     licence: Annotated[  # the spelling of version 0.1
         str | None, typer.Option("--licence", hidden=True)
@@ -43,13 +43,12 @@ def run(
         ),
     ] = None,
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Push statistics and their card to the Hugging Face hub.
 
     The token is that of hf auth login, or HF_TOKEN. Others then write USER/NAME
-    wherever statistics are asked for. Of a card that is there, only the part
-    between the two gaga lines is written anew.
+    wherever statistics are asked for. If the repository has a card already, only
+    the part between its two gaga lines is replaced.
 
       gaga push stats/ me/my-stats --dry-run
       gaga push stats/ me/my-stats --private

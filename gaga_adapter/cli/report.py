@@ -9,23 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
-from gaga_adapter.cli.console import (
-    Json,
-    Quiet,
-    print_json,
-    progress_bar,
-    quiet_loading,
-    say,
-)
-from gaga_adapter.cli.options import (
-    Device,
-    Reading,
-    Seed,
-    make_criterion,
-    open_data,
-    torch_device,
-    writable_file,
-)
+from gaga_adapter.cli import options
+from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
@@ -39,13 +24,15 @@ if TYPE_CHECKING:
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Page to write, .html.", callback=writable_file)],
+    out: Annotated[
+        Path, typer.Option(help="Page to write, .html.", callback=options.writable_file)
+    ],
     stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")] = "qm9",
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data to hold the start against, best held-out ones: qm9:test, a file of "
-            "molecules, or one .npy."
+            help="Data to compare the start with, best held-out: qm9:test, a file of molecules, "
+            "or one .npy."
         ),
     ] = None,
     model: Annotated[
@@ -59,18 +46,17 @@ def run(
         str | None,
         typer.Option(
             help="Draw these curves of --data too, such as cumulant,ks_mi,certificate (needs "
-            "--model); cumulant if not given, none for none."
+            "--model); cumulant by default, no curve for none."
         ),
     ] = None,
-    items: Annotated[int, typer.Option(help="Items of --data that are seen.", min=2)] = 4000,
+    items: Annotated[int, typer.Option(help="Number of items of --data to use.", min=2)] = 4000,
     n: Annotated[int, typer.Option("-n", "--number", help="Molecules to sample.", min=1)] = 16,
     steps: Annotated[
         int, typer.Option(help="Steps of the full trajectory.", min=1)
     ] = DEFAULT_STEPS,
-    seed: Seed = 0,
-    device: Device = "auto",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Write one html page: curve, t*, savings, data, molecules.
 
@@ -93,14 +79,16 @@ def run(
         answers = {}
         if held_out is not None:
             names = _names(criteria, fitted)
-            judges = [make_criterion(name, model, torch_device(device)) for name in names]
+            judges = [
+                options.make_criterion(name, model, options.torch_device(device)) for name in names
+            ]
             answers = verdicts(fitted, held_out, judges, seed, progress)
         shown = None
         if samples is not None:
             shown = Samples(read_molecules(samples), samples)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
-        facts = report_facts(fitted, held_out, answers, shown, _written(stats), seed)
+        facts = report_facts(fitted, held_out, answers, shown, _date_written(stats), seed)
     write_report(out, facts)
     if as_json:
         print_json(facts.to_dict())
@@ -126,20 +114,20 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Prog
             "and call gaga_adapter.report.page.report in Python."
         )
     if isinstance(layout, DenseLayout) != data.endswith(".npy"):
-        wanted = "one .npy file" if isinstance(layout, DenseLayout) else "molecules"
+        kind = "one .npy file" if isinstance(layout, DenseLayout) else "molecules"
         raise DataError(
-            f"--data {data} does not fit statistics of {layout.describe()}. Pass {wanted}."
+            f"--data {data} does not fit statistics of {layout.describe()}. Pass {kind}."
         )
-    reading = Reading([data])
+    reading = options.Reading([data])
     if isinstance(layout, MoleculeLayout):
-        reading = Reading(
+        reading = options.Reading(
             [data],
             ",".join(layout.elements),
             position_scale=layout.position_scale,
             onehot_scale=layout.onehot_scale,
             charge_scale=layout.charge_scale,
         )
-    source = open_data(reading, seed, progress)
+    source = options.open_data(reading, seed, progress)
     collected = collect(
         source.batches(),
         source.layout,
@@ -168,21 +156,14 @@ def _sample(
     quiet_loading()
     pipeline = MoleculePipeline.load(model)
     pipeline.scheduler = GAGAScheduler.from_pretrained(pipeline.scheduler, stats=stats)
-    pipeline.to(torch_device(device))
-    done = pipeline(
-        n,
-        num_inference_steps=steps,
-        generator=torch.Generator().manual_seed(seed),
-        progress=progress,
-    )
-    return Samples(
-        done.molecules,
-        f"Sampled from t* with the model {model}, DDPM in {steps} steps, seed {seed}",
-        done.network_calls,
-    )
+    pipeline.to(options.torch_device(device))
+    generator = torch.Generator().manual_seed(seed)
+    done = pipeline(n, num_inference_steps=steps, generator=generator, progress=progress)
+    source = f"Sampled from t* with the model {model}, DDPM in {steps} steps, seed {seed}"
+    return Samples(done.molecules, source, done.network_calls)
 
 
-def _written(stats: str) -> str | None:
+def _date_written(stats: str) -> str | None:
     """The day a local artefact was written, UTC."""
     file = Path(stats) / CONFIG_NAME
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""`gaga run`: a script of EDM or GeoLDM as it is, with its models started at t*."""
+"""`gaga run`: run a script of EDM or GeoLDM as it is, with its models started at t*."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from typing import Annotated
 import typer
 
 from gaga_adapter.cli import options
-from gaga_adapter.cli.console import Quiet, progress_bar, say
+from gaga_adapter.cli.console import progress_bar, say
 
 
 def run(
     codebase: Annotated[
         str,
-        typer.Argument(help="edm or geoldm.", autocompletion=options.completed(("edm", "geoldm"))),
+        typer.Argument(help="edm or geoldm.", autocompletion=options.completion(("edm", "geoldm"))),
     ],
     command: Annotated[
-        list[str],
-        typer.Argument(help="After --: a script of the checkout and its arguments."),
+        list[str], typer.Argument(help="After --: a script of the checkout and its arguments.")
     ],
     stats: Annotated[
         str,
         typer.Option(
             help="auto: those beside the model, fitted from the script's own loader where there "
             "are none; a folder, hub id or qm9; none: start at --t-star from N(0, I).",
-            autocompletion=options.completed(lambda: ["auto", "none", *options.STATISTICS()]),
+            autocompletion=options.completion(lambda: ["auto", "none", *options.STATISTICS()]),
         ),
     ] = "auto",
     t_star: Annotated[
-        int | None,
-        typer.Option(help="Start at this step of the model instead, of as many as it has."),
+        int | None, typer.Option(help="Start at this one of the model's own steps instead.")
     ] = None,
     reference: Annotated[
         str,
@@ -41,19 +39,19 @@ def run(
         str,
         options.one_of(
             options.named_criteria(None, None),
-            "Chooses a fitted t*: two_sample, cumulant or ks_mi.",
+            "Criterion that chooses a fitted t*: two_sample, cumulant or ks_mi.",
         ),
     ] = "two_sample",
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="What may remain at a fitted t*: nats per molecule, 0.5 if not given; of ks_mi "
-            "the rate of false alarms, 0.05.",
+            help="What may remain at a fitted t*: nats per molecule (0.5 if not given); for ks_mi "
+            "the rate of false alarms (0.05 if not given).",
             show_default=False,
         ),
     ] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Fit although there are statistics beside the model.")
+        bool, typer.Option("--refit", help="Fit even if there are statistics beside the model.")
     ] = False,
     fix_last_class: Annotated[
         bool,
@@ -62,12 +60,11 @@ def run(
             help="Let models without charges generate their last element, which upstream drops.",
         ),
     ] = False,
-    quiet: Quiet = False,
 ) -> None:
     """Run a script of EDM or GeoLDM, unedited, inside of its checkout.
 
     Its models sample, and train, from t*. What the script prints is its own;
-    --quiet silences our lines alone. The exit code is that of the script.
+    --quiet silences only the lines of gaga. The exit code is the script's.
 
       gaga run edm -- eval_analyze.py --model_path outputs/edm_qm9
     """

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from gaga_adapter.cli import options
-from gaga_adapter.cli.console import Json, Quiet, print_json, progress_bar, quiet_loading, say
-from gaga_adapter.cli.options import Device, Seed, torch_device, writable_file
+from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
 from gaga_adapter.sampling import DEFAULT_STEPS
@@ -20,24 +19,24 @@ from gaga_adapter.sampling import DEFAULT_STEPS
 
 @started()
 def run(
-    out: Annotated[Path, typer.Option(help="SDF file to write.", callback=writable_file)],
-    n: Annotated[int, typer.Option("-n", "--number", help="How many molecules.", min=1)] = 16,
+    out: Annotated[Path, typer.Option(help="SDF file to write.", callback=options.writable_file)],
+    n: Annotated[int, typer.Option("-n", "--number", help="Number of molecules.", min=1)] = 16,
     model: Annotated[
         str,
         typer.Option(
             help="Pipeline folder or hub id; qm9 is the small model shipped here.",
-            autocompletion=options.completed(options.PIPELINES),
+            autocompletion=options.completion(options.PIPELINES),
         ),
     ] = "qm9",
     stats: Annotated[
         str | None,
         typer.Option(
             help="Start at t* from these statistics: folder, hub id, or qm9.",
-            autocompletion=options.completed(options.STATISTICS),
+            autocompletion=options.completion(options.STATISTICS),
         ),
     ] = None,
     t_star: Annotated[
-        float | None, typer.Option(help="Start here instead, in timesteps of the scheduler.")
+        float | None, typer.Option(help="Start at this timestep of the scheduler instead.")
     ] = None,
     reference: Annotated[
         str | None,
@@ -65,10 +64,9 @@ def run(
         int, typer.Option(help="Steps of the full trajectory (suffix), or in all (respace).", min=1)
     ] = DEFAULT_STEPS,
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
-    seed: Seed = 0,
-    device: Device = "auto",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Sample molecules into an SDF file.
 
@@ -102,15 +100,11 @@ def run(
         )
     if stats is not None:
         pipeline.scheduler = GAGAScheduler.from_pretrained(
-            pipeline.scheduler,
-            stats=stats,
-            t_star=t_star,
-            spacing=spacing,
-            reference=reference,
+            pipeline.scheduler, stats=stats, t_star=t_star, spacing=spacing, reference=reference
         )
         if t_star is not None:
             _warn_beyond_the_curve(pipeline.scheduler, t_star)
-    pipeline.to(torch_device(device))
+    pipeline.to(options.torch_device(device))
     began = time.perf_counter()
     with progress_bar() as progress:
         done = sample_sdf(pipeline, out, n, steps, seed, batch_size, progress)
@@ -122,15 +116,12 @@ def run(
     calls = "all found" if done.network_calls is None else f"{done.network_calls} network calls"
     if stats is not None and done.network_calls is not None:
         calls += f" from timestep {float(pipeline.scheduler.timesteps[0]):g} on"
-    found = f", {done.n_found} of them found in {out}.parts" if done.n_found else ""
-    say(f"wrote {n} molecules to {out}{found}: {calls}, {seconds:.1f} s")
+    earlier = f", {done.n_found} of them found in {out}.parts" if done.n_found else ""
+    say(f"wrote {n} molecules to {out}{earlier}: {calls}, {seconds:.1f} s")
 
 
-def _warn_beyond_the_curve(
-    scheduler: Any,  # noqa: ANN401 - a truncated scheduler of any class
-    t_star: float,
-) -> None:
-    """Say so where a start is nearer to the data than any level that was judged."""
+def _warn_beyond_the_curve(scheduler: Any, t_star: float) -> None:  # noqa: ANN401
+    """Warn of a start that is nearer to the data than the whole curve."""
     selection = scheduler.stats.selection
     if selection is None or scheduler.log_snr_star <= (end := selection.curve.log_snr[0]):
         return

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gaga_adapter.cli.console import Json, Quiet, out, print_json, say, table
-from gaga_adapter.cli.options import STATISTICS, Plot, completed
+from gaga_adapter.cli.console import Json, out, print_json, say, table
+from gaga_adapter.cli.options import STATISTICS, Plot, completion
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.noise.paths import starts
 from gaga_adapter.selection import curve_rows
@@ -21,12 +21,11 @@ def run(
         str,
         typer.Argument(
             help="Folder that gaga fit wrote, hub id, or qm9 (ships with the package).",
-            autocompletion=completed(STATISTICS),
+            autocompletion=completion(STATISTICS),
         ),
     ] = "qm9",
     plot: Plot = None,
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Show fitted statistics: the curve, t* under named schedules.
 
@@ -59,11 +58,7 @@ def t_star_table(log_snr_star: float) -> dict[str, float | None]:
 
 
 def save_plot(stats: GAGAStats, file: Path) -> None:
-    """Draw the curve that t* was chosen on.
-
-    Raises:
-        ArtefactError: If t* was not chosen on a curve.
-    """
+    """Draw the curve that t* was chosen on."""
     from gaga_adapter.report.curves import save_curves
 
     chosen = stats.selection

@@ -66,9 +66,9 @@ class MoleculeSet:
 
     def _refuse(self, bad: ArrayLike, cause: str, where: NDArray[np.bool_] | None = None) -> None:
         """Name the first molecule of `bad` (M,), or of `bad` over the atoms picked by `where`."""
-        found = np.flatnonzero(bad)
-        if len(found):
-            index = found[0] if where is None else np.nonzero(where)[0][found[0]]
+        places = np.flatnonzero(bad)
+        if len(places):
+            index = places[0] if where is None else np.nonzero(where)[0][places[0]]
             raise DataError(f"{self.name}: molecule {index} {cause}.")
 
     @classmethod
@@ -81,7 +81,7 @@ class MoleculeSet:
         """Pad a list of single molecules: positions (n, 3) in angstrom and atomic numbers (n,).
 
         Raises:
-            DataError: If a molecule is empty, misshapen or not finite, or there is none.
+            DataError: If there is no molecule, or one is empty, misshapen or not finite.
         """
         pairs = [(_float32(x), np.asarray(z)) for x, z in molecules]
         for index, (x, z) in enumerate(pairs):

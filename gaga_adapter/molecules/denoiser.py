@@ -39,7 +39,7 @@ _MAX_DISTANCE = 12.0  # angstrom; the radial basis covers distances up to here
 
 @dataclass
 class DenoiserOutput(BaseOutput):  # type: ignore[misc]
-    """What the denoiser returns.
+    """Output of the denoiser.
 
     Attributes:
         sample: Predicted clean molecule x_0, (B, N, 3+F); padding is 0, positions are mean-free.
@@ -51,7 +51,7 @@ class DenoiserOutput(BaseOutput):  # type: ignore[misc]
 
 
 def _full_precision(positions: Tensor) -> torch.autocast:
-    """No autocast: a square of differences loses bond lengths in 8 bits. Nothing without one."""
+    """Turn autocast off, since squared differences in 8 bits would lose the bond lengths."""
     return torch.autocast(positions.device.type, enabled=False)
 
 
@@ -106,9 +106,9 @@ class _Layer(nn.Module):
         pull = gates[:, self.n_heads :] * is_pair[:, None] / reach
         pull = pull / n_atoms[:, None].sqrt()
         with _full_precision(v):
-            moved = pull @ v - pull.sum(-1, keepdim=True) * v
-            moved = self.mix_vectors(rearrange(moved, "b k n xyz -> b n xyz k"))
-            v = v + rearrange(moved, "b n xyz k -> b k n xyz")
+            shift = pull @ v - pull.sum(-1, keepdim=True) * v
+            shift = self.mix_vectors(rearrange(shift, "b k n xyz -> b n xyz k"))
+            v = v + rearrange(shift, "b n xyz k -> b k n xyz")
 
         x = self.feed_norm(h) * (1 + scale_2) + shift_2
         return h + self.feed_out(functional.silu(self.feed_in(x))), e, v
@@ -178,12 +178,9 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @property
     def layout(self) -> MoleculeLayout:
         """The channels this model diffuses."""
-        return MoleculeLayout(
-            elements=tuple(self.config.elements),
-            position_scale=self.config.position_scale,
-            onehot_scale=self.config.onehot_scale,
-            charge_scale=self.config.charge_scale,
-        )
+        own = self.config
+        scales = own.position_scale, own.onehot_scale, own.charge_scale
+        return MoleculeLayout(tuple(own.elements), *scales)
 
     def forward(self, sample: Tensor, sigma: Tensor | float, mask: Tensor) -> DenoiserOutput:
         """Predict x_0 from `sample = x_0 + sigma eps`.

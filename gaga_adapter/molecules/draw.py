@@ -34,7 +34,7 @@ _LARGEST = 48.0  # pixels per angstrom
 _MARGIN = 36  # pixels around everything
 _TILT = np.radians([18.0, -14.0])  # about the horizontal, then the vertical axis
 _LIGHT = np.array([-0.35, -0.45])  # from the middle of a ball to its highlight, in radii
-_SHADES = np.linspace(0, 1, 12)  # painted one on the other, from the rim to the highlight
+_SHADES = np.linspace(0, 1, 12)  # layers of paint, from the rim to the highlight
 _STICK = 0.11  # angstrom: half the width of a single bond
 
 _WHITE = np.ones(3)
@@ -103,7 +103,7 @@ class BallAndStick:
         return float((0.94 * _CELL / size[:2]).min())
 
     def paint(self, pen: _Pen, middle: _Array, scale: float) -> None:
-        """Paint around a pixel at so many pixels per angstrom, from back to front."""
+        """Paint around a pixel, from back to front; the scale is in pixels per angstrom."""
         reach = self.radii[:, None]
         box = (self.xyz + reach).max(axis=0) + (self.xyz - reach).min(axis=0)
         place = (self.xyz - box / 2) * (scale, -scale, scale)  # pixels count downwards
@@ -135,7 +135,7 @@ def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
         xyz, numbers = molecules.molecule(index)
         models.append(
             BallAndStick(
-                xyz=_turned(xyz.astype(np.float64)),
+                xyz=_turn(xyz.astype(np.float64)),
                 radii=np.where(numbers == 1, 0.27, np.where(numbers > 10, 0.52, 0.42)),
                 colours=np.array([ELEMENT_COLOURS.get(z, OTHER_COLOUR) for z in numbers.tolist()]),
                 orders=orders[index, :n, :n],
@@ -145,16 +145,16 @@ def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
     return models
 
 
-def _turned(xyz: _Array) -> _Array:
-    """(n, 3): by a rotation, never a reflection, along the principal axes and then tilted."""
+def _turn(xyz: _Array) -> _Array:
+    """Rotate (n, 3), without a reflection, to the principal axes and then tilt."""
     centred = xyz - xyz.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=True)
     axes[2] *= np.linalg.det(axes)
     (cx, cy), (sx, sy) = np.cos(_TILT), np.sin(_TILT)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    turned: _Array = np.einsum("ij,nj->ni", about_y @ about_x @ axes, centred)
-    return turned
+    rotated: _Array = np.einsum("ij,nj->ni", about_y @ about_x @ axes, centred)
+    return rotated
 
 
 class _Pen:
@@ -169,24 +169,24 @@ class _Pen:
         canvas.SetFillPolys(True)
 
     def title(self, text: str, left: float, middle: float, right: float) -> None:
-        """Letters on a thin rule."""
+        """Write a title above a thin rule."""
         self._titles.append((text, left, middle))
         start, end = np.array([left, middle + 26.0]), np.array([right, middle + 26.0])
         self._band(start, end, np.array([0.0, 0.8]), 0.2 * _INK + 0.8 * _WHITE)
 
     def ball(self, middle: _Array, radius: float, colour: _Array, ring: bool) -> None:
-        """A shaded ball; with a ring around it if asked."""
+        """Paint a shaded ball, perhaps with a ring around it."""
         if ring:
             self._disc(middle, 1.38 * radius, 0.35 * _WHITE + 0.65 * _RING)
             self._disc(middle, 1.20 * radius, _WHITE)
         self._disc(middle, radius + 1.2, 0.55 * colour)
         for shade in _SHADES:
-            self._disc(middle + _LIGHT * shade * radius, radius * (1 - shade), _lit(colour, shade))
+            self._disc(middle + _LIGHT * shade * radius, radius * (1 - shade), _mix(colour, shade))
 
     def sticks(
         self, start: _Array, end: _Array, order: int, half_width: float, colour: _Array
     ) -> None:
-        """One, two or three shaded sticks side by side."""
+        """Paint one, two or three shaded sticks side by side."""
         across = np.array([start[1] - end[1], end[0] - start[0]])
         across /= max(float(np.linalg.norm(across)), 1e-9)
         across *= np.sign(across @ _LIGHT) or 1.0  # towards the light
@@ -196,7 +196,7 @@ class _Pen:
             self._band(start + shift, end + shift, across * (thin + 1.2), 0.55 * colour)
             for shade in _SHADES[::2]:
                 off = shift + across * thin * 0.4 * shade
-                self._band(start + off, end + off, across * thin * (1 - shade), _lit(colour, shade))
+                self._band(start + off, end + off, across * thin * (1 - shade), _mix(colour, shade))
 
     def png(self) -> bytes:
         """The picture; Pillow sets the titles, for rdkit itself writes ASCII only."""
@@ -223,8 +223,8 @@ class _Pen:
         self._canvas.DrawPolygon([self._point(*corner) for corner in corners], rawCoords=True)
 
 
-def _lit(colour: _Array, shade: float) -> _Array:
-    """From the shadow at the rim (0) to the highlight (1)."""
+def _mix(colour: _Array, shade: float) -> _Array:
+    """The colour between the shadow at the rim (shade 0) and the highlight (shade 1)."""
     dark, bright = 0.72 * colour, 0.35 * colour + 0.65 * _WHITE
     gloss = shade**1.5
     lit: _Array = (1 - gloss) * (dark + (colour - dark) * shade) + gloss * bright

@@ -5,12 +5,12 @@ of a run has the seed
 
     (hash(seed) + p) mod 2^32,
 
-since torch's CPU generator reads 32 bits of a seed: no two pieces share one. So what is sampled
-depends on the seed, the number of molecules and the batch size, and not on how many processes
-sample, nor on which of them makes what; process r of W makes every W-th piece that is missing.
+since torch's CPU generator reads 32 bits of a seed: no two pieces share one. The samples thus
+depend on the seed, the number of molecules and the batch size, but not on the number of processes;
+process r of W makes every W-th missing piece.
 
 Each piece is a file in `OUT.parts` as soon as it is made, and memory holds one piece. A run that
-was killed goes on with the pieces that it finds there. In the end they become `OUT`, in order.
+was killed goes on with the pieces that are there. In the end they become `OUT`, in order.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.pipeline import MoleculePipeline
 from gaga_adapter.sampling import DEFAULT_STEPS
 
-_BATCHES = 4  # of a piece: more waste less padding, fewer lose less work to a kill
+_BATCHES = 4  # in a piece: more waste less padding, fewer lose less work to a kill
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What `sample_sdf` did.
+    """The outcome of `sample_sdf`.
 
     Attributes:
         n_molecules: Molecules in the file.
@@ -129,7 +129,7 @@ def sample_sdf(
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The files of a run."""
+    """The files of the pieces of a run."""
 
     out: Path  # what they become
     n_molecules: int  # in all of them
@@ -151,17 +151,17 @@ class _Pieces:
         return self.folder / f"{piece:08d}-{self.digest}.sdf"
 
     def missing(self) -> list[int]:
-        """Pieces that are not there yet."""
-        found = set(self.folder.glob("*.sdf"))
+        """Pieces that are still to be made."""
+        present = set(self.folder.glob("*.sdf"))
         mine = [self.file(piece) for piece in range(len(self))]
-        foreign = found.difference(mine)
+        foreign = present.difference(mine)
         if foreign:
             raise DataError(
                 f"{self.folder} holds {len(foreign)} pieces of a run with other settings, or of "
                 "another model. Repeat that run to finish it, delete the folder, or choose another "
                 "--out."
             )
-        return [piece for piece, file in enumerate(mine) if file not in found]
+        return [piece for piece, file in enumerate(mine) if file not in present]
 
     def join(self, beat: Callable[[], None]) -> None:
         """Make the file of all pieces, and leave nothing else."""
@@ -185,7 +185,7 @@ class _Calls:
         self.done = self.per_molecule = 0  # `per_molecule` is 0 before the first call
 
     def of_piece(self, n_batches: int, tick: Tick) -> Progress:
-        """Counts the calls of one piece; only its scheduler knows their total."""
+        """A counter of the calls of one piece, whose scheduler alone knows their total."""
         before = self.done
 
         def count(what: str, done: int, total: int | None) -> None:
@@ -196,7 +196,7 @@ class _Calls:
 
 
 def _digest(pipeline: MoleculePipeline, settings: tuple[int, ...]) -> str:
-    """What decides on the molecules: the weights, the scheduler on disk, and the settings."""
+    """A digest of what decides on the molecules: weights, scheduler on disk, and settings."""
     digest = hashlib.sha256(repr((settings, pipeline.config.size_counts)).encode())
     with tempfile.TemporaryDirectory() as folder:
         pipeline.scheduler.save_pretrained(folder)

@@ -46,7 +46,7 @@ _MAX_SIGMA = 1e3  # stands in for sigma = infinity at pure noise
 
 @dataclass
 class MoleculePipelineOutput(BaseOutput):  # type: ignore[misc]
-    """What the pipeline returns.
+    """Output of the pipeline.
 
     Attributes:
         molecules: `MoleculeSet`, list of rdkit molecules, text of an SDF file, or for
@@ -198,7 +198,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"output_type={output_type!r} is unknown. Known: {', '.join(_OUTPUT_TYPES)}."
             )
         sizes = self.draw_sizes(n_molecules, generator) if n_atoms is None else n_atoms
-        calls = 0
+        n_channels, steps, calls = self.denoiser.layout.n_channels, num_inference_steps, 0
 
         def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:
             nonlocal calls
@@ -210,8 +210,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 denoised = self.denoiser((seen / a).to(self.denoiser.dtype), b / a, mask).sample
                 return at.output(denoised.to(seen.dtype), seen, timestep)
 
-            trained = trained_log_snr(self.denoiser)
-            steps, scheduler = num_inference_steps, self.scheduler
+            trained, scheduler = trained_log_snr(self.denoiser), self.scheduler
             end = walk(scheduler, noise, mask, steps, network, generator, stepped, trained=trained)
             calls = end.network_calls
             return end.sample
@@ -219,21 +218,13 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         def bar(total: int) -> AbstractContextManager[ProgressBar]:
             if progress is not None:
                 return nullcontext(CallCounter(progress, total))
-            made: AbstractContextManager[ProgressBar] = self.progress_bar(total=total)
-            return made
+            counter: AbstractContextManager[ProgressBar] = self.progress_bar(total=total)
+            return counter
 
-        clean, mask = sample_atoms(
-            sizes,
-            self.denoiser.layout.n_channels,
-            batch,
-            batch_size,
-            generator,
-            bar,
-            num_inference_steps,
-        )
+        clean, mask = sample_atoms(sizes, n_channels, batch, batch_size, generator, bar, steps)
         molecules: Any = clean
         if output_type != "tensor":
-            molecules = decode(_in_one_piece(clean), mask, self.denoiser.layout)
+            molecules = decode(_without_diverged(clean), mask, self.denoiser.layout)
         if output_type == "rdkit":
             molecules = to_rdkit(molecules)
         if output_type == "sdf":
@@ -241,7 +232,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         return MoleculePipelineOutput(molecules=molecules, mask=mask, network_calls=calls)
 
 
-def _in_one_piece(clean: Tensor) -> Tensor:
+def _without_diverged(clean: Tensor) -> Tensor:
     """Samples (B, N, 3+F) with zeros in place of those that are not finite."""
     diverged = ~clean.isfinite().all(2).all(1)
     if diverged.any():

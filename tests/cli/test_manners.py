@@ -194,7 +194,7 @@ def interrupt(*_args, **_kwargs):
 @pytest.mark.parametrize(
     "moment",
     [
-        "gaga_adapter.cli.fit.open_data",
+        "gaga_adapter.cli.options.open_data",
         "gaga_adapter.criteria.cumulant.criterion.Cumulant.curve",
         "gaga_adapter.files.atomic.os.replace",
         "gaga_adapter.cli.fit.print_stats",

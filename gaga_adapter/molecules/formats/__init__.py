@@ -1,14 +1,11 @@
 """Molecules from files and into them. Coordinates are in angstrom throughout.
 
-- `stream_molecules(sources, batch_size, ...)`: batches of any number of molecules, in the memory of
-  one batch;
+- `stream_molecules(sources, batch_size, ...)`: batches, one of which is in memory at a time;
 - `read_molecules(sources, ...)`: all of them at once;
 - `write_sdf`, `sdf_text`: an SDF file.
 
-Sources are QM9 by name, .sdf, .xyz and .extxyz (also compressed), EDM's .npz, ASE's .db, SMILES,
-folders and patterns of such files, and molecules of other packages in memory. Each has a file here,
-which loads when such a source is read. Every reader names the file and the molecule that it cannot
-read.
+Each kind of source has a file here, which loads when such a source is read. Every reader names the
+file and the molecule that it cannot read.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ __all__ = [
     "write_sdf",
 ]
 
-_ALL = 1 << 62  # molecules in one batch
+_ALL = 1 << 62  # a size of one batch for all molecules
 #: Reader by suffix: the file beside this one, which loads when it is asked for, and its class.
 READERS = {
     ".sdf": ("sdf", "SdfFile"),
@@ -69,7 +66,7 @@ def stream_molecules(
     share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> MoleculeStream:
-    """Molecules in batches, in memory for one batch.
+    """Molecules in batches, one of which is in memory at a time.
 
     Args:
         sources: `qm9`, `qm9:train`, `qm9:valid`, `qm9:test`; a .sdf, .xyz, .extxyz (all three also
@@ -103,7 +100,29 @@ def stream_molecules(
         raise DataError(f"hydrogens={hydrogens!r}. Allowed: {', '.join(get_args(Hydrogens))}.")
     if not 0 <= share[0] < share[1]:
         raise DataError(f"share={share} must be (r, W) with 0 <= r < W.")
-    formats = _opened(sources, hydrogens, embed, seed, progress)
+    formats: list[Format[Any]] = []
+    for source in _as_list(sources):
+        if isinstance(source, MoleculeSet):
+            formats.append(Whole(source))
+        elif not isinstance(source, str | os.PathLike):
+            from gaga_adapter.molecules.formats.objects import Objects
+
+            formats.append(Objects(source))
+        elif os.fspath(source) == "qm9" or os.fspath(source).startswith("qm9:"):
+            from gaga_adapter.molecules.qm9 import data as qm9
+
+            split: Any = os.fspath(source)[4:] or None  # the loader refuses an unknown one
+            formats.append(Whole(qm9.load_qm9(split, progress=progress)))
+        else:
+            formats += [_file(path, hydrogens, embed, seed) for path in _paths(source, embed)]
+    if not formats:
+        raise DataError(f"no source of molecules. Allowed: {_ALLOWED}.")
+    for one in formats:
+        if hydrogens == "add" and not one.states_bonds:
+            raise DataError(
+                f"{one.name} states no bonds, so hydrogens cannot be added. Allowed: .sdf, .smi "
+                "and .csv; or keep, or remove."
+            )
     return MoleculeStream(formats, batch_size, elements, hydrogens, skip_bad, share)
 
 
@@ -127,41 +146,7 @@ def read_molecules(
     return parts[0] if len(parts) == 1 else MoleculeSet.concatenate(parts, stream.name)
 
 
-def _opened(
-    sources: Any,  # noqa: ANN401  # paths, or molecules of any package
-    hydrogens: Hydrogens,
-    embed: bool,
-    seed: int,
-    progress: Progress | None,
-) -> list[Format[Any]]:
-    """What reads each source, in order."""
-    formats: list[Format[Any]] = []
-    for source in _listed(sources):
-        if isinstance(source, MoleculeSet):
-            formats.append(Whole(source))
-        elif not isinstance(source, str | os.PathLike):
-            from gaga_adapter.molecules.formats.objects import Objects
-
-            formats.append(Objects(source))
-        elif os.fspath(source) == "qm9" or os.fspath(source).startswith("qm9:"):
-            from gaga_adapter.molecules.qm9 import data as qm9
-
-            split: Any = os.fspath(source)[4:] or None  # the loader refuses an unknown one
-            formats.append(Whole(qm9.load_qm9(split, progress=progress)))
-        else:
-            formats += [_file(path, hydrogens, embed, seed) for path in _paths(source, embed)]
-    if not formats:
-        raise DataError(f"no source of molecules. Allowed: {_ALLOWED}.")
-    for one in formats:
-        if hydrogens == "add" and not one.states_bonds:
-            raise DataError(
-                f"{one.name} states no bonds, so hydrogens cannot be added. Allowed: .sdf, .smi "
-                "and .csv; or keep, or remove."
-            )
-    return formats
-
-
-def _listed(sources: Any) -> Sequence[Any]:  # noqa: ANN401
+def _as_list(sources: Any) -> Sequence[Any]:  # noqa: ANN401
     """Paths and sets one by one; a list of other objects is one data set."""
     if isinstance(sources, list | tuple) and all(
         isinstance(one, str | os.PathLike | MoleculeSet) for one in sources
@@ -177,15 +162,15 @@ def _paths(source: str | os.PathLike[str], embed: bool) -> list[Path]:
         kinds = {kind for kind in READERS if embed or kind not in _GRAPHS}
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
         files = [file for file in files if _kind(file) in kinds]
-        if not files:
-            raise DataError(f"the folder {name} has no file of molecules. Allowed: {_ALLOWED}.")
-        return files
-    if not path.exists() and glob.has_magic(name):
+        fault = f"the folder {name} has no file of molecules"
+    elif not path.exists() and glob.has_magic(name):
         files = [Path(file) for file in sorted(glob.glob(name, recursive=True))]
-        if not files:
-            raise DataError(f"no file matches {name}. Allowed: {_ALLOWED}.")
-        return files
-    return [path]
+        fault = f"no file matches {name}"
+    else:
+        return [path]
+    if not files:
+        raise DataError(f"{fault}. Allowed: {_ALLOWED}.")
+    return files
 
 
 def _file(path: Path, hydrogens: Hydrogens, embed: bool, seed: int) -> Format[Any]:

@@ -11,16 +11,12 @@ from typing import Any
 from gaga_adapter.errors import DataError, MissingExtraError
 from gaga_adapter.molecules.formats.record import FileFormat, Record
 
-_ROWS = 512  # fetched at a time; ase itself fetches all that is asked for
+_ROWS = 512  # number of rows in one query; ase fetches all rows of a query at once
 _COLUMNS = ["id", "numbers", "positions", "pbc", "charge"]
 
 
 class AseDatabase(FileFormat[int]):
-    """One ASE database; its pieces are the ids of the rows, in order.
-
-    Raises:
-        MissingExtraError: If ase is not installed.
-    """
+    """One ASE database; its pieces are the ids of the rows, in order."""
 
     def __init__(self, path: Path, *how: Any) -> None:  # noqa: ANN401  # as `FileFormat`
         super().__init__(path, *how)
@@ -41,15 +37,11 @@ class AseDatabase(FileFormat[int]):
             raise DataError(f"{self.name} is no ASE database: {error}.") from error
 
     def molecule(self, piece: int, index: int) -> Record:  # noqa: D102
-        if piece not in self._fetched:  # the rows behind it come with it
+        if piece not in self._fetched:  # fetch the rows after it, too
             self._fetched = self._fetch(piece)
         row = self._fetched.pop(piece)
-        return Record.of(
-            row.positions,
-            row.numbers,
-            is_charged=bool(getattr(row, "charge", 0)),
-            is_periodic=bool(row.pbc.any()),
-        )
+        is_charged, is_periodic = bool(getattr(row, "charge", 0)), bool(row.pbc.any())
+        return Record.of(row.positions, row.numbers, is_charged=is_charged, is_periodic=is_periodic)
 
     def _fetch(self, first: int) -> dict[int, Any]:
         from ase.db import connect

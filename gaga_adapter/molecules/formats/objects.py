@@ -1,8 +1,7 @@
 """Molecules that are in memory already, as objects of other packages.
 
-Objects are known by what their parts are called, whoever made them.
-
-PyTorch Geometric's `Data` and datasets of them (`pos`, `z`), rows of Hugging Face `datasets`
+They are recognised by the names of their attributes or keys: PyTorch Geometric's `Data` and
+datasets of them (`pos`, `z`), rows of Hugging Face `datasets`
 (`positions` and `atomic_numbers`, or similar names), ASE's `Atoms`, rdkit's `Mol`, dictionaries of
 arrays, and pairs of positions and atomic numbers. None of these packages is imported.
 """
@@ -27,11 +26,8 @@ class Objects(Format[Any]):
     """A data set of objects, or a single one.
 
     Args:
-        objects: The data set. With `len` and an index, only those are loaded that this process has
-            a share in; an iterable can be passed once, or more often if it allows that.
-
-    Raises:
-        DataError: If there are no molecules in it.
+        objects: The data set. If it has a length and an index, this process loads only its own
+            share; an iterable can be passed over as often as it allows that.
     """
 
     def __init__(self, objects: Any) -> None:  # noqa: ANN401  # of whoever made them
@@ -93,8 +89,8 @@ def _is_molecule(one: Any) -> bool:  # noqa: ANN401
 def _is_dataset(objects: Any) -> bool:  # noqa: ANN401
     """Whether the first of these is a molecule.
 
-    It is asked first: a data set of PyTorch Geometric passes the atoms of all its molecules off as
-    its own `pos` and `z`.
+    This question comes first, since a data set of PyTorch Geometric shows the atoms of all its
+    molecules as its own `pos` and `z`.
     """
     if isinstance(objects, Mapping) or not _has_places(objects):
         return False
@@ -109,12 +105,9 @@ def _has_places(objects: Any) -> bool:  # noqa: ANN401
 
 
 def _get(one: Any, names: Iterable[str]) -> Any:  # noqa: ANN401
-    """The first of these keys or attributes that is there."""
+    """The value of the first of these keys or attributes that exists."""
     for name in names:
-        if isinstance(one, Mapping):
-            value = one.get(name)
-        else:
-            value = getattr(one, name, None)
+        value = one.get(name) if isinstance(one, Mapping) else getattr(one, name, None)
         if value is not None and not callable(value):
             return value
     return None

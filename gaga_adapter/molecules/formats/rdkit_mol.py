@@ -1,4 +1,4 @@
-"""Geometries by rdkit: of molecules that are a graph alone, and of hydrogens that are implied.
+"""Geometries by rdkit, for molecules that are only a graph and for hydrogens that are implied.
 
 Geometries of graphs come from ETKDG (Riniker and Landrum 2015), without relaxation. The seed of a
 molecule follows from the run's seed and its place in the source, so that its geometry depends
@@ -16,8 +16,8 @@ _SEEDS = 2**31 - 1  # rdkit takes a C int
 _STRIDE = 1_000_003  # a prime, so that neighbouring seeds do not share their streams soon
 
 
-def sanitised(mol: Any) -> Any:  # noqa: ANN401  # rdkit has no types
-    """The molecule after rdkit's sanitisation, which changes it; `DataError` if that fails."""
+def sanitise(mol: Any) -> Any:  # noqa: ANN401  # rdkit has no types
+    """Sanitise an rdkit molecule in place, and return it; `DataError` if that fails."""
     from rdkit import Chem
 
     try:
@@ -27,16 +27,10 @@ def sanitised(mol: Any) -> Any:  # noqa: ANN401  # rdkit has no types
     return mol
 
 
-def embedded(mol: Any, seed: int, index: int) -> Any:  # noqa: ANN401
-    """A sanitised rdkit molecule with all hydrogens and one conformer.
+def embed(mol: Any, seed: int, index: int) -> Any:  # noqa: ANN401
+    """A sanitised graph with all hydrogens and one conformer; `index` is its place in the source.
 
-    Args:
-        mol: The sanitised graph, its hydrogens explicit or implied.
-        seed: Seed of the run.
-        index: Place of the molecule in its source.
-
-    Raises:
-        NotEmbedded: If ETKDG finds no geometry, from distances or from random coordinates.
+    `NotEmbedded` if ETKDG finds no geometry, from distances or from random coordinates.
     """
     from rdkit import Chem
     from rdkit.Chem import rdDistGeom
@@ -54,7 +48,7 @@ def embedded(mol: Any, seed: int, index: int) -> Any:  # noqa: ANN401
     raise NotEmbedded("was not embedded by ETKDG")
 
 
-def with_hydrogens(mol: Any) -> Any:  # noqa: ANN401
+def add_hydrogens(mol: Any) -> Any:  # noqa: ANN401
     """A sanitised rdkit molecule with the hydrogens that its bonds imply, and their coordinates."""
     from rdkit import Chem
 

@@ -1,8 +1,8 @@
-"""What every reader gives: one molecule as its file has it, or the reason why there is none.
+"""What every reader gives: one molecule as its file states it, or the reason why there is none.
 
 A format reads in two steps. `records` cuts its source into pieces and costs little; `molecule`
-makes sense of one piece, and is where the time goes. So a process that has a share of the molecules
-skips the others cheaply, and one malformed molecule does not end the file.
+parses one piece and takes the time. A process that has a share of the molecules thus skips the
+others cheaply, and one malformed molecule does not end the file.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Record:
 
 
 class NotEmbedded(DataError):
-    """No geometry was found for a molecular graph; not a fault of the file."""
+    """A molecular graph got no geometry, which is not a fault of the file."""
 
 
 class Format(ABC, Generic[Piece]):
@@ -105,10 +105,10 @@ class Format(ABC, Generic[Piece]):
 
     @abstractmethod
     def records(self) -> Iterator[Piece]:
-        """Pieces of one molecule each, in order; cheap, and with memory for one of them.
+        """Pieces of one molecule each, in order, quickly and with one of them in memory.
 
         Raises:
-            DataError: If what follows cannot be cut into molecules.
+            DataError: If the rest of the source cannot be cut into molecules.
         """
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Format(ABC, Generic[Piece]):
         """The molecule in one of the `records`; `index` is its place in the source.
 
         Raises:
-            DataError: If there is none; the message is to be read behind "molecule 3".
+            DataError: If there is none; the message continues a sentence that begins "molecule 3".
         """
 
     def elements(self, piece: Piece, index: int) -> set[int]:
@@ -129,7 +129,7 @@ class FileFormat(Format[Piece]):
 
     Args:
         path: The file.
-        hydrogens: `add` asks a format that states bonds for those that they imply.
+        hydrogens: Value `add` asks a format that states bonds for those that they imply.
         embed: Whether a molecule without a geometry gets one by ETKDG.
         seed: Seed of these geometries.
     """
@@ -162,14 +162,10 @@ class Whole(Format[int]):
 
 
 def record_of(mol: Any, smiles: str | None = None) -> Record:  # noqa: ANN401  # rdkit has no types
-    """The record of an rdkit molecule with a conformer, sanitised or not.
-
-    Raises:
-        DataError: If it has no atoms, or no coordinates.
-    """
+    """The record of an rdkit molecule with a conformer, sanitised or not."""
     if not mol.GetNumConformers():
         raise DataError("has no coordinates" if mol.GetNumAtoms() else "has no atoms")
-    # The iterator of rdkit is written in Python, and costs more than all else.
+    # rdkit's own iterator over atoms is written in Python, and would cost more than all else.
     atoms = [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
     numbers = [atom.GetAtomicNum() for atom in atoms]
     is_bare = False

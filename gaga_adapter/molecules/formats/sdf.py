@@ -1,7 +1,7 @@
 """SDF files, V2000 and V3000, read and written by rdkit.
 
 Records are cut at their `$$$$` lines, so that a file of any length streams, compressed or not, and
-one that rdkit cannot parse does not take the next one with it. Nothing is sanitised.
+a record that rdkit cannot parse does not spoil the next one. Nothing is sanitised.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class SdfFile(FileFormat[str]):
                         "has no 3D coordinates, only a graph or a drawing; --embed (embed=True) "
                         "makes some by ETKDG"
                     )
-                from gaga_adapter.molecules.formats.rdkit_mol import embedded, sanitised
+                from gaga_adapter.molecules.formats.rdkit_mol import embed, sanitise
 
-                mol = embedded(sanitised(mol), self._seed, index)
+                mol = embed(sanitise(mol), self._seed, index)
             elif self._hydrogens == "add":
-                from gaga_adapter.molecules.formats.rdkit_mol import sanitised, with_hydrogens
+                from gaga_adapter.molecules.formats.rdkit_mol import add_hydrogens, sanitise
 
-                mol = with_hydrogens(sanitised(mol))
+                mol = add_hydrogens(sanitise(mol))
             return record_of(mol)
 
 
@@ -102,7 +102,7 @@ def _is_spatial(block: str, mol: Any) -> bool:  # noqa: ANN401
     positions = mol.GetConformer().GetPositions()
     if len(positions) > 1 and not positions.any():
         return False
-    said = block.split("\n", 2)[1][20:22].upper() if "\n" in block else ""
-    if said == "3D" or positions[:, 2].any():
+    label = block.split("\n", 2)[1][20:22].upper() if "\n" in block else ""
+    if label == "3D" or positions[:, 2].any():
         return True
-    return said != "2D" and len(positions) <= 3
+    return label != "2D" and len(positions) <= 3

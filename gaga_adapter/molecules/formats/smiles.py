@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.formats.rdkit_mol import embedded
+from gaga_adapter.molecules.formats.rdkit_mol import embed
 from gaga_adapter.molecules.formats.record import FileFormat, Record, record_of
 
 
@@ -38,10 +38,10 @@ class SmilesFile(FileFormat[str]):
         from rdkit import rdBase
 
         with rdBase.BlockLogs():
-            return record_of(embedded(_graph(piece), self._seed, index), piece)
+            return record_of(embed(_graph(piece), self._seed, index), piece)
 
     def elements(self, piece: str, index: int) -> set[int]:
-        """Elements of the graph; nothing is embedded for it."""
+        """Elements of the graph, without a geometry."""
         from rdkit import Chem, rdBase
 
         with rdBase.BlockLogs():
@@ -62,10 +62,10 @@ def _smiles_column(header: list[str], name: str) -> int:
     names = [title.strip().lower() for title in header]
     if names.count("smiles") == 1:
         return names.index("smiles")
-    found = [column for column, title in enumerate(names) if "smiles" in title]
-    if len(found) != 1:
+    columns = [column for column, title in enumerate(names) if "smiles" in title]
+    if len(columns) != 1:
         raise DataError(
             f"{name} has the columns {', '.join(header) or '(none)'}. Name the one with the SMILES "
             "`smiles`."
         )
-    return found[0]
+    return columns[0]

@@ -1,6 +1,6 @@
-"""Molecules in batches, with memory for one batch, however many there are.
+"""Any number of molecules in batches, one of which is in memory at a time.
 
-Batch k holds the places k B to (k + 1) B of all sources, one after the other, less those that are
+Batch k holds the places k B to (k + 1) B of all sources in a row, without the molecules that are
 skipped. Which batch a molecule is in thus depends on no other molecule, and process r of W reads
 the batches r, r + W, ... and only cuts the others out of the file.
 """
@@ -36,16 +36,15 @@ _EXAMPLES = 3  # of skipped molecules that are named
 
 @dataclass(frozen=True)
 class Tally:
-    """What one pass met, in the share of this process.
+    """Counts of what one pass gave and left out, in the share of this process.
 
     Attributes:
-        n_molecules: Number of molecules given.
+        n_molecules: Number of molecules in the batches.
         n_malformed: Number of molecules left out with `skip_bad`.
         n_not_embedded: Number of graphs left out, for which ETKDG found no geometry.
-        n_charged: Number of molecules given whose source states charges of atoms, which are
-            dropped.
-        n_periodic: Number of molecules given whose source states a cell, which is dropped.
-        n_bare: Number of molecules given that lack the hydrogens which their bonds imply.
+        n_charged: Number of these whose source states charges of atoms, which are dropped.
+        n_periodic: Number of these whose source states a cell, which is dropped.
+        n_bare: Number of these that lack the hydrogens which their bonds imply.
         examples: The first molecules that were left out, and why.
     """
 
@@ -59,26 +58,26 @@ class Tally:
 
     def describe(self) -> str | None:
         """What was left out or dropped, in one sentence or two; None if nothing was."""
-        said = []
+        sentences = []
         left_out = self.n_malformed + self.n_not_embedded
         if left_out:
             parts = [f"{self.n_malformed:,} malformed"] if self.n_malformed else []
             parts += [f"{self.n_not_embedded:,} not embedded"] if self.n_not_embedded else []
             more = f"; and {left_out - len(self.examples):,} more" * (left_out > len(self.examples))
-            said.append(
+            sentences.append(
                 f"skipped {left_out:,} of {left_out + self.n_molecules:,} molecules "
                 f"({', '.join(parts)}): {'; '.join(self.examples)}{more}."
             )
         dropped = {"formal charges": self.n_charged, "a periodic cell": self.n_periodic}
         for what, count in dropped.items():
             if count:
-                said.append(f"{count:,} molecules have {what} in the file; dropped.")
+                sentences.append(f"{count:,} molecules have {what} in the file; dropped.")
         if 2 * self.n_bare > self.n_molecules:
-            said.append(
+            sentences.append(
                 f"{self.n_bare:,} molecules have no hydrogens, though their bonds imply some: "
                 "--hydrogens add puts them there, --hydrogens remove says that this is meant."
             )
-        return " ".join(said) or None
+        return " ".join(sentences) or None
 
 
 class MoleculeStream:
@@ -112,7 +111,7 @@ class MoleculeStream:
 
     @property
     def tally(self) -> Tally:
-        """What the latest pass met, so far."""
+        """The counts of the latest pass, so far."""
         return Tally(**self._counts, examples=tuple(self._examples))
 
     def shared(self, index: int, count: int) -> MoleculeStream:
@@ -131,43 +130,42 @@ class MoleculeStream:
                 start = number * self._batch_size
                 yield self._checked(batch, [(first.name, start + row) for row in range(len(batch))])
         else:
-            yield from self._packed()
+            yield from self._batches_of_records()
         if self.tally.n_molecules == 0 and count == 1:
             raise DataError(f"{self.name}: no molecule is left. {self.tally.describe() or ''}")
-        said = self.tally.describe()
-        if said is not None:
+        if (report := self.tally.describe()) is not None:
             who = f" (process {index} of {count})" if count > 1 else ""
-            warnings.warn(said + who, GAGAWarning, stacklevel=2)
+            warnings.warn(report + who, GAGAWarning, stacklevel=2)
 
     def records(self) -> Iterator[Record]:
         """The molecules of all batches one by one, with the bonds that their sources state."""
-        apart = self.shared(0, 1)  # with a tally of its own
-        for source, piece, place in apart._pieces():
-            record = apart._read(source, piece, place)
+        whole = self.shared(0, 1)  # with a tally of its own
+        for source, piece, place in whole._pieces():
+            record = whole._read(source, piece, place)
             if record is not None:
                 yield record
 
     def found_elements(self) -> tuple[str, ...]:
         """Chemical symbols that occur, by atomic number; one pass over all sources."""
-        found: set[int] = set()
+        numbers: set[int] = set()
         for source, piece, place in self._pieces():
             try:
-                found |= source.elements(piece, place)
+                numbers |= source.elements(piece, place)
             except DataError as error:
                 if not self._skip_bad and not isinstance(error, NotEmbedded):
-                    raise _malformed(source, place, error) from error
+                    raise _malformed_error(source, place, error) from error
         if self._hydrogens == "remove":
-            found.discard(1)
-        return tuple(SYMBOLS[number] for number in sorted(found))
+            numbers.discard(1)
+        return tuple(SYMBOLS[number] for number in sorted(numbers))
 
-    def _packed(self) -> Iterator[MoleculeSet]:
+    def _batches_of_records(self) -> Iterator[MoleculeSet]:
         """The batches of this process, made of single molecules."""
         index, count = self._share
         records: list[Record] = []
         places: list[tuple[str, int]] = []
         current = 0
 
-        def packed() -> MoleculeSet:
+        def batch() -> MoleculeSet:
             smiles = [one.smiles for one in records if one.smiles is not None]
             whole = MoleculeSet.from_list(
                 [(one.positions, one.atomic_numbers) for one in records],
@@ -182,7 +180,7 @@ class MoleculeStream:
         for at, (source, piece, place) in enumerate(self._pieces()):
             if at // self._batch_size != current:
                 if records:
-                    yield packed()
+                    yield batch()
                 records, places, current = [], [], at // self._batch_size
             if current % count != index:
                 continue
@@ -191,10 +189,10 @@ class MoleculeStream:
                 records.append(replace(record, mol=None))  # bonds would fill the memory
                 places.append((source.name, place))
         if records:
-            yield packed()
+            yield batch()
 
     def _pieces(self) -> Iterator[tuple[Format[Any], Any, int]]:
-        """All pieces of all sources, each with its place in its own."""
+        """All pieces of all sources, each with its source and its place there."""
         for source in self._formats:
             place = -1
             try:
@@ -217,7 +215,7 @@ class MoleculeStream:
         except DataError as error:
             is_graph = isinstance(error, NotEmbedded)
             if not is_graph and not self._skip_bad:
-                raise _malformed(source, place, error) from error
+                raise _malformed_error(source, place, error) from error
             self._counts["n_not_embedded" if is_graph else "n_malformed"] += 1
             if len(self._examples) < _EXAMPLES:
                 self._examples.append(f"{source.name}: molecule {place} {error}")
@@ -243,7 +241,7 @@ class MoleculeStream:
         return batch
 
 
-def _malformed(source: Format[Any], place: int, error: DataError) -> DataError:
+def _malformed_error(source: Format[Any], place: int, error: DataError) -> DataError:
     return DataError(
         f"{source.name}: molecule {place} {error}. Mend it, or leave such molecules out with "
         "--skip-bad (skip_bad=True)."

@@ -78,17 +78,17 @@ class XyzFile(FileFormat[Frame]):
 
 def _columns(comment: str) -> tuple[int, int]:
     """Columns of the element and of x."""
-    found = _PROPERTIES.search(comment)
-    if found is None:
+    properties = _PROPERTIES.search(comment)
+    if properties is None:
         return 0, 1
-    fields = found[1].split(":")
+    fields = properties[1].split(":")
     at, column = {}, 0
     for name, count in zip(fields[::3], fields[2::3], strict=False):
         at[name.lower()] = column
         column += int(count) if count.isdecimal() else 1
     species = at.get("species", at.get("z", at.get("numbers")))
     if species is None or "pos" not in at:
-        raise DataError(f"has the columns {found[1]}; need species (or Z) and pos")
+        raise DataError(f"has the columns {properties[1]}; need species (or Z) and pos")
     return species, at["pos"]
 
 

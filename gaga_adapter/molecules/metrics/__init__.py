@@ -1,4 +1,4 @@
-"""How molecules are judged: stability, validity, shape, distances from data."""
+"""Metrics of molecules: stability, validity, shape, distances from data."""
 
 from gaga_adapter.molecules.metrics.evaluate import evaluate
 

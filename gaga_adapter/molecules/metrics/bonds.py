@@ -13,6 +13,7 @@ up in the order of its element list, which makes C=S symmetric as it is here.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,12 +92,13 @@ def bond_orders(molecules: MoleculeSet) -> NDArray[np.uint8]:
     return orders
 
 
-def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether each atom (M, N) has a sum of bond orders that its element allows; padding has not.
+def batches_with_bonds(molecules: MoleculeSet) -> Iterator[tuple[MoleculeSet, NDArray[np.uint8]]]:
+    """Batches of a set, each with its bond orders; their size bounds the memory of pair tensors."""
+    return ((part, bond_orders(part)) for part in molecules.batches(2048))
 
-    Raises:
-        DataError: If no valence is known for an element.
-    """
+
+def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether each atom (M, N) has an allowed sum of bond orders, which padding never has."""
     numbers = molecules.atomic_numbers
     unknown = sorted({SYMBOLS[z] for z in np.unique(numbers) if z} - set(_VALENCES))
     if unknown:
@@ -107,7 +109,7 @@ def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[n
     return molecules.mask & ~broken_atoms(numbers, orders)
 
 
-def judged_elements() -> NDArray[np.bool_]:
+def known_elements() -> NDArray[np.bool_]:
     """(119,) whether a valence and a bond length are known; True for 0, which is padding.
 
     Stability says nothing about molecules with other elements.
@@ -118,9 +120,9 @@ def judged_elements() -> NDArray[np.bool_]:
 
 
 def broken_atoms(atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether the bond orders of an atom sum to what its element is known not to allow.
+    """Whether the bond orders of each atom have a sum that its element is known not to allow.
 
-    From atomic numbers (..., N) and bond orders (..., N, N) to (..., N), which is False in the
+    Atomic numbers are (..., N), bond orders (..., N, N), and the result (..., N) is False in the
     padding and for elements without known valences.
     """
     valence = orders.sum(axis=-1, dtype=np.int64).clip(max=255)
@@ -134,8 +136,8 @@ def connected(orders: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.
     reached = np.zeros_like(mask)
     reached[:, 0] = True  # padding comes last, so the first row is an atom
     while True:
-        grown = reached | np.einsum("mi,mij->mj", reached, bonded)
-        if np.array_equal(grown, reached):
+        further = reached | np.einsum("mi,mij->mj", reached, bonded)
+        if np.array_equal(further, reached):
             whole: NDArray[np.bool_] = np.all(reached == mask, axis=1)
             return whole
-        reached = grown
+        reached = further

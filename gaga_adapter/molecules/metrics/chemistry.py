@@ -12,26 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import bond_orders
-
-_BATCH = 2048  # molecules at a time: bounds the memory of the pair tensors
+from gaga_adapter.molecules.metrics.bonds import batches_with_bonds
 
 
 def to_rdkit(molecules: MoleculeSet) -> list[Any]:
     """One `rdkit.Chem.Mol` per molecule, its positions the only conformer; not sanitised."""
     from rdkit import Chem
 
-    built = []
-    for part in molecules.batches(_BATCH):
-        for index, orders in enumerate(bond_orders(part)):
+    mols = []
+    for part, all_orders in batches_with_bonds(molecules):
+        for index, orders in enumerate(all_orders):
             positions, numbers = part.molecule(index)
             mol = _build(numbers, orders)
             conformer = Chem.Conformer(len(numbers))
             conformer.SetPositions(positions.astype(np.float64))
             conformer.Set3D(True)
             mol.AddConformer(conformer, assignId=True)
-            built.append(mol.GetMol())
-    return built
+            mols.append(mol.GetMol())
+    return mols
 
 
 def to_smiles(molecules: MoleculeSet, largest_fragment: bool = True) -> tuple[str | None, ...]:
@@ -45,8 +43,8 @@ def to_smiles(molecules: MoleculeSet, largest_fragment: bool = True) -> tuple[st
     with rdBase.BlockLogs():
         return tuple(
             _smiles(_build(part.molecule(index)[1], orders), largest_fragment)
-            for part in molecules.batches(_BATCH)
-            for index, orders in enumerate(bond_orders(part))
+            for part, all_orders in batches_with_bonds(molecules)
+            for index, orders in enumerate(all_orders)
         )
 
 
@@ -58,11 +56,8 @@ def _build(numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> Any:  # noq
     mol = Chem.RWMol()
     for number in numbers.tolist():
         mol.AddAtom(Chem.Atom(number))
-    first, second = np.nonzero(np.tril(orders))
-    for i, j, order in zip(
-        first.tolist(), second.tolist(), orders[first, second].tolist(), strict=True
-    ):
-        mol.AddBond(i, j, kinds[order])
+    for i, j in np.argwhere(np.tril(orders)).tolist():
+        mol.AddBond(i, j, kinds[orders[i, j]])
     return mol
 
 

@@ -91,14 +91,14 @@ class Values:
 
     def of(self, chosen: NDArray[np.bool_]) -> Values:
         """The values of the molecules chosen (M,)."""
-        kept = chosen[self.molecule]
+        is_chosen = chosen[self.molecule]
         rows = chosen.cumsum() - 1
-        return Values(self.value[kept], self.group[kept], rows[self.molecule[kept]])
+        return Values(self.value[is_chosen], self.group[is_chosen], rows[self.molecule[is_chosen]])
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """All values of a set of molecules; a held-out set that is used often is measured once."""
+    """All values of a set of molecules; measure a held-out set once to use it often."""
 
     n_molecules: int
     values: Mapping[str, Values]  # by quantity
@@ -136,9 +136,7 @@ class Geometry:
 
 
 def distances(
-    molecules: MoleculeSet | Geometry,
-    held_out: MoleculeSet | Geometry,
-    generator: torch.Generator,
+    molecules: MoleculeSet | Geometry, held_out: MoleculeSet | Geometry, generator: torch.Generator
 ) -> DistanceFigures:
     """Wasserstein distances of molecules from held-out ones, with standard errors and noise floor.
 
@@ -147,9 +145,9 @@ def distances(
         held_out: Molecules of the data (H) that no model has seen.
         generator: Source of randomness for the sets behind the noise floor, on the CPU.
     """
-    made = molecules if isinstance(molecules, Geometry) else Geometry.of(molecules)
+    generated = molecules if isinstance(molecules, Geometry) else Geometry.of(molecules)
     data = held_out if isinstance(held_out, Geometry) else Geometry.of(held_out)
-    m, h = made.n_molecules, data.n_molecules
+    m, h = generated.n_molecules, data.n_molecules
     floor = None
     if 2 * m <= h:
         sets = []
@@ -158,17 +156,17 @@ def distances(
             chosen[torch.randperm(h, generator=generator)[:m].numpy()] = True
             sets.append(_distances(data.subset(chosen), data.subset(~chosen)))
         floor = Distances(**{name: _spread([part[name] for part in sets]) for name in sets[0]})
-    return DistanceFigures(m, h, Distances(**_distances(made, data)), floor)
+    return DistanceFigures(m, h, Distances(**_distances(generated, data)), floor)
 
 
-def _distances(made: Geometry, data: Geometry) -> dict[str, Estimate | None]:
-    found = {}
-    for name, ours in made.values.items():
+def _distances(generated: Geometry, data: Geometry) -> dict[str, Estimate | None]:
+    estimates = {}
+    for name, ours in generated.values.items():
         theirs = data.values[name]
-        if name == "elements":  # an element that a set does not have occurs 0 times in each
-            ours, theirs = _with_zeros(ours, theirs, made), _with_zeros(theirs, ours, data)
-        found[name] = _grouped(ours, theirs, made.n_molecules, data.n_molecules)
-    return found
+        if name == "elements":  # an element that a set lacks occurs 0 times in each molecule
+            ours, theirs = _with_zeros(ours, theirs, generated), _with_zeros(theirs, ours, data)
+        estimates[name] = _grouped(ours, theirs, generated.n_molecules, data.n_molecules)
+    return estimates
 
 
 def _grouped(ours: Values, theirs: Values, m: int, h: int) -> Estimate | None:
@@ -218,8 +216,8 @@ def _spread(estimates: list[Estimate | None]) -> Estimate | None:
 
 def _per_molecule(value: NDArray[np.float64]) -> Values:
     """One value per molecule (M,), left out where it is not finite."""
-    kept = np.flatnonzero(np.isfinite(value))
-    return Values(value[kept], np.zeros(len(kept), np.int64), kept)
+    rows = np.flatnonzero(np.isfinite(value))
+    return Values(value[rows], np.zeros(len(rows), np.int64), rows)
 
 
 def _with_zeros(counts: Values, others: Values, of: Geometry) -> Values:

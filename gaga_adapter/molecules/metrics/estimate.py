@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its standard error, which is None where one molecule alone cannot tell."""
+    """A figure and its standard error, which is None for a single molecule."""
 
     value: float
     std_error: float | None
@@ -25,7 +25,7 @@ class Estimate:
 
 
 def estimate_mean(values: ArrayLike) -> Estimate | None:
-    """Mean of M values; None if there is none."""
+    """Mean of M values; None if M is 0."""
     x = np.asarray(values, np.float64)
     return estimate_ratio(x, np.ones_like(x)) if len(x) else None
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gaga_adapter.distributed import Processes, Progress
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import bond_orders, stable_atoms
+from gaga_adapter.molecules.metrics.bonds import batches_with_bonds, stable_atoms
 from gaga_adapter.molecules.metrics.chemistry import to_smiles
 from gaga_adapter.molecules.metrics.estimate import (
     Estimate,
@@ -32,12 +32,10 @@ from gaga_adapter.molecules.metrics.estimate import (
 )
 from gaga_adapter.molecules.metrics.shape import ShapeFigures, shape_figures
 
-_BATCH = 2048  # molecules at a time: bounds the memory of the pair tensors
-
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """What was found for each of M molecules."""
+    """The findings for each of M molecules."""
 
     n_atoms: NDArray[np.int64]  # (M,)
     n_stable: NDArray[np.int64]  # (M,) stable atoms
@@ -59,7 +57,7 @@ class MoleculeMetrics:
     """Figures of a set of molecules, each with its standard error; None where not computable.
 
     Attributes:
-        n_molecules: Number of molecules that were judged.
+        n_molecules: Number of molecules.
         atom_stability: Share of stable atoms.
         molecule_stability: Share of molecules with stable atoms only.
         validity: Share of valid molecules.
@@ -82,9 +80,7 @@ class MoleculeMetrics:
 
 
 def judge(
-    molecules: MoleculeSet,
-    processes: Processes | None = None,
-    progress: Progress | None = None,
+    molecules: MoleculeSet, processes: Processes | None = None, progress: Progress | None = None
 ) -> Verdicts:
     """The verdict on every single molecule; arguments and errors are those of `evaluate`."""
     processes = processes or Processes()
@@ -99,8 +95,8 @@ def judge(
 
     with processes.in_step(report) as tick:
         if len(shares[processes.index]):
-            for part in molecules.subset(shares[processes.index]).batches(_BATCH):
-                n_stable.append(stable_atoms(part, bond_orders(part)).sum(axis=1, dtype=np.int64))
+            for part, orders in batches_with_bonds(molecules.subset(shares[processes.index])):
+                n_stable.append(stable_atoms(part, orders).sum(axis=1, dtype=np.int64))
                 smiles += to_smiles(part)
                 tick(len(smiles))
     all_stable = np.zeros(len(molecules), np.int64)

@@ -3,9 +3,9 @@
 A molecule passes if it passes every check: it sanitises, is one connected piece without radicals,
 has bond lengths, angles and distances within the bounds of distance geometry, flat aromatic rings
 and double bonds, no flat saturated rings, and no more than 100 times the energy of its relaxed
-conformers. A check that cannot be computed is not passed, and counted beside. The ratio of energies
-means little for molecules of a few atoms: water and methane have no strain left when relaxed, and
-their DFT geometries fail.
+conformers. A check that cannot be computed does not count as passed; such checks are counted apart.
+The ratio of energies means little for molecules of a few atoms: water and methane have no strain
+left when relaxed, and their DFT geometries fail.
 
 The checks take the bonds as they are: those of the file where it states them, and else those of
 EDM's distance rule.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from gaga_adapter.distributed import Tick
 from gaga_adapter.errors import DataError, MissingExtraError
-from gaga_adapter.molecules.metrics.estimate import Estimate, estimate_mean
+from gaga_adapter.molecules.metrics.estimate import Estimate, estimate_ratio
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,10 @@ def has_posebusters() -> bool:
 
 
 def answers(mols: Iterable[Any], tick: Tick = lambda done: None) -> dict[str, NDArray[np.float64]]:
-    """PoseBusters' answers for every single molecule.
+    """PoseBusters' answers (M,) by check: 1 passed, 0 failed, NaN not computable.
 
-    Args:
-        mols: Rdkit molecules (M) of one conformer each; they are not changed.
-        tick: Function that is called with the number of molecules that are done.
-
-    Returns:
-        Answers (M,) by check: 1 passed, 0 failed, NaN not computable.
+    The rdkit molecules have one conformer each and are not changed; `tick` gets the number of those
+    that are done.
 
     Raises:
         MissingExtraError: If PoseBusters is not installed.
@@ -76,37 +72,37 @@ def answers(mols: Iterable[Any], tick: Tick = lambda done: None) -> dict[str, ND
 
     buster = PoseBusters(config="mol")
     modules = [one for one in buster.config["modules"] if "chosen_binary_test_output" in one]
-    buster.config["modules"] = modules  # the energies stand there once more, without an answer
-    found: dict[str, list[float]] = {}
+    buster.config["modules"] = modules  # the energies are there a second time, without an answer
+    results: dict[str, list[float]] = {}
     with _silent():
         for done, mol in enumerate(mols, 1):
             table = buster.bust([Chem.Mol(mol)])  # a copy: some checks change what they see
             for name in table.columns:
                 value = table[name].iloc[0]
                 known = isinstance(value, bool | np.bool_)
-                found.setdefault(str(name), []).append(float(value) if known else np.nan)
+                results.setdefault(str(name), []).append(float(value) if known else np.nan)
             tick(done)
-    return {name: np.array(values) for name, values in found.items()}
+    return {name: np.array(values) for name, values in results.items()}
 
 
-def plausibility(given: Mapping[str, NDArray[np.float64]]) -> Plausibility:
+def plausibility(results: Mapping[str, NDArray[np.float64]]) -> Plausibility:
     """Shares of molecules that pass, with standard errors, from what `answers` returned."""
-    table = np.array(list(given.values()))
+    table = np.array(list(results.values()))
     if not table.size:
         raise DataError("no molecules to check. Pass at least one.")
     checks = {
         name: Check(_share(values == 1), int(np.isnan(values).sum()))
-        for name, values in given.items()
+        for name, values in results.items()
     }
     return Plausibility(table.shape[1], _share((table == 1).all(axis=0)), checks)
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing on the screen from PoseBusters, which sends rdkit's messages to Python's loggers.
+    """Keep PoseBusters, which sends rdkit's messages to Python's loggers, off the screen.
 
-    It changes the stream of rdkit's handler now and then, and an answer is lost if that one is
-    closed. Outside, rdkit writes as it does by itself.
+    PoseBusters changes the stream of rdkit's handler now and then, and loses an answer if that
+    stream is closed. Afterwards rdkit writes as before.
     """
     import rdkit
     from rdkit import rdBase
@@ -126,6 +122,4 @@ def _silent() -> Iterator[None]:
 
 
 def _share(passed: NDArray[np.bool_]) -> Estimate:
-    share = estimate_mean(passed)
-    assert share is not None
-    return share
+    return estimate_ratio(passed, np.ones(len(passed)))

@@ -22,15 +22,13 @@ from numpy.typing import NDArray
 
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import bond_orders, connected
+from gaga_adapter.molecules.metrics.bonds import batches_with_bonds, connected
 from gaga_adapter.molecules.metrics.estimate import (
     Estimate,
     estimate_mean,
     estimate_ratio,
     estimate_spread,
 )
-
-_BATCH = 2048  # molecules at a time: bounds the memory of the pair tensors
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,9 @@ def gyration_eigenvalues(molecules: MoleculeSet) -> NDArray[np.float64]:
 
 def shape_figures(molecules: MoleculeSet) -> ShapeFigures:
     """Figures of the form of a set of molecules, with standard errors."""
-    eigenvalues = gyration_eigenvalues(molecules)
-    eigenvalues = eigenvalues[molecules.n_atoms > 1]
+    eigenvalues = gyration_eigenvalues(molecules)[molecules.n_atoms > 1]
     total = eigenvalues.sum(axis=1)
-    whole = [connected(bond_orders(part), part.mask) for part in molecules.batches(_BATCH)]
+    whole = [connected(orders, part.mask) for part, orders in batches_with_bonds(molecules)]
     numbers, n_atoms = molecules.atomic_numbers, molecules.n_atoms
     return ShapeFigures(
         v_x=estimate_mean(total / 3),

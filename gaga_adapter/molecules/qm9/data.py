@@ -1,8 +1,8 @@
 """QM9: 130,831 molecules of up to 9 heavy atoms with DFT geometries (Ramakrishnan et al. 2014).
 
 The geometries come from the `qm9pack` package, which holds the whole set as csv files. Its own
-import needs `pkg_resources`, so the files are found without importing it. What they say is parsed
-once and cached as one npz file in `$GAGA_CACHE`, or else in `~/.cache/gaga-adapter`.
+import needs `pkg_resources`, so the files are looked up without importing it. They are parsed once
+and cached as one npz file in `$GAGA_CACHE`, or else in `~/.cache/gaga-adapter`.
 
 The split is that of the EDM codebase (Hoogeboom et al. 2022, `qm9/data/prepare/qm9.py`): numpy's
 legacy generator with seed 0 permutes the molecules; the first 100,000 train, the next 17,748
@@ -17,6 +17,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,8 +67,7 @@ def load_qm9(
         _try_to_cache(path, partial(_write_arrays, everything))
     if split is None:
         return everything
-    part = everything.subset(split_indices(split))
-    return MoleculeSet(part.positions, part.atomic_numbers, f"qm9:{split}", part.smiles)
+    return replace(everything.subset(split_indices(split)), name=f"qm9:{split}")
 
 
 def split_indices(split: Split) -> NDArray[np.int64]:
@@ -93,15 +93,15 @@ def qm9_train_smiles(
     from gaga_adapter.molecules.metrics.chemistry import to_smiles
 
     train = load_qm9("train", cache_dir, progress)
-    made: list[str | None] = []
+    smiles: list[str | None] = []
     for part in train.batches(1000):
-        made += to_smiles(part, largest_fragment=False)
+        smiles += to_smiles(part, largest_fragment=False)
         if progress is not None:
-            progress("SMILES of QM9 (once)", len(made), len(train))
-    smiles = frozenset(one for one in made if one is not None)
-    text = "\n".join(sorted(smiles))
+            progress("SMILES of QM9 (once)", len(smiles), len(train))
+    distinct = frozenset(one for one in smiles if one is not None)
+    text = "\n".join(sorted(distinct))
     _try_to_cache(path, lambda temporary: temporary.write_text(text, encoding="ascii"))
-    return smiles
+    return distinct
 
 
 def qm9pack_rows(progress: Progress | None = None) -> Iterator[dict[str, str]]:
@@ -147,19 +147,17 @@ def _parse_qm9pack(progress: Progress | None = None) -> MoleculeSet:
     number_of = np.zeros(256, np.uint8)
     for number in (1, 6, 7, 8, 9):
         number_of[ord(SYMBOLS[number])] = number
-    real = np.arange(n_atoms.max()) < n_atoms[:, None]
-    numbers = np.zeros(real.shape, np.uint8)
-    positions = np.zeros((*real.shape, 3), np.float32)
-    numbers[real] = number_of[np.frombuffer(symbols, np.uint8)]
-    positions[real] = xyz.reshape(-1, 3)
+    ends = np.cumsum(n_atoms)[:-1]
+    positions = np.split(xyz.reshape(-1, 3), ends)
+    numbers = np.split(number_of[np.frombuffer(symbols, np.uint8)], ends)
     order = np.argsort(np.array(columns["Index"], np.int64))
-    smiles = tuple(columns["SMILES"][row] for row in order)
-    return MoleculeSet(positions[order], numbers[order], "qm9", smiles)
+    molecules = [(positions[row], numbers[row]) for row in order]
+    return MoleculeSet.from_list(molecules, "qm9", [columns["SMILES"][row] for row in order])
 
 
 def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
-    default = os.environ.get("GAGA_CACHE") or Path.home() / ".cache" / "gaga-adapter"
-    return Path(cache_dir or default)
+    usual = Path.home() / ".cache" / "gaga-adapter"
+    return Path(cache_dir or os.environ.get("GAGA_CACHE") or usual)
 
 
 def _load_cache(path: Path) -> MoleculeSet | None:
