@@ -57,7 +57,7 @@ class Walk(NamedTuple):
 
 
 def served(scheduler: Any) -> Convention:  # noqa: ANN401 - any object
-    """The convention of a scheduler that `walk` can run.
+    """The convention of a scheduler, if `walk` can run it.
 
     Raises:
         UnsupportedSchedulerError: If its class or its configuration is refused, its prediction has
@@ -94,7 +94,7 @@ def walk(
         generator: Source of the noise that the scheduler draws.
         stepped: Function that is called after each network call.
         until: Ratio `b / a` of noise to signal. If the last entry of the grid is at or below it,
-            that step is not made, and the sample is as the network would have seen it.
+            that step is not made, and the sample is what the network would have seen.
         trained: Log-SNR of the noisiest level that the network was trained at; `None` for any.
 
     Raises:
@@ -132,7 +132,7 @@ def walk(
             level = at.seen_level(timestep)
             if level.log_snr >= Level(1.0, until).log_snr - TOLERANCE:
                 return Walk(seen, *level, n_calls - 1)
-        # what one scheduler or another asks for
+        # all that the `step` of some scheduler takes
         known: dict[str, Any] = {
             "model_output": network(seen, timestep, at),
             "timestep": timestep,
@@ -171,7 +171,7 @@ def _end(scheduler: Any, at: Convention) -> Level:  # noqa: ANN401 - any diffuse
 
 
 class ProgressBar(Protocol):
-    """What diffusers' progress bars have."""
+    """The part of diffusers' progress bars that is used here."""
 
     total: int
 
@@ -193,8 +193,8 @@ class CallCounter:
         self.progress("network calls", self.done, max(self.done, self.total))
 
 
-#: Makes the molecules (B, N, C'), padding 0, of one batch: from their places in the whole (B,),
-#: unit noise on the subspace (B, N, C), the mask (B, N), and what to call after each network call.
+#: Makes the molecules (B, N, C'), padding 0, of one batch: from their places among all (B,), unit
+#: noise on the subspace (B, N, C), the mask (B, N), and a function to call after each network call.
 Batch = Callable[[Tensor, Tensor, Tensor, Stepped], Tensor]
 
 
@@ -207,7 +207,7 @@ def sample_atoms(
     progress_bar: Callable[[int], AbstractContextManager[ProgressBar]],
     num_inference_steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """Molecules in batches of like size, in the order in which they were asked for.
+    """Molecules in batches of like size, returned in the order of `sizes`.
 
     All starting noise is drawn first, so two schedulers that get the same seed start from the same
     noise.
@@ -219,13 +219,13 @@ def sample_atoms(
         batch_size: Number of molecules in a batch.
         generator: CPU generator of the noise.
         progress_bar: Function of a total number of network calls that opens a bar.
-        num_inference_steps: First guess of the calls per batch, for the bar.
+        num_inference_steps: Number of calls per batch that the bar starts from.
 
     Returns:
         Molecules (M, N, C') on the CPU, padding 0; mask (M, N), bool.
 
     Raises:
-        DataError: If no molecule is asked for, or one without atoms.
+        DataError: If there are no sizes, or one of them is below 1.
     """
     sizes = torch.as_tensor(sizes)
     if sizes.ndim != 1 or len(sizes) == 0 or int(sizes.min()) < 1:
@@ -255,15 +255,10 @@ def sample_atoms(
 def draw_sizes(
     size_counts: Sequence[int] | None, n: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Numbers of atoms (n,) as often as the data has them.
-
-    Args:
-        size_counts: List whose entry N counts the molecules of N atoms.
-        n: Number of sizes.
-        generator: Source of randomness.
+    """Numbers of atoms (n,), as frequent as in the data: entry N of the list counts N atoms.
 
     Raises:
-        DataError: If the data's sizes are not known.
+        DataError: If the list is not known.
     """
     if size_counts is None:
         raise DataError("this pipeline has no size_counts. Pass n_atoms, the sizes wanted.")
@@ -276,7 +271,7 @@ def check_statistics(
     layout: Layout,
     advice: str = "Refit with `gaga fit`, in the model's elements and scales.",
 ) -> None:
-    """See that a scheduler's statistics, if it has any, describe the channels of a model.
+    """Check that the statistics of a scheduler, if it has any, describe the channels of a model.
 
     Raises:
         StatsMismatchError: If they describe others.

@@ -23,10 +23,6 @@ def _whole_steps(scheduler: Scheduler) -> Tensor:
     return torch.arange(0, len(scheduler.timesteps), getattr(scheduler, "order", 1))
 
 
-def _nothing(scheduler: Scheduler, n_steps: int) -> None:
-    """Nothing else depends on the length of the grid."""
-
-
 @dataclass(frozen=True)
 class Family:
     """How one kind of scheduler is truncated.
@@ -48,7 +44,7 @@ class Family:
 
     arrays: tuple[str, ...] = ("timesteps", "sigmas")
     steps: Callable[[Scheduler], Tensor] = _whole_steps
-    repair: Callable[[Scheduler, int], None] = _nothing
+    repair: Callable[[Scheduler, int], None] = lambda scheduler, n_steps: None
     settle: Callable[[Scheduler], None] = lambda scheduler: None
     least_steps: Callable[[Scheduler], int] = lambda scheduler: 1
     short_run: int = 0
@@ -101,7 +97,7 @@ def _pndm_steps(scheduler: Scheduler) -> Tensor:
 
 
 def _pndm_lists(scheduler: Scheduler, n_steps: int) -> None:
-    """Lay out Runge-Kutta and multistep timesteps again over the kept grid.
+    """Lay out Runge-Kutta and multistep timesteps again over what is left of the grid.
 
     Liu et al. 2022: three Runge-Kutta steps of four calls, then linear multistep; or, without
     Runge-Kutta, a multistep start that visits its second entry twice.
@@ -158,11 +154,7 @@ FAMILIES: dict[str, Family] = {
     "CogVideoXDDIMScheduler": _STRIDE,
     "CogVideoXDPMScheduler": _STRIDE,
     "PNDMScheduler": Family(
-        (),
-        steps=_pndm_steps,
-        repair=_pndm_lists,
-        settle=_pndm_even,
-        least_steps=_pndm_least,
+        (), steps=_pndm_steps, repair=_pndm_lists, settle=_pndm_even, least_steps=_pndm_least
     ),
     "RePaintScheduler": Family(("timesteps",), steps=_first_visits),
     "DDPMWuerstchenScheduler": Family(("timesteps",), explicit={"timesteps": False}),
@@ -200,9 +192,5 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(scheduler: Scheduler) -> Family:
-    """The row of a scheduler's class, found through its bases.
-
-    Raises:
-        UnsupportedSchedulerError: If the class is refused by name, or unknown.
-    """
+    """The row of a scheduler's class, or of the first of its bases that has one."""
     return FAMILIES[known_name(type(scheduler))]

@@ -34,7 +34,7 @@ FINEST = 1 << 17
 
 @dataclass(frozen=True)
 class Cut:
-    """What a truncation did.
+    """Result of a truncation.
 
     Attributes:
         level: Level of the first entry left, where the reference is taken.
@@ -98,11 +98,7 @@ class GridMaker:
     def respace(self, memory: dict[Any, Finest]) -> Cut:
         """As many steps as the call's own grid has, all from t* on.
 
-        Args:
-            memory: Results of earlier searches, by their arguments.
-
-        Raises:
-            TruncationError: If a grid that is named entry by entry cannot be resampled.
+        `memory` holds the results of earlier searches, by their arguments.
         """
         named = {
             name: value
@@ -152,7 +148,7 @@ class GridMaker:
         return min(max(self._n_trained(n_closer + 1), least), len(ratios))
 
     def _n_trained(self, n_steps: int) -> int:
-        """Of the last `n_steps` steps, those that begin where the network was trained."""
+        """Number of the last `n_steps` steps that begin where the network was trained."""
         known = log_snr(self._ratios()) >= self._trained - TOLERANCE
         return min(n_steps, int(known.sum()))
 
@@ -169,19 +165,17 @@ class GridMaker:
                 setattr(scheduler, name, array[place:])
         if not is_whole:
             self.family.repair(scheduler, n_steps)
+        # a noisier entry was there, and the network was not trained at it
+        is_limited = n_dropped > 0 and log_snr(ratios[n_dropped - 1]) < self._trained - TOLERANCE
         is_shortened = n_steps < self.family.short_run <= len(ratios)
         return Cut(
             level=self.convention.level(float(ratios[n_dropped])),
             is_whole=is_whole,
-            reaches=self._is_beyond(ratios[n_dropped]) or self._is_limited(ratios, n_dropped),
+            reaches=self._is_beyond(ratios[n_dropped]) or bool(is_limited),
             before=before,
             place=place,
             whole=whole if keep_whole and is_shortened else None,
         )
-
-    def _is_limited(self, ratios: Tensor, n_dropped: int) -> bool:
-        """A noisier entry was there, and the network was not trained at it."""
-        return n_dropped > 0 and bool(log_snr(ratios[n_dropped - 1]) < self._trained - TOLERANCE)
 
     # -- finer grids ----------------------------------------------------------------------------
 
@@ -198,9 +192,9 @@ class GridMaker:
             ratios = self._ratios()
         except (ValueError, IndexError, AssertionError, ZeroDivisionError, RuntimeError):
             return None  # finer than the scheduler allows
-        kept = ratios[-n_steps:]
-        is_sound = len(kept) == n_steps and bool(torch.isfinite(kept[1:]).all())
-        return self._n_steps_beyond() if is_sound and bool((kept.diff() < 0).all()) else None
+        last = ratios[-n_steps:]
+        is_sound = len(last) == n_steps and bool(torch.isfinite(last[1:]).all())
+        return self._n_steps_beyond() if is_sound and bool((last.diff() < 0).all()) else None
 
     def _finest(self, n_steps: int) -> Finest:
         """The finest grid of which at most `n_steps` lie from t* on.
@@ -212,9 +206,9 @@ class GridMaker:
         guess = n_steps * n_steps // best.n_beyond
         while high - best.n_fine > 1:
             guess = min(max(guess, best.n_fine + 1), high - 1)
-            found = self._steps_in_finer(guess, n_steps)
-            if found is not None and found <= n_steps:
-                best = Finest(guess, found)
+            n_beyond = self._steps_in_finer(guess, n_steps)
+            if n_beyond is not None and n_beyond <= n_steps:
+                best = Finest(guess, n_beyond)
             else:
                 high = guess
             guess = (best.n_fine + high) // 2
@@ -223,7 +217,7 @@ class GridMaker:
         return best
 
     def _resample(self, named: dict[str, Any], n_steps: int) -> None:
-        """Replace the grid named by the caller with one of as many entries from t* on."""
+        """Replace the lists that the caller gave by as many entries from t* on."""
         unknown = set(named) - set(self.family.explicit)
         if unknown:
             raise TruncationError(

@@ -51,22 +51,14 @@ class Options:
                 raise TruncationError(f"{what}={value!r} is unknown. Known: {', '.join(allowed)}.")
 
     def save(self, folder: Path) -> None:
-        """Write the options into a folder.
-
-        Raises:
-            WriteError: If the folder cannot be written; what was there before is intact.
-        """
+        """Write the options into a folder."""
         text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
         with replacing(folder / OPTIONS_NAME) as draft:
             draft.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Options | None:
-        """The options that were saved in a folder, if any.
-
-        Raises:
-            ArtefactError: If they are corrupt, or of a newer schema.
-        """
+        """The options that were saved in a folder, if any."""
         file = folder / OPTIONS_NAME
         if not file.is_file():
             return None
@@ -86,15 +78,9 @@ class Options:
 
 
 def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # noqa: ANN401
-    """A local folder with a scheduler's configuration, downloaded where need be.
+    """A local folder with a scheduler's configuration, downloaded if `name` is a hub id.
 
-    Args:
-        name: Folder or hub id.
-        subfolder: Folder within it, such as `scheduler`.
-        *asked: Further arguments of `files.hub.download`, from `revision` on.
-
-    Raises:
-        ArtefactError: If there is none.
+    `asked` are the arguments of `files.hub.download` from `revision` on.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -115,11 +101,7 @@ def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # 
 
 
 def load_plain(folder: Path) -> Scheduler:
-    """The plain scheduler of a folder, whether it was saved plain or truncated.
-
-    Raises:
-        ArtefactError: If the configuration is corrupt, or its class is nowhere to be found.
-    """
+    """The plain scheduler of a folder, whether it was saved plain or truncated."""
     file = folder / CONFIG_NAME
     try:
         name = str(json.loads(file.read_text(encoding="utf-8"))["_class_name"])

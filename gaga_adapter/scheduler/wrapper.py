@@ -5,9 +5,6 @@ DDIMScheduler)`, that lets its base make a grid, cuts it in place (`grid.py`) an
 Gaussian to the loop (`handover.py`). It *is* its base in every other respect: attributes,
 signatures, configuration. Since only the grid is cut, and no table, there is no inner scheduler
 and nothing to delegate; once a run is under way, a step costs one look at a counter.
-
-Generated classes are attributes of this package (PEP 562), where pickle and diffusers look for
-them.
 """
 
 from __future__ import annotations
@@ -108,8 +105,8 @@ class GAGAScheduler(TruncatedRun):
         the latter.
 
         Args:
-            base: Diffusers scheduler (it is copied), folder, or hub id. What a truncated scheduler
-                was saved to brings its statistics and options along.
+            base: Diffusers scheduler (it is copied), folder, or hub id. A truncated scheduler that
+                was saved there brings its statistics and options along.
             stats: Fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
             t_star: First timestep in the scheduler's own units, instead of the fitted point.
             spacing: Layout of the grid. `suffix` (default) cuts the scheduler's grid at t*: fewer
@@ -177,7 +174,7 @@ class GAGAScheduler(TruncatedRun):
 
     @classmethod
     def from_config(cls, config: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Refused: a configuration has no statistics.
+        """Refuse to make a scheduler from a configuration, which has no statistics.
 
         Raises:
             ArtefactError: Always; its message says what to do.
@@ -298,8 +295,8 @@ class GAGAScheduler(TruncatedRun):
         """
         timesteps = self.training_timesteps()
         self.keep_within(timestep_log_snr(self, float(timesteps[-1])))
-        drawn = entries(timesteps, batch_uniforms(batch_size, generator))
-        return drawn if device is None else drawn.to(device)
+        batch = entries(timesteps, batch_uniforms(batch_size, generator))
+        return batch if device is None else batch.to(device)
 
     def keep_within(self, log_snr: float | None) -> None:
         """Start no run where the network was not trained; `None` lifts the limit.
@@ -382,11 +379,7 @@ def empty(base: type[Any]) -> GAGAScheduler:
 
 
 def class_named(name: str) -> type[Any]:
-    """The generated class of this name, whose base is in diffusers or has been imported.
-
-    Raises:
-        AttributeError: If there is no such scheduler.
-    """
+    """The generated class of this name, whose base is in diffusers or has been imported."""
     base = plain_class(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     if base is None:
         raise AttributeError(f"module {__package__!r} has no attribute {name!r}")
@@ -418,17 +411,15 @@ def _make_grid(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
-    """`set_timesteps`: the base's grid, cut; and how many network calls a loop over it makes."""
+    """`set_timesteps`: the base's grid, cut; and how many network calls a loop over it makes.
+
+    The network is not called for the tail, nor where RePaint goes back up.
+    """
     scheduler._gaga_n_calls = None
     scheduler._gaga_set_timesteps(make, args, kwargs)
-    scheduler._gaga_n_calls = _network_calls(scheduler)
-
-
-def _network_calls(scheduler: Scheduler) -> int:
-    """Calls of a loop over all timesteps; none for the tail, nor where RePaint goes back up."""
-    timesteps: Tensor = scheduler.timesteps
+    timesteps = scheduler.timesteps
     undone = int((timesteps.diff() > 0).sum()) if hasattr(scheduler, "undo_step") else 0
-    return len(timesteps) - undone - convention_of(scheduler).row.tail
+    scheduler._gaga_n_calls = len(timesteps) - undone - convention_of(scheduler).row.tail
 
 
 _HANDLERS: dict[str, Callable[..., Any] | None] = {

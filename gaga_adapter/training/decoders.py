@@ -21,7 +21,7 @@ from gaga_adapter.subspace import degrees_of_freedom
 
 
 class Decoder(Protocol):
-    """How data are read off the cleanest level."""
+    """The law of the data given the cleanest level z_0."""
 
     def nats(
         self, x: Tensor, mask: Tensor | None, noisy: Tensor, predicted: Tensor, sigma: float
@@ -149,5 +149,5 @@ class Atoms:
 
 
 def default_decoder(layout: Layout) -> Decoder:
-    """Elements where the layout names them, else real numbers."""
+    """The decoder of elements if the layout names them, else that of real numbers."""
     return Atoms(layout) if isinstance(layout, MoleculeLayout) else Continuous()

@@ -124,11 +124,7 @@ class OfNormal:
 
 
 def checked_end(t_star: float, what: str, most: float = math.inf) -> float:
-    """The end of a law, which has to be in (0, most].
-
-    Raises:
-        TruncationError: If it is not.
-    """
+    """The end of a law, which has to be in (0, most]."""
     end = float(t_star)
     if not 0 < end <= most:
         limit = "positive" if math.isinf(most) else f"in (0, {most:g}]"
