@@ -187,8 +187,8 @@ class Processes:
                 answer = _broadcast(None)
             if isinstance(answer, _Failure):
                 raise answer.error(self.count)
-            made: T = answer
-            return made
+            received: T = answer
+            return received
         last = time.monotonic()
 
         def beat() -> None:
@@ -198,13 +198,13 @@ class Processes:
                 last = time.monotonic()
 
         try:
-            made = work(beat)
+            result = work(beat)
         except Exception as error:
             with suppress(ProcessError):
                 _broadcast(_Failure.of(error, 0))
             raise
-        _broadcast(made)
-        return made
+        _broadcast(result)
+        return result
 
     @contextmanager
     def in_step(self, report: Tick = lambda done: None) -> Iterator[Tick]:

@@ -173,13 +173,10 @@ def compare(
         ProcessError: If another process failed or is gone.
     """
     judges = [criterion_named(c) if isinstance(c, str) else c for c in criteria]
-    chosen = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
+    tolerance_of = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
     generator = torch.Generator().manual_seed(seed)
     collected = collect(
-        *(data, layout, n_criterion, reference, covariance),
-        generator=generator,
-        progress=progress,
-        sharing=processes,
+        data, layout, n_criterion, reference, covariance, generator, progress, processes
     )
     levels = tuple(log_snr)
 
@@ -191,7 +188,7 @@ def compare(
             curve = selection = None
             try:
                 curve = _draw(judge, collected, reference, levels, generator, progress, beat)
-                selection = _choose(curve, chosen[judge.unit], n_bootstrap, generator)
+                selection = _choose(curve, tolerance_of[judge.unit], n_bootstrap, generator)
                 reason = selection.reason
             except (DataError, TruncationError) as error:
                 reason = str(error)

@@ -124,7 +124,7 @@ class GAGAStats:
         return replace(self, log_snr_star=min(stars[below], stars[above]))
 
     def t_star(self, path_or_scheduler: GaussianPath | SchedulerMixin) -> float:
-        """Where a path or a scheduler first is at or beyond `log_snr_star`.
+        """The first time of a path, or timestep of a scheduler, at or beyond `log_snr_star`.
 
         Args:
             path_or_scheduler: Path, which gives its continuous time in [0, 1] (for an equidistant
@@ -198,9 +198,9 @@ class GAGAStats:
             check_repo_id(name)
         if folder.exists() or not _looks_like_hub_id(name):
             return cls._read(folder, name)
-        wanted = [CONFIG_NAME, TENSORS_NAME]
+        files = [CONFIG_NAME, TENSORS_NAME]
         folder = download(
-            *(name, wanted, _INSTEAD, revision, token, cache_dir, local_files_only, endpoint)
+            name, files, _INSTEAD, revision, token, cache_dir, local_files_only, endpoint
         )
         try:
             return cls._read(folder, name)

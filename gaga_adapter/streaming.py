@@ -83,7 +83,7 @@ def collect(
         )
     processes = sharing_processes(sharing)
     if layout is None:
-        layout, data = _peeked(data, processes)
+        layout, data = _peek(data, processes)
     moments: Moments
     if isinstance(layout, DenseLayout):
         from gaga_adapter.moments.dense import DenseMoments
@@ -99,7 +99,7 @@ def collect(
             progress("moments", done, None)
 
     share = islice(data, processes.index, None, processes.count) if sharing == "deal" else data
-    checked = False
+    is_checked = False
     with processes.in_step(total) as tick:
         for place, batch in enumerate(share):
             number = processes.index + processes.count * place  # in the whole stream
@@ -110,9 +110,9 @@ def collect(
                 if processes.count == 1:
                     raise
                 raise DataError(f"batch {number} of the stream: {error}") from error
-            if not checked and moments.count:
+            if not is_checked and moments.count:
                 make_reference(moments, reference)
-                checked = True
+                is_checked = True
             tick(moments.count)
     if sum(processes.everyones(moments.count)) == 0:
         raise DataError(_NO_DATA)
@@ -155,7 +155,7 @@ def layout_of(batch: Batch) -> Layout:
     return AtomLayout(n_features)
 
 
-def _peeked(data: Iterable[Batch], processes: Processes) -> tuple[Layout, Iterable[Batch]]:
+def _peek(data: Iterable[Batch], processes: Processes) -> tuple[Layout, Iterable[Batch]]:
     """The layout of the first batch, and the same stream from its beginning."""
     batches = iter(data)
     with processes.in_step():  # a failure of one process ends all

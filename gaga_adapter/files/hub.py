@@ -188,8 +188,8 @@ def _reason(error: Exception, endpoint: str | None, token: str | None) -> str:
     ):
         return f"{endpoint or constants.ENDPOINT} was not reached, and no copy is in the cache."
     if status == 401:
-        known = "the token was refused" if token or get_token() else "there is no token"
-        return f"{known}. Run `hf auth login`, or set HF_TOKEN."
+        why = "the token was refused" if token or get_token() else "there is no token"
+        return f"{why}. Run `hf auth login`, or set HF_TOKEN."
     if status == 403:
         return "the token may not write there. Make one that may, or push to your own account."
     if status == 412:

@@ -65,7 +65,7 @@ def _level(a: float, ratio: float) -> Level:
 
 
 class Convention(ABC):
-    """How one scheduler keeps noise levels; subclasses are the ways of doing so.
+    """The way in which one scheduler keeps noise levels; every subclass is one such way.
 
     Args:
         scheduler: Diffusers scheduler, whose grid and tables are read whenever they are asked for.
@@ -93,9 +93,9 @@ class Convention(ABC):
         """The timestep that has this ratio; of a table the nearest one, in log."""
 
     @property
-    @abstractmethod
     def ends(self) -> tuple[float, float]:
-        """Timesteps of the cleanest and of the noisiest level of the training path."""
+        """Timesteps of the cleanest and of the noisiest level: by default, of data and of noise."""
+        return self.timestep_at(0.0), self.timestep_at(math.inf)
 
     @property
     def table(self) -> Tensor | None:
@@ -131,13 +131,13 @@ class Convention(ABC):
             UnsupportedSchedulerError: If there is no rule for that type.
         """
         predictions = self.row.predictions
-        asked = self.scheduler.config.get("prediction_type")
-        rule = predictions.get(asked, predictions.get(None))
-        if rule is None or (asked == "flow_prediction" and not isinstance(self, _Flow)):
-            known = ", ".join(map(str, predictions))
+        kind = self.scheduler.config.get("prediction_type")
+        rule = predictions.get(kind, predictions.get(None))
+        if rule is None or (kind == "flow_prediction" and not isinstance(self, _Flow)):
+            types = ", ".join(map(str, predictions))
             raise UnsupportedSchedulerError(
-                f"{type(self.scheduler).__name__} (prediction_type={asked!r}) has no rule to turn "
-                f"a clean prediction into its model output. Known: {known}"
+                f"{type(self.scheduler).__name__} (prediction_type={kind!r}) has no rule to turn "
+                f"a clean prediction into its model output. Known: {types}"
                 f"{' with use_flow_sigmas=True' if 'flow_prediction' in predictions else ''}."
             )
         return rule
@@ -304,10 +304,6 @@ class _Flow(Convention):
         share: float = self._share(1 / (1 + 1 / ratio) if ratio else 0.0)
         return share * self._steps
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        return self._share(0.0) * self._steps, self._share(1.0) * self._steps
-
     def _share(self, number: Any) -> Any:  # noqa: ANN401 - a float or a tensor
         """From the share of noise to the number that the scheduler has for it, and back."""
         return 1 - number if self.scheduler.config.get("invert_sigmas") else number
@@ -331,10 +327,6 @@ class _DataTime(Convention):
     def timestep_at(self, ratio: float) -> float:
         return 1 / (1 + ratio)
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        return 1.0, 0.0
-
 
 class _QuarterTurn(Convention):
     """`a = cos(pi t / 2)`, `b = sin(pi t / 2)`."""
@@ -350,10 +342,6 @@ class _QuarterTurn(Convention):
 
     def timestep_at(self, ratio: float) -> float:
         return math.atan(ratio / self.scale) / self.turn
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return 0.0, math.pi / 2 / self.turn
 
 
 class _TrigFlow(_QuarterTurn):

@@ -107,8 +107,8 @@ def walk(
     if trained is not None and isinstance(scheduler, GAGAScheduler):
         scheduler.keep_within(trained)
     try:
-        arguments = at.row.grid_arguments(num_inference_steps)
-        scheduler.set_timesteps(num_inference_steps, device=noise.device, **arguments)
+        more = at.row.grid_arguments(num_inference_steps)
+        scheduler.set_timesteps(num_inference_steps, device=noise.device, **more)
     except GAGAError:
         raise
     except ValueError as error:
@@ -133,7 +133,7 @@ def walk(
             if level.log_snr >= Level(1.0, until).log_snr - TOLERANCE:
                 return Walk(seen, *level, n_calls - 1)
         # all that the `step` of some scheduler takes
-        known: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "model_output": network(seen, timestep, at),
             "timestep": timestep,
             "sample": sample,
@@ -144,12 +144,15 @@ def walk(
             "timestep_back": before if clean is not None else None,
         }
         for name in at.row.one_per_row:
-            known[name] = _one_per_row(known[name], len(mask))
-        made = scheduler.step(**{name: known[name] for name in known if name in parameters})
-        sample, clean = made if isinstance(made, tuple) else (made.prev_sample, None)
+            arguments[name] = _one_per_row(arguments[name], len(mask))
+        result = scheduler.step(**{k: v for k, v in arguments.items() if k in parameters})
+        sample, clean = result if isinstance(result, tuple) else (result.prev_sample, None)
         sample, before = project(sample, mask), timestep
         stepped(n_calls)
-    return Walk(sample, *(_end(scheduler, at) if until else Level(1.0, 0.0)), n_calls)
+    level, sigmas = Level(1.0, 0.0), getattr(scheduler, "sigmas", None)
+    if until and sigmas is not None and not at.noise_is_bare:
+        level = at.level(float(sigmas[-1]))  # the solver's smallest sigma, which may not be zero
+    return Walk(sample, *level, n_calls)
 
 
 def _one_per_row(value: Any, n_rows: int) -> Any:  # noqa: ANN401 - a timestep or a generator
@@ -157,14 +160,6 @@ def _one_per_row(value: Any, n_rows: int) -> Any:  # noqa: ANN401 - a timestep o
         seeds = torch.randint(2**62, (n_rows,), generator=value, device=value.device)
         return [torch.Generator(value.device).manual_seed(seed) for seed in seeds.tolist()]
     return value.expand(n_rows) if isinstance(value, Tensor) else value
-
-
-def _end(scheduler: Any, at: Convention) -> Level:  # noqa: ANN401 - any diffusers scheduler
-    """Level of the sample after the last step: clean, or at the solver's smallest sigma."""
-    sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is None or at.noise_is_bare:
-        return Level(1.0, 0.0)
-    return at.level(float(sigmas[-1]))
 
 
 # -- many molecules ------------------------------------------------------------------------------
@@ -176,7 +171,7 @@ class ProgressBar(Protocol):
     total: int
 
     def update(self) -> Any:  # noqa: ANN401 - unused
-        """One network call was made."""
+        """Count one network call."""
 
 
 @dataclass
@@ -188,7 +183,7 @@ class CallCounter:
     done: int = 0
 
     def update(self) -> None:
-        """One network call was made."""
+        """Count one network call."""
         self.done += 1
         self.progress("network calls", self.done, max(self.done, self.total))
 
@@ -236,7 +231,7 @@ def sample_atoms(
     mask = mask_from_sizes(sizes)
     noise = project(torch.randn(*mask.shape, n_channels, generator=generator), mask)
     parts = torch.split(sizes.argsort(stable=True), batch_size)
-    made: list[Tensor] = []
+    molecules: list[Tensor] = []
     with progress_bar(len(parts) * num_inference_steps) as bar:
 
         def stepped(n_calls: int) -> None:
@@ -245,9 +240,9 @@ def sample_atoms(
 
         for rows in parts:
             width = int(sizes[rows].max())
-            made.append(batch(rows, noise[rows, :width], mask[rows, :width], stepped))
-    result = torch.zeros(*mask.shape, made[0].shape[-1])
-    for rows, part in zip(parts, made, strict=True):
+            molecules.append(batch(rows, noise[rows, :width], mask[rows, :width], stepped))
+    result = torch.zeros(*mask.shape, molecules[0].shape[-1])
+    for rows, part in zip(parts, molecules, strict=True):
         result[rows, : part.shape[1]] = part.to(result)
     return result, mask
 

@@ -1,9 +1,9 @@
-"""What a cut has to take along and to repair, for each scheduler class.
+"""One row per scheduler class: what a cut has to take along and to repair.
 
 A truncation cuts the entries beyond t* off the front of everything that is indexed by the step;
 what remains is, to the scheduler, a shorter run. A row of this table says what has to be cut
-together and what has to be brought in line afterwards. Where the levels are, and which classes are
-refused, says the table of the same classes in `noise/conventions.py`.
+together and what has to be brought in line afterwards. The table of the same classes in
+`noise/conventions.py` says where the levels are, and which classes are refused.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Family:
         arrays: Attributes that are indexed by the position in `timesteps` and are cut together.
         steps: Positions in `timesteps` at which a step begins.
         repair: Function that brings in line what a cut to a number of whole steps leaves behind.
-        settle: Function that makes a finer grid, about to be cut, one that the solver steps through
-            exactly.
+        settle: Function that adjusts a finer grid before the cut, so that the solver steps through
+            it exactly.
         least_steps: Shortest run that the solver supports.
         short_run: Number of steps below which a run ends at lower orders. A long grid cut to that
             length is given back to the solver, with its place in it, when the loop begins.
-        explicit: Arguments of `set_timesteps` that name the grid; `True` if data are one entry
-            further.
+        explicit: Arguments of `set_timesteps` that list the grid; `True` if the list leaves out the
+            data, which follow as one more entry.
         noises_by_grid: Whether `add_noise` looks a timestep up in the current grid, not in a table
             or formula.
     """

@@ -42,7 +42,7 @@ class Cut:
         reaches: Whether the first entry left is at or beyond t*.
         before: Timestep of the entry that was cut last, if any.
         place: Number of entries that were cut off.
-        whole: Attributes before the cut, where the solver is to have them back.
+        whole: Attributes before the cut, if the solver is to have them back.
     """
 
     level: Level
@@ -100,7 +100,7 @@ class GridMaker:
 
         `memory` holds the results of earlier searches, by their arguments.
         """
-        named = {
+        entry_lists = {
             name: value
             for name, value in self._call.arguments.items()
             if name in ("sigmas", "timesteps") and value is not None
@@ -109,24 +109,24 @@ class GridMaker:
         n_steps = len(self._ratios())
         if self._n_steps_beyond() == n_steps:  # the grid begins at t*, or does not get there
             return self._cut(n_steps, is_whole=True)
-        if named:
-            self._resample(named, n_steps)
+        if entry_lists:
+            self._resample(entry_lists, n_steps)
             return self._cut(n_steps, is_whole=False)
-        _, *given = self._call.arguments.items()  # without the scheduler itself
-        key = (n_steps, self._log_snr_star, self._trained, repr(given))
+        _, *arguments = self._call.arguments.items()  # without the scheduler itself
+        key = (n_steps, self._log_snr_star, self._trained, repr(arguments))
         config = self.scheduler._internal_dict  # other numbers of steps may change it
-        known = memory.get(key)
-        if known is not None:
-            self._refine(known.n_fine)
+        finest = memory.get(key)
+        if finest is not None:
+            self._refine(finest.n_fine)
         # a remembered grid is another one if the scheduler has been changed since
-        if known is None or self._n_steps_beyond() != known.n_beyond:
-            memory[key] = known = self._finest(n_steps)
-            self._refine(known.n_fine)
+        if finest is None or self._n_steps_beyond() != finest.n_beyond:
+            memory[key] = finest = self._finest(n_steps)
+            self._refine(finest.n_fine)
         self.scheduler._internal_dict = config
-        return self._cut(self._n_trained(n_steps), is_whole=known.n_fine == n_steps)
+        return self._cut(self._n_trained(n_steps), is_whole=finest.n_fine == n_steps)
 
     def _make_with(self, **changed: Any) -> None:  # noqa: ANN401 - arguments of the scheduler
-        """The scheduler's own grid, for the arguments of the call but for those that change."""
+        """Make the scheduler's own grid for the arguments of the call, some of them changed."""
         call = inspect.BoundArguments(self._call.signature, {**self._call.arguments, **changed})
         self._make(*call.args, **call.kwargs)
 
@@ -149,8 +149,8 @@ class GridMaker:
 
     def _n_trained(self, n_steps: int) -> int:
         """Number of the last `n_steps` steps that begin where the network was trained."""
-        known = log_snr(self._ratios()) >= self._trained - TOLERANCE
-        return min(n_steps, int(known.sum()))
+        is_trained = log_snr(self._ratios()) >= self._trained - TOLERANCE
+        return min(n_steps, int(is_trained.sum()))
 
     def _cut(self, n_steps: int, is_whole: bool, keep_whole: bool = False) -> Cut:
         """Drop everything before the last `n_steps` steps."""
@@ -180,7 +180,7 @@ class GridMaker:
     # -- finer grids ----------------------------------------------------------------------------
 
     def _refine(self, n_steps: int) -> None:
-        """The scheduler's own grid for another number of steps."""
+        """Make the scheduler's own grid for another number of steps."""
         self._make_with(num_inference_steps=n_steps)
         self.family.settle(self.scheduler)
 
@@ -216,9 +216,9 @@ class GridMaker:
                 guess = math.ceil(best.n_fine * (n_steps + 1) / best.n_beyond)
         return best
 
-    def _resample(self, named: dict[str, Any], n_steps: int) -> None:
+    def _resample(self, entry_lists: dict[str, Any], n_steps: int) -> None:
         """Replace the lists that the caller gave by as many entries from t* on."""
-        unknown = set(named) - set(self.family.explicit)
+        unknown = set(entry_lists) - set(self.family.explicit)
         if unknown:
             raise TruncationError(
                 f"cannot respace the {', '.join(unknown)} given to "
@@ -228,38 +228,38 @@ class GridMaker:
         low, high = 0.0, float(n_steps - 1)
         for _ in range(40):
             middle = (low + high) / 2
-            self._make_resampled(named, middle)
+            self._make_resampled(entry_lists, middle)
             reached = self._is_beyond(self._ratios()[0])
             low, high = (middle, high) if reached else (low, middle)
-        self._make_resampled(named, low)
+        self._make_resampled(entry_lists, low)
 
-    def _make_resampled(self, named: dict[str, Any], position: float) -> None:
-        """The grid with each list resampled from a (fractional) entry to its end."""
-        lists = {
-            name: _resampled(values, position, self.family.explicit[name])
-            for name, values in named.items()
+    def _make_resampled(self, entry_lists: dict[str, Any], position: float) -> None:
+        """Make the grid with each list resampled from a (fractional) entry to its end."""
+        new = {
+            name: _resample_list(values, position, self.family.explicit[name])
+            for name, values in entry_lists.items()
         }
-        if not all(bool(np.all(np.diff(x) < 0) | np.all(np.diff(x) > 0)) for x in lists.values()):
+        if not all(bool(np.all(np.diff(x) < 0) | np.all(np.diff(x) > 0)) for x in new.values()):
             raise TruncationError(
                 f"there are not enough timesteps below t* for the entries given to "
                 f'{type(self.scheduler).__name__}. Give fewer, or use spacing="suffix".'
             )
-        self._make_with(**{name: _like(named[name], values) for name, values in lists.items()})
+        self._make_with(**{name: _like(entry_lists[name], values) for name, values in new.items()})
 
 
-def _resampled(values: Any, position: float, data_follow: bool) -> np.ndarray[Any, Any]:  # noqa: ANN401
+def _resample_list(values: Any, position: float, data_follow: bool) -> np.ndarray[Any, Any]:  # noqa: ANN401
     """As many entries of a list, linear in the index, from a fractional entry to the end.
 
     The end is one index further, at zero, if the scheduler appends the data by itself.
     """
-    known = np.asarray(values, dtype=np.float64)
-    count = len(known)
+    old = np.asarray(values, dtype=np.float64)
+    count = len(old)
     if data_follow:
-        known = np.append(known, 0.0)
+        old = np.append(old, 0.0)
         index = np.linspace(position, count, count + 1)[:-1]
     else:
         index = np.linspace(position, count - 1, count)
-    fresh = np.interp(index, np.arange(len(known)), known)
+    fresh = np.interp(index, np.arange(len(old)), old)
     if np.issubdtype(np.asarray(values).dtype, np.integer):
         fresh = np.concatenate([np.ceil(fresh[:1]), fresh[1:].round()])
     return fresh

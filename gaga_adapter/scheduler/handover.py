@@ -24,7 +24,7 @@ is not noise and stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gaga_adapter.errors import HandoverError
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.scheduler.grid import Cut
 
 #: Unit noise has a root mean square of one; beyond this factor the loop itself has scaled it.
 SCALED = 2.0
@@ -88,9 +89,8 @@ class Start:
         noise_scale: Standard deviation that the loop gives to its unit noise by itself.
         first: Timestep of the first entry.
         lead: Extra timestep before it, if there is one.
-        is_truncated: Whether entries were cut off, or the grid is finer.
-        place: Index of the first entry in `whole`.
-        whole: Grid before the cut, for solvers that are to have it back when the loop begins.
+        cut: Result of the truncation, with the grid before it for solvers that are to have that
+            back when the loop begins.
         awaits_lead: Whether the loop may still come to the extra timestep.
         is_extended: Whether the extra timestep stands in `scheduler.timesteps`.
         is_placed: Whether the solver has its place in the whole grid.
@@ -105,9 +105,7 @@ class Start:
     noise_scale: float
     first: float
     lead: float | None
-    is_truncated: bool
-    place: int = 0
-    whole: Mapping[str, Any] | None = None
+    cut: Cut
     awaits_lead: bool = False
     is_extended: bool = False
     is_placed: bool = False

@@ -134,10 +134,8 @@ class TruncatedRun:
         maker = GridMaker(
             self, make, call, truncation.log_snr_star, truncation.options.trained_log_snr
         )
-        if truncation.options.spacing == "suffix":
-            cut = maker.suffix()
-        else:
-            cut = maker.respace(self._gaga_finest)
+        is_suffix = truncation.options.spacing == "suffix"
+        cut = maker.suffix() if is_suffix else maker.respace(self._gaga_finest)
         self._gaga_start = None
         self._gaga_intercepts = not (cut.is_whole and truncation.reference.kind == "unit")
         self._gaga_left = 0 if self._gaga_intercepts else _UNBOUNDED
@@ -159,9 +157,7 @@ class TruncatedRun:
             noise_scale=maker.convention.row.noise_scale(self),
             first=float(timesteps[0]),
             lead=lead,
-            is_truncated=not cut.is_whole,
-            place=cut.place,
-            whole=cut.whole,
+            cut=cut,
             awaits_lead=lead is not None,
             is_extended=lead is not None,
         )
@@ -228,15 +224,15 @@ class TruncatedRun:
         self._gaga_drop_lead()
         start.awaits_lead = False
         n_entries = len(self.timesteps)
-        place = 0
-        if start.whole is not None:
-            place, n_entries = start.place, len(start.whole["timesteps"]) - start.place
-            for name, array in start.whole.items():
+        place, whole = 0, start.cut.whole
+        if whole is not None:
+            place, n_entries = start.cut.place, len(whole["timesteps"]) - start.cut.place
+            for name, array in whole.items():
                 setattr(self, name, array)
         if getattr(self, "_begin_index", 0) is None and self.step_index is None:
             if timestep == start.first:
                 self._begin_index = place
-        elif start.whole is not None and self.step_index is None and not start.is_placed:
+        elif whole is not None and self.step_index is None and not start.is_placed:
             self._begin_index += place
         start.is_placed = True
         return n_entries
@@ -271,7 +267,7 @@ class TruncatedRun:
         begin(self, begin_index)
 
     def _gaga_warn_inside(self, start: Start) -> None:
-        if start.is_truncated:
+        if not start.cut.is_whole:
             warnings.warn(
                 "this loop starts inside of a truncated grid, from noised data: its sample stays "
                 "as it is, and a strength counts from t*, not from pure noise. For the whole path "
@@ -312,8 +308,8 @@ class TruncatedRun:
         ratios = [convention.ratio_at(t) for t in timesteps.flatten().tolist()]
         levels = torch.tensor([convention.level(r) for r in ratios], dtype=torch.float64)
         a, b = levels.to(data).mT.reshape(2, -1, *([1] * (data.ndim - 1)))
-        noised: Tensor = a * data + b * noise
-        return noised
+        result: Tensor = a * data + b * noise
+        return result
 
     def _gaga_watch(self, sample: Tensor) -> Tensor:
         start = self._gaga_start
@@ -333,7 +329,7 @@ def _number(timestep: Any) -> float | None:  # noqa: ANN401 - whatever a loop pa
 
 
 def _lead(timesteps: Tensor, before: float | None) -> float:
-    """The extra timestep: the entry cut off last, else some value that is not in the grid."""
+    """The extra timestep: the last entry that was cut off, else some value not in the grid."""
     taken = set(timesteps.tolist())
     if before is not None and before not in taken:
         return before

@@ -34,7 +34,7 @@ from gaga_adapter.scheduler.options import (
     plain_class,
     scheduler_folder,
 )
-from gaga_adapter.scheduler.run import TruncatedRun, Truncation
+from gaga_adapter.scheduler.run import Args, Method, Named, TruncatedRun, Truncation
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import check_trained, trained_log_snr
 
@@ -152,12 +152,12 @@ class GAGAScheduler(TruncatedRun):
             stats = GAGAStats.from_pretrained(
                 stats, token=token, cache_dir=cache, local_files_only=local_files_only
             )
-        given = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
-        named: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        return cls._gaga_truncated(base, stats, replace(options or Options(), **named))
+        new = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
+        changes: dict[str, Any] = {k: v for k, v in new.items() if v is not None}
+        return cls._gaga_truncate(base, stats, replace(options or Options(), **changes))
 
     @classmethod
-    def _gaga_truncated(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
+    def _gaga_truncate(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
         """A truncated copy of a scheduler."""
         convention_of(base)
         result = empty(base._gaga_base if isinstance(base, GAGAScheduler) else type(base))
@@ -223,8 +223,8 @@ class GAGAScheduler(TruncatedRun):
         Raises:
             TruncationError: If the scheduler's path never gets that noisy.
         """
-        asked = self._gaga_truncation().options.t_star
-        return first_timestep(self, self.log_snr_star) if asked is None else asked
+        option = self._gaga_truncation().options.t_star
+        return first_timestep(self, self.log_snr_star) if option is None else option
 
     @property
     def spacing(self) -> str:
@@ -325,7 +325,7 @@ class GAGAScheduler(TruncatedRun):
         """Become the pipeline's scheduler, and map the first input of its network.
 
         No pipeline then needs an extra network call. Copies and saved schedulers are not attached.
-        A network whose checkpoint says how far it was trained is not called beyond.
+        If the checkpoint of the network says how far it was trained, no run starts beyond.
 
         Args:
             pipe: Pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
@@ -356,17 +356,17 @@ _GENERATED: dict[type[Any], type[Any]] = {}
 def generated_class(base: type[Any]) -> type[Any]:
     """`class GAGA<Base>(GAGAScheduler, Base)`, made once per base."""
     if base not in _GENERATED:
-        wrapped = {
-            name: _wrapped(getattr(base, name), handler)
+        methods = {
+            name: _wrap(getattr(base, name), handler)
             for name, handler in _HANDLERS.items()
             if hasattr(base, name)
         }
         body = {
-            **wrapped,
+            **methods,
             "__doc__": f"`{base.__name__}`, cut at t* and started from the fitted Gaussian.",
             "__module__": __package__,
             "_gaga_base": base,
-            "_gaga_signatures": {n: inspect.signature(getattr(base, n)) for n in wrapped},
+            "_gaga_signatures": {n: inspect.signature(getattr(base, n)) for n in methods},
         }
         _GENERATED[base] = type(PREFIX + base.__name__, (GAGAScheduler, base), body)
     return _GENERATED[base]
@@ -386,7 +386,7 @@ def class_named(name: str) -> type[Any]:
     return generated_class(base)
 
 
-def _wrapped(method: Callable[..., Any], handler: Callable[..., Any] | None) -> Callable[..., Any]:
+def _wrap(method: Method, handler: Callable[..., Any] | None) -> Method:
     """A method of the base that goes through ours; `step` only until a run is under way."""
 
     @functools.wraps(method)
@@ -405,12 +405,7 @@ def _wrapped(method: Callable[..., Any], handler: Callable[..., Any] | None) -> 
     return step if handler is None else other
 
 
-def _make_grid(
-    scheduler: GAGAScheduler,
-    make: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> None:
+def _make_grid(scheduler: GAGAScheduler, make: Method, args: Args, kwargs: Named) -> None:
     """`set_timesteps`: the base's grid, cut; and how many network calls a loop over it makes.
 
     The network is not called for the tail, nor where RePaint goes back up.

@@ -95,8 +95,7 @@ class Levels:
         for place in range(0, seen.shape[1], 4096):  # bounds the memory of the table of values
             part = seen[:, place : place + 4096, None]
             log_p = (-0.5 * ((part - values) / sigma).square()).log_softmax(-1)
-            chosen = log_p.gather(-1, own[:, place : place + 4096, None])
-            total -= chosen.sum((1, 2))
+            total -= log_p.gather(-1, own[:, place : place + 4096, None]).sum((1, 2))
         return total
 
 

@@ -104,7 +104,7 @@ class OfNormal:
 
     def quantile(self, u: Tensor) -> Tensor:
         """The cut quantile function."""
-        # Off 0 and 1, where the normal number is infinite; the second is t* itself if it is cut.
+        # Stay off 0 and 1, where the normal number is infinite; at 1 a law that is cut has t*.
         inside = (u * self._share()).clamp(1e-12, 1 - 1e-12)
         t = self.of_normal(self.mean + self.std * torch.special.ndtri(inside))
         return t.clamp(max=self.end)
