@@ -35,19 +35,12 @@ _NO_DATA = "no data: the stream was empty. Pass at least one batch."
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """Result of one pass.
-
-    Attributes:
-        layout: Meaning of the channels.
-        moments: Moments of all items.
-        x: Uniform sample of the items (n, ...).
-        mask: Real atoms of sampled molecules (n, N), bool; `None` for dense data.
-    """
+    """Result of one pass."""
 
     layout: Layout
-    moments: Moments
-    x: Tensor
-    mask: Tensor | None
+    moments: Moments  # moments of all items
+    x: Tensor  # uniform sample of the items (n, ...)
+    mask: Tensor | None  # real atoms of sampled molecules (n, N), bool; `None` for dense data
 
 
 def sharing_processes(sharing: Sharing) -> Processes:

@@ -129,11 +129,7 @@ def _write(
 
 
 def _read(
-    module: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    metadata: dict[str, Any],
-    *rest: object,
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: object
 ) -> None:
     record = module.__dict__.get(_RECORD)
     if record is not None:

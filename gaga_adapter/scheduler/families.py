@@ -25,31 +25,23 @@ def _whole_steps(scheduler: Scheduler) -> Tensor:
 
 @dataclass(frozen=True)
 class Family:
-    """How one kind of scheduler is truncated.
+    """How one kind of scheduler is truncated."""
 
-    Attributes:
-        arrays: Attributes that are indexed by the position in `timesteps` and are cut together.
-        steps: Positions in `timesteps` at which a step begins.
-        repair: Function that brings in line what a cut to a number of whole steps leaves behind.
-        settle: Function that adjusts a finer grid before the cut, so that the solver steps through
-            it exactly.
-        least_steps: Shortest run that the solver supports.
-        short_run: Number of steps below which a run ends at lower orders. A long grid cut to that
-            length is given back to the solver, with its place in it, when the loop begins.
-        explicit: Arguments of `set_timesteps` that list the grid; `True` if the list leaves out the
-            data, which follow as one more entry.
-        noises_by_grid: Whether `add_noise` looks a timestep up in the current grid, not in a table
-            or formula.
-    """
-
+    #: Attributes that are indexed by the position in `timesteps` and are cut together.
     arrays: tuple[str, ...] = ("timesteps", "sigmas")
+    #: Positions in `timesteps` at which a step begins.
     steps: Callable[[Scheduler], Tensor] = _whole_steps
+    #: Function that brings in line what a cut to a number of whole steps leaves behind.
     repair: Callable[[Scheduler, int], None] = lambda scheduler, n_steps: None
+    #: Function that adjusts a finer grid before the cut, so that the solver's steps land on it.
     settle: Callable[[Scheduler], None] = lambda scheduler: None
-    least_steps: Callable[[Scheduler], int] = lambda scheduler: 1
+    least_steps: Callable[[Scheduler], int] = lambda scheduler: 1  # shortest run of the solver
+    #: Number of steps below which a run ends at lower orders. A long grid that is cut to such a
+    #: length is given back to the solver, with its place in it, when the loop begins.
     short_run: int = 0
+    #: Arguments of `set_timesteps` that list the grid; `True` if the data follow after the list.
     explicit: Mapping[str, bool] = field(default_factory=dict)
-    noises_by_grid: bool = False
+    noises_by_grid: bool = False  # whether `add_noise` looks a timestep up in the current grid
 
 
 # -- what a cut leaves behind ----------------------------------------------------------------------

@@ -34,58 +34,39 @@ FINEST = 1 << 17
 
 @dataclass(frozen=True)
 class Cut:
-    """Result of a truncation.
+    """Result of a truncation."""
 
-    Attributes:
-        level: Level of the first entry left, where the reference is taken.
-        is_whole: Whether the grid is the scheduler's own for this call, neither cut nor respaced.
-        reaches: Whether the first entry left is at or beyond t*.
-        before: Timestep of the entry that was cut last, if any.
-        place: Number of entries that were cut off.
-        whole: Attributes before the cut, if the solver is to have them back.
-    """
-
-    level: Level
-    is_whole: bool
-    reaches: bool
-    before: float | None
-    place: int
-    whole: Mapping[str, Any] | None
+    level: Level  # level of the first entry left, where the reference is taken
+    is_whole: bool  # whether the grid is the scheduler's own, neither cut nor respaced
+    reaches: bool  # whether the first entry left is at or beyond t*
+    before: float | None  # timestep of the last entry that was cut off, if any
+    place: int  # number of entries that were cut off
+    whole: Mapping[str, Any] | None  # attributes before the cut, if the solver gets them back
 
 
 class Finest(NamedTuple):
-    """The finest grid for a number of steps: all of its steps, and those from t* on."""
+    """The finest grid for a number of steps."""
 
-    n_fine: int
-    n_beyond: int
+    n_fine: int  # number of all its steps
+    n_beyond: int  # number of its steps from t* on
 
 
+@dataclass
 class GridMaker:
-    """Calls the scheduler's own `set_timesteps`, and cuts what it made.
+    """Calls the scheduler's own `set_timesteps`, and cuts the grid in place."""
 
-    Args:
-        scheduler: Scheduler to be truncated in place.
-        make: Its class's own `set_timesteps`, unbound.
-        call: Arguments of the caller.
-        log_snr_star: Characteristic log-SNR.
-        trained_log_snr: Level beyond which the network was not trained, so that no step begins
-            there: the run starts at the noisiest entry within, if that is closer to the data.
-    """
+    scheduler: Scheduler
+    make: Callable[..., None]  # `set_timesteps` of the scheduler's own class, unbound
+    call: inspect.BoundArguments  # arguments of the caller
+    log_snr_star: float
+    #: Level beyond which the network was not trained, so that no step begins there: the run starts
+    #: at the noisiest entry within, if that is closer to the data.
+    trained_log_snr: float | None
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        make: Callable[..., None],
-        call: inspect.BoundArguments,
-        log_snr_star: float,
-        trained_log_snr: float | None = None,
-    ) -> None:
-        self.scheduler = scheduler
-        self.family = family_of(scheduler)
-        self.convention = convention_of(scheduler)
-        self._make, self._call = make, call
-        self._log_snr_star = log_snr_star
-        self._trained = -math.inf if trained_log_snr is None else trained_log_snr
+    def __post_init__(self) -> None:
+        self.family = family_of(self.scheduler)
+        self.convention = convention_of(self.scheduler)
+        self.limit = -math.inf if self.trained_log_snr is None else self.trained_log_snr
 
     # -- the two spacings -------------------------------------------------------------------------
 
@@ -102,7 +83,7 @@ class GridMaker:
         """
         entry_lists = {
             name: value
-            for name, value in self._call.arguments.items()
+            for name, value in self.call.arguments.items()
             if name in ("sigmas", "timesteps") and value is not None
         }
         self._make_with()
@@ -112,8 +93,8 @@ class GridMaker:
         if entry_lists:
             self._resample(entry_lists, n_steps)
             return self._cut(n_steps, is_whole=False)
-        _, *arguments = self._call.arguments.items()  # without the scheduler itself
-        key = (n_steps, self._log_snr_star, self._trained, repr(arguments))
+        _, *arguments = self.call.arguments.items()  # without the scheduler itself
+        key = (n_steps, self.log_snr_star, self.limit, repr(arguments))
         config = self.scheduler._internal_dict  # other numbers of steps may change it
         finest = memory.get(key)
         if finest is not None:
@@ -127,8 +108,8 @@ class GridMaker:
 
     def _make_with(self, **changed: Any) -> None:  # noqa: ANN401 - arguments of the scheduler
         """Make the scheduler's own grid for the arguments of the call, some of them changed."""
-        call = inspect.BoundArguments(self._call.signature, {**self._call.arguments, **changed})
-        self._make(*call.args, **call.kwargs)
+        call = inspect.BoundArguments(self.call.signature, {**self.call.arguments, **changed})
+        self.make(*call.args, **call.kwargs)
 
     # -- reading the grid -----------------------------------------------------------------------
 
@@ -138,18 +119,18 @@ class GridMaker:
         return ratios[: len(ratios) - self.convention.row.tail]
 
     def _is_beyond(self, ratio: Tensor) -> bool:
-        return bool(is_beyond(log_snr(ratio), self._log_snr_star))
+        return bool(is_beyond(log_snr(ratio), self.log_snr_star))
 
     def _n_steps_beyond(self) -> int:
         """Steps that remain when the first is the last one at or beyond t*."""
         ratios = self._ratios()
-        n_closer = first_beyond(log_snr(ratios).flip(0), self._log_snr_star)
+        n_closer = first_beyond(log_snr(ratios).flip(0), self.log_snr_star)
         least = self.family.least_steps(self.scheduler)
         return min(max(self._n_trained(n_closer + 1), least), len(ratios))
 
     def _n_trained(self, n_steps: int) -> int:
         """Number of the last `n_steps` steps that begin where the network was trained."""
-        is_trained = log_snr(self._ratios()) >= self._trained - TOLERANCE
+        is_trained = log_snr(self._ratios()) >= self.limit - TOLERANCE
         return min(n_steps, int(is_trained.sum()))
 
     def _cut(self, n_steps: int, is_whole: bool, keep_whole: bool = False) -> Cut:
@@ -166,7 +147,7 @@ class GridMaker:
         if not is_whole:
             self.family.repair(scheduler, n_steps)
         # a noisier entry was there, and the network was not trained at it
-        is_limited = n_dropped > 0 and log_snr(ratios[n_dropped - 1]) < self._trained - TOLERANCE
+        is_limited = n_dropped > 0 and log_snr(ratios[n_dropped - 1]) < self.limit - TOLERANCE
         is_shortened = n_steps < self.family.short_run <= len(ratios)
         return Cut(
             level=self.convention.level(float(ratios[n_dropped])),

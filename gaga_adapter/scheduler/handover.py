@@ -45,23 +45,14 @@ _MULTIPLY = "multiply the noise by scheduler.init_noise_sigma after set_timestep
 
 @dataclass(frozen=True)
 class Handover:
-    """Where one mode takes the noise of a loop, and what to do if the loop never comes there.
-
-    Attributes:
-        name: Name of the mode.
-        advice: Sentence for the user whose loop hands nothing over.
-        takes_init: Whether `init_noise_sigma` maps.
-        takes_scale: Whether the first input of the network is mapped.
-        leads_bare: Whether the grid gets one more timestep where the loop may have no other place.
-        leads_always: Whether it gets that timestep everywhere.
-    """
+    """Where one mode takes the noise of a loop, and what to do if the loop never comes there."""
 
     name: str
-    advice: str
-    takes_init: bool = False
-    takes_scale: bool = False
-    leads_bare: bool = False
-    leads_always: bool = False
+    advice: str  # for the user whose loop hands nothing over
+    takes_init: bool = False  # whether `init_noise_sigma` maps
+    takes_scale: bool = False  # whether the first input of the network is mapped
+    leads_bare: bool = False  # whether the grid gets a timestep more if the loop takes bare noise
+    leads_always: bool = False  # whether the grid gets one more timestep in every loop
 
     def leads(self, noise_is_bare: bool) -> bool:
         """Whether the grid gets one more timestep at the front."""
@@ -82,38 +73,21 @@ HANDOVERS: dict[str, Handover] = {
 
 @dataclass
 class Start:
-    """The start of one run, between `set_timesteps` and its first step.
+    """The start of one run, between `set_timesteps` and its first step."""
 
-    Attributes:
-        reference: Gaussian at the level of the first entry.
-        noise_scale: Standard deviation that the loop gives to its unit noise by itself.
-        first: Timestep of the first entry.
-        lead: Extra timestep before it, if there is one.
-        cut: Result of the truncation, with the grid before it for solvers that are to have that
-            back when the loop begins.
-        awaits_lead: Whether the loop may still come to the extra timestep.
-        is_extended: Whether the extra timestep stands in `scheduler.timesteps`.
-        is_placed: Whether the solver has its place in the whole grid.
-        is_mapped: Whether the sample has been mapped by `init_noise_sigma` or the extra timestep.
-        is_data: Whether the loop starts from noised data.
-        has_run: Whether a run has begun from here.
-        noise: Unit noise that the network saw mapped; the sample itself is still to be mapped.
-        shown: Result of the mapping, for the network or by `init_noise_sigma`.
-    """
-
-    reference: ReferenceGaussian
-    noise_scale: float
-    first: float
-    lead: float | None
-    cut: Cut
-    awaits_lead: bool = False
-    is_extended: bool = False
-    is_placed: bool = False
-    is_mapped: bool = False
-    is_data: bool = False
-    has_run: bool = False
-    noise: Tensor | None = None
-    shown: Tensor | None = None
+    reference: ReferenceGaussian  # Gaussian at the level of the first entry
+    noise_scale: float  # standard deviation that the loop gives to its unit noise by itself
+    first: float  # timestep of the first entry
+    lead: float | None  # extra timestep before the first entry, if there is one
+    cut: Cut  # the truncation, with the whole grid for solvers that get it back in the loop
+    awaits_lead: bool = False  # whether the loop may still come to the extra timestep
+    is_extended: bool = False  # whether the extra timestep stands in `scheduler.timesteps`
+    is_placed: bool = False  # whether the solver has its place in the whole grid
+    is_mapped: bool = False  # whether `init_noise_sigma` or the extra timestep mapped the sample
+    is_data: bool = False  # whether the loop starts from noised data
+    has_run: bool = False  # whether a run has begun from here
+    noise: Tensor | None = None  # unit noise, if the network saw it mapped and the sample is not
+    shown: Tensor | None = None  # result of the mapping, for the network or `init_noise_sigma`
 
     @property
     def is_settled(self) -> bool:

@@ -28,21 +28,13 @@ PREFIX = "GAGA"
 
 @dataclass(frozen=True)
 class Options:
-    """How a scheduler is truncated.
+    """How a scheduler is truncated."""
 
-    Attributes:
-        t_star: First timestep, in the scheduler's units; `None` follows the statistics.
-        spacing: Layout of the grid, `suffix` or `respace`, see `grid.py`.
-        reference: Kind of the Gaussian start, as in `GAGAStats.reference`.
-        handover: Way of the start into the loop, see `handover.py`.
-        trained_log_snr: Noisiest level at which the network was trained; `None` for the whole path.
-    """
-
-    t_star: float | None = None
-    spacing: str = "suffix"
-    reference: str = "auto"
-    handover: str = "auto"
-    trained_log_snr: float | None = None
+    t_star: float | None = None  # first timestep, in the scheduler's units, if not the fitted one
+    spacing: str = "suffix"  # layout of the grid, see `grid.py`
+    reference: str = "auto"  # kind of the Gaussian start, as in `GAGAStats.reference`
+    handover: str = "auto"  # way of the start into the loop, see `handover.py`
+    trained_log_snr: float | None = None  # noisiest level in training, if not the whole path
 
     def __post_init__(self) -> None:
         for what, allowed in (("spacing", SPACINGS), ("handover", tuple(HANDOVERS))):

@@ -46,18 +46,12 @@ class Truncation:
     """The statistics and options of one scheduler, and what follows from them.
 
     Immutable, so that copies of the scheduler share it.
-
-    Attributes:
-        stats: Fitted statistics.
-        options: Options of the user.
-        log_snr_star: Log-SNR at or below which the last entry of the grid is the start of a run.
-        reference: Gaussian start, at the level of the data.
     """
 
     stats: GAGAStats
     options: Options
-    log_snr_star: float
-    reference: ReferenceGaussian
+    log_snr_star: float  # a run starts at the last entry of the grid at or below this log-SNR
+    reference: ReferenceGaussian  # Gaussian start, at the level of the data
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Truncation:
         return self

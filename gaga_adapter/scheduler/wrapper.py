@@ -127,7 +127,6 @@ class GAGAScheduler(TruncatedRun):
             StatsMismatchError: If the reference is unknown or finer than what was fitted.
         """
         options: Options | None = None
-        cache = None if cache_dir is None else str(cache_dir)
         if isinstance(base, str | Path):
             if isinstance(stats, str) and (Path(base) / stats / CONFIG_NAME).is_file():
                 raise ArtefactError(
@@ -135,7 +134,7 @@ class GAGAScheduler(TruncatedRun):
                     f"Pass subfolder={stats!r}."
                 )
             folder = scheduler_folder(
-                str(base), subfolder, revision, token, cache, local_files_only
+                str(base), subfolder, revision, token, cache_dir, local_files_only
             )
             options = Options.load(folder)
             stats = folder if stats is None and options is not None else stats
@@ -150,7 +149,7 @@ class GAGAScheduler(TruncatedRun):
             )
         if not isinstance(stats, GAGAStats):
             stats = GAGAStats.from_pretrained(
-                stats, token=token, cache_dir=cache, local_files_only=local_files_only
+                stats, token=token, cache_dir=cache_dir, local_files_only=local_files_only
             )
         new = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
         changes: dict[str, Any] = {k: v for k, v in new.items() if v is not None}
