@@ -18,11 +18,7 @@ from gaga_adapter.noise.levels import first_beyond, is_beyond
 
 
 def t_star(scheduler: Scheduler, log_snr_star: float) -> float:
-    """First training timestep whose SNR is at most `exp(log_snr_star)`, in the scheduler's units.
-
-    Raises:
-        TruncationError: If the scheduler's path never gets that noisy.
-    """
+    """First training timestep at or beyond `log_snr_star`, in the scheduler's own units."""
     convention = convention_of(scheduler)
     clean, noisy = convention.ends
     most = convention.seen_level(noisy).log_snr
@@ -57,11 +53,7 @@ def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
 
 
 def training_timesteps(scheduler: Scheduler, log_snr_star: float) -> Tensor:
-    """Training timesteps (K,) from data to t*: integers of a table, floats of a flow's own table.
-
-    Raises:
-        UnsupportedSchedulerError: If the scheduler trains on continuous noise levels.
-    """
+    """Training timesteps (K,) from data to t*: integers of a table, or floats of a flow's."""
     last = t_star(scheduler, log_snr_star)
     name = type(scheduler).__name__
     convention = convention_of(scheduler)
