@@ -25,7 +25,7 @@ from provenance import provenance
 
 from gaga_adapter import GAGAStats, named_path
 from gaga_adapter.criteria import Certificate, CriterionCurve, as_denoiser
-from gaga_adapter.criteria.certificate.criterion import discarded
+from gaga_adapter.criteria.certificate.criterion import discarded_nats
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.molecules.encoding import encode
@@ -68,7 +68,7 @@ def judged(curve: CriterionCurve, stats: GAGAStats, path: GaussianPath) -> dict[
         t_star = 1000 * float(path.time_at_log_snr(select(curve).log_snr_star))
     except TruncationError:
         t_star = None
-    value, error = discarded(curve, stats.log_snr_star)
+    value, error = discarded_nats(curve, stats.log_snr_star)
     return curve.to_dict() | {
         "t_star": t_star,
         "discarded": {"log_snr_star": stats.log_snr_star, "value": value, "std_error": error},

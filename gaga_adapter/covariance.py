@@ -8,7 +8,7 @@ batch, so the covariances of many molecules are one object.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +61,7 @@ class EigenCovariance:
     Attributes:
         basis: Orthonormal columns U (..., D, R) with R <= D.
         eigenvalues: Eigenvalues l (..., R), non-negative.
-        residual: Variance r (...) along each of the D - R directions left; unused if R = D.
+        residual: Variance r (...) along each of the other D - R directions; unused if R = D.
     """
 
     basis: Tensor
@@ -76,7 +76,7 @@ class EigenCovariance:
 
     @property
     def n_rest(self) -> int:
-        """Number of directions outside of the basis, D - R."""
+        """Number D - R of directions outside of the basis."""
         return int(self.basis.shape[-2] - self.basis.shape[-1])
 
     def affine(self, a: float, b: float) -> EigenCovariance:
@@ -85,17 +85,13 @@ class EigenCovariance:
             self.basis, a**2 * self.eigenvalues + b**2, a**2 * self.residual + b**2
         )
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> EigenCovariance:
+        """The same change of each tensor, such as a move or the choice of some of a batch."""
+        return EigenCovariance(change(self.basis), change(self.eigenvalues), change(self.residual))
+
     def to(self, device: torch.device, dtype: torch.dtype = torch.float64) -> EigenCovariance:
         """The same covariance elsewhere."""
-        return EigenCovariance(
-            self.basis.to(device, dtype),
-            self.eigenvalues.to(device, dtype),
-            self.residual.to(device, dtype),
-        )
-
-    def take(self, index: Tensor) -> EigenCovariance:
-        """Some members of a batch, by index along its first axis."""
-        return EigenCovariance(self.basis[index], self.eigenvalues[index], self.residual[index])
+        return self.map(lambda tensor: tensor.to(device, dtype))
 
     @classmethod
     def cat(cls, parts: Sequence[EigenCovariance]) -> EigenCovariance:

@@ -34,9 +34,5 @@ def atomic_number(symbol: str) -> int:
 
 
 def atomic_numbers(symbols: Iterable[str]) -> tuple[int, ...]:
-    """Atomic numbers of several chemical symbols.
-
-    Raises:
-        DataError: If there is no such element.
-    """
+    """Atomic numbers of several chemical symbols; see `atomic_number`."""
     return tuple(atomic_number(symbol) for symbol in symbols)

@@ -34,7 +34,7 @@ class HandoverError(GAGAError, RuntimeError):
 
 
 class UnsupportedModelError(GAGAError, TypeError):
-    """A model that no adapter knows how to patch, or that gives no prediction of its input."""
+    """A model that no adapter can patch, or that does not predict the clean data from its input."""
 
 
 class ArtefactError(GAGAError, ValueError):

@@ -18,29 +18,16 @@ _MIX_2 = 0x94D049BB133111EB - 2**64
 
 
 def splitmix64(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser: a bijection of 64-bit integers that flips each bit with odds 1/2.
-
-    Args:
-        x: Integers of any shape, int64.
-
-    Returns:
-        int64 of that shape.
-    """
+    """SplitMix64's finaliser: a bijection of int64 numbers that flips each bit with odds 1/2."""
     x = (x ^ ((x >> 30) & (2**34 - 1))) * _MIX_1  # the masks make the shifts logical
     x = (x ^ ((x >> 27) & (2**37 - 1))) * _MIX_2
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
 def stream(seed: Tensor | int, n: int, device: torch.device | None = None) -> Tensor:
-    """The first `n` outputs of SplitMix64 from each seed, a counter-based generator.
+    """The first `n` outputs (..., n) of SplitMix64 from each seed (...), int64.
 
-    Args:
-        seed: Seeds (...), int64.
-        n: Number of outputs from each seed.
-        device: Device of the result, if `seed` is a number.
-
-    Returns:
-        int64 (..., n).
+    It is a counter-based generator. The result is on `device` if the seed is a plain number.
     """
     start = torch.as_tensor(seed, dtype=torch.int64, device=device)
     counter = torch.arange(1, n + 1, dtype=torch.int64, device=start.device)
@@ -53,14 +40,7 @@ def uniforms(seed: Tensor, n: int) -> Tensor:
 
 
 def atom_hashes(x: Tensor) -> Tensor:
-    """One hash per row of channels; equal rows have equal hashes, and -0 counts as 0.
-
-    Args:
-        x: Floating-point numbers (..., C).
-
-    Returns:
-        int64 (...).
-    """
+    """One hash (...), int64, per row of floats (..., C); equal rows have equal hashes, -0 is 0."""
     bits = (x.to(torch.float64) + 0.0).contiguous().view(torch.int64)
     keys = stream(0, x.shape[-1], x.device) | 1
     return splitmix64((bits * keys).sum(-1))

@@ -59,13 +59,10 @@ class MoleculeLayout:
 
     def describe(self) -> str:
         """One line for messages: `3+5 channels (positions /1, one-hot[H,C,N,O,F] /4)`."""
-        parts = [
-            f"positions /{self.position_scale:g}",
-            f"one-hot[{','.join(self.elements)}] /{self.onehot_scale:g}",
-        ]
-        if self.charge_scale is not None:
-            parts.append(f"charges /{self.charge_scale:g}")
-        return f"3+{self.n_features} channels ({', '.join(parts)})"
+        one_hot = f"one-hot[{','.join(self.elements)}] /{self.onehot_scale:g}"
+        charges = "" if self.charge_scale is None else f", charges /{self.charge_scale:g}"
+        features = f"{one_hot}{charges}"
+        return f"3+{self.n_features} channels (positions /{self.position_scale:g}, {features})"
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,8 @@ class Selection:
                 by_size={int(size): float(star) for size, star in by_size.items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ArtefactError(
-                f"cannot read the selection of log_snr_star ({error!r})."
-            ) from error
+            message = f"cannot read the selection of log_snr_star ({error!r})."
+            raise ArtefactError(message) from error
 
 
 @dataclass(frozen=True)
@@ -170,34 +169,27 @@ def select(
             f"consecutive={consecutive}: the curve has {len(curve.log_snr)} levels. Ask for 1 to "
             f"{len(curve.log_snr)}, or None for all up to noise."
         )
-    upper = [
-        value + MARGIN * error for value, error in zip(curve.value, curve.std_error, strict=True)
-    ]
+    columns = zip(curve.value, curve.std_error, strict=True)
+    upper = [value + MARGIN * error for value, error in columns]
+    nats, limit = curve.unit == "nats", threshold(curve, tolerance)
     # A comparison with NaN is false, and false does not hold.
-    nats = curve.unit == "nats"
-    limit = threshold(curve, tolerance)
     holds = [value <= limit if nats else value >= limit for value in upper]
     first = _first_run(holds, consecutive)
     if first is None:
         raise TruncationError(_never(curve, tolerance))
     star, low = curve.log_snr[first], upper[first]
-    held = (
-        f"{curve.criterion} + {MARGIN:g} s.e. <= {limit:g} nats"
-        if nats
-        else f"p-value of {curve.criterion} >= {limit:.2g}"
-    )
+    claim = f"p-value of {curve.criterion} >= {limit:.2g}"
+    if nats:
+        claim = f"{curve.criterion} + {MARGIN:g} s.e. <= {limit:g} nats"
     if first == 0:
-        reason = (
-            f"{held} on the whole curve; its first level was taken, levels nearer to the data may "
-            "hold too"
-        )
-        return Selection(star, tolerance, curve, reason)
+        whole = "its first level was taken, levels nearer to the data may hold too"
+        return Selection(star, tolerance, curve, f"{claim} on the whole curve; {whole}")
     closer, high = curve.log_snr[first - 1], upper[first - 1]
     if nats and not math.isnan(high):
         star += (tolerance - low) / (high - low) * (closer - star)
     value = "not computable" if math.isnan(high) else f"{high:.3g} {curve.unit}"
     reason = (
-        f"{held} from log-SNR {star:.3g} on towards noise (at log-SNR {closer:.3g} it is {value}; "
+        f"{claim} from log-SNR {star:.3g} on towards noise (at log-SNR {closer:.3g} it is {value}; "
         f"{curve.n_samples} samples against the {curve.reference} reference)"
     )
     return Selection(star, tolerance, curve, reason)
@@ -205,13 +197,8 @@ def select(
 
 def _first_run(holds: list[bool], length: int | None) -> int | None:
     """Where `length` levels in a row hold first, or from where on all do; None if nowhere."""
-    if length is not None:
-        runs = (k for k in range(len(holds) - length + 1) if all(holds[k : k + length]))
-        return next(runs, None)
-    first = len(holds)
-    while first > 0 and holds[first - 1]:
-        first -= 1
-    return None if first == len(holds) else first
+    ends = range(length, len(holds) + 1) if length is not None else [len(holds)] * len(holds)
+    return next((k for k, end in enumerate(ends) if all(holds[k:end])), None)
 
 
 def bootstrap(
@@ -229,15 +216,14 @@ def bootstrap(
             finite.
         DataError: If the curve carries no contributions.
     """
-    tolerance = check_tolerance(tolerance, curve.unit)
+    check_tolerance(tolerance, curve.unit)
     if n_replicates < 20:
         raise TruncationError(f"n_replicates={n_replicates}: an interval of 90 % needs 20 or more.")
     parts = curve.require_contributions()
     stars = []
     for _ in range(n_replicates):
         try:
-            again = select(curve.of_rows(parts.resample(generator)), tolerance)
-            stars.append(again.log_snr_star)
+            stars.append(select(curve.of_rows(parts.resample(generator)), tolerance).log_snr_star)
         except TruncationError:
             stars.append(curve.log_snr[-1])
     low, high = torch.tensor(stars, dtype=torch.float64).quantile(_TAILS).tolist()
@@ -249,8 +235,8 @@ def select_by_size(
 ) -> dict[int, float]:
     """`log_snr_star` of molecules of each size that occurs.
 
-    Each size is judged with its neighbours: the smallest window of sizes `[N - r, N + r]` that
-    holds `min_items` molecules.
+    A size is judged together with its neighbours: the smallest window of sizes `[N - r, N + r]`
+    that holds `min_items` molecules.
 
     Raises:
         DataError: If the curve carries no contributions, or those of dense data.
@@ -276,11 +262,9 @@ def select_by_size(
 
 
 def _never(curve: CriterionCurve, tolerance: float) -> str:
-    known = [
-        (value, error, level)
-        for value, error, level in zip(curve.value, curve.std_error, curve.log_snr, strict=True)
-        if not math.isnan(value)
-    ]
+    """The message where the criterion does not hold: the best value, and what to do."""
+    rows = zip(curve.value, curve.std_error, curve.log_snr, strict=True)
+    known = [row for row in rows if not math.isnan(row[0])]
     if not known:
         return f"{curve.criterion} could not be computed at any level; there is nothing to choose."
     if curve.unit == "p-value":

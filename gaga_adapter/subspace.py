@@ -16,26 +16,14 @@ from torch import Tensor
 
 
 def mask_from_padding(x: Tensor) -> Tensor:
-    """Real atoms of a padded batch: a row whose every channel is exactly 0 is padding.
-
-    Args:
-        x: Molecules (B, N, C).
-
-    Returns:
-        Mask (B, N), bool.
-    """
+    """Mask (B, N) of molecules (B, N, C): a row whose every channel is exactly 0 is padding."""
     return (x != 0).any(dim=-1)
 
 
 def mask_from_sizes(n_atoms: Tensor, width: int | None = None) -> Tensor:
-    """Mask whose row `i` has its first `n_atoms[i]` entries true.
+    """Mask (B, width), bool, whose row `i` has its first `n_atoms[i]` entries true.
 
-    Args:
-        n_atoms: Sizes (B,), integer.
-        width: Padded number of atoms; the largest size when `None`.
-
-    Returns:
-        Mask (B, width), bool, on the device of `n_atoms`.
+    The padded number of atoms, `width`, is the largest size when `None`.
     """
     if width is None:
         width = int(n_atoms.max()) if n_atoms.numel() else 0
@@ -43,15 +31,7 @@ def mask_from_sizes(n_atoms: Tensor, width: int | None = None) -> Tensor:
 
 
 def remove_mean(positions: Tensor, mask: Tensor) -> Tensor:
-    """Positions with zero centre of mass over the real atoms, padding exactly zero.
-
-    Args:
-        positions: (B, N, D).
-        mask: Real atoms (B, N), bool.
-
-    Returns:
-        Projected positions (B, N, D).
-    """
+    """Positions (B, N, D) with zero centre of mass over the real atoms, padding exactly zero."""
     keep = mask[..., None]
     clean = torch.where(keep, positions, torch.zeros_like(positions))
     n_atoms = keep.sum(dim=1, keepdim=True).clamp(min=1)
@@ -59,14 +39,9 @@ def remove_mean(positions: Tensor, mask: Tensor) -> Tensor:
 
 
 def project(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Molecules with mean-free positions, features as they are, padding exactly zero.
+    """Molecules (B, N, 3 + F) with mean-free positions, features as they are, padding exactly zero.
 
-    Args:
-        x: Molecules (B, N, 3 + F).
-        mask: Real atoms (B, N), bool; inferred from the padding when `None`.
-
-    Returns:
-        Projected molecules (B, N, 3 + F).
+    The mask (B, N) of real atoms is inferred from the padding when `None`.
     """
     if mask is None:
         mask = mask_from_padding(x)

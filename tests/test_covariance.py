@@ -86,7 +86,7 @@ def test_singular_covariance_has_a_root_and_no_volume():
 def test_batches_join_and_split():
     one = low_rank((3,))
     both = EigenCovariance.cat([one, one])
-    torch.testing.assert_close(dense(both.take(torch.tensor([4, 1]))), dense(one)[[1, 1]])
+    torch.testing.assert_close(dense(both.map(lambda tensor: tensor[[4, 1]])), dense(one)[[1, 1]])
 
 
 def test_moving_changes_dtype_only():

@@ -36,7 +36,7 @@ __all__ = [
     "criterion",
 ]
 
-#: Class of each criterion, by the name that the command line and artefacts know it by.
+#: Class of each criterion, by its name in the command line and in artefacts, and of its folder.
 CRITERIA: Mapping[str, str] = {
     "two_sample": "TwoSample",
     "cumulant": "Cumulant",
@@ -45,14 +45,9 @@ CRITERIA: Mapping[str, str] = {
 }
 #: Criteria that cannot be made from their name alone, with what they need.
 _NEEDS = {"certificate": "a trained denoiser: Certificate(as_denoiser(model))"}
-#: Where the names are that load when first used.
-_HOME = {
-    "Certificate": "certificate.criterion",
-    "Cumulant": "cumulant.criterion",
-    "KSMI": "ks_mi.criterion",
-    "TwoSample": "two_sample.criterion",
-    "as_denoiser": "certificate.denoisers",
-}
+#: Files of the names that load when first used.
+_HOME = {title: f"{folder}.criterion" for folder, title in CRITERIA.items()}
+_HOME["as_denoiser"] = "certificate.denoisers"
 
 
 def criterion(name: str) -> Criterion:
@@ -65,8 +60,8 @@ def criterion(name: str) -> Criterion:
         raise GAGAError(f"unknown criterion {name!r}. Known: {', '.join(CRITERIA)}.")
     if name in _NEEDS:
         raise GAGAError(f"the criterion {name!r} needs {_NEEDS[name]}. Pass it instead of a name.")
-    made: Criterion = __getattr__(CRITERIA[name])()
-    return made
+    chosen: Criterion = __getattr__(CRITERIA[name])()
+    return chosen
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562

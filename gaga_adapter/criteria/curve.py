@@ -13,11 +13,9 @@ from torch import Tensor
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.errors import ArtefactError, DataError
 
-#: Units that `selection` has a rule for. Nats: the less the more Gaussian. p-value, of the
-#: hypothesis that the noised data are the reference: the larger the more Gaussian.
+#: Units that `selection` has a rule for. Fewer nats are more Gaussian, and so is a larger p-value
+#: of the hypothesis that the noised data are the reference.
 UNITS = ("nats", "p-value")
-
-
 #: Columns (L,) of a curve by name.
 Columns = Mapping[str, tuple[float, ...]]
 
@@ -37,7 +35,7 @@ class CriterionCurve:
         std_error: Standard errors (L,), non-negative where there is a value.
         n_samples: Number of data items that the criterion saw.
         extra: Further columns (L,) by name, such as an AUC.
-        contributions: Contribution of each part of the data, where it is known; not saved.
+        contributions: Contribution of each part of the data, where it is known. It is not saved.
 
     Raises:
         DataError: If there are no points, lengths differ, levels do not fall, or the unit is
@@ -90,15 +88,15 @@ class CriterionCurve:
         parts: Contributions,
         extra: Columns = MappingProxyType({}),
     ) -> CriterionCurve:
-        """The curve that rows of contributions average to."""
+        """The curve whose values are the averages of contributions."""
         value, error = (tuple(column.tolist()) for column in parts.value_and_error(unit))
         return cls(criterion, reference, unit, log_snr, value, error, parts.n_items, extra, parts)
 
     def require_contributions(self) -> Contributions:
-        """What each part of the data adds.
+        """The contributions of the data.
 
         Raises:
-            DataError: If the criterion gave none, or the curve comes from a file.
+            DataError: If the curve has none, as one that was read from a file.
         """
         if self.contributions is None:
             raise DataError(

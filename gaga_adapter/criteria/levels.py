@@ -1,6 +1,6 @@
 """What every criterion needs: checked data, the levels of its curve, noised data and draws.
 
-A reference that is no Gaussian has an *anchor* that is: closed forms are taken of the anchor, and
+A reference that is not Gaussian has a Gaussian *anchor*: closed forms are those of the anchor, and
 the step from it to the reference is estimated.
 """
 
@@ -17,8 +17,8 @@ from gaga_adapter.reference.base import draw_noise
 from gaga_adapter.subspace import project
 
 
-def falling(log_snr: Tensor) -> list[float]:
-    """Levels (L,) from data to noise; refuses none, one that is not finite, or one twice."""
+def falling_levels(log_snr: Tensor) -> list[float]:
+    """Levels (L,) from data to noise; refuses no level, one that is not finite, or one twice."""
     if log_snr.dim() != 1 or not len(log_snr) or not bool(torch.isfinite(log_snr).all()):
         raise DataError(f"log_snr must be a list of finite levels, got {log_snr.tolist()}.")
     if len(torch.unique(log_snr)) < len(log_snr):
@@ -32,15 +32,15 @@ def coefficients(log_snr: float) -> tuple[float, float]:
     return math.sqrt(a2), math.sqrt(b2)
 
 
-def noised(
+def add_noise(
     x: Tensor, mask: Tensor | None, reference: ReferenceGaussian, generator: Generator | None
 ) -> Tensor:
-    """Clean data (M, ...) at the level of the reference: `a x_0 + b P eps`, same shape."""
+    """The data (M, ...) at the level of the reference: `a x_0 + b P eps` of clean data `x`."""
     y = reference.a * x + reference.b * draw_noise(x.shape, generator, x.device, x.dtype)
     return y if mask is None else project(y, mask)
 
 
-def drawn(
+def draw_like(
     x: Tensor, mask: Tensor | None, reference: ReferenceGaussian, generator: Generator | None
 ) -> Tensor:
     """Draws of the reference, one per item of `x` and of its size; molecules have atoms first."""
@@ -65,7 +65,7 @@ def anchor_of(reference: ReferenceGaussian) -> ReferenceGaussian:
 
 
 def check_data(x: Tensor, mask: Tensor | None) -> None:
-    """Refuse what is no data set: molecules (M, N, 3 + F) with a mask, or dense data (M, C, ...).
+    """Refuse all but molecules (M, N, 3 + F) with a mask, or dense data (M, C, ...), all finite.
 
     Raises:
         DataError: If shapes or types are others, a molecule is empty, or a number is not finite.
@@ -84,6 +84,5 @@ def check_data(x: Tensor, mask: Tensor | None) -> None:
             )
         finite = (torch.isfinite(x).all(-1) | ~mask).all(1)
     if not bool(finite.all()):
-        raise DataError(
-            f"item {int((~finite).nonzero()[0])} of the data has a number that is not finite."
-        )
+        first = int((~finite).nonzero()[0])
+        raise DataError(f"item {first} of the data has a number that is not finite.")

@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import Columns, CriterionCurve
-from gaga_adapter.criteria.levels import check_data, falling
+from gaga_adapter.criteria.levels import check_data, falling_levels
 from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
@@ -40,11 +40,11 @@ class Criterion(Protocol):
 
     @property
     def name(self) -> str:
-        """Its key in `CRITERIA`."""
+        """Key of the criterion in `CRITERIA`."""
 
     @property
     def unit(self) -> str:
-        """Unit of its values."""
+        """Unit of the values."""
 
     def curve(
         self,
@@ -73,7 +73,7 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A curve to draw, as `Criterion.curve` is asked for; levels fall, from data to noise."""
+    """The arguments of `Criterion.curve`, once checked; levels fall, from data to noise."""
 
     x: Tensor
     mask: Tensor | None
@@ -95,7 +95,7 @@ class Task:
         return replace(self, x=self.x[index], mask=None if self.mask is None else self.mask[index])
 
     def sample(self, most: float) -> Task:
-        """At most so many of the items, in random order."""
+        """At most `most` of the items, in random order."""
         home = None if self.generator is None else self.generator.device
         order = torch.randperm(len(self), generator=self.generator, device=home)
         return self.take(order[: int(min(most, len(self)))])
@@ -107,14 +107,14 @@ class Task:
         return replace(self, x=x.to(home), mask=None if self.mask is None else self.mask.to(home))
 
     def require(self, least: int, purpose: str = "") -> None:
-        """Refuse too few items."""
+        """Refuse fewer items than `least`."""
         if len(self) < least:
             raise DataError(
                 f"found {len(self)} data items{purpose}, need at least {least}. Pass more data."
             )
 
     def copies(self, fate: str, share: float = 0.9) -> NDArray[np.int64]:
-        """`copies` of the items; warns of their fate if less than this share is distinct."""
+        """`copies` of the items, with a warning if less than `share` of them is distinct."""
         group = copies(self.x, self.mask)
         n_distinct = len(np.unique(group))
         if n_distinct < share * len(self):
@@ -125,7 +125,7 @@ class Task:
         return group
 
     def ticker(self, steps: int, per_level: int = 1) -> Callable[[], None]:
-        """A function to call after each of so many steps, `per_level` of which are one level."""
+        """A function to call after each of all `steps`, `per_level` of which make one level."""
         done = count(1)
 
         def tick() -> None:
@@ -152,7 +152,7 @@ def copies(x: Tensor, mask: Tensor | None) -> NDArray[np.int64]:
 
 
 class BaseCriterion(ABC):
-    """The set-up of the four criteria; one of your own need only follow the protocol."""
+    """The set-up of the four criteria; your own need only follow the protocol `Criterion`."""
 
     name: ClassVar[str]
     unit: ClassVar[str]
@@ -168,7 +168,7 @@ class BaseCriterion(ABC):
     ) -> CriterionCurve:
         """The curve of one data set against one reference; see `Criterion.curve`."""
         check_data(x, mask)
-        return self._draw(Task(x, mask, falling(log_snr), generator, progress), reference)
+        return self._draw(Task(x, mask, falling_levels(log_snr), generator, progress), reference)
 
     @abstractmethod
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:

@@ -8,12 +8,11 @@ Four descriptions of the same covariance, from the coarsest to the finest:
 - `full`:     every covariance, for at most `FULL_LIMIT` entries.
 
 All are streaming and mergeable in float64 by Chan's formulas (`central.py`); covariances divide by
-the count. The low-rank description keeps `2 rank` rows `S` with `S'S` close
-to the scatter `sum (x - mean)(x - mean)'`. The union of two parts is the stack of both sketches
-and the row `sqrt(n_a n_b / n) (mean_b - mean_a)` (Ross et al. 2008, Eq. 3), cut by a singular
-value decomposition to its `2 rank` leading rows: exact for data of at most that rank, else the
-part cut off, which is the least possible at each step, goes to the residual. The trace stays
-exact.
+the count. The low-rank description keeps `2 rank` rows `S` with `S'S` close to the scatter
+`sum (x - mean)(x - mean)'`. The union of two parts is the stack of both sketches and the row
+`sqrt(n_a n_b / n) (mean_b - mean_a)` (Ross et al. 2008, Eq. 3), cut by a singular value
+decomposition to its `2 rank` leading rows. This is exact for data of at most that rank. Otherwise
+the part that is cut off, the least possible at each step, goes to the residual. The trace is exact.
 """
 
 from __future__ import annotations
@@ -36,6 +35,8 @@ FULL_LIMIT = 4096
 
 class DenseMoments:
     """Streaming, mergeable moments of tensors (B, *shape).
+
+    A property that needs data raises a `DataError` before the first event.
 
     Args:
         shape: Shape of an event (C, ...).
@@ -141,11 +142,7 @@ class DenseMoments:
 
     @property
     def mean(self) -> Tensor:
-        """Mean per channel (C,) or per entry (*shape).
-
-        Raises:
-            DataError: If nothing was seen.
-        """
+        """Mean per channel (C,) or per entry (*shape)."""
         self._require_data()
         return self._sums[0]
 
@@ -176,8 +173,8 @@ class DenseMoments:
         """Covariance of the flattened event: diagonal (per entry), low rank or full.
 
         Raises:
-            StatsMismatchError: If the moments are of kind `channel`, which knows no single entries;
-                use `channel_var`.
+            StatsMismatchError: If the moments are of kind `channel`, which knows no single entries
+                (`channel_var` serves there).
             DataError: If nothing was seen.
         """
         if self.kind == "channel":
@@ -194,7 +191,7 @@ class DenseMoments:
         return EigenCovariance(basis[: self.rank].T.contiguous(), eigenvalues, residual)
 
     def metadata(self) -> dict[str, Any]:
-        """What the tensors of `state_dict` mean, JSON-able."""
+        """Meaning of the tensors of `state_dict`, in a form that JSON can hold."""
         return {
             "moments": "dense",
             "shape": list(self.shape),
@@ -204,7 +201,7 @@ class DenseMoments:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every number kept, as a flat dict of contiguous tensors."""
+        """Everything that the moments hold, as a flat dict of contiguous tensors."""
         names = ("count", "entries", "sums", "std", "scatter", "sketch")
         return {name: getattr(self, f"_{name}").contiguous().clone() for name in names}
 

@@ -13,8 +13,9 @@ pass over the data, in any batches, order or shards, gives the same moments. Cov
 the count: they are those of the Gaussian closest in KL to the data given. The centre of mass is
 removed inside.
 
-Beside them, per size, a bounded sample of single molecules (`table.py`): the eigenvalues of the
-gyration matrix `x'x / (N - 1)`, `m` and `W`. Its priority hashes the atoms as given, in any order.
+A bounded sample of single molecules of each size (`table.py`) holds the eigenvalues of the gyration
+matrix `x'x / (N - 1)`, `m` and `W`. The priority of a molecule is a hash of its atoms as given,
+whatever their order.
 
 **Any size.** A size with fewer than `min_count` molecules is pooled, by counts, over the smallest
 window of sizes `[N - r, N + r]` that holds `min_count` of them (over all sizes, if the data are
@@ -23,7 +24,7 @@ fewer). Positions grow with the size, so before pooling `v_x(k)` is carried from
     v_x(k) (N / k)^slope,       slope of log v_x against log N over all sizes, weighted by counts,
 
 and the sampled molecules' eigenvalues are scaled by `v_x(N) / v_x(k)`. A size with enough molecules
-speaks for itself alone.
+is not pooled.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class ExchangeableMoments:
             self._take(part, part_mask)
 
     def _refuse(self, x: Tensor, mask: Tensor, occupied: Tensor) -> None:
-        """Name the first molecule that is unusable, if there is one."""
+        """Refuse a batch with an unusable molecule, and name the first one."""
         finite = (torch.isfinite(x).all(-1) | ~mask).all(-1)
         bad = (~(finite & occupied)).nonzero().flatten()
         if len(bad):
@@ -159,13 +160,11 @@ class ExchangeableMoments:
 
     def _reduce(self, n: Tensor, summary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Count, means and scatter per size of one batch, in two passes."""
-        sizes = int(n.max()) + 1
         head = 1 + self.n_features
 
         def per_size(values: Tensor) -> Tensor:
-            return torch.zeros(sizes, *values.shape[1:], dtype=torch.float64).index_add_(
-                0, n, values
-            )
+            total = torch.zeros(int(n.max()) + 1, *values.shape[1:], dtype=torch.float64)
+            return total.index_add_(0, n, values)
 
         count = per_size(torch.ones(len(n), dtype=torch.float64))
         mean = per_size(summary) / count.clamp(min=1)[:, None]
@@ -176,13 +175,11 @@ class ExchangeableMoments:
         """Chan's merge of another part, size by size."""
         sizes = max(len(count), len(self._count))
         head = 1 + self.n_features
-        n_a, mean_a, scatter_a = (
-            _padded(v, sizes) for v in (self._count, self._mean, self._scatter)
-        )
-        n_b, mean_b, scatter_b = (_padded(v, sizes) for v in (count, mean, scatter))
-        self._scatter = merge_scatter(
-            n_a, mean_a[:, :head], scatter_a, n_b, mean_b[:, :head], scatter_b
-        )
+        own = (self._count, self._mean, self._scatter)
+        n_a, mean_a, scatter_a = (_pad(values, sizes) for values in own)
+        n_b, mean_b, scatter_b = (_pad(values, sizes) for values in (count, mean, scatter))
+        head_a, head_b = mean_a[:, :head], mean_b[:, :head]
+        self._scatter = merge_scatter(n_a, head_a, scatter_a, n_b, head_b, scatter_b)
         self._mean = merge_central(n_a[:, None], mean_a[None], n_b[:, None], mean_b[None])[0]
         self._count = n_a + n_b
 
@@ -289,10 +286,8 @@ class ExchangeableMoments:
         """Variance of each feature over all atoms of all molecules (F,)."""
         sizes = self.sizes[:, None]
         spread = (self.feature_mean - self.pooled_feature_mean) ** 2
-        per_atom = (
-            (sizes - 1) * self.within.diagonal(dim1=1, dim2=2)
-            + self.between.diagonal(dim1=1, dim2=2)
-        ) / sizes + spread
+        within, between = (w.diagonal(dim1=1, dim2=2) for w in (self.within, self.between))
+        per_atom = ((sizes - 1) * within + between) / sizes + spread
         weight = self.counts * self.sizes
         return (weight[:, None] * per_atom).sum(0) / weight.sum()
 
@@ -317,7 +312,7 @@ class ExchangeableMoments:
 
         Args:
             n_atoms: Size N, at least 1.
-            min_count: Number of molecules wanted.
+            min_count: Fewest molecules in the window of sizes that is pooled.
 
         Raises:
             DataError: If `n_atoms` is not positive, or no molecule of at least two atoms was seen.
@@ -346,13 +341,13 @@ class ExchangeableMoments:
         v_x = (weight * carried).sum()
         variance = (weight * ((self.v_x_std[window] * carry) ** 2 + (carried - v_x) ** 2)).sum()
 
-        def pooled(values: Tensor) -> Tensor:
+        def pool(values: Tensor) -> Tensor:
             return torch.einsum("s,s...->...", weight, values[window])
 
         # Pooled spread is that inside of the sizes and that of their means, as for any mixture.
-        mean = pooled(self.feature_mean)
+        mean = pool(self.feature_mean)
         apart = self.feature_mean[window] - mean
-        between = pooled(self.between) + n_atoms * torch.einsum("s,sf,sg->fg", weight, apart, apart)
+        between = pool(self.between) + n_atoms * torch.einsum("s,sf,sg->fg", weight, apart, apart)
 
         gyrations, means, withins = zip(*(self.sampled(int(n)) for n in sizes), strict=True)
         lengths = torch.tensor([len(gyration) for gyration in gyrations])
@@ -364,7 +359,7 @@ class ExchangeableMoments:
             v_x=float(v_x),
             v_x_std=math.sqrt(float(variance)),
             feature_mean=mean,
-            within=pooled(self.within),
+            within=pool(self.within),
             between=between,
             gyration=torch.cat([g * s for g, s in zip(gyrations, growth, strict=True)]),
             sample_mean=torch.cat(means),
@@ -385,18 +380,17 @@ class ExchangeableMoments:
     def sampled(self, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sampled molecules of exactly this size, float64.
 
-        Eigenvalues of their gyration matrices (K, 3), ascending, their feature means (K, F), and
-        their W (K, F, F).
+        They are the eigenvalues of their gyration matrices (K, 3), ascending, their feature means
+        (K, F), and their W (K, F, F).
         """
-        f = self.n_features
+        f, (i, j) = self.n_features, self._upper
         rows = self._table.group(n_atoms).double()
         within = torch.zeros(len(rows), f, f, dtype=torch.float64)
-        within[:, self._upper[0], self._upper[1]] = rows[:, 3 + f :]
-        within[:, self._upper[1], self._upper[0]] = rows[:, 3 + f :]
+        within[:, i, j] = within[:, j, i] = rows[:, 3 + f :]
         return rows[:, :3], rows[:, 3 : 3 + f], within
 
     def metadata(self) -> dict[str, Any]:
-        """What the tensors of `state_dict` mean, JSON-able."""
+        """Meaning of the tensors of `state_dict`, in a form that JSON can hold."""
         return {
             "moments": "exchangeable",
             "n_features": self.n_features,
@@ -405,7 +399,7 @@ class ExchangeableMoments:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every number kept, as a flat dict of contiguous tensors."""
+        """Everything that the moments hold, as a flat dict of contiguous tensors."""
         groups, priorities, rows = self._table.arrays()
         return {
             "count": self._count.clone(),
@@ -430,18 +424,14 @@ class ExchangeableMoments:
             moments = cls(metadata["n_features"], metadata["table_size"])
             sizes, rows = len(state["count"]), len(state["table_rows"])
             for name, empty in moments.state_dict().items():
-                if name == "atoms":
-                    continue
-                length = rows if name.startswith("table") else sizes
-                expected = [length, *empty.shape[1:]]
-                if list(state[name].shape) != expected:
+                expected = [rows if name.startswith("table") else sizes, *empty.shape[1:]]
+                if name != "atoms" and list(state[name].shape) != expected:
                     raise ArtefactError(
                         f"tensor {name!r} of the moments has shape {list(state[name].shape)}, "
                         f"not {expected}."
                     )
-            moments._count = state["count"].clone()
-            moments._mean = state["mean"].clone()
-            moments._scatter = state["scatter"].clone()
+            for name in ("count", "mean", "scatter"):
+                setattr(moments, f"_{name}", state[name].clone())
             moments._table.add(
                 state["table_size"].to(torch.int64), state["table_priority"], state["table_rows"]
             )
@@ -451,11 +441,10 @@ class ExchangeableMoments:
 
 
 def matching_mask(x: Tensor, mask: Tensor | None, n_features: int, subject: str) -> Tensor:
-    """The mask (B, N) of molecules; refuses other channels than 3 + F, and what is no mask."""
+    """The mask (B, N) of molecules; refuses channels other than 3 + F, and what is no mask."""
     if x.dim() != 3 or x.shape[-1] != 3 + n_features:
-        raise StatsMismatchError(
-            f"{subject} molecules (B, N, 3+{n_features}), got {tuple(x.shape)}."
-        )
+        expected = f"molecules (B, N, 3+{n_features})"
+        raise StatsMismatchError(f"{subject} {expected}, got {tuple(x.shape)}.")
     mask = mask_from_padding(x) if mask is None else mask
     if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
         raise StatsMismatchError(
@@ -464,7 +453,7 @@ def matching_mask(x: Tensor, mask: Tensor | None, n_features: int, subject: str)
     return mask
 
 
-def _padded(values: Tensor, length: int) -> Tensor:
+def _pad(values: Tensor, length: int) -> Tensor:
     """Zeros appended along the first axis."""
     extra = torch.zeros(length - len(values), *values.shape[1:], dtype=values.dtype)
     return torch.cat([values, extra])

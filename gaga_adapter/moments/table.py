@@ -28,7 +28,7 @@ class BottomK:
         self._n_pending = 0
 
     def admits(self, groups: Tensor, priorities: Tensor) -> Tensor:
-        """Which rows may still enter, (n,) bool; what it rejects is out for good."""
+        """Whether each row may still enter, (n,) bool; a row that may not never will."""
         known = groups < len(self._limits)
         limits = torch.full_like(priorities, _MAX)
         limits[known] = self._limits[groups[known]]

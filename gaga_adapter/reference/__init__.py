@@ -31,9 +31,9 @@ def make_reference(
 
     Args:
         moments: Moments of the data; copied, so that later updates do not reach the reference.
-        kind: Kind. For molecules `unit`, `paper`, `channel`, `size` or `shape`; for
+        kind: Kind of the reference: of molecules `unit`, `paper`, `channel`, `size` or `shape`; of
             dense data `unit`, `paper`, or any kind that is not finer than the moments. `auto` is
-            `shape`, or the moments' own kind.
+            `shape` for molecules, and the moments' own kind for dense data.
 
     Raises:
         StatsMismatchError: If the kind is unknown, or finer than the moments.

@@ -29,7 +29,7 @@ class ReferenceGaussian(ABC):
 
     Attributes:
         kinds: Kinds that this family of references has.
-        kind: Kind of this one.
+        kind: Kind of this reference.
         a: Signal coefficient of the level.
         b: Noise standard deviation of the level.
     """
@@ -52,7 +52,7 @@ class ReferenceGaussian(ABC):
             b: Noise standard deviation, finite and non-negative.
 
         Raises:
-            TruncationError: If they are not such numbers.
+            TruncationError: If `a` or `b` is not such a number.
         """
         level = copy.copy(self)
         level.a, level.b = float(a), float(b)
@@ -132,7 +132,6 @@ class ReferenceGaussian(ABC):
         """
 
     def _unit_transport(self, z: Tensor) -> Tensor:
-        """The transport of the kind `unit`."""
         scale = math.hypot(self.a, self.b)
         return z.clone() if abs(scale - 1) < 1e-12 else z * scale
 
@@ -156,8 +155,8 @@ def draw_noise(
 
 
 def workspace(device: torch.device) -> torch.device:
-    """Where float64 work on a tensor of `device` is done: there, or on the CPU if it has none.
+    """The device for float64 work on a tensor of `device`: that one, or the CPU if it has none.
 
-    Results in nats stay where they were worked out.
+    Results in nats stay on this device.
     """
     return torch.device("cpu") if device.type == "mps" else device

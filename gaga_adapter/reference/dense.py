@@ -21,7 +21,7 @@ from gaga_adapter.errors import StatsMismatchError
 from gaga_adapter.moments import DenseKind, DenseMoments
 from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
 
-# What a description of the covariance also knows: each kind from all finer ones.
+# Kinds of moments that each kind of reference can be made from: its own and all finer ones.
 _FROM_COARSE: tuple[str, ...] = get_args(DenseKind)
 _KNOWN_FROM: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("unit", "paper", "channel"), _FROM_COARSE),
@@ -52,6 +52,7 @@ class DenseReference(ReferenceGaussian):
         self.shape = moments.shape
         self._any_resolution = kind in ("unit", "paper", "channel")
         self._covariance: Covariance
+        diagonal = kind == "element"  # the covariance of finer moments is not
         if self._any_resolution:
             mean = torch.zeros(self.shape[0], dtype=torch.float64)
             var = torch.ones_like(mean)
@@ -63,11 +64,8 @@ class DenseReference(ReferenceGaussian):
             self._mean = mean.reshape(per_channel)
             self._covariance = DiagonalCovariance(var.reshape(per_channel))
         else:
-            self._mean = moments.mean
-            diagonal = kind == "element"  # the covariance of finer moments is not
-            self._covariance = (
-                DiagonalCovariance(moments.var.flatten()) if diagonal else moments.covariance()
-            )
+            self._mean, var = moments.mean, moments.var.flatten()
+            self._covariance = DiagonalCovariance(var) if diagonal else moments.covariance()
 
     def gaussian(
         self, event: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float64

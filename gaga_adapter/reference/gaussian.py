@@ -49,34 +49,24 @@ class MoleculeStatistics:
     def expected(self, a: float, b: float) -> MoleculeStatistics:
         """Expectation over `a x + b eps`, where these are the statistics of x."""
         noise = (b**2 * (self.n_atoms - 1))[:, None, None]
-        of_positions, of_features = (
-            noise * torch.eye(width, dtype=noise.dtype, device=noise.device)
-            for width in (3, self.mean.shape[1])
+        positions, features = (
+            a**2 * scatter + noise * torch.eye(scatter.shape[1]).to(noise)
+            for scatter in (self.positions, self.features)
         )
-        return MoleculeStatistics(
-            self.n_atoms,
-            a**2 * self.positions + of_positions,
-            a * self.mean,
-            a**2 * self.features + of_features,
-            b**2,
-        )
+        return MoleculeStatistics(self.n_atoms, positions, a * self.mean, features, b**2)
 
     def take(self, index: Tensor) -> MoleculeStatistics:
         """Some of the molecules, each with an axis of length one for the rows of a mixture."""
-        return MoleculeStatistics(
-            self.n_atoms[index][:, None],
-            self.positions[index][:, None],
-            self.mean[index][:, None],
-            self.features[index][:, None],
-            self.mean_noise,
-        )
+        every = (self.n_atoms, self.positions, self.mean, self.features)
+        n_atoms, positions, mean, features = (tensor[index][:, None] for tensor in every)
+        return MoleculeStatistics(n_atoms, positions, mean, features, self.mean_noise)
 
 
 @dataclass(frozen=True)
 class MoleculeGaussian:
-    """Gaussians over molecules; one each (R), or the rows of a mixture.
+    """Gaussians over molecules: one for each molecule (R), or the rows (R) of a mixture.
 
-    `axes` are `None` if G is a multiple of I, or while they are not yet drawn.
+    `axes` are `None` if G is a multiple of I, or until the axes of a mixture's rows are drawn.
     """
 
     gyration: Tensor  # eigenvalues of G (R, 3)
@@ -97,28 +87,24 @@ class MoleculeGaussian:
 
     def take(self, index: Tensor) -> MoleculeGaussian:
         """Some rows."""
-        return self._each(lambda tensor: tensor[index], lambda law: law.take(index))
+        return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> MoleculeGaussian:
         """The same on another device."""
-        return self._each(lambda tensor: tensor.to(device), lambda law: law.to(device))
+        return self._map(lambda tensor: tensor.to(device))
 
-    def _each(
-        self,
-        tensor: Callable[[Tensor], Tensor],
-        covariance: Callable[[EigenCovariance], EigenCovariance],
-    ) -> MoleculeGaussian:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> MoleculeGaussian:
         return MoleculeGaussian(
-            tensor(self.gyration),
-            None if self.axes is None else tensor(self.axes),
-            tensor(self.mean),
-            covariance(self.within),
-            covariance(self.between),
+            change(self.gyration),
+            None if self.axes is None else change(self.axes),
+            change(self.mean),
+            self.within.map(change),
+            self.between.map(change),
         )
 
     @classmethod
     def cat(cls, parts: Sequence[MoleculeGaussian]) -> MoleculeGaussian:
-        """Rows of several tables, whose axes are not yet drawn, one after the other."""
+        """The rows of several tables one after the other; none of them has axes yet."""
         return cls(
             torch.cat([part.gyration for part in parts]),
             None,

@@ -67,9 +67,9 @@ def _octant(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def rotations(u: Tensor) -> Tensor:
-    """Haar-uniform rotations (..., 3, 3) from uniform numbers (..., 3) in [0, 1).
+    """Haar-uniform rotations (..., 3, 3) from uniform numbers (..., 3), by unit quaternions.
 
-    By unit quaternions (Shoemake 1992).
+    The numbers lie in [0, 1) (Shoemake 1992).
     """
     radius_1, radius_2 = (1 - u[..., 0]).sqrt(), u[..., 0].sqrt()
     angle_1, angle_2 = 2 * math.pi * u[..., 1], 2 * math.pi * u[..., 2]

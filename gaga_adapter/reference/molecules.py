@@ -53,12 +53,10 @@ class MoleculeReference(ReferenceGaussian):
         return self._known[n_atoms]
 
     def _fit(self, n_atoms: int) -> MoleculeGaussian:
-        f = self.n_features
-        eye = torch.eye(f, dtype=torch.float64)
-        mean = torch.zeros(f, dtype=torch.float64)
+        mean = torch.zeros(self.n_features, dtype=torch.float64)
         if self.kind in ("unit", "paper"):
             v_x = 1.0 if self.kind == "unit" else self.moments.paper_variance
-            within = between = v_x * eye
+            within = between = v_x * torch.eye(self.n_features, dtype=torch.float64)
         elif self.kind == "channel":
             v_x = self.moments.position_variance_per_dof
             mean = self.moments.pooled_feature_mean
@@ -67,13 +65,9 @@ class MoleculeReference(ReferenceGaussian):
             size = self.moments.at_size(n_atoms)
             v_x, mean = size.v_x, size.feature_mean
             within, between = size.within, size.between
-        return MoleculeGaussian(
-            torch.full((1, 3), v_x, dtype=torch.float64),
-            None,
-            mean[None],
-            EigenCovariance.from_matrix(within[None]),
-            EigenCovariance.from_matrix(between[None]),
-        )
+        gyration = torch.full((1, 3), v_x, dtype=torch.float64)
+        covariances = (EigenCovariance.from_matrix(matrix[None]) for matrix in (within, between))
+        return MoleculeGaussian(gyration, None, mean[None], *covariances)
 
     def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:
         """The Gaussian (B) that each molecule's noise is sent to, at the level of the data."""

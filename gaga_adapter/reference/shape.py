@@ -61,13 +61,9 @@ class ShapeReference(MoleculeReference):
         """One row per sampled molecule (R); the weights go beside them."""
         size = self.moments.at_size(n_atoms)
         self._weights[n_atoms] = size.sample_weight
-        return MoleculeGaussian(
-            size.gyration,
-            None,
-            size.sample_mean,
-            EigenCovariance.from_matrix(size.sample_within),
-            EigenCovariance.from_matrix(torch.zeros_like(size.sample_within)),
-        )
+        within = EigenCovariance.from_matrix(size.sample_within)
+        between = EigenCovariance.from_matrix(torch.zeros_like(size.sample_within))
+        return MoleculeGaussian(size.gyration, None, size.sample_mean, within, between)
 
     def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:
         n_atoms = mask.sum(1)
@@ -94,9 +90,8 @@ class ShapeReference(MoleculeReference):
             exponents = float(eigenvalues[here].max() * precision.max())
             per_molecule = len(log_weight) * max(n_nodes(exponents) ** 2, self.n_features**2)
             for part in torch.split(here, max(1, _CHUNK // per_molecule)):
-                density = rows.feature_log_density(statistics.take(part))
                 volume = rows.gyration.log().sum(-1) + 3 * LOG_2_PI
-                density = density - 0.5 * (n - 1) * volume
+                density = rows.feature_log_density(statistics.take(part)) - 0.5 * (n - 1) * volume
                 if n > 1:
                     density = density + log_haar_average(eigenvalues[part], precision)
                 total[part] = (density + log_weight).logsumexp(1)
@@ -104,7 +99,7 @@ class ShapeReference(MoleculeReference):
 
 
 def noise_hash(z: Tensor, mask: Tensor) -> Tensor:
-    """A hash (B,) of each molecule's real rows in their order, whatever padding and batch."""
+    """A hash (B,) of each molecule's real rows in their order; padding and batch do not matter."""
     place = mask.cumsum(1).to(torch.int64) * mask
     keys = stream(1, z.shape[1] + 1, z.device)
     return splitmix64((splitmix64(atom_hashes(z) + keys[place]) * mask).sum(1))

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaga_adapter.criteria.levels import coefficients, drawn, noised
+from gaga_adapter.criteria.levels import add_noise, coefficients, draw_like
 from gaga_adapter.errors import StatsMismatchError
 from gaga_adapter.layout import AtomLayout, DenseLayout, Layout
 from gaga_adapter.moments import ExchangeableMoments
@@ -81,8 +81,8 @@ def histograms(
     else:
         _check_channels(stats.layout, held_out)
         x, mask = held_out.x.double(), held_out.mask
-        noisy = noised(x, mask, reference, generator) / a
-        fitted = drawn(x, mask, reference, generator)
+        noisy = add_noise(x, mask, reference, generator) / a
+        fitted = draw_like(x, mask, reference, generator)
         fitted_mask = None if mask is None else mask_from_sizes(mask.sum(1))
     fitted = fitted / a
     channels = _channels(stats.layout)

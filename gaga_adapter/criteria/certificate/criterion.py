@@ -51,15 +51,21 @@ from gaga_adapter.criteria.certificate.linear import (
 )
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import anchor_of, check_data, falling, is_gaussian, noised
+from gaga_adapter.criteria.levels import (
+    add_noise,
+    anchor_of,
+    check_data,
+    falling_levels,
+    is_gaussian,
+)
 from gaga_adapter.criteria.protocol import BaseCriterion, Progress, Task
 from gaga_adapter.errors import DataError, TruncationError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import project
 
-_FEWEST = 10  # items without which no half can decide for the other
+_FEWEST = 10  # items that one half needs to decide for the other
 _SURE = 4.0  # standard errors from which a model counts as worse than linear: 3e-5 per level
-_TAIL = 0.01  # nats that may be left out below `noisiest` in silence
+_TAIL = 0.01  # nats that may be left out below `noisiest` without a warning
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Certificate(BaseCriterion):
     `linear_error` averaged over the noise in closed form (NaN for an anchor that is no Gaussian).
 
     Attributes:
-        denoiser: Denoiser that `as_denoiser` returns, or takes alone.
+        denoiser: Denoiser from `as_denoiser`, or a callable that it takes without a scheduler.
         n_samples: Largest number of data items.
         batch_size: Number of items in one call of the denoiser.
         n_noise: Number of noised copies of each item per level.
@@ -126,7 +132,7 @@ class Certificate(BaseCriterion):
         if not references:
             raise DataError("no reference to compare with. Pass one or more.")
         check_data(x, mask)
-        return self._curves(Task(x, mask, falling(log_snr), generator, progress), references)
+        return self._curves(Task(x, mask, falling_levels(log_snr), generator, progress), references)
 
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
         return self._curves(task, [reference])[0]
@@ -140,9 +146,12 @@ class Certificate(BaseCriterion):
         task = replace(task, x=x if task.mask is None else project(x, task.mask))
         nodes = self._nodes(levels, denoiser)
         tick = task.ticker(len(nodes) + len(levels) * len(references))
-        linear, model = self._errors(denoiser, anchor, task, nodes, tick)
+        linear, model = self._errors(anchor, task, nodes, tick)
         gain = 0.5 * nodes.exp() * (linear - model)  # the integrand per item, (M, K)
-        integral = torch.where(_informative(gain), gain, 0.0) @ _weights(nodes, levels).T
+        # Where the model beats the linear denoiser on the items of the other half, it counts.
+        half = torch.arange(len(gain)) % 2
+        wins = torch.stack([gain[half == h].mean(0) > 0 for h in (0, 1)])[1 - half]
+        integral = torch.where(wins, gain, 0.0) @ _weights(nodes, levels).T
         _warn(gain, nodes)
 
         extra = _columns(linear, model, anchor, task, nodes)
@@ -175,22 +184,17 @@ class Certificate(BaseCriterion):
         return nodes
 
     def _errors(
-        self,
-        denoiser: Denoiser,
-        anchor: ReferenceGaussian,
-        task: Task,
-        nodes: Tensor,
-        tick: Callable[[], None],
+        self, anchor: ReferenceGaussian, task: Task, nodes: Tensor, tick: Callable[[], None]
     ) -> tuple[Tensor, Tensor]:
         """Squared errors of the linear denoiser and of the model (M, K) each, float64."""
-        x, mask = task.x, task.mask
+        denoiser, x, mask = as_denoiser(self.denoiser), task.x, task.mask
         linear, model = torch.zeros(2, len(x), len(nodes), dtype=torch.float64)
         # Molecules of like size share a batch, which is cut to the largest of them.
         order = torch.arange(len(x)) if mask is None else mask.sum(1).argsort(stable=True).cpu()
         for k, level in enumerate(nodes.tolist()):
             sigma = math.exp(-level / 2)
             for _ in range(self.n_noise):
-                y = noised(x, mask, anchor.at(1.0, sigma), task.generator)
+                y = add_noise(x, mask, anchor.at(1.0, sigma), task.generator)
                 for rows in torch.split(order, self.batch_size):
                     clean, noisy, real = x[rows], y[rows], None
                     if mask is not None:
@@ -204,14 +208,11 @@ class Certificate(BaseCriterion):
         return linear, model
 
 
-def discarded(curve: CriterionCurve, log_snr_star: float) -> tuple[float, float]:
-    """Nats that a start at `log_snr_star` discards, at least: the curve there, linear in between.
+def discarded_nats(curve: CriterionCurve, log_snr_star: float) -> tuple[float, float]:
+    """Nats that a start at `log_snr_star` discards, at least, and their standard error.
 
-    With their standard error; without contributions an upper limit of that error.
-
-    Args:
-        curve: Curve in nats, as of `Certificate`.
-        log_snr_star: Log-SNR within the levels of the curve.
+    They are the value of a curve in nats, such as that of `Certificate`, linear between its levels.
+    Without contributions the error is an upper limit.
 
     Raises:
         DataError: If the curve is one of p-values.
@@ -237,13 +238,6 @@ def discarded(curve: CriterionCurve, log_snr_star: float) -> tuple[float, float]
     return value, error
 
 
-def _informative(gain: Tensor) -> Tensor:
-    """Where the model beats the linear denoiser on the items of the other half: bool (M, K)."""
-    half = torch.arange(len(gain)) % 2
-    wins = torch.stack([gain[half == h].mean(0) > 0 for h in (0, 1)])
-    return wins[1 - half]
-
-
 def _weights(nodes: Tensor, levels: list[float]) -> Tensor:
     """Integral up to each level (L) of the cubic spline through values at the nodes: (L, K)."""
     from scipy.interpolate import CubicSpline
@@ -259,20 +253,19 @@ def _columns(
 ) -> dict[str, tuple[float, ...]]:
     """Errors per item at the node nearest to each level, and their closed form."""
     at = [int((nodes - level).abs().argmin()) for level in task.levels]
-    lmmse = [math.nan] * len(at)
-    if is_gaussian(anchor):
-        lmmse = [
-            float(expected_error(anchor, task.x, task.mask, float(nodes[k])).mean()) for k in at
-        ]
-    return {
+    columns = {
         "model_error": tuple(model.mean(0)[at].tolist()),
         "linear_error": tuple(linear.mean(0)[at].tolist()),
-        "lmmse": tuple(lmmse),
+        "lmmse": (math.nan,) * len(at),
     }
+    if is_gaussian(anchor):
+        exact = (expected_error(anchor, task.x, task.mask, float(nodes[k])).mean() for k in at)
+        columns["lmmse"] = tuple(map(float, exact))
+    return columns
 
 
 def _warn(gain: Tensor, nodes: Tensor) -> None:
-    """Warn where the integrand (M, K) says that the model is worse than linear, or much is left."""
+    """Warn where the model is worse than linear, or much is left out, by the integrand (M, K)."""
     mean, error = gain.mean(0), gain.std(0) / math.sqrt(len(gain))
     worse = mean < -_SURE * error
     if bool(worse.any()):

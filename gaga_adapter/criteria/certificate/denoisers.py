@@ -1,8 +1,8 @@
 r"""Denoisers in one form: `(x_0 + sigma eps, sigma, mask) -> x_0`.
 
-A model that takes a timestep sees `a y` with `y = x_0 + sigma eps` and `sigma = b / a`, and answers
-in its scheduler's words, an affine function of the clean prediction, which is inverted
-(`noise/conventions.py`). A table of timesteps knows its own sigmas alone; the nearest is used.
+A model that takes a timestep sees `a y` with `y = x_0 + sigma eps` and `sigma = b / a`. It predicts
+what its scheduler asks for, an affine function of the clean data, which is inverted
+(`noise/conventions.py`). A table of timesteps has few sigmas, and the nearest is used.
 """
 
 from __future__ import annotations
@@ -37,15 +37,10 @@ class Denoiser:
 
     @torch.no_grad()
     def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
-        """Predict x_0.
+        """Predict x_0 (B, ...) from `noisy`, `x_0 + sigma eps` of that shape.
 
-        Args:
-            noisy: Noised data `x_0 + sigma eps` (B, ...); molecules have zero centre of mass.
-            sigma: Noise standard deviation.
-            mask: Real atoms (B, N) of molecules, bool; `None` for dense data.
-
-        Returns:
-            (B, ...) as `noisy`; for molecules projected on zero centre of mass and zero padding.
+        Molecules come with a mask (B, N) of real atoms and with zero centre of mass. So does the
+        result, which is projected on it, with zero padding.
 
         Raises:
             UnsupportedModelError: If the model returned no tensor, one of another shape, or a
@@ -126,7 +121,12 @@ def as_denoiser(
         )
     at = convention_of(scheduler)
     _ = at.relation  # an unknown prediction is refused now
-    return Denoiser(_Timestepped(model, at, "timestep" in parameters), _levels(at))
+    levels = None
+    if at.table is not None:
+        of_table = log_snr(at.table)
+        # Timesteps without noise or without signal are left out.
+        levels = tuple(of_table[torch.isfinite(of_table)].tolist())
+    return Denoiser(_Timestepped(model, at, "timestep" in parameters), levels)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Timestepped:
         timestep = self.at.timestep_at(sigma)
         a, _ = self.at.seen_level(timestep)
         model = _at_home(self.model)
-        # An index is an integer; a clock is a float that keeps its digits in every precision.
+        # An index is an integer; a continuous time is a float that keeps its digits throughout.
         kind = torch.float32 if self.at.table is None else torch.int64
         t = torch.tensor(timestep, device=noisy.device).to(kind)
         seen = a * noisy
@@ -161,16 +161,8 @@ def _tensor_of(answer: Any) -> Any:  # noqa: ANN401 - whatever a model returns
     return answer if isinstance(answer, Tensor) else getattr(answer, "sample", answer)
 
 
-def _levels(at: Convention) -> tuple[float, ...] | None:
-    """Log-SNRs of a table of timesteps; those without noise or without signal are left out."""
-    if at.table is None:
-        return None
-    levels = log_snr(at.table)
-    return tuple(levels[torch.isfinite(levels)].tolist())
-
-
 def _parameters(model: Any) -> frozenset[str]:  # noqa: ANN401 - any callable
-    """Names of what the model is called with; none where Python cannot tell."""
+    """Names of the arguments that the model takes; none where Python cannot tell."""
     try:
         called = model.forward if isinstance(model, nn.Module) else model
         return frozenset(inspect.signature(called).parameters)
@@ -184,14 +176,14 @@ def _at_home(model: Callable[..., Any]) -> Callable[..., Any]:
     if home is None:
         return model
 
-    def moved(value: Any) -> Any:  # noqa: ANN401 - an argument of the model
+    def move(value: Any) -> Any:  # noqa: ANN401 - an argument of the model
         if not isinstance(value, Tensor):
             return value
-        # A clock () keeps its precision.
+        # A time () keeps its precision.
         floats = value.is_floating_point() and value.dim() > 0
         return value.to(home.device, home.dtype if floats else value.dtype)
 
     def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-        return model(*map(moved, arguments), **{name: moved(v) for name, v in named.items()})
+        return model(*map(move, arguments), **{name: move(v) for name, v in named.items()})
 
     return call

@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-from gaga_adapter.criteria.levels import coefficients, is_gaussian, noised
+from gaga_adapter.criteria.levels import add_noise, coefficients, is_gaussian
 from gaga_adapter.criteria.protocol import Task
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
@@ -38,7 +38,7 @@ def posterior_mean(
 ) -> Tensor:
     """`E_Q[x_0 | noisy]` of `noisy = x_0 + sigma eps` (B, ...), float64.
 
-    Molecules have zero centre of mass. The result is on their device where that has float64.
+    Molecules have zero centre of mass. The result is on `workspace` of their device.
     """
     home = workspace(noisy.device)
     y = noisy.detach().to(home, torch.float64).requires_grad_()
@@ -63,13 +63,9 @@ def expected_error(
 
 
 def anchor_to_reference(
-    anchor: ReferenceGaussian,
-    reference: ReferenceGaussian,
-    task: Task,
-    log_snr: float,
-    n_noise: int,
+    anchor: ReferenceGaussian, reference: ReferenceGaussian, task: Task, level: float, n_noise: int
 ) -> Tensor:
-    """`E_eps[log g(y) - log q(y)]` (M,) on the CPU: what makes a KL from the anchor g one from q.
+    """`E_eps[log g(y) - log q(y)]` (M,) on the CPU: added to a KL from the anchor g, one from q.
 
     In closed form for two Gaussians, else averaged over `n_noise` noised copies of each item with
     exact densities.
@@ -78,10 +74,10 @@ def anchor_to_reference(
     total = torch.zeros(len(x), dtype=torch.float64)
     if reference is anchor:
         return total
-    q, g = (law.at(*coefficients(log_snr)) for law in (reference, anchor))
+    q, g = (law.at(*coefficients(level)) for law in (reference, anchor))
     if is_gaussian(reference) and is_gaussian(anchor):
         return (q.kl_from_posterior(x, mask) - g.kl_from_posterior(x, mask)).cpu()
     for _ in range(n_noise):
-        y = noised(x, mask, q, task.generator)
+        y = add_noise(x, mask, q, task.generator)
         total += (g.log_prob(y, mask) - q.log_prob(y, mask)).cpu() / n_noise
     return total

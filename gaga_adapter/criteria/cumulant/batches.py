@@ -25,7 +25,7 @@ from gaga_adapter.criteria.cumulant.invariants import (
     Parts,
     block_grams,
     contractions,
-    scaled_axes,
+    scale_axes,
     second_moments,
 )
 from gaga_adapter.criteria.cumulant.kstatistics import k_statistic
@@ -34,10 +34,11 @@ from gaga_adapter.criteria.levels import anchor_of, is_gaussian
 from gaga_adapter.errors import DataError
 from gaga_adapter.reference import DenseReference, MoleculeReference
 
-#: Numbers of a joint cumulant tensor; beyond, inner products of items serve instead.
+#: Most numbers of a joint cumulant tensor. In place of larger ones serve inner products of items.
 TENSOR_LIMIT = 2**20
-_MOST_PER_BATCH, _PRODUCT_LIMIT = 512, 2**36  # items of a batch, and squared times entries, then
-_BASIS_LIMIT = 4096  # entries of an event whose eigenvectors are completed
+# With inner products: most items of a batch, and most items (squared) times entries.
+_MOST_PER_BATCH, _PRODUCT_LIMIT = 512, 2**36
+_BASIS_LIMIT = 4096  # most entries of an event for which eigenvectors become a full basis
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +82,17 @@ class SizeBatches:
         for number in range(int(batch.max()) + 1):
             rows = batch == number
             own, moments = _estimates(parts.take(rows), max_order)
-            theirs: dict[str, Tensor] = {}
-            others = known
             if of_draws is not None:
                 part = of_draws.take(rows.repeat_interleave(draws_per_item))
-                theirs, others = _estimates(part, max_order)
-            higher.append({k: own[k] - theirs[k] if theirs else own[k] for k in own})
-            second.append({k: moments[k] - others[k] for k in moments})
+                theirs, known = _estimates(part, max_order)
+                own = {k: own[k] - theirs[k] for k in own}
+            higher.append(own)
+            second.append({k: moments[k] - known[k] for k in moments})
         return cls(n_atoms, len(x), higher, second, {"p": p, "u": u, "g": g})
 
     @property
     def n_batches(self) -> int:
-        """G."""
+        """Number G of batches."""
         return len(self.second)
 
     def grams(self, a: float, b: float) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class SizeBatches:
 
 
 def _parts(x: Tensor, within: Tensor, between: Tensor) -> Parts:
-    """Molecules (n, N, 3 + F) in their parts, features along these axes (F, F)."""
+    """Molecules (n, N, 3 + F) in their parts, with features along the given axes (F, F)."""
     positions, features = x[..., :3], x[..., 3:]
     mean = features.mean(1)
     return Parts(
@@ -142,7 +142,7 @@ class DenseBatches:
 
     @staticmethod
     def room(d: int, max_order: int, n_batches: int) -> float:
-        """How many events of d entries can be judged: any number while there are tensors."""
+        """Most events of d entries that can be judged: any number while the tensors are small."""
         if d**max_order <= TENSOR_LIMIT:
             return math.inf
         return min(_MOST_PER_BATCH * n_batches, math.isqrt(_PRODUCT_LIMIT // d))
@@ -157,13 +157,13 @@ class DenseBatches:
         d = y.shape[1]
         if isinstance(covariance, DiagonalCovariance):
             variances = covariance.var
+        elif d > _BASIS_LIMIT:
+            raise DataError(
+                f"events of {d} entries are too large for cumulants against the {reference.kind} "
+                f"reference; at most {_BASIS_LIMIT}. Judge against `element` or `channel`, or by "
+                "two_sample."
+            )
         else:
-            if d > _BASIS_LIMIT:
-                raise DataError(
-                    f"events of {d} entries are too large for cumulants against the "
-                    f"{reference.kind} reference; at most {_BASIS_LIMIT}. Judge against `element` "
-                    "or `channel`, or by two_sample."
-                )
             basis = torch.linalg.qr(covariance.basis, mode="complete").Q
             basis[:, : covariance.basis.shape[1]] = covariance.basis
             y = y @ basis
@@ -184,21 +184,19 @@ class DenseBatches:
 
     @property
     def n_batches(self) -> int:
-        """G."""
+        """Number G of batches."""
         return len(self.estimates[1])
 
     def grams(self, a: float, b: float) -> dict[str, Tensor]:
         """Gram matrices (G, G) of the whitened differences at a level, by block.
 
-        Without tensors, those of different batches alone: the diagonals are zero.
+        Of orders without tensors the diagonals are zero: only different batches are compared.
         """
         scale = a * (a**2 * self.variances + b**2).rsqrt()
-        grams = {}
+        grams = self._products(scale) if self.beyond else {}
         for order, estimate in self.estimates.items():
-            flat = scaled_axes(estimate, [scale] * order, 1).flatten(1)
+            flat = scale_axes(estimate, [scale] * order, 1).flatten(1)
             grams[order] = flat @ flat.T
-        if self.beyond:
-            grams |= self._products(scale)
         names = {1: "mean", 2: "covariance"}
         return {names.get(order, f"order_{order}"): grams[order] for order in sorted(grams)}
 

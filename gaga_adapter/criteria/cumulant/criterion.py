@@ -47,11 +47,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.criteria.contributions import Contributions
-from gaga_adapter.criteria.cumulant.batches import (
-    TENSOR_LIMIT,
-    DenseBatches,
-    SizeBatches,
-)
+from gaga_adapter.criteria.cumulant.batches import TENSOR_LIMIT, DenseBatches, SizeBatches
 from gaga_adapter.criteria.cumulant.invariants import BLOCKS
 from gaga_adapter.criteria.cumulant.kstatistics import MAX_ORDER, norm_pseudo_values
 from gaga_adapter.criteria.curve import CriterionCurve
@@ -71,8 +67,8 @@ class Cumulant(BaseCriterion):
     """Cumulants of noised data against those of the reference: H^K, in nats per data item.
 
     Extra columns of its curve are `mean` and `covariance`, then for dense data `order_3` ..
-    `order_K`, for molecules `fff, ppf, ffff, ppff, pppp` (p a position, f a feature) and `share`,
-    of the molecules that were judged. The first ones sum to the value.
+    `order_K`, for molecules `fff, ppf, ffff, ppff, pppp` (p a position, f a feature). They sum to
+    the value. A last one for molecules, `share`, is the share of them that was judged.
 
     Attributes:
         max_order: Order K, from 2; up to 6 for dense data, up to 4 for molecules (more counts as
@@ -80,7 +76,7 @@ class Cumulant(BaseCriterion):
         beta: Weight of the covariance.
         weights: Weights w_3 .. w_K; those of the Edgeworth expansion when `None`.
         n_samples: Largest number of data items.
-        n_batches: Number G of batches; of molecules, per size.
+        n_batches: Number G of batches; for molecules, of each size.
         draws_per_item: Number of draws of a reference that is no Gaussian, per data item.
 
     Raises:
@@ -122,35 +118,30 @@ class Cumulant(BaseCriterion):
         makers: Sequence[Callable[[], DenseBatches | SizeBatches]]
         if isinstance(reference, DenseReference):
             makers = [self._dense(task, group, reference)]
-        else:
-            assert isinstance(reference, MoleculeReference)
+        elif isinstance(reference, MoleculeReference):
             makers = self._molecules(task, group, reference)
         levels = task.levels
         tick = task.ticker(len(levels) * len(makers), per_level=len(makers))
-        n_judged, rows, weights, sizes = 0, [], [], []
+        n_items, rows, weights, sizes = 0, [], [], []
         sums: dict[str, Tensor] = {}
         for make in makers:
             part, by_level = make(), []
             for level in levels:
-                by_level.append(self._weighed(part.grams(*coefficients(level))))
+                by_level.append(self._columns(part.grams(*coefficients(level))))
                 tick()
-            pseudo = {
-                name: torch.stack([one[name] for one in by_level], 1).cpu() for name in by_level[0]
-            }
-            n_judged += part.n_items
-            for name, values in pseudo.items():
-                sums[name] = sums.get(name, 0) + part.n_items * values.mean(0)
-            rows.append(torch.stack(list(pseudo.values())).sum(0))
+            n_items += part.n_items
+            columns = []
+            for name in by_level[0]:
+                columns.append(torch.stack([one[name] for one in by_level], 1).cpu())
+                sums[name] = sums.get(name, 0) + part.n_items * columns[-1].mean(0)
+            rows.append(torch.stack(columns).sum(0))
             weights += [part.n_items / part.n_batches] * part.n_batches
             sizes += [part.n_atoms] * part.n_batches if isinstance(part, SizeBatches) else []
-        parts = Contributions(
-            torch.cat(rows),
-            torch.tensor(weights, dtype=torch.float64),
-            torch.tensor(sizes) if sizes else None,
-        )
-        extra = {name: tuple((total / n_judged).tolist()) for name, total in sums.items()}
+        weight = torch.tensor(weights, dtype=torch.float64)
+        parts = Contributions(torch.cat(rows), weight, torch.tensor(sizes) if sizes else None)
+        extra = {name: tuple((total / n_items).tolist()) for name, total in sums.items()}
         if task.mask is not None:
-            extra["share"] = (n_judged / len(task),) * len(levels)
+            extra["share"] = (n_items / len(task),) * len(levels)
         return self._curve(task, reference, parts, extra)
 
     def _sample(self, task: Task) -> tuple[Task, Tensor]:
@@ -169,7 +160,7 @@ class Cumulant(BaseCriterion):
             )
         return task, group
 
-    def _weighed(self, grams: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _columns(self, grams: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pseudo-values (G,) by column, in nats."""
         pseudo = {name: norm_pseudo_values(gram) for name, gram in grams.items()}
         columns = {"mean": 0.5 * pseudo["mean"], "covariance": self.beta * pseudo["covariance"]}
@@ -183,9 +174,7 @@ class Cumulant(BaseCriterion):
         return columns
 
     def _weight(self, order: int) -> float:
-        if self.weights is not None:
-            return self.weights[order - 3]
-        return 1 / (2 * math.factorial(order))
+        return self.weights[order - 3] if self.weights else 1 / (2 * math.factorial(order))
 
     def _dense(
         self, task: Task, group: Tensor, reference: DenseReference
@@ -197,13 +186,13 @@ class Cumulant(BaseCriterion):
                 f"{_FEWEST_BATCHES * _BATCH}. Pass more data."
             )
         home = workspace(task.x.device)
-        x, batch = task.x.to(home).to(torch.float64), batch.to(home)
-        return partial(DenseBatches.of, x, batch, reference, self.max_order)
+        x = task.x.to(home).to(torch.float64)
+        return partial(DenseBatches.of, x, batch.to(home), reference, self.max_order)
 
     def _molecules(
         self, task: Task, group: Tensor, reference: MoleculeReference
     ) -> list[Callable[[], SizeBatches]]:
-        """What makes the batches of each size: one after the other, as their tensors are large."""
+        """A function per size that makes its batches: one at a time, as their tensors are large."""
         assert task.mask is not None
         x, mask = task.x, task.mask
         order, f = min(self.max_order, _MAX_MOLECULE_ORDER), x.shape[2] - 3
@@ -236,7 +225,7 @@ class Cumulant(BaseCriterion):
         return makers
 
     def _batches(self, group: Tensor) -> tuple[Tensor, int]:
-        """Batch of each item (M,), copies of one item in one batch; and how many batches."""
+        """Batch of each item (M,), copies of one item in one batch, and the number of batches."""
         distinct, place = torch.unique(group, return_inverse=True)
         n_batches = min(self.n_batches, len(distinct) // _BATCH)
         return place % max(n_batches, 1), n_batches

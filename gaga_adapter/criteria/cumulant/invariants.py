@@ -75,9 +75,9 @@ def second_moments(parts: Parts) -> dict[str, Tensor]:
 
 
 def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
-    """Contractions of the cumulants of order 3 (and 4) of at least 4 molecules with the invariants.
+    """Contractions (invariants, F, .., F) of the cumulants of order 3 (and 4), by block.
 
-    They are (invariants, F, .., F), by block.
+    There must be at least 4 molecules.
     """
     p, g, u = parts.p, parts.g, parts.u - parts.u.mean(0)
     n, f = u.shape
@@ -118,7 +118,7 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
     # What a Gaussian of the same second moments would have: it is one pairing of the atoms and one
     # of the channels or directions for each pairing of the four places.
     def product(pattern: str, x: Tensor, y: Tensor, same: Tensor) -> Tensor:
-        """Of two averages over molecules, without the pairs of a molecule with itself."""
+        """Product of two averages over molecules, without pairs of a molecule with itself."""
         different: Tensor = (n * torch.einsum(pattern, x, y) - same) / (n - 1)
         return different
 
@@ -135,17 +135,13 @@ def contractions(parts: Parts, max_order: int) -> dict[str, Tensor]:
     positions = _position_contractions(
         mean("si,si->", square, square), pppp, mean("sxy,sxy->", gyration, gyration)
     )
-    return (
-        third
-        | with_u
-        | {
-            "gggg": torch.stack([quartic, *_pairings(gggg)])
-            - torch.einsum("rt,tabcd->rabcd", gram[:, 1:], torch.stack(_pairings(ww))),
-            "ggpp": torch.stack([one_atom, ggpp, crossed, crossed])
-            - 3 * gram[:, 1, None, None] * wv,
-            "pppp": positions - vv * torch.einsum("rt,st->rs", gram[:, 1:], _TURNS).flatten(),
-        }
-    )
+    without_u = {
+        "gggg": torch.stack([quartic, *_pairings(gggg)])
+        - torch.einsum("rt,tabcd->rabcd", gram[:, 1:], torch.stack(_pairings(ww))),
+        "ggpp": torch.stack([one_atom, ggpp, crossed, crossed]) - 3 * gram[:, 1, None, None] * wv,
+        "pppp": positions - vv * torch.einsum("rt,st->rs", gram[:, 1:], _TURNS).flatten(),
+    }
+    return third | with_u | without_u
 
 
 def block_grams(
@@ -159,7 +155,7 @@ def block_grams(
     for block in batches[0]:
         whitened = torch.stack([batch[block] for batch in batches])
         # One factor per index of a feature, after the axes of batches and of invariants.
-        whitened = scaled_axes(whitened, [scale[letter] for letter in block.replace("p", "")], 2)
+        whitened = scale_axes(whitened, [scale[letter] for letter in block.replace("p", "")], 2)
         metric = _inverse_gram(block, n_atoms)
         whitened = whitened * scale["p"] ** block.count("p")
         whitened = whitened.reshape(len(batches), len(metric), -1)
@@ -168,7 +164,7 @@ def block_grams(
     return grams
 
 
-def scaled_axes(tensor: Tensor, factors: list[Tensor], first: int) -> Tensor:
+def scale_axes(tensor: Tensor, factors: list[Tensor], first: int) -> Tensor:
     """The tensor times a vector along each axis, from axis `first` on."""
     for axis, factor in enumerate(factors, first):
         tensor = tensor * factor.reshape([-1 if k == axis else 1 for k in range(tensor.dim())])
@@ -181,9 +177,9 @@ def _pairings(tensor: Tensor) -> list[Tensor]:
 
 
 def _position_contractions(quartic: Tensor, total: Tensor, mixed: Tensor) -> Tensor:
-    """Atoms' four invariants times directions' three (12,).
+    """Contractions (12,) with the atoms' four invariants times the directions' three.
 
-    From `sum_i |p_i|⁴`, `(sum_i |p_i|²)²` and `sum_ij (p_i · p_j)²`.
+    They follow from `sum_i |p_i|⁴`, `(sum_i |p_i|²)²` and `sum_ij (p_i · p_j)²`.
     """
     pairs = mixed + (total - mixed) * torch.eye(3, dtype=total.dtype)
     return torch.cat([quartic.expand(1, 3), pairs]).flatten()

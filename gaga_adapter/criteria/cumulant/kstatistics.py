@@ -14,9 +14,9 @@ coefficient of a term depends on its block sizes m alone. With Stirling numbers 
     c(m_1 .. m_r) = sum_{j_1 <= m_1 .. j_r <= m_r} prod_B S(m_B, j_B) (-1)^{j_B - 1} (j_B - 1)!
                     (-1)^{nu-1} / (n binom(n-1, nu-1)),      nu = j_1 + .. + j_r.
 
-**Norms.** `||C||²` of an estimate C is too large by its own variance. Of estimates C_g from
-different batches the products `<C_g, C_h>` are not: their average over g != h is unbiased if each
-C_g is. Its jackknife over batches is in closed form from the Gram matrix.
+**Norms.** `||C||²` of an estimate C is too large by its own variance. The products `<C_g, C_h>` of
+estimates from different batches are not: their average over g != h is unbiased if each C_g is. The
+jackknife of that average over batches has a closed form in the Gram matrix.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _power_sum(y: Tensor, order: int) -> Tensor:
 
 
 def check_order(n: int, order: int, lowest: int = 1) -> None:
-    """Refuse what has no k-statistic: an order beyond `lowest` to 6, or fewer samples than it."""
+    """Refuse an order that is not from `lowest` to 6, or fewer samples than the order."""
     if not lowest <= order <= MAX_ORDER:
         raise DataError(f"k-statistics of order {order}: known are {lowest} to {MAX_ORDER}.")
     if n < order:

@@ -84,7 +84,7 @@ def _overlaps(order: int) -> Counter[Overlap]:
 
 
 def _canonical(overlap: list[list[int]]) -> Overlap:
-    """The same for all orders of rows and columns."""
+    """One form for all orders of the rows and columns of a matrix of overlaps."""
     columns = range(len(overlap[0]))
     return min(
         tuple(sorted(tuple(row[c] for c in order) for row in overlap))

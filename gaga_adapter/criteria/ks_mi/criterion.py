@@ -40,21 +40,21 @@ from gaga_adapter.criteria.ks_mi.item_statistics import (
     ItemStatistics,
     MoleculeStatistics,
 )
-from gaga_adapter.criteria.levels import coefficients, noised
+from gaga_adapter.criteria.levels import add_noise, coefficients
 from gaga_adapter.criteria.protocol import BaseCriterion, Task
 from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.haar import rotations
 
 _FEWEST_ITEMS = 40
-_FEWEST_DRAWS = 256  # of the reference, per size
+_FEWEST_DRAWS = 256  # fewest draws of the reference, per size
 
 
 @dataclass(frozen=True)
 class KSMI(BaseCriterion):
     """Calibrated KS + mutual information: p-value of "noised data are draws of the reference".
 
-    Its curve is over the items that are judged. Extra columns are `ks` and `mi`, their average
+    Its curve is over the items that are tested. Extra columns are `ks` and `mi`, their average
     statistics in standard errors under the null hypothesis (of either sign), and `pass_rate`, the
     share of items that pass by themselves: `1 - alpha` under the null.
 
@@ -63,7 +63,7 @@ class KSMI(BaseCriterion):
         n_neighbors: Number k of neighbours of the mutual information.
         n_pairs: Largest number of distinct pairs of channels.
         draws_per_item: Number of draws of the reference per data item; 256 per size in any case.
-        pilot: Share of the items on which the direction is learnt, and which are not judged.
+        pilot: Share of the items that the direction is learnt on, and that are not tested.
         alpha: False-alarm rate of the verdict on single items, in the column `pass_rate`.
 
     Raises:
@@ -96,16 +96,14 @@ class KSMI(BaseCriterion):
         tick = task.ticker(len(task.levels))
         first = math.ceil(self.pilot * len(task))
         settings = (self.n_neighbors, self.n_pairs, task.generator)
-        statistics = (
-            DenseStatistics(task.x.shape[1:], *settings)
-            if task.mask is None
-            else MoleculeStatistics(*settings)
-        )
+        statistics: ItemStatistics = MoleculeStatistics(*settings)
+        if task.mask is None:
+            statistics = DenseStatistics(task.x.shape[1:], *settings)
         terms: list[Tensor] = []
         extra: dict[str, tuple[float, ...]] = {"ks": (), "mi": (), "pass_rate": ()}
         for level in task.levels:
             at = reference.at(*coefficients(level))
-            pilot, rest = _comparisons(task, at, statistics, first, self.draws_per_item)
+            pilot, rest = self._comparisons(task, at, statistics, first)
             order = torch.cat([part.rows for part in rest]).argsort()
             direction = _direction(pilot)
             terms.append(torch.cat([part.along(direction) for part in rest])[order])
@@ -124,8 +122,7 @@ class KSMI(BaseCriterion):
         task = task.in_workspace()
         if task.sizes is not None:
             enough = task.sizes >= self.fewest_atoms
-            left_out = int((~enough).sum())
-            if left_out:
+            if left_out := int((~enough).sum()):
                 warn(
                     f"{left_out} of {len(task)} molecules have fewer than {self.fewest_atoms} "
                     "atoms, too few for mutual information with "
@@ -143,6 +140,37 @@ class KSMI(BaseCriterion):
         u = torch.rand(len(task), 3, generator=task.generator, device=home, dtype=torch.float64)
         turned = task.x[..., :3] @ rotations(u).to(task.x.device, task.x.dtype)
         return replace(task, x=torch.cat([turned, task.x[..., 3:]], dim=-1))
+
+    def _comparisons(
+        self, task: Task, reference: ReferenceGaussian, statistics: ItemStatistics, first: int
+    ) -> tuple[list[_Part], list[_Part]]:
+        """Noised items beside draws of the reference, by size: of the pilot, and from `first` on.
+
+        The draws that standardise the entries are others than those that calibrate the statistics,
+        and the pilot has its own: given these, items and draws are alike under the null hypothesis.
+        """
+        x, mask = task.x, task.mask
+        noisy = add_noise(x, mask, reference, task.generator)
+        sizes = torch.zeros(len(x), device=x.device) if mask is None else mask.sum(1)
+        pilot: list[_Part] = []
+        rest: list[_Part] = []
+        for size in torch.unique(sizes):
+            rows = (sizes == size).nonzero().flatten()
+            items = noisy[rows]
+            if mask is not None:
+                items = items[mask[rows]].reshape(len(rows), int(size), -1)
+
+            def draw(count: int, event: torch.Size = items.shape[1:]) -> Tensor:
+                shape = (count, *event) if mask is None else [event[0]] * count
+                return reference.sample(shape, task.generator, x.device, x.dtype)
+
+            mean, deviation = statistics.standard(draw(_FEWEST_DRAWS))
+            for parts, some in ((pilot, rows < first), (rest, rows >= first)):
+                if bool(some.any()):
+                    null = draw(max(_FEWEST_DRAWS, self.draws_per_item * int(some.sum())))
+                    both = (items[some] - mean) / deviation, (null - mean) / deviation
+                    parts.append(_Part.of(rows[some], *both, statistics))
+        return pilot, rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,42 +201,6 @@ class _Part:
         largest = self.null.amax(1)
         rank = min(math.ceil((1 - alpha) * (len(largest) + 1)), len(largest))
         return self.data.amax(1) <= largest.sort().values[rank - 1]
-
-
-def _comparisons(
-    task: Task,
-    reference: ReferenceGaussian,
-    statistics: ItemStatistics,
-    first: int,
-    draws_per_item: int,
-) -> tuple[list[_Part], list[_Part]]:
-    """Noised items beside draws of the reference, by size: the pilot's, and those from `first` on.
-
-    The draws that standardise the entries are others than those that calibrate the statistics, and
-    the pilot has its own: given these, items and draws are alike under the null hypothesis.
-    """
-    x, mask = task.x, task.mask
-    noisy = noised(x, mask, reference, task.generator)
-    sizes = torch.zeros(len(x), device=x.device) if mask is None else mask.sum(1)
-    pilot: list[_Part] = []
-    rest: list[_Part] = []
-    for size in torch.unique(sizes):
-        rows = (sizes == size).nonzero().flatten()
-        items = noisy[rows]
-        if mask is not None:
-            items = items[mask[rows]].reshape(len(rows), int(size), -1)
-
-        def draw(count: int, event: torch.Size = items.shape[1:]) -> Tensor:
-            shape = (count, *event) if mask is None else [event[0]] * count
-            return reference.sample(shape, task.generator, x.device, x.dtype)
-
-        mean, deviation = statistics.standard(draw(_FEWEST_DRAWS))
-        for parts, some in ((pilot, rows < first), (rest, rows >= first)):
-            if bool(some.any()):
-                null = draw(max(_FEWEST_DRAWS, draws_per_item * int(some.sum())))
-                both = (items[some] - mean) / deviation, (null - mean) / deviation
-                parts.append(_Part.of(rows[some], *both, statistics))
-    return pilot, rest
 
 
 def _direction(parts: list[_Part]) -> Tensor:

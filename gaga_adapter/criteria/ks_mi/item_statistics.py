@@ -22,8 +22,8 @@ from gaga_adapter.criteria.ks_mi.mutual_information import knn_mutual_informatio
 from gaga_adapter.errors import DataError
 from gaga_adapter.reference.base import workspace
 
-_ENTRIES = 256  # of a dense item, at most, that KS looks at
-_PLACES = 64  # of a dense item, at most, over which mutual information is taken
+_ENTRIES = 256  # most entries of a dense item that KS looks at
+_PLACES = 64  # most places of a dense item over which mutual information is taken
 
 
 class ItemStatistics(ABC):
@@ -47,20 +47,15 @@ class ItemStatistics(ABC):
         """KS distances (B, K) and average mutual information (B, I) of standardised items."""
         samples, columns = self.views(z)
         distances = [ks_statistic(values) for values in samples]
+        k, source = self.n_neighbors, self._generator
         information = [
-            knn_mutual_information(
-                values,
-                self._pairs_of(values.shape[1]),
-                self.n_neighbors,
-                self._generator,
-                clip=False,
-            ).mean(1)
-            for values in columns
+            knn_mutual_information(x, self._pairs_of(x.shape[1]), k, source, clip=False).mean(1)
+            for x in columns
         ]
         return torch.stack(distances, 1), torch.stack(information, 1)
 
     def _pairs_of(self, width: int) -> list[tuple[int, int]]:
-        """Distinct pairs of columns: all of them, or as many at random."""
+        """Distinct pairs of columns: all of them, or `n_pairs` at random."""
         if width not in self._pairs:
             pairs = list(combinations(range(width), 2))
             pick = _some(len(pairs), self._n_pairs, self._generator)
@@ -87,7 +82,7 @@ class MoleculeStatistics(ItemStatistics):
 
 
 class DenseStatistics(ItemStatistics):
-    """Statistics of dense items (B, C, ...), of which the shape (C, ...) is given first.
+    """Statistics of dense items (B, C, ...) of one shape (C, ...).
 
     Raises:
         DataError: If an item has too few places in a row.
@@ -133,6 +128,6 @@ def ks_statistic(values: Tensor) -> Tensor:
 
 
 def _some(count: int, most: int, generator: Generator | None) -> Tensor:
-    """All of `count` numbers, or so many at random, in order (m,)."""
+    """All of the first `count` numbers, or `most` of them at random, in order (m,)."""
     home = None if generator is None else generator.device
     return torch.randperm(count, generator=generator, device=home)[:most].sort().values.cpu()

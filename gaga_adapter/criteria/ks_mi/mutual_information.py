@@ -50,9 +50,8 @@ def knn_mutual_information(
         DataError: If there are no more samples than neighbours, or a pair is not of two columns.
     """
     if columns.dim() != 3 or not columns.is_floating_point():
-        raise DataError(
-            f"columns are floats (B, C, n), got {columns.dtype} {tuple(columns.shape)}."
-        )
+        shape = tuple(columns.shape)
+        raise DataError(f"columns are floats (B, C, n), got {columns.dtype} {shape}.")
     _, width, n = columns.shape
     if not 1 <= n_neighbors < n:
         raise DataError(
@@ -104,7 +103,7 @@ def _kth_smallest(values: Tensor, k: int) -> Tensor:
     smallest = [torch.full_like(values[:, 0], math.inf) for _ in range(k)]
     for row in values.unbind(1):
         for place in range(k - 1):
-            held = smallest[place]
-            smallest[place], row = torch.minimum(held, row), torch.maximum(held, row)
+            best = smallest[place]
+            smallest[place], row = torch.minimum(best, row), torch.maximum(best, row)
         torch.minimum(smallest[-1], row, out=smallest[-1])
     return smallest[-1]

@@ -67,7 +67,7 @@ class Modality:
     n_neighbors: int
 
     def of(self, z: Tensor) -> Tensor:
-        """Its channels of molecules (B, N, 3 + F)."""
+        """Channels of this modality in molecules (B, N, 3 + F)."""
         return z[..., slice(*self.channels)]
 
 
@@ -226,25 +226,20 @@ def published_first_pass(
         a, b = float(path.a(timestep / steps)), float(path.b(timestep / steps))
         noise = draw_noise(x.shape, generator, x.device, x.dtype)
         z = a * clean + b * remove_mean(noise, mask)
-        for n_atoms in map(int, torch.unique(sizes)):
-            if n_atoms < FEWEST_ATOMS:
-                continue
+        for n_atoms in map(int, torch.unique(sizes[sizes >= FEWEST_ATOMS])):
             rows = (sizes == n_atoms).nonzero().flatten()
             atoms = z[rows][mask[rows]].reshape(len(rows), n_atoms, -1)
             for place, modality in enumerate(recipe.modalities):
-                values = modality.of(atoms)
+                values, variance = modality.of(atoms), a**2 * modality.constant + b**2
+                pairs = recipe.pairs(n_atoms, values.shape[-1], generator)
                 passed[rows, column, place] = recipe.tests(
-                    values,
-                    a**2 * modality.constant + b**2,
-                    modality.n_neighbors,
-                    recipe.pairs(n_atoms, values.shape[-1], generator),
-                    generator,
+                    values, variance, modality.n_neighbors, pairs, generator
                 )
     return PublishedResult(grid, passed.cpu(), (sizes < FEWEST_ATOMS).cpu(), recipe.consecutive)
 
 
 def draw_pairs(width: int, draws: int, generator: torch.Generator | None = None) -> Pairs:
-    """Pairs of distinct columns, of so many, drawn with repetition."""
+    """Pairs of distinct columns among `width`, drawn with repetition."""
     home = None if generator is None else generator.device
     first = torch.randint(width, (draws,), generator=generator, device=home)
     step = torch.randint(1, width, (draws,), generator=generator, device=home)
@@ -255,7 +250,7 @@ def draw_pairs(width: int, draws: int, generator: torch.Generator | None = None)
 def _average_information(
     columns: Tensor, pairs: Pairs, n_neighbors: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Average mutual information (B,) over pairs; each distinct one is worked out once."""
+    """Average mutual information (B,) over pairs, where each distinct pair is computed once."""
     times = Counter(pairs)
     information = knn_mutual_information(columns, list(times), n_neighbors, generator)
     weight = information.new_tensor(list(times.values())) / times.total()

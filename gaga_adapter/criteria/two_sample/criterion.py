@@ -17,7 +17,7 @@ The standard error is that of the average given the classifiers; the AUC is aver
 folds, with the error of DeLong et al. 1988. What the choice of the training samples adds is not in
 them; where there is nothing to see the AUC scatters by √2 times as much. The column `p_value` is
 free of that: fold k is judged by classifiers that have learnt from the folds before it alone, by an
-exact test that swaps pairs (`permutation.py`).
+exact test that swaps pairs (`separation.py`).
 
 **The check of the reference.** At one level of every curve, the data are replaced by draws of the
 reference at the level of the data, noised just as the data are. If the classifier tells even these
@@ -39,11 +39,12 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import coefficients, drawn
+from gaga_adapter.criteria.levels import coefficients, draw_like
 from gaga_adapter.criteria.protocol import BaseCriterion, Task
-from gaga_adapter.criteria.two_sample.classifier import calibrated, scores
+from gaga_adapter.criteria.two_sample.classifier import Flags, Floats, Rows, calibrate, scores
 from gaga_adapter.criteria.two_sample.features import paired_features
 from gaga_adapter.criteria.two_sample.separation import (
+    Numbers,
     Separation,
     auc,
     bound_terms,
@@ -56,7 +57,6 @@ from gaga_adapter.errors import warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import mask_from_sizes
 
-_Array = NDArray[np.float64]
 _FEW = 1000  # below this many items the bound is loose
 _FAULT = 1e-4  # p-value of two draws of the reference below which it is at fault
 
@@ -98,14 +98,14 @@ class TwoSample(BaseCriterion):
     def __post_init__(self) -> None:
         self._require(folds=2, n_samples=self._fewest, n_permutations=1)
 
-    @property
-    def _classifier(self) -> Callable[..., _Array]:
+    def _classifier(self, seed: int) -> Callable[..., Floats]:
         names = ("max_iter", "learning_rate", "max_leaf_nodes", "penalty")
-        return partial(scores, **{name: getattr(self, name) for name in names})
+        settings = {name: getattr(self, name) for name in names}
+        return partial(scores, random_state=seed, **settings)
 
     @property
     def _fewest(self) -> int:
-        """Data items without which nothing can be learnt: 25 to test on per fold."""
+        """Fewest data items from which something can be learnt: 25 to test on per fold."""
         return 25 * self.folds
 
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
@@ -128,8 +128,8 @@ class TwoSample(BaseCriterion):
         }
         return self._curve(task, reference, parts, extra | {"null_p_value": tuple(null)})
 
-    def _sample(self, task: Task) -> tuple[Task, NDArray[np.int64]]:
-        """At most `n_samples` of the items, and which are copies of one another."""
+    def _sample(self, task: Task) -> tuple[Task, Numbers]:
+        """At most `n_samples` of the items, and the number of the distinct item of each (M,)."""
         task = task.sample(self.n_samples).in_workspace()
         task.require(self._fewest)
         group = task.copies("are kept in one fold and count as one in the errors")
@@ -149,25 +149,20 @@ class TwoSample(BaseCriterion):
         log_snr: float,
         generator: Generator | None = None,
     ) -> Separation:
-        """What the classifier sees between two draws of the reference itself: nothing.
+        """Tell two kinds of draws of the reference apart, in which no classifier should succeed.
 
-        Draws at the level of the data, noised as data are, meet draws at the level.
-
-        Args:
-            reference: Reference at any level.
-            x: Data (M, ...) that say how many draws, and of which shape or sizes.
-            mask: Real atoms (M, N) of molecules, bool; `None` says that the data are dense.
-            log_snr: Level of the comparison.
-            generator: Source of the noise and of the draws.
+        Draws at the level of the data, to which noise is added as to data, meet draws at the level
+        `log_snr`. There are as many as data, of their shape or sizes. See `Criterion.curve` for the
+        arguments.
         """
-        clean = drawn(x, mask, reference.at(1.0, 0.0), generator)
+        clean = draw_like(x, mask, reference.at(1.0, 0.0), generator)
         mask = None if mask is None else mask_from_sizes(mask.sum(1))
         task, level = Task(clean, mask, [log_snr], generator), reference.at(*coefficients(log_snr))
         features = paired_features(task, level, np.arange(len(clean)))
         return self.separate(*features, _seed(generator))
 
     def _null_p_value(self, reference: ReferenceGaussian, task: Task, log_snr: float) -> float:
-        """The p-value of `null_check`, with a warning where it says that something is at fault."""
+        """The p-value of `null_check`, with a warning if it shows a fault."""
         null = self.null_check(reference, task.x, task.mask, log_snr, task.generator)
         if null.p_value < _FAULT:
             warn(
@@ -196,12 +191,12 @@ class TwoSample(BaseCriterion):
         cell = np.tile(cells(group, 2 * self.folds), 2)
         fold, half = cell % self.folds, cell < self.folds
         score, log_odds = np.empty(2 * n), np.empty(2 * n)
-        areas = []
+        learn, areas = self._classifier(seed), []
         for k in range(self.folds):
-            held = fold == k
-            score[held] = self._classifier(rows[~held], is_data[~held], rows[held], seed)
-            for test, other in ((held & half, held & ~half), (held & ~half, held & half)):
-                log_odds[test] = calibrated(score[other], is_data[other], score[test])
+            mine = fold == k
+            score[mine] = learn(rows[~mine], is_data[~mine], rows[mine])
+            for test, other in ((mine & half, mine & ~half), (mine & ~half, mine & half)):
+                log_odds[test] = calibrate(score[other], is_data[other], score[test])
                 areas.append(auc(score[test & is_data], score[test & ~is_data], group[test[:n]]))
         terms = bound_terms(log_odds[:n], log_odds[n:])
         kl, error = of_distinct(terms[:, None], group).value_and_error(self.unit)
@@ -216,30 +211,22 @@ class TwoSample(BaseCriterion):
         )
 
     def _p_value(
-        self,
-        rows: NDArray[np.floating],
-        is_data: NDArray[np.bool_],
-        fold: NDArray[np.int64],
-        last: _Array,
-        group: NDArray[np.int64],
-        seed: int,
+        self, rows: Rows, is_data: Flags, fold: Numbers, last: Floats, group: Numbers, seed: int
     ) -> float:
-        """Each fold but the first, judged by what the folds before it teach; copies swap together.
+        """p-value over all folds but the first, each by a classifier of the folds before it.
 
-        Of the features (2 M, D) data are the first half. The scores of the last fold are known: its
-        classifier knows no later one.
+        The data are the first half of the features (2 M, D), and copies swap together. The scores
+        of the last fold are at hand (`last`), for their classifier knows all folds before it.
         """
         from scipy.stats import combine_pvalues
 
-        rng, p_values = np.random.default_rng(seed), []
+        learn, rng, p_values = self._classifier(seed), np.random.default_rng(seed), []
         for k in range(1, self.folds):
-            held, known = fold == k, fold < k
-            if k == self.folds - 1:
-                score = last
-            else:
-                score = self._classifier(rows[known], is_data[known], rows[held], seed)
-            differences = rank_differences(score[is_data[held]], score[~is_data[held]])
-            item = np.unique(group[held[is_data]], return_inverse=True)[1]
+            mine, before, score = fold == k, fold < k, last
+            if k < self.folds - 1:
+                score = learn(rows[before], is_data[before], rows[mine])
+            differences = rank_differences(score[is_data[mine]], score[~is_data[mine]])
+            item = np.unique(group[mine[is_data]], return_inverse=True)[1]
             together = np.bincount(item, differences).astype(np.float64)
             p_values.append(swap_p_value(together, self.n_permutations, rng))
         return float(combine_pvalues(p_values, "fisher").pvalue)

@@ -1,4 +1,4 @@
-"""Noised data and draws of the reference, as features: everything in which both are alike.
+"""Noised data and draws of the reference, as features: two samples that are alike otherwise.
 
 Row i of either sample has the same size, the same units and as many copies.
 """
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaga_adapter.criteria.levels import drawn, noised
+from gaga_adapter.criteria.levels import add_noise, draw_like
 from gaga_adapter.criteria.protocol import Task
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import mask_from_sizes
@@ -26,7 +26,7 @@ def paired_features(
     `group` (M,) numbers the distinct item behind each item of the clean data.
     """
     mask = task.mask
-    one = noised(task.x, mask, reference, task.generator)
+    one = add_noise(task.x, mask, reference, task.generator)
     other = _draws(task, reference, group)
     # Units come from both samples alike, so that they say nothing of which is which.
     if mask is None:
@@ -47,14 +47,14 @@ def _draws(task: Task, reference: ReferenceGaussian, group: NDArray[np.int64]) -
     """Draws of the reference, one per item; copies, each with its own noise, meet such copies."""
     first = torch.from_numpy(np.unique(group, return_index=True)[1])
     if len(first) == len(task):
-        return drawn(task.x, task.mask, reference, task.generator)
+        return draw_like(task.x, task.mask, reference, task.generator)
     some = task.take(first)
-    clean = drawn(some.x, some.mask, reference.at(1.0, 0.0), task.generator)
+    clean = draw_like(some.x, some.mask, reference.at(1.0, 0.0), task.generator)
     real = None if task.sizes is None else mask_from_sizes(task.sizes)
-    return noised(clean[torch.from_numpy(group)], real, reference, task.generator)
+    return add_noise(clean[torch.from_numpy(group)], real, reference, task.generator)
 
 
 def _root_mean_square(parts: list[Tensor]) -> float:
-    """Unit of length; 1 where there is none, as for the positions of single atoms."""
+    """Root mean square of the numbers, as a unit: 1 where it is 0, as it is for single atoms."""
     square = torch.cat(parts).double().square()
     return math.sqrt(float(square.mean())) or 1.0 if square.numel() else 1.0

@@ -42,14 +42,10 @@ _CHUNK = 256  # events at a time: their responses stay in the cache
 
 @dataclass(frozen=True)
 class PrincipalAxes:
-    """Principal axes of events of D numbers.
-
-    Columns of `whiten` are the axes over their standard deviation, the leading one first, and 0
-    where that is 0.
-    """
+    """Principal axes of events of D numbers."""
 
     centre: Tensor  # mean (D,)
-    whiten: Tensor  # (D, D)
+    whiten: Tensor  # (D, D): columns are the axes over their deviation (0 for 0), the leading first
 
     @classmethod
     def of(cls, z: Tensor) -> PrincipalAxes:
@@ -74,7 +70,7 @@ class PrincipalAxes:
 
 @dataclass(frozen=True)
 class DenseUnits:
-    """Units of two samples pooled."""
+    """Units that two samples share, from both together."""
 
     mean: Tensor  # per channel (C, 1); of vectors (1, C), per entry
     scale: Tensor  # standard deviations, shaped as `mean`; 1 where there is none
@@ -122,7 +118,7 @@ def _features(x: Tensor, units: DenseUnits) -> Tensor:
         z = entries.reshape(planes.shape)
         columns += [_per_channel(_octaves(z)), _local_moments(z)]
         if numbers.shape[1] > _MAX_RAW:
-            raw = _per_channel(_coarse(z).flatten(2))
+            raw = _per_channel(_coarsen(z).flatten(2))
     if raw.shape[1] <= _MAX_RAW:
         columns.append(raw)
     if numbers.shape[1] <= _MAX_PRODUCTS:
@@ -181,15 +177,14 @@ def _local_moments(z: Tensor) -> Tensor:
     columns = []
     for scale in range(_SCALES):
         if scale:
-            z = _halved(z)
+            z = _halve(z)
         responses = [z]
         for axis in range(2, z.dim()):
             if z.shape[axis] >= 3:
                 responses = [y for response in responses for y in _dct3(response, axis)]
         for response in responses[1:]:  # the first is the local mean
             square = response.flatten(2).square()
-            second = square.mean(2)
-            floor = torch.finfo(z.dtype).eps
+            second, floor = square.mean(2), torch.finfo(z.dtype).eps
             kurtosis = square.square().mean(2) / second.square().clamp(min=floor)
             columns += [second.mean(1), kurtosis.mean(1)]
     return torch.stack(columns, 1) if columns else z.new_zeros(len(z), 0)
@@ -198,26 +193,19 @@ def _local_moments(z: Tensor) -> Tensor:
 def _dct3(z: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
     """Responses of (B, C, ...) to the three rows of the orthonormal DCT along one axis."""
     left, middle, right = (z.narrow(axis, k, z.shape[axis] - 2) for k in range(3))
-    ends = left + right
-    return (
-        (ends + middle) / math.sqrt(3),
-        (right - left) / math.sqrt(2),
-        (ends - 2 * middle) / math.sqrt(6),
-    )
+    rows = left + right + middle, right - left, left + right - 2 * middle
+    return rows[0] / math.sqrt(3), rows[1] / math.sqrt(2), rows[2] / math.sqrt(6)
 
 
-def _halved(z: Tensor) -> Tensor:
+def _halve(z: Tensor) -> Tensor:
     """Sums of neighbours over √2 along every axis of (B, C, ...): white noise stays what it is."""
     for axis in range(2, z.dim()):
-        half = z.shape[axis] // 2
-        if half:
-            pairs = z.narrow(axis, 0, 2 * half)
-            z = pairs.reshape(*z.shape[:axis], half, 2, *z.shape[axis + 1 :]).sum(axis + 1)
-            z = z / math.sqrt(2)
+        if z.shape[axis] > 1:
+            z = z.unfold(axis, 2, 2).sum(-1) / math.sqrt(2)
     return z
 
 
-def _coarse(z: Tensor) -> Tensor:
+def _coarsen(z: Tensor) -> Tensor:
     """Averages of (B, C, ...) over thirds of every axis."""
     if z.dim() == 3:
         return torch.nn.functional.adaptive_avg_pool1d(z, _COARSE)

@@ -36,13 +36,12 @@ def molecule_features(x: Tensor, mask: Tensor, length: float, amplitude: float) 
 
     `length` is the unit of the positions, `amplitude` that of the atom features.
     """
-    parts = zip(torch.split(x, _CHUNK), torch.split(mask, _CHUNK), strict=True)
-    return torch.cat(
-        [_molecules(x[..., :3] / length, x[..., 3:] / amplitude, mask) for x, mask in parts]
-    )
+    positions, features = x[..., :3] / length, x[..., 3:] / amplitude
+    chunks = zip(*(torch.split(v, _CHUNK) for v in (positions, features, mask)), strict=True)
+    return torch.cat([_features(*chunk) for chunk in chunks])
 
 
-def _molecules(positions: Tensor, features: Tensor, mask: Tensor) -> Tensor:
+def _features(positions: Tensor, features: Tensor, mask: Tensor) -> Tensor:
     real = mask[..., None]
     n = mask.sum(1, keepdim=True).to(positions.dtype)
     n_free = (n - 1).clamp(min=1)
@@ -54,8 +53,7 @@ def _molecules(positions: Tensor, features: Tensor, mask: Tensor) -> Tensor:
     square = r.square().sum(-1)
     dipole = g.mT @ r
     pairs = mask[:, :, None] & mask[:, None] & ~torch.eye(mask.shape[1], dtype=torch.bool).to(mask)
-    gram = r @ r.mT
-    distance = (square[:, :, None] + square[:, None] - 2 * gram).clamp(min=0).sqrt()
+    distance = (square[:, :, None] + square[:, None] - 2 * (r @ r.mT)).clamp(min=0).sqrt()
     distance = torch.where(pairs, distance, torch.inf)
     columns = [
         n,

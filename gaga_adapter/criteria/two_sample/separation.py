@@ -1,4 +1,4 @@
-r"""How well held-out scores tell two samples apart: a divergence in nats, an AUC, folds for both.
+r"""How well held-out scores tell two samples apart: a divergence in nats, an AUC, exact tests.
 
 Any function T bounds the divergence of the law p of one sample from the law q of the other,
 
@@ -12,10 +12,9 @@ Copies of one item (`protocol.py`) stay in one fold, count as one in every stand
 swapped together, and meet copies of a draw, each with its own noise.
 
 **Exact tests** that two samples have one law swap the members of pairs `(p_i, q_i)`, one from each
-sample and alike in everything else, such as molecules of one size. If both samples
-have one law, to swap a pair changes nothing in law, so under a score that has not seen them the
-difference of its ranks has a random sign: `d_i -> ± d_i` (Fisher 1935, section
-21; Phipson and Smyth 2010 for the count),
+sample and alike in everything else, such as molecules of one size. If both samples have one law, a
+swap changes nothing in law, so under a score that has not seen the pair the difference of its ranks
+has a random sign: `d_i -> ± d_i` (Fisher 1935, section 21; Phipson and Smyth 2010 for the count),
 
     p = (1 + #{flips: sum ± d_i >= sum d_i}) / (1 + n_permutations).
 
@@ -26,7 +25,7 @@ the statistic is the area under the ROC curve.
 classifier of one fold has learnt from the labels of the others. Linear scores show what happens.
 With `δ_k` the difference of the means of fold k, fold k scores `δ_k · sum_{j≠k} δ_j`, so each
 product occurs twice, and the sum over the folds scatters by √2 as much as independent folds would.
-In an order of the folds in which each is judged by a classifier that knows earlier folds alone,
+In an order of the folds in which the classifier of each has learnt from earlier folds alone,
 each product occurs once: the same evidence, and the p-value of a fold is uniform *given* the folds
 before it. So they are independent, and Fisher's `-2 sum log p_k ~ χ²(2 m)` is exact (Fisher 1932,
 section 21.1).
@@ -46,6 +45,7 @@ from torch import Tensor
 from gaga_adapter.criteria.contributions import Contributions
 
 _Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]  # an integer for each item, such as that of its fold
 _CHUNK = 2**22  # signs at a time
 
 
@@ -71,20 +71,17 @@ def bound_terms(log_odds_p: _Array, log_odds_q: _Array) -> _Array:
     return terms
 
 
-def auc(
-    scores_p: _Array, scores_q: _Array, group: NDArray[np.int64] | None = None
-) -> tuple[float, float]:
+def auc(scores_p: _Array, scores_q: _Array, group: Numbers | None = None) -> tuple[float, float]:
     """Area under the ROC curve and its standard error (DeLong et al. 1988).
 
     Scores (n,) and (m,) are high where the classifier believes in p. `group` numbers the distinct
     items where both samples have the same copies (n = m,).
     """
-    parts = _share_below(scores_p, scores_q), 1 - _share_below(scores_q, scores_p)
-    errors = []
-    for share in parts:
-        rows = of_distinct(share[:, None], np.arange(len(share)) if group is None else group)
-        errors.append(float(rows.value_and_error("nats")[1]))
-    return float(parts[0].mean()), math.hypot(*errors)
+    shares = _share_below(scores_p, scores_q), 1 - _share_below(scores_q, scores_p)
+    groups = (np.arange(len(share)) if group is None else group for share in shares)
+    rows = [of_distinct(s[:, None], g) for s, g in zip(shares, groups, strict=True)]
+    errors = (float(row.value_and_error("nats")[1]) for row in rows)
+    return float(shares[0].mean()), math.hypot(*errors)
 
 
 def _share_below(values: _Array, others: _Array) -> _Array:
@@ -96,7 +93,7 @@ def _share_below(values: _Array, others: _Array) -> _Array:
     return share
 
 
-def cells(group: NDArray[np.int64], n_cells: int) -> NDArray[np.int64]:
+def cells(group: Numbers, n_cells: int) -> NDArray[np.int64]:
     """Cell (M,) of each item, of about equal sizes, with all copies of an item in one.
 
     Items without copies go round: item i to cell `i % n_cells`. `group` numbers the distinct items
@@ -112,9 +109,7 @@ def cells(group: NDArray[np.int64], n_cells: int) -> NDArray[np.int64]:
     return cell_of[group]
 
 
-def of_distinct(
-    terms: _Array, group: NDArray[np.int64], size: Tensor | None = None
-) -> Contributions:
+def of_distinct(terms: _Array, group: Numbers, size: Tensor | None = None) -> Contributions:
     """Terms (M, L) of items as contributions of the distinct items, which `group` (M,) numbers."""
     _, first, index = np.unique(group, return_index=True, return_inverse=True)
     weight = torch.from_numpy(np.bincount(index)).to(torch.float64)
@@ -122,9 +117,6 @@ def of_distinct(
     sums.index_add_(0, torch.from_numpy(index), torch.from_numpy(terms))
     size = None if size is None else size.cpu()[torch.from_numpy(first)]
     return Contributions(sums / weight[:, None], weight, size)
-
-
-# -- exact tests ---------------------------------------------------------------------------------
 
 
 def rank_differences(scores_p: _Array, scores_q: _Array) -> _Array:
@@ -140,7 +132,7 @@ def rank_differences(scores_p: _Array, scores_q: _Array) -> _Array:
 def swap_p_value(differences: _Array, n_permutations: int, rng: np.random.Generator) -> float:
     """One-sided p-value of the hypothesis that the differences (n,) are symmetric about 0.
 
-    They are large where the first member of a pair is as the alternative says.
+    Under the alternative they are large: the first member of a pair ranks above the second.
     """
     n, observed, reached = len(differences), differences.sum(), 0
     slack = 1e-12 * np.abs(differences).sum()  # a tie is a tie in floating point too

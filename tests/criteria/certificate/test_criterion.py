@@ -19,7 +19,7 @@ from toys import dense_fitted, fitted, generator, levels
 
 from gaga_adapter import GAGAStats, named_path
 from gaga_adapter.criteria import Certificate, as_denoiser
-from gaga_adapter.criteria.certificate.criterion import _weights, discarded
+from gaga_adapter.criteria.certificate.criterion import _weights, discarded_nats
 from gaga_adapter.criteria.certificate.denoisers import Denoiser
 from gaga_adapter.criteria.certificate.linear import expected_error, posterior_mean
 from gaga_adapter.criteria.curve import CriterionCurve
@@ -624,17 +624,17 @@ def test_discarded_is_the_curve_between_its_levels():
     x = mixture(500)
     certificate = Certificate(mixture_denoiser, n_samples=500)
     curve = certificate.curve(x, None, dense_fitted(x), levels(2.0, 1.0, 0.0), generator())
-    assert discarded(curve, 1.0) == pytest.approx((curve.value[1], curve.std_error[1]))
-    value, error = discarded(curve, 1.25)
+    assert discarded_nats(curve, 1.0) == pytest.approx((curve.value[1], curve.std_error[1]))
+    value, error = discarded_nats(curve, 1.25)
     assert value == pytest.approx(0.25 * curve.value[0] + 0.75 * curve.value[1])
     saved = CriterionCurve.from_dict(curve.to_dict())
-    again, widest = discarded(saved, 1.25)
+    again, widest = discarded_nats(saved, 1.25)
     assert again == pytest.approx(value)
     rows = curve.require_contributions().values @ levels(0.25, 0.75, 0.0)
     assert error == pytest.approx(float(rows.std()) / math.sqrt(500))
     assert error < widest
     with pytest.raises(TruncationError, match=r"log_snr_star=2.5 is outside of the curve, 0 to 2"):
-        discarded(curve, 2.5)
+        discarded_nats(curve, 2.5)
     p_values = CriterionCurve("ks_mi", "size", "p-value", (1.0, 0.0), (0.1, 0.2), (0.0, 0.0), 9)
     with pytest.raises(DataError, match="p-value, not in nats"):
-        discarded(p_values, 0.5)
+        discarded_nats(p_values, 0.5)

@@ -19,7 +19,7 @@ from gaga_adapter import criteria
 from gaga_adapter.criteria import CRITERIA, TwoSample, criterion
 from gaga_adapter.criteria.levels import coefficients
 from gaga_adapter.criteria.protocol import Task, copies
-from gaga_adapter.criteria.two_sample.classifier import calibrated
+from gaga_adapter.criteria.two_sample.classifier import calibrate
 from gaga_adapter.criteria.two_sample.features import paired_features
 from gaga_adapter.criteria.two_sample.separation import auc, bound_terms, cells, of_distinct
 from gaga_adapter.errors import DataError, GAGAError, GAGAWarning
@@ -81,9 +81,9 @@ def test_calibration_finds_the_log_ratio_whatever_the_scale_of_the_score():
     rng = np.random.default_rng(4)
     x = np.concatenate([rng.normal(1, 1, 20_000), rng.normal(0, 1, 20_000)])
     is_data, seen = np.repeat([True, False], 20_000), np.linspace(-1, 2, 7)
-    found = calibrated(3 * (x - 0.5), is_data, 3 * (seen - 0.5))
+    found = calibrate(3 * (x - 0.5), is_data, 3 * (seen - 0.5))
     np.testing.assert_allclose(found, seen - 0.5, atol=0.1)
-    assert np.all(calibrated(-x, is_data, seen) == 0)  # a score that is wrong is not believed
+    assert np.all(calibrate(-x, is_data, seen) == 0)  # a score that is wrong is not believed
 
 
 def test_calibration_believes_no_tail_that_it_has_not_seen():
@@ -91,12 +91,12 @@ def test_calibration_believes_no_tail_that_it_has_not_seen():
     rng = np.random.default_rng(5)
     p, q = rng.normal(1, 1, 200), rng.normal(0, 1, 200)
     score, is_data = np.concatenate([p, q]), np.repeat([True, False], 200)
-    low, high = calibrated(score, is_data, np.array([-100.0, 100.0]))
+    low, high = calibrate(score, is_data, np.array([-100.0, 100.0]))
     tails = [(np.mean(p >= s), (np.sum(q >= s) + 1) / 200) for s in p]
     assert high == pytest.approx(max(np.log(up / down) for up, down in tails))
     tails = [(np.mean(q <= s), (np.sum(p <= s) + 1) / 200) for s in q]
     assert low == pytest.approx(-max(np.log(up / down) for up, down in tails))
-    apart = calibrated(np.concatenate([p + 50, q]), is_data, np.array([100.0]))
+    apart = calibrate(np.concatenate([p + 50, q]), is_data, np.array([100.0]))
     assert apart == pytest.approx(math.log(200))
 
 
