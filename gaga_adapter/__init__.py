@@ -54,38 +54,29 @@ __version__ = _version("gaga-adapter")
 # `files` knows only that there is a writer; this file, which sees all rooms, says which one.
 _files.card_writer_home = ("gaga_adapter.report.card", "write_card")
 
-#: Public names, with the module that loads when one of them is first used.
-_HOME = {
-    "AtomLayout": "gaga_adapter.layout",
-    "Certificate": "gaga_adapter.criteria",
-    "Cumulant": "gaga_adapter.criteria",
-    "DenseLayout": "gaga_adapter.layout",
-    "FlowPath": "gaga_adapter.noise.paths",
-    "GAGAScheduler": "gaga_adapter.scheduler",
-    "GAGAStats": "gaga_adapter.stats",
-    "GaussianPath": "gaga_adapter.noise.paths",
-    "KSMI": "gaga_adapter.criteria",
-    "MoleculeDenoiser": "gaga_adapter.molecules.denoiser",
-    "MoleculeLayout": "gaga_adapter.layout",
-    "MoleculePipeline": "gaga_adapter.molecules.pipeline",
-    "ReferenceGaussian": "gaga_adapter.reference",
-    "TabulatedPath": "gaga_adapter.noise.paths",
-    "TruncatedTimesteps": "gaga_adapter.training",
-    "TwoSample": "gaga_adapter.criteria",
-    "VEPath": "gaga_adapter.noise.paths",
-    "VPPath": "gaga_adapter.noise.paths",
-    "apply_patch": "gaga_adapter.integrations",
-    "as_pipeline": "gaga_adapter.integrations",
-    "compare": "gaga_adapter.fitting",
-    "fit": "gaga_adapter.fitting",
-    "fit_from": "gaga_adapter.integrations",
-    "named_path": "gaga_adapter.noise.paths",
-    "patched": "gaga_adapter.integrations",
-    "record_trained": "gaga_adapter.trained",
-    "remove_patch": "gaga_adapter.integrations",
-    "truncate_sigmas": "gaga_adapter.integrations",
-    "truncated_elbo": "gaga_adapter.training",
+#: Public names by the module of this package that loads when one of them is first used.
+_ROOMS = {
+    "criteria": ("Certificate", "Cumulant", "KSMI", "TwoSample"),
+    "fitting": ("compare", "fit"),
+    "integrations": (
+        "apply_patch",
+        "as_pipeline",
+        "fit_from",
+        "patched",
+        "remove_patch",
+        "truncate_sigmas",
+    ),
+    "layout": ("AtomLayout", "DenseLayout", "MoleculeLayout"),
+    "molecules.denoiser": ("MoleculeDenoiser",),
+    "molecules.pipeline": ("MoleculePipeline",),
+    "noise.paths": ("FlowPath", "GaussianPath", "TabulatedPath", "VEPath", "VPPath", "named_path"),
+    "reference": ("ReferenceGaussian",),
+    "scheduler": ("GAGAScheduler",),
+    "stats": ("GAGAStats",),
+    "trained": ("record_trained",),
+    "training": ("TruncatedTimesteps", "truncated_elbo"),
 }
+_HOME = {name: f"gaga_adapter.{room}" for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "KSMI",

@@ -1,4 +1,4 @@
-"""Several processes of one run, on `torch.distributed`: who this one is, and what all of them hold.
+"""Several processes of one run, on `torch.distributed`: their ranks, shares and common results.
 
 Processes work apart on their shares, then merge their results, in the order of the ranks, so that
 the whole does not depend on who was faster:
@@ -40,8 +40,8 @@ from gaga_adapter.errors import GAGAError, GAGAWarning, ProcessError
 T = TypeVar("T")
 #: Called now and then with how much of its share a process has done.
 Tick = Callable[[int], None]
-#: The one shape of progress, on the first process: what is done, how much of it, and how much there
-#: is in all, which is None where nobody knows.
+#: Called on the first process with the name of the work, how much of it is done, and how much there
+#: is in all (`None` where that is unknown).
 Progress = Callable[[str, int, int | None], None]
 
 _EVERY = 1.0  # seconds of work between two meetings
@@ -55,7 +55,7 @@ def process_index() -> int:
 
 
 def n_processes() -> int:
-    """How many processes the run has; 1 without a process group."""
+    """Number of processes in the run; 1 without a process group."""
     return dist.get_world_size() if _is_group() else 1
 
 
@@ -132,7 +132,7 @@ class Processes:
         return cls(process_index(), n_processes())
 
     def everyones(self, value: T) -> list[T]:
-        """What each process passes here, in the order of the ranks."""
+        """The values that all processes pass here, in the order of the ranks."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -141,11 +141,11 @@ class Processes:
         return values
 
     def merged(self, value: T, merge: Callable[[T, T], T]) -> T | None:
-        """All values as one on the first process, `None` on the others.
+        """The values of all processes merged, on the first process; `None` on the others.
 
         Neighbours merge first, then pairs of pairs: `log2(W)` rounds, and no process holds more
-        than two values. `merge` gets a value and that of the ranks behind, and may change them; its
-        exceptions are raised on all processes.
+        than two values. `merge` gets the values of lower and of higher ranks, and may change them;
+        its exceptions are raised on all processes.
 
         Raises:
             ProcessError: If another process is gone.
@@ -175,9 +175,9 @@ class Processes:
         return whole
 
     def by_first(self, work: Callable[[Callable[[], None]], T]) -> T:
-        """What the first process makes, on all; its failure, too.
+        """The result of the first process's work, on all processes; its failure, too.
 
-        `work` is called with `beat`, which it calls now and then: those who wait hear from it.
+        `work` gets a function `beat` and calls it now and then: those who wait hear from it.
         """
         if self.count == 1:
             return work(lambda: None)
@@ -187,8 +187,8 @@ class Processes:
                 answer = _broadcast(None)
             if isinstance(answer, _Failure):
                 raise answer.error(self.count)
-            made: T = answer
-            return made
+            received: T = answer
+            return received
         last = time.monotonic()
 
         def beat() -> None:
@@ -198,13 +198,13 @@ class Processes:
                 last = time.monotonic()
 
         try:
-            made = work(beat)
+            result = work(beat)
         except Exception as error:
             with suppress(ProcessError):
                 _broadcast(_Failure.of(error, 0))
             raise
-        _broadcast(made)
-        return made
+        _broadcast(result)
+        return result
 
     @contextmanager
     def in_step(self, report: Tick = lambda done: None) -> Iterator[Tick]:
@@ -231,7 +231,7 @@ class Processes:
 
 
 class _Meeting:
-    """Where processes that work apart say how far they are, and whether one failed."""
+    """A place where processes that work apart say how far they are, and whether one failed."""
 
     def __init__(self, processes: Processes, report: Tick) -> None:
         self.processes, self.report = processes, report
@@ -240,7 +240,7 @@ class _Meeting:
         self.is_over = False
 
     def tick(self, done: int) -> None:
-        """So much is done; once a second the processes meet."""
+        """Note how much is done; once a second the processes meet."""
         self.done = done
         if self.processes.count == 1:
             self.report(done)
@@ -248,7 +248,7 @@ class _Meeting:
             self.meet()
 
     def meet(self, finished: bool = False, failure: _Failure | None = None) -> bool:
-        """Wait for all; whether all have finished."""
+        """Wait for all processes; returns whether all have finished."""
         self.is_over = True  # unless all goes well: nobody comes to a meeting after a failure
         states = self.processes.everyones((self.done, finished, failure))
         for _, _, theirs in states:
@@ -264,7 +264,7 @@ class _Meeting:
 
 
 class _Waiting:
-    """The first process is still at work."""
+    """Sign that the first process is still at work."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ def _receive(sender: int) -> Any:  # noqa: ANN401 - anything that pickles
 
 @contextmanager
 def _in_contact() -> Iterator[None]:
-    """Around every message: a broken connection is one of our errors."""
+    """Turn a broken connection, in any message, into a `ProcessError`."""
     try:
         yield
     except RuntimeError as error:

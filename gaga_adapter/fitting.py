@@ -1,4 +1,4 @@
-"""Fit: stream a data set once, get the artefact; or only ask how Gaussian the data are.
+"""Stream a data set once and fit its artefact, or only ask how Gaussian the data are.
 
     stats = fit(batches)
 
@@ -41,7 +41,7 @@ DEFAULT_LOG_SNR = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one criterion says.
+    """Result of one criterion.
 
     Attributes:
         curve: Its curve, or `None` if it could not judge these data.
@@ -56,7 +56,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What several criteria say of the same data.
+    """Results of several criteria on the same data.
 
     Attributes:
         layout: Meaning of the channels.
@@ -136,18 +136,10 @@ def fit(
         selection = _choose(curve, tolerance, n_bootstrap, generator)
         if by_size:
             selection = replace(selection, by_size=select_by_size(curve, tolerance))
-        return GAGAStats(
-            layout=collected.layout,
-            moments=collected.moments,
-            log_snr_star=selection.log_snr_star,
-            selection=selection,
-            provenance={
-                **(provenance or {}),
-                "count": collected.moments.count,
-                "seed": seed,
-                "versions": library_versions(),
-            },
-        )
+        layout, moments = collected.layout, collected.moments
+        facts = {"count": moments.count, "seed": seed, "versions": library_versions()}
+        facts = {**(provenance or {}), **facts}
+        return GAGAStats(layout, moments, selection.log_snr_star, selection, facts)
 
     return sharing_processes(processes).by_first(conclude)
 
@@ -166,12 +158,12 @@ def compare(
     progress: Progress | None = None,
     processes: Sharing = "deal",
 ) -> Comparison:
-    """Ask several criteria how Gaussian the same data are.
+    """Judge with several criteria how Gaussian the same data are.
 
     A criterion that cannot judge these data is listed with its reason; the others go on. The
-    arguments are those of `fit`, but for `criteria`, names or criteria with settings of their own,
-    and `tolerances` by unit, `nats` or `p-value`. Each criterion starts from the same `seed`,
-    whatever ran before it.
+    arguments are those of `fit`, except for `criteria` (names, or criteria with settings of their
+    own) and `tolerances` (by unit, `nats` or `p-value`). Each criterion starts from the same
+    `seed`, whatever ran before it.
 
     Raises:
         DataError: If there are no data, batches have another form, or values are not finite.
@@ -181,13 +173,10 @@ def compare(
         ProcessError: If another process failed or is gone.
     """
     judges = [criterion_named(c) if isinstance(c, str) else c for c in criteria]
-    chosen = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
+    tolerance_of = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
     generator = torch.Generator().manual_seed(seed)
     collected = collect(
-        *(data, layout, n_criterion, reference, covariance),
-        generator=generator,
-        progress=progress,
-        sharing=processes,
+        data, layout, n_criterion, reference, covariance, generator, progress, processes
     )
     levels = tuple(log_snr)
 
@@ -199,7 +188,7 @@ def compare(
             curve = selection = None
             try:
                 curve = _draw(judge, collected, reference, levels, generator, progress, beat)
-                selection = _choose(curve, chosen[judge.unit], n_bootstrap, generator)
+                selection = _choose(curve, tolerance_of[judge.unit], n_bootstrap, generator)
                 reason = selection.reason
             except (DataError, TruncationError) as error:
                 reason = str(error)

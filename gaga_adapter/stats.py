@@ -81,12 +81,10 @@ class GAGAStats:
                 "Choose one inside of [-60, 60], such as 0.0 where signal and noise are equal."
             )
         moments, layout = self.moments, self.layout
-        if isinstance(layout, DenseLayout):
-            fits = not isinstance(moments, ExchangeableMoments) and moments.shape == layout.shape
+        if isinstance(moments, ExchangeableMoments):
+            fits = not isinstance(layout, DenseLayout) and moments.n_features == layout.n_features
         else:
-            fits = (
-                isinstance(moments, ExchangeableMoments) and moments.n_features == layout.n_features
-            )
+            fits = isinstance(layout, DenseLayout) and moments.shape == layout.shape
         if not fits:
             raise StatsMismatchError(
                 f"the layout has {layout.describe()}, the moments are {moments.metadata()}. "
@@ -115,18 +113,18 @@ class GAGAStats:
         Raises:
             StatsMismatchError: If no t* per size was chosen.
         """
-        chosen = self.selection.by_size if self.selection is not None else {}
-        if not chosen:
+        stars = self.selection.by_size if self.selection is not None else {}
+        if not stars:
             raise StatsMismatchError(
                 "these statistics have one t* for all sizes. Fit with by_size=True "
                 "(`gaga fit --by-size`)."
             )
-        below = max((size for size in chosen if size <= n_atoms), default=min(chosen))
-        above = min((size for size in chosen if size >= n_atoms), default=max(chosen))
-        return replace(self, log_snr_star=min(chosen[below], chosen[above]))
+        below = max((size for size in stars if size <= n_atoms), default=min(stars))
+        above = min((size for size in stars if size >= n_atoms), default=max(stars))
+        return replace(self, log_snr_star=min(stars[below], stars[above]))
 
     def t_star(self, path_or_scheduler: GaussianPath | SchedulerMixin) -> float:
-        """Where a path or a scheduler first is at or beyond `log_snr_star`.
+        """The first time of a path, or timestep of a scheduler, at or beyond `log_snr_star`.
 
         Args:
             path_or_scheduler: Path, which gives its continuous time in [0, 1] (for an equidistant
@@ -200,9 +198,9 @@ class GAGAStats:
             check_repo_id(name)
         if folder.exists() or not _looks_like_hub_id(name):
             return cls._read(folder, name)
-        wanted = [CONFIG_NAME, TENSORS_NAME]
+        files = [CONFIG_NAME, TENSORS_NAME]
         folder = download(
-            *(name, wanted, _INSTEAD, revision, token, cache_dir, local_files_only, endpoint)
+            name, files, _INSTEAD, revision, token, cache_dir, local_files_only, endpoint
         )
         try:
             return cls._read(folder, name)
@@ -236,17 +234,12 @@ class GAGAStats:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}
                 header = json.loads((opened.metadata() or {}).get("gaga_config", "{}"))
         except (SafetensorError, ValueError, OSError) as error:
-            raise ArtefactError(
-                f"the artefact in {folder} is corrupt ({error}). Write it again with `gaga fit`."
-            ) from error
+            raise _corrupt(folder, error) from error
         _check_schema(config, folder)
         digest = _digest(tensors)
         if config.get("digest") != digest:  # a save was interrupted, or the file is damaged
             if header.get("digest") != digest:
-                raise ArtefactError(
-                    f"the artefact in {folder} is corrupt (the tensors do not match their digest). "
-                    "Write it again with `gaga fit`."
-                )
+                raise _corrupt(folder, "the tensors do not match their digest")
             _check_schema(header, folder)
             config = header
         return cls._from_config(config, tensors, folder)
@@ -263,7 +256,7 @@ class GAGAStats:
     ) -> str:
         """Upload the artefact and its card to the Hugging Face hub, in one commit.
 
-        The repository is made where there is none. Of a card that is there, only what stands
+        The repository is made where there is none. In a card that is there already, only the part
         between its markers is written anew; the rest is its owner's.
 
         Args:
@@ -296,7 +289,7 @@ class GAGAStats:
         return publish(repo_id, write, commit_message, private, token, create_pr, endpoint)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the tensors, JSON-able."""
+        """Everything but the tensors, ready for JSON."""
         return {
             "schema_version": SCHEMA_VERSION,
             "log_snr_star": self.log_snr_star,
@@ -316,28 +309,30 @@ class GAGAStats:
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
     ) -> GAGAStats:
         try:
-            layout = layout_from_dict(config["layout"])
             selection = config["selection"]
             return cls(
-                layout=layout,
-                moments=moments_from_state_dict(dict(tensors), config["moments"]),
-                log_snr_star=float(config["log_snr_star"]),
-                selection=None if selection is None else Selection.from_dict(selection),
-                provenance=dict(config["provenance"]),
+                layout_from_dict(config["layout"]),
+                moments_from_state_dict(dict(tensors), config["moments"]),
+                float(config["log_snr_star"]),
+                None if selection is None else Selection.from_dict(selection),
+                dict(config["provenance"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            fault = str(error) if isinstance(error, GAGAError) else repr(error)
-            raise ArtefactError(
-                f"the artefact in {folder} is corrupt ({fault}). Write it again with `gaga fit`."
-            ) from error
+            fault = error if isinstance(error, GAGAError) else repr(error)
+            raise _corrupt(folder, fault) from error
 
 
 def library_versions() -> dict[str, str]:
     """Versions that a fit depends on, for its provenance."""
     from importlib.metadata import version
 
-    names = ("gaga-adapter", "torch", "numpy", "scikit-learn")
-    return {name: version(name) for name in names}
+    return {name: version(name) for name in ("gaga-adapter", "torch", "numpy", "scikit-learn")}
+
+
+def _corrupt(folder: Path, fault: object) -> ArtefactError:
+    return ArtefactError(
+        f"the artefact in {folder} is corrupt ({fault}). Write it again with `gaga fit`."
+    )
 
 
 def _check_schema(config: Any, folder: Path) -> None:  # noqa: ANN401 - whatever json held
@@ -365,6 +360,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _looks_like_hub_id(name: str) -> bool:
-    """`user/name` with nothing that only a path has."""
+    """Whether a name is like `user/name`, with nothing in it that only a path has."""
     owner, slash, rest = name.partition("/")
     return bool(owner and slash and rest) and "/" not in rest and not owner.startswith((".", "~"))

@@ -9,7 +9,7 @@ the process that read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
@@ -28,36 +28,23 @@ if TYPE_CHECKING:
     from gaga_adapter.moments import DenseKind, Moments
 
 Batch = Tensor | Sequence[Tensor]
-#: How the processes of a run stand to a stream. `deal`: all pass the same one, and each takes its
-#: share of the batches. `own`: each passes its own share. `alone`: this process has nothing to do
-#: with the others.
+#: How the processes of a run share a stream: `processes` of `fit`.
 Sharing = Literal["deal", "own", "alone"]
 _NO_DATA = "no data: the stream was empty. Pass at least one batch."
 
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """Result of one pass.
-
-    Attributes:
-        layout: Meaning of the channels.
-        moments: Moments of all items.
-        x: Uniform sample of the items (n, ...).
-        mask: Real atoms of sampled molecules (n, N), bool; `None` for dense data.
-    """
+    """Result of one pass."""
 
     layout: Layout
-    moments: Moments
-    x: Tensor
-    mask: Tensor | None
+    moments: Moments  # moments of all items
+    x: Tensor  # uniform sample of the items (n, ...)
+    mask: Tensor | None  # real atoms of sampled molecules (n, N), bool; `None` for dense data
 
 
 def sharing_processes(sharing: Sharing) -> Processes:
-    """The processes that work on one data set together.
-
-    Raises:
-        DataError: If there is no such way of sharing.
-    """
+    """The processes that work on one data set together."""
     if sharing not in get_args(Sharing):
         raise DataError(f"processes={sharing!r} is unknown. Known: {', '.join(get_args(Sharing))}.")
     return Processes() if sharing == "alone" else Processes.of_the_run()
@@ -75,17 +62,10 @@ def collect(
 ) -> Collected | None:
     """Stream a data set once; the result on the first of the processes, `None` on the others.
 
-    Most arguments are those of `fit`. `reference` is tried on the first batch, so that an
+    Arguments and errors are those of `fit`. `reference` is tried on the first batch, so that an
     impossible one is refused before the stream is read. One number is drawn from `generator`, for
     the sample. `progress` is called after each batch; with several processes once a second, on the
     first one.
-
-    Raises:
-        DataError: If there are no data, batches have another form, values are not finite, or the
-            layout has to be given.
-        StatsMismatchError: If batches have other channels than the layout, or there is no such
-            reference.
-        ProcessError: If another process failed or is gone.
     """
     if n_criterion < 1:
         raise DataError(f"n_criterion={n_criterion}: the criterion needs items to see. Pass more.")
@@ -96,7 +76,7 @@ def collect(
         )
     processes = sharing_processes(sharing)
     if layout is None:
-        layout, data = _peeked(data, processes)
+        layout, data = _peek(data, processes)
     moments: Moments
     if isinstance(layout, DenseLayout):
         from gaga_adapter.moments.dense import DenseMoments
@@ -111,9 +91,11 @@ def collect(
         if progress is not None:
             progress("moments", done, None)
 
-    checked = False
+    share = islice(data, processes.index, None, processes.count) if sharing == "deal" else data
+    is_checked = False
     with processes.in_step(total) as tick:
-        for number, batch in _numbered(data, processes, sharing):
+        for place, batch in enumerate(share):
+            number = processes.index + processes.count * place  # in the whole stream
             try:
                 x, mask = _update(moments, batch)
                 sample.update(x, mask, number)
@@ -121,9 +103,9 @@ def collect(
                 if processes.count == 1:
                     raise
                 raise DataError(f"batch {number} of the stream: {error}") from error
-            if not checked and moments.count:
+            if not is_checked and moments.count:
                 make_reference(moments, reference)
-                checked = True
+                is_checked = True
             tick(moments.count)
     if sum(processes.everyones(moments.count)) == 0:
         raise DataError(_NO_DATA)
@@ -135,8 +117,7 @@ def collect(
 def layout_of(batch: Batch) -> Layout:
     """The layout that a batch shows by itself: its event shape, or unnamed features per atom.
 
-    Raises:
-        DataError: If the features are one-hot: which elements they stand for is not in the data.
+    One-hot features are refused: which elements they stand for is not in the data.
     """
     x, rest = _parts(batch)
     if not rest:
@@ -167,7 +148,7 @@ def layout_of(batch: Batch) -> Layout:
     return AtomLayout(n_features)
 
 
-def _peeked(data: Iterable[Batch], processes: Processes) -> tuple[Layout, Iterable[Batch]]:
+def _peek(data: Iterable[Batch], processes: Processes) -> tuple[Layout, Iterable[Batch]]:
     """The layout of the first batch, and the same stream from its beginning."""
     batches = iter(data)
     with processes.in_step():  # a failure of one process ends all
@@ -179,16 +160,8 @@ def _peeked(data: Iterable[Batch], processes: Processes) -> tuple[Layout, Iterab
     return layout, chain(first, batches)
 
 
-def _numbered(
-    data: Iterable[Batch], processes: Processes, sharing: Sharing
-) -> Iterator[tuple[int, Batch]]:
-    """The batches of this process, with their numbers in the whole stream."""
-    share = islice(data, processes.index, None, processes.count) if sharing == "deal" else data
-    return ((processes.index + processes.count * place, batch) for place, batch in enumerate(share))
-
-
 def _update(moments: Moments, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Take in one batch; its x and, for molecules, its mask."""
+    """Add one batch to the moments; returns its x and, for molecules, its mask."""
     x, rest = _parts(batch)
     if isinstance(moments, ExchangeableMoments):
         if len(rest) != 1:
@@ -202,7 +175,7 @@ def _update(moments: Moments, batch: Batch) -> tuple[Tensor, Tensor | None]:
 
 
 def _parts(batch: Batch) -> tuple[Tensor, list[Tensor]]:
-    """The x of a batch, and what comes with it."""
+    """The x of a batch, and the other tensors in it."""
     if not isinstance(batch, Tensor | tuple | list):
         raise DataError(
             f"a batch is a {type(batch).__name__}, not a tensor. Pass torch.from_numpy(batch)."
@@ -212,7 +185,7 @@ def _parts(batch: Batch) -> tuple[Tensor, list[Tensor]]:
 
 
 class _UniformSample:
-    """A uniform sample without replacement: every item has a key, the least keys are kept."""
+    """A uniform sample without replacement: every item has a key, and the least keys stay."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size, self.seed = size, seed
@@ -227,7 +200,7 @@ class _UniformSample:
         self._add(keys, x.detach().cpu(), None if mask is None else mask.detach().cpu())
 
     def merge(self, other: _UniformSample) -> None:
-        """Offer all that another sample kept."""
+        """Offer all items of another sample."""
         if other.x is not None:
             self._add(other.keys, other.x, other.mask)
 
@@ -239,7 +212,7 @@ class _UniformSample:
             self.shrink()
 
     def shrink(self) -> None:
-        """Keep no more than what the sample may have, in the order of the keys."""
+        """Drop the items beyond the size of the sample, and order the others by their keys."""
         keep = self.keys.argsort()[: self.size]
         self.keys = self.keys[keep]
         self.x = None if self.x is None else self.x[keep]
@@ -263,7 +236,7 @@ def _merge(one: _Share, other: _Share) -> _Share:
 
 
 def _stack(old: Tensor | None, new: Tensor) -> Tensor:
-    """Both along the batch; molecules (B, N, ...) of different width are padded with zeros."""
+    """Concatenate batches; molecules (B, N, ...) of different width are padded with zeros."""
     if old is None:
         return new
     if old.shape[2:] != new.shape[2:]:

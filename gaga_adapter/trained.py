@@ -26,7 +26,7 @@ _RECORD = "_gaga_trained"
 
 
 def record_trained(model: nn.Module, log_snr: float | None) -> None:
-    """Write down how far a network was trained, so that its checkpoints say it.
+    """Record how far a network was trained, in its checkpoints, too.
 
     Args:
         model: Diffusers model, or any module.
@@ -64,14 +64,14 @@ def trained_log_snr(model: Any) -> float | None:  # noqa: ANN401 - any model or 
 
 
 def check_trained(trained: float | None, log_snr: float) -> None:
-    """See that a network was trained where it is to be called.
+    """Check that a network was trained at the noisiest level at which it will be called.
 
     Args:
         trained: Log-SNR of the noisiest level in training, as `trained_log_snr` gives it.
-        log_snr: Log-SNR of the noisiest level at which it will be called.
+        log_snr: Log-SNR of the noisiest level of the run.
 
     Raises:
-        TruncationError: If it was not.
+        TruncationError: If the run is noisier.
     """
     if trained is not None and log_snr < trained - TOLERANCE:
         raise TruncationError(
@@ -83,9 +83,9 @@ def check_trained(trained: float | None, log_snr: float) -> None:
 
 
 def watch_checkpoints(model: nn.Module) -> None:
-    """State dicts of a module say how far it was trained, and loading one reads that.
+    """Let the state dicts of a module record how far it was trained, and loading one restore that.
 
-    Nothing happens if they are watched already.
+    Nothing happens if they do already.
     """
     if _RECORD not in model.__dict__:
         hooked: Any = model
@@ -95,7 +95,7 @@ def watch_checkpoints(model: nn.Module) -> None:
 
 
 def unwatch_checkpoints(model: nn.Module) -> None:
-    """Undo `watch_checkpoints`, unless there is something to say."""
+    """Undo `watch_checkpoints`, unless the module was trained on a shorter trajectory."""
     record = model.__dict__.get(_RECORD)
     if record is not None and record.log_snr is None:
         for handle in record.handles:
@@ -129,11 +129,7 @@ def _write(
 
 
 def _read(
-    module: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    metadata: dict[str, Any],
-    *rest: object,
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: object
 ) -> None:
     record = module.__dict__.get(_RECORD)
     if record is not None:

@@ -1,4 +1,4 @@
-"""What is on disk and on the hub: whole files or none."""
+"""Files on disk and on the hub, which are written whole or not at all."""
 
 from __future__ import annotations
 

@@ -15,9 +15,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it takes the place of `path` at the end.
 
     After an error or an interrupt the old file is as it was and the temporary one is gone.
-
-    Raises:
-        WriteError: If the file cannot be written (no space, no permission, ...).
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -22,11 +22,7 @@ CARD = "README.md"
 
 
 def check_license(license: str | None) -> None:
-    """Refuse a licence that the header of a card cannot hold.
-
-    Raises:
-        DataError: If it is not of the form of the hub's licence identifiers.
-    """
+    """Refuse a licence that the header of a card cannot hold."""
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise DataError(
             f"license={license!r} is no identifier of the hub's. Pass one such as mit or cc0-1.0, "
@@ -35,12 +31,9 @@ def check_license(license: str | None) -> None:
 
 
 def check_repo_id(repo_id: str, owner: bool = True) -> None:
-    """Refuse what cannot be a repository, before anybody is asked for it.
+    """Refuse what cannot be the id of a repository, before the hub is asked for it.
 
-    Without `owner`, `name` alone is a repository of the token holder's.
-
-    Raises:
-        ArtefactError: If the id is empty, an address, or of another form.
+    If no `owner` is required, a name alone is a repository of the token's holder.
     """
     one = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
     if re.fullmatch(rf"{one}/{one}" if owner else rf"(?:{one}/)?{one}", repo_id):
@@ -68,9 +61,7 @@ def download(
 ) -> Path:
     """A local folder with the files of a repository that match the patterns.
 
-    Raises:
-        ArtefactError: If the repository cannot be read; the message ends with `instead`, which says
-            what else the user may pass.
+    The error of a repository that cannot be read ends with `instead`: what else one may pass.
     """
     from huggingface_hub import snapshot_download
 
@@ -105,24 +96,11 @@ def publish(
     """Make the repository where there is none, and commit files to it, all or none.
 
     The commit names the one that its card was read from; if somebody committed meanwhile the hub
-    refuses it, and nobody's card is overwritten.
-
-    Args:
-        repo_id: Repository `user/name`, or `name` for one of the token holder's.
-        write: Function that writes the files, from (folder, full id, the repository's card or
-            `None`).
-        message: Message of the commit.
-        private: Whether a new repository is private; the account's default when `None`.
-        token: Hub token; the one of `hf auth login` or `HF_TOKEN` by default.
-        create_pr: Whether to open a pull request instead of committing to `main`.
-        endpoint: Address of the hub; huggingface_hub's own by default.
+    refuses it, and nobody's card is overwritten. `write` gets a folder to write to, the full id,
+    and the repository's card or `None`; the other arguments are those of `GAGAStats.push_to_hub`.
 
     Returns:
         The address of the commit, or of the pull request.
-
-    Raises:
-        ArtefactError: If the id has another form.
-        WriteError: If the hub did not take the files; what it had is unchanged.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -170,7 +148,7 @@ def _card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """No bar of huggingface_hub over two small files, unless its environment variable asks."""
+    """Hide the bars of huggingface_hub over two small files, unless its variable asks for them."""
     from huggingface_hub import utils
     from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
 
@@ -185,7 +163,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises: of its own, of the disk, and of the http client it stands on."""
+    """Errors that huggingface_hub raises: its own, the disk's, and those of its http client."""
     from huggingface_hub.errors import HfHubHTTPError
 
     client = HfHubHTTPError.__mro__[1]  # requests', httpx' or httpx2's, by version
@@ -193,7 +171,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _reason(error: Exception, endpoint: str | None, token: str | None) -> str:
-    """Why, and what to do, in a sentence or two."""
+    """The reason of a failure, and what to do, in a sentence or two."""
     from huggingface_hub import constants, errors, get_token
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -210,8 +188,8 @@ def _reason(error: Exception, endpoint: str | None, token: str | None) -> str:
     ):
         return f"{endpoint or constants.ENDPOINT} was not reached, and no copy is in the cache."
     if status == 401:
-        known = "the token was refused" if token or get_token() else "there is no token"
-        return f"{known}. Run `hf auth login`, or set HF_TOKEN."
+        why = "the token was refused" if token or get_token() else "there is no token"
+        return f"{why}. Run `hf auth login`, or set HF_TOKEN."
     if status == 403:
         return "the token may not write there. Make one that may, or push to your own account."
     if status == 412:

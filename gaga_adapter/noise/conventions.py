@@ -1,4 +1,4 @@
-r"""One row per diffusers scheduler class: where its noise levels live, and what its network says.
+r"""One row per diffusers scheduler class: where its noise levels are, what its network predicts.
 
 Everything about a level follows from the ratio `r = b / a` of noise to signal,
 `log_snr = -2 log r`. A convention says
@@ -11,7 +11,7 @@ Everything about a level follows from the ratio `r = b / a` of noise to signal,
   the timestep;
 - what the network is asked for. All that a `prediction_type` can mean is linear in the clean data
   and in the network's input, `scale output = of_clean x_0 + of_seen x`, so one relation gives the
-  output that says a clean prediction, and the clean prediction that an output says.
+  output that stands for a clean prediction, and the clean prediction that an output stands for.
 
 `ROWS` holds them by the name of the class, `REFUSED` the reasons of classes that have none.
 """
@@ -48,7 +48,7 @@ class Level(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """What a network is asked for at one level: `scale output = of_clean x_0 + of_seen x`."""
+    """The output of a network at one level: `scale output = of_clean x_0 + of_seen x`."""
 
     scale: float
     of_clean: float
@@ -65,7 +65,7 @@ def _level(a: float, ratio: float) -> Level:
 
 
 class Convention(ABC):
-    """How one scheduler keeps noise levels; subclasses are the ways of doing so.
+    """The way in which one scheduler keeps noise levels; every subclass is one such way.
 
     Args:
         scheduler: Diffusers scheduler, whose grid and tables are read whenever they are asked for.
@@ -93,9 +93,9 @@ class Convention(ABC):
         """The timestep that has this ratio; of a table the nearest one, in log."""
 
     @property
-    @abstractmethod
     def ends(self) -> tuple[float, float]:
-        """Timesteps of the cleanest and of the noisiest level of the training path."""
+        """Timesteps of the cleanest and of the noisiest level: by default, of data and of noise."""
+        return self.timestep_at(0.0), self.timestep_at(math.inf)
 
     @property
     def table(self) -> Tensor | None:
@@ -131,13 +131,13 @@ class Convention(ABC):
             UnsupportedSchedulerError: If there is no rule for that type.
         """
         predictions = self.row.predictions
-        asked = self.scheduler.config.get("prediction_type")
-        rule = predictions.get(asked, predictions.get(None))
-        if rule is None or (asked == "flow_prediction" and not isinstance(self, _Flow)):
-            known = ", ".join(map(str, predictions))
+        kind = self.scheduler.config.get("prediction_type")
+        rule = predictions.get(kind, predictions.get(None))
+        if rule is None or (kind == "flow_prediction" and not isinstance(self, _Flow)):
+            types = ", ".join(map(str, predictions))
             raise UnsupportedSchedulerError(
-                f"{type(self.scheduler).__name__} (prediction_type={asked!r}) has no rule to turn "
-                f"a clean prediction into its model output. Known: {known}"
+                f"{type(self.scheduler).__name__} (prediction_type={kind!r}) has no rule to turn "
+                f"a clean prediction into its model output. Known: {types}"
                 f"{' with use_flow_sigmas=True' if 'flow_prediction' in predictions else ''}."
             )
         return rule
@@ -148,9 +148,9 @@ class Convention(ABC):
         return self.relation is _epsilon
 
     def output(self, clean: Tensor, seen: Tensor, timestep: Tensor | float) -> Tensor:
-        """The model output that says `clean`, in its shape.
+        """The model output that stands for the prediction `clean`, in its shape.
 
-        Zero where there is no noise: the scheduler then takes its sample for clean anyhow.
+        It is zero where there is no noise: the scheduler then takes its sample for clean anyhow.
 
         Args:
             clean: Predicted x_0.
@@ -163,9 +163,9 @@ class Convention(ABC):
         return (of_clean * clean + of_seen * seen) / scale
 
     def clean(self, output: Tensor, seen: Tensor, timestep: Tensor | float) -> Tensor:
-        """The clean prediction that a model output says: the inverse of `output`.
+        """The clean prediction that a model output stands for: the inverse of `output`.
 
-        An epsilon at pure noise says nothing; the result is then not finite.
+        An epsilon at pure noise determines none; the result is then not finite.
         """
         scale, of_clean, of_seen = self.relation(self, self.seen_level(timestep))
         return (scale * output - of_seen * seen) / of_clean
@@ -204,7 +204,7 @@ class _Table(Convention):
 
 
 class _AscendingTable(_Table):
-    """The same for PNDM, which keeps its plain grid, ascending, in `_timesteps`."""
+    """A table of PNDM, which keeps its plain grid, ascending, in `_timesteps`."""
 
     def grid(self) -> Tensor:
         return self.table[torch.from_numpy(self.scheduler._timesteps[::-1].astype("int64"))]
@@ -230,14 +230,16 @@ class _ExplodingSigmas(_PreservingSigmas):
 class _Karras(Convention):
     """Variance exploding, with timestep = ln(sigma) / 4 and c_in of Karras et al. 2022."""
 
+    per_log = 0.25
+
     def grid(self) -> Tensor:
         return _sigmas(self.scheduler)
 
     def ratio_at(self, timestep: float) -> float:
-        return math.exp(4 * timestep)
+        return math.exp(timestep / self.per_log)
 
     def timestep_at(self, ratio: float) -> float:
-        return 0.25 * math.log(ratio)
+        return self.per_log * math.log(ratio)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -264,15 +266,11 @@ class _Arctangent(_Karras):
 class _ThousandKarras(_Karras):
     """Consistency models: timestep = 250 ln(sigma)."""
 
-    def ratio_at(self, timestep: float) -> float:
-        return math.exp(timestep / 250)
-
-    def timestep_at(self, ratio: float) -> float:
-        return 250 * math.log(ratio)
+    per_log = 250
 
 
 class _QuarterLogTable(_Karras):
-    """Euler for continuous v-prediction tells `ln(sigma) / 4` instead of the table's index."""
+    """Euler for continuous v-prediction: the timestep is ln(sigma) / 4, not the table's index."""
 
     def seen_signal(self, ratio: float) -> float:
         return 1 / math.hypot(1, ratio)
@@ -306,13 +304,9 @@ class _Flow(Convention):
         share: float = self._share(1 / (1 + 1 / ratio) if ratio else 0.0)
         return share * self._steps
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        return self._share(0.0) * self._steps, self._share(1.0) * self._steps
-
-    def _share(self, kept: Any) -> Any:  # noqa: ANN401 - a number or a tensor
-        """From the share of noise to what is kept of it, and back."""
-        return 1 - kept if self.scheduler.config.get("invert_sigmas") else kept
+    def _share(self, number: Any) -> Any:  # noqa: ANN401 - a float or a tensor
+        """From the share of noise to the number that the scheduler has for it, and back."""
+        return 1 - number if self.scheduler.config.get("invert_sigmas") else number
 
     @property
     def _steps(self) -> float:
@@ -333,10 +327,6 @@ class _DataTime(Convention):
     def timestep_at(self, ratio: float) -> float:
         return 1 / (1 + ratio)
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        return 1.0, 0.0
-
 
 class _QuarterTurn(Convention):
     """`a = cos(pi t / 2)`, `b = sin(pi t / 2)`."""
@@ -352,10 +342,6 @@ class _QuarterTurn(Convention):
 
     def timestep_at(self, ratio: float) -> float:
         return math.atan(ratio / self.scale) / self.turn
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return 0.0, math.pi / 2 / self.turn
 
 
 class _TrigFlow(_QuarterTurn):
@@ -429,11 +415,9 @@ def _trigflow(at: Convention, level: Level) -> Relation:
 
 
 def _preconditioned(sign: int, has_boundary: bool) -> Callable[[Convention, Level], Relation]:
-    """`x_0 = c_skip x / c_in + c_out output` (Karras et al. 2022, Table 1).
+    """`x_0 = c_skip x / c_in + c_out output` (Karras et al. 2022, Table 1), c_out of this sign.
 
-    Args:
-        sign: Sign of c_out.
-        has_boundary: Whether the output counts for nothing at sigma_min (Song et al. 2023).
+    With a boundary, the output counts for nothing at sigma_min (Song et al. 2023).
     """
 
     def rule(at: Convention, level: Level) -> Relation:
@@ -462,7 +446,7 @@ _KARRAS_PREDICTIONS: _Predictions = {
 
 @dataclass(frozen=True)
 class Row:
-    """What is to be known of one scheduler class by whoever runs it.
+    """All that somebody who runs a scheduler has to know of its class.
 
     Attributes:
         kind: Convention of its levels; may depend on the configuration.

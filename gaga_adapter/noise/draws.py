@@ -26,32 +26,25 @@ def batch_uniforms(
     stratified: bool = True,
     sharded: bool = True,
 ) -> Tensor:
-    """Numbers (B,) in [0, 1), float64, of this process.
+    """Numbers (B,) in [0, 1), float64, for the B examples of this process.
 
-    Args:
-        batch_size: Number of examples B of this process.
-        generator: Source of randomness; torch's global one when `None`.
-        stratified: Whether to spread the batch evenly, instead of independent draws.
-        sharded: Whether each process gets its own part of a global batch.
-
-    Raises:
-        DataError: If `batch_size` is below 1.
+    They are independent if not `stratified`. If not `sharded`, the batch is a global one by itself.
     """
     if batch_size < 1:
         raise DataError(f"batch_size={batch_size}, need at least one example.")
     home = torch.device("cpu") if generator is None else generator.device
-    # Apple's GPUs have no float64: the draw is theirs, the arithmetic is the CPU's.
+    # Apple's GPUs have no float64: they draw the numbers, and the CPU does the arithmetic.
     has_double = home.type != "mps"
     work = home if has_double else torch.device("cpu")
     rank, world = (process_index(), n_processes()) if sharded else (0, 1)
     count = 1 if stratified else batch_size * world
     dtype = torch.float64 if has_double else torch.float32
-    drawn = torch.rand(count, generator=generator, dtype=dtype, device=home)
-    drawn = drawn.to(work, torch.float64)
+    uniforms = torch.rand(count, generator=generator, dtype=dtype, device=home)
+    uniforms = uniforms.to(work, torch.float64)
     if not stratified:
-        return drawn[rank::world]
+        return uniforms[rank::world]
     place = torch.arange(batch_size, dtype=torch.float64, device=work) + rank / world
-    return (drawn + place / batch_size) % 1
+    return (uniforms + place / batch_size) % 1
 
 
 def entries(table: Tensor, u: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class GaussianPath(ABC):
         """
 
     def first_time(self, log_snr: float) -> float:
-        """Where the path first is at or beyond this log-SNR: the time, or that of a table's node.
+        """The first time at or beyond this log-SNR; of a table, that of its first such node.
 
         Raises:
             TruncationError: If the path never gets that noisy.

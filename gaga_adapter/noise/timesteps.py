@@ -18,16 +18,7 @@ from gaga_adapter.noise.levels import first_beyond, is_beyond
 
 
 def t_star(scheduler: Scheduler, log_snr_star: float) -> float:
-    """First training timestep whose SNR is at most `exp(log_snr_star)`, in the scheduler's units.
-
-    Args:
-        scheduler: Any supported diffusers scheduler.
-        log_snr_star: Characteristic log-SNR.
-
-    Raises:
-        TruncationError: If the scheduler's path never gets that noisy.
-        UnsupportedSchedulerError: If the scheduler has no place for a Gaussian start.
-    """
+    """First training timestep at or beyond `log_snr_star`, in the scheduler's own units."""
     convention = convention_of(scheduler)
     clean, noisy = convention.ends
     most = convention.seen_level(noisy).log_snr
@@ -44,12 +35,7 @@ def t_star(scheduler: Scheduler, log_snr_star: float) -> float:
 
 
 def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
-    """Log-SNR of a training timestep, given in the scheduler's own units.
-
-    Raises:
-        TruncationError: If the timestep is outside of the path.
-        UnsupportedSchedulerError: If the scheduler has no place for a Gaussian start.
-    """
+    """Log-SNR of a training timestep, given in the scheduler's own units."""
     convention = convention_of(scheduler)
     low, high = sorted(convention.ends)
     try:
@@ -67,16 +53,7 @@ def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
 
 
 def training_timesteps(scheduler: Scheduler, log_snr_star: float) -> Tensor:
-    """Training timesteps (K,) from data to t*: integers of a table, floats of a flow's own table.
-
-    Args:
-        scheduler: Any supported diffusers scheduler that trains on a table of timesteps.
-        log_snr_star: Characteristic log-SNR.
-
-    Raises:
-        TruncationError: If the scheduler's path never gets that noisy.
-        UnsupportedSchedulerError: If the scheduler trains on continuous noise levels.
-    """
+    """Training timesteps (K,) from data to t*: integers of a table, or floats of a flow's."""
     last = t_star(scheduler, log_snr_star)
     name = type(scheduler).__name__
     convention = convention_of(scheduler)
@@ -84,9 +61,8 @@ def training_timesteps(scheduler: Scheduler, log_snr_star: float) -> Tensor:
         plain = getattr(scheduler, "_gaga_base", type(scheduler))
         table: Tensor = plain.from_config(scheduler.config).timesteps.flip(0)
         levels = [convention.seen_level(t).log_snr for t in table.tolist()]
-        return table[
-            : first_beyond(torch.tensor(levels, dtype=torch.float64), log_snr_star) + 1
-        ].clone()
+        place = first_beyond(torch.tensor(levels, dtype=torch.float64), log_snr_star)
+        return table[: place + 1].clone()
     if convention.table is None or not isinstance(last, int):
         raise UnsupportedSchedulerError(
             f"{name} trains on continuous noise levels, not on a table of timesteps. Draw them "

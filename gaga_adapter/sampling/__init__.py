@@ -1,6 +1,6 @@
 """The sampling loop for sets of atoms, and the solvers that have names."""
 
-#: Steps of a full trajectory where nobody asks for another number: a fifth of the 1000 of the
-#: training table, at which the stability of the molecules is that of 1000 steps within two standard
-#: errors (README, first table). An `EDMPipeline` walks its checkpoint's own table instead.
+#: Default number of steps of a full trajectory: a fifth of the 1000 of the training table, at which
+#: the stability of the molecules is that of 1000 steps within two standard errors (README, first
+#: table). An `EDMPipeline` walks its checkpoint's own table instead.
 DEFAULT_STEPS = 200

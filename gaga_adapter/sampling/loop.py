@@ -57,7 +57,7 @@ class Walk(NamedTuple):
 
 
 def served(scheduler: Any) -> Convention:  # noqa: ANN401 - any object
-    """The convention of a scheduler that `walk` can run.
+    """The convention of a scheduler, if `walk` can run it.
 
     Raises:
         UnsupportedSchedulerError: If its class or its configuration is refused, its prediction has
@@ -94,7 +94,7 @@ def walk(
         generator: Source of the noise that the scheduler draws.
         stepped: Function that is called after each network call.
         until: Ratio `b / a` of noise to signal. If the last entry of the grid is at or below it,
-            that step is not made, and the sample is as the network would have seen it.
+            that step is not made, and the sample is what the network would have seen.
         trained: Log-SNR of the noisiest level that the network was trained at; `None` for any.
 
     Raises:
@@ -107,8 +107,8 @@ def walk(
     if trained is not None and isinstance(scheduler, GAGAScheduler):
         scheduler.keep_within(trained)
     try:
-        arguments = at.row.grid_arguments(num_inference_steps)
-        scheduler.set_timesteps(num_inference_steps, device=noise.device, **arguments)
+        more = at.row.grid_arguments(num_inference_steps)
+        scheduler.set_timesteps(num_inference_steps, device=noise.device, **more)
     except GAGAError:
         raise
     except ValueError as error:
@@ -132,8 +132,8 @@ def walk(
             level = at.seen_level(timestep)
             if level.log_snr >= Level(1.0, until).log_snr - TOLERANCE:
                 return Walk(seen, *level, n_calls - 1)
-        # what one scheduler or another asks for
-        known: dict[str, Any] = {
+        # all that the `step` of some scheduler takes
+        arguments: dict[str, Any] = {
             "model_output": network(seen, timestep, at),
             "timestep": timestep,
             "sample": sample,
@@ -144,12 +144,15 @@ def walk(
             "timestep_back": before if clean is not None else None,
         }
         for name in at.row.one_per_row:
-            known[name] = _one_per_row(known[name], len(mask))
-        made = scheduler.step(**{name: known[name] for name in known if name in parameters})
-        sample, clean = made if isinstance(made, tuple) else (made.prev_sample, None)
+            arguments[name] = _one_per_row(arguments[name], len(mask))
+        result = scheduler.step(**{k: v for k, v in arguments.items() if k in parameters})
+        sample, clean = result if isinstance(result, tuple) else (result.prev_sample, None)
         sample, before = project(sample, mask), timestep
         stepped(n_calls)
-    return Walk(sample, *(_end(scheduler, at) if until else Level(1.0, 0.0)), n_calls)
+    level, sigmas = Level(1.0, 0.0), getattr(scheduler, "sigmas", None)
+    if until and sigmas is not None and not at.noise_is_bare:
+        level = at.level(float(sigmas[-1]))  # the solver's smallest sigma, which may not be zero
+    return Walk(sample, *level, n_calls)
 
 
 def _one_per_row(value: Any, n_rows: int) -> Any:  # noqa: ANN401 - a timestep or a generator
@@ -159,24 +162,16 @@ def _one_per_row(value: Any, n_rows: int) -> Any:  # noqa: ANN401 - a timestep o
     return value.expand(n_rows) if isinstance(value, Tensor) else value
 
 
-def _end(scheduler: Any, at: Convention) -> Level:  # noqa: ANN401 - any diffusers scheduler
-    """Level of the sample after the last step: clean, or at the solver's smallest sigma."""
-    sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is None or at.noise_is_bare:
-        return Level(1.0, 0.0)
-    return at.level(float(sigmas[-1]))
-
-
 # -- many molecules ------------------------------------------------------------------------------
 
 
 class ProgressBar(Protocol):
-    """What diffusers' progress bars have."""
+    """The part of diffusers' progress bars that is used here."""
 
     total: int
 
     def update(self) -> Any:  # noqa: ANN401 - unused
-        """One network call was made."""
+        """Count one network call."""
 
 
 @dataclass
@@ -188,13 +183,13 @@ class CallCounter:
     done: int = 0
 
     def update(self) -> None:
-        """One network call was made."""
+        """Count one network call."""
         self.done += 1
         self.progress("network calls", self.done, max(self.done, self.total))
 
 
-#: Makes the molecules (B, N, C'), padding 0, of one batch: from their places in the whole (B,),
-#: unit noise on the subspace (B, N, C), the mask (B, N), and what to call after each network call.
+#: Makes the molecules (B, N, C'), padding 0, of one batch: from their places among all (B,), unit
+#: noise on the subspace (B, N, C), the mask (B, N), and a function to call after each network call.
 Batch = Callable[[Tensor, Tensor, Tensor, Stepped], Tensor]
 
 
@@ -207,7 +202,7 @@ def sample_atoms(
     progress_bar: Callable[[int], AbstractContextManager[ProgressBar]],
     num_inference_steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """Molecules in batches of like size, in the order in which they were asked for.
+    """Molecules in batches of like size, returned in the order of `sizes`.
 
     All starting noise is drawn first, so two schedulers that get the same seed start from the same
     noise.
@@ -219,13 +214,13 @@ def sample_atoms(
         batch_size: Number of molecules in a batch.
         generator: CPU generator of the noise.
         progress_bar: Function of a total number of network calls that opens a bar.
-        num_inference_steps: First guess of the calls per batch, for the bar.
+        num_inference_steps: Number of calls per batch that the bar starts from.
 
     Returns:
         Molecules (M, N, C') on the CPU, padding 0; mask (M, N), bool.
 
     Raises:
-        DataError: If no molecule is asked for, or one without atoms.
+        DataError: If there are no sizes, or one of them is below 1.
     """
     sizes = torch.as_tensor(sizes)
     if sizes.ndim != 1 or len(sizes) == 0 or int(sizes.min()) < 1:
@@ -236,7 +231,7 @@ def sample_atoms(
     mask = mask_from_sizes(sizes)
     noise = project(torch.randn(*mask.shape, n_channels, generator=generator), mask)
     parts = torch.split(sizes.argsort(stable=True), batch_size)
-    made: list[Tensor] = []
+    molecules: list[Tensor] = []
     with progress_bar(len(parts) * num_inference_steps) as bar:
 
         def stepped(n_calls: int) -> None:
@@ -245,9 +240,9 @@ def sample_atoms(
 
         for rows in parts:
             width = int(sizes[rows].max())
-            made.append(batch(rows, noise[rows, :width], mask[rows, :width], stepped))
-    result = torch.zeros(*mask.shape, made[0].shape[-1])
-    for rows, part in zip(parts, made, strict=True):
+            molecules.append(batch(rows, noise[rows, :width], mask[rows, :width], stepped))
+    result = torch.zeros(*mask.shape, molecules[0].shape[-1])
+    for rows, part in zip(parts, molecules, strict=True):
         result[rows, : part.shape[1]] = part.to(result)
     return result, mask
 
@@ -255,15 +250,10 @@ def sample_atoms(
 def draw_sizes(
     size_counts: Sequence[int] | None, n: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Numbers of atoms (n,) as often as the data has them.
-
-    Args:
-        size_counts: List whose entry N counts the molecules of N atoms.
-        n: Number of sizes.
-        generator: Source of randomness.
+    """Numbers of atoms (n,), as frequent as in the data: entry N of the list counts N atoms.
 
     Raises:
-        DataError: If the data's sizes are not known.
+        DataError: If the list is not known.
     """
     if size_counts is None:
         raise DataError("this pipeline has no size_counts. Pass n_atoms, the sizes wanted.")
@@ -276,7 +266,7 @@ def check_statistics(
     layout: Layout,
     advice: str = "Refit with `gaga fit`, in the model's elements and scales.",
 ) -> None:
-    """See that a scheduler's statistics, if it has any, describe the channels of a model.
+    """Check that the statistics of a scheduler, if it has any, describe the channels of a model.
 
     Raises:
         StatsMismatchError: If they describe others.

@@ -1,7 +1,7 @@
 """Diffusers schedulers on the noise table of a model: the ancestral sampler, and others by name.
 
 Diffusers keeps `abar` as a cumulative product in float32. Near the data, where `1 - abar` is 1e-5,
-that is off by up to 3e-3. The betas of the configuration are float64, so the table is worked out
+that errs by up to 3e-3. The betas of the configuration are float64, so the table is worked out
 again from them (`use_exact_table`), also after `from_config`, saving and loading.
 """
 
@@ -60,8 +60,8 @@ def ancestral_scheduler(alphas_cumprod: Tensor, **options: Any) -> DDPMScheduler
 
     Args:
         alphas_cumprod: Table `abar` (T,), float64, falling from data to noise.
-        **options: Further entries of the configuration, also ones that only other schedulers know:
-            they find them there when they are made from it.
+        **options: Further entries of the configuration, including those of other schedulers that
+            are to be made from it.
     """
     from diffusers import DDPMScheduler
 
@@ -85,14 +85,14 @@ def use_exact_table(scheduler: Any) -> None:  # noqa: ANN401 - any diffusers sch
     Nothing happens if its betas are not in its configuration, or not the ones it uses.
     """
     betas = scheduler.config.get("trained_betas")
-    found = getattr(scheduler, "alphas_cumprod", None)
-    if betas is None or found is None or found.dtype == torch.float64:
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if betas is None or table is None or table.dtype == torch.float64:
         return
     exact = torch.as_tensor(betas, dtype=torch.float64)
     abar = (1 - exact).cumprod(0)
-    if found.shape != abar.shape or not torch.allclose(found.cpu().double(), abar, atol=1e-4):
+    if table.shape != abar.shape or not torch.allclose(table.cpu().double(), abar, atol=1e-4):
         return
-    table = {
+    exact_tables = {
         "betas": exact,
         "alphas": 1 - exact,
         "alphas_cumprod": abar,
@@ -100,7 +100,7 @@ def use_exact_table(scheduler: Any) -> None:  # noqa: ANN401 - any diffusers sch
         "sigma_t": (1 - abar).sqrt(),
         "lambda_t": 0.5 * (abar.log() - (-abar).log1p()),
     }
-    for name, values in table.items():
+    for name, values in exact_tables.items():
         if hasattr(scheduler, name):
             setattr(scheduler, name, values)
     if float(getattr(scheduler, "final_alpha_cumprod", 1.0)) != 1:

@@ -3,8 +3,8 @@
     scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="my-stats")
 
 `families` says what a cut has to repair in each class, `grid` cuts, `handover` brings the Gaussian
-into the loop, `run` follows a loop to its first step, `options` is what stays on disk, `wrapper`
-puts it together. Where noise levels live says `gaga_adapter.noise.conventions`. The generated
+into the loop, `run` follows a loop to its first step, `options` are saved on disk, `wrapper`
+puts it together. `gaga_adapter.noise.conventions` says where noise levels live. The generated
 classes, such as `GAGADDIMScheduler`, are attributes of this package: pickle and diffusers find them
 by name.
 """

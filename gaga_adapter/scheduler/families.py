@@ -1,9 +1,9 @@
-"""What a cut has to take along and to repair, for each scheduler class.
+"""One row per scheduler class: what a cut has to take along and to repair.
 
 A truncation cuts the entries beyond t* off the front of everything that is indexed by the step;
 what remains is, to the scheduler, a shorter run. A row of this table says what has to be cut
-together and what has to be brought in line afterwards. Where the levels are, and which classes are
-refused, says the table of the same classes in `noise/conventions.py`.
+together and what has to be brought in line afterwards. The table of the same classes in
+`noise/conventions.py` says where the levels are, and which classes are refused.
 """
 
 from __future__ import annotations
@@ -23,37 +23,25 @@ def _whole_steps(scheduler: Scheduler) -> Tensor:
     return torch.arange(0, len(scheduler.timesteps), getattr(scheduler, "order", 1))
 
 
-def _nothing(scheduler: Scheduler, n_steps: int) -> None:
-    """Nothing else depends on the length of the grid."""
-
-
 @dataclass(frozen=True)
 class Family:
-    """How one kind of scheduler is truncated.
+    """How one kind of scheduler is truncated."""
 
-    Attributes:
-        arrays: Attributes that are indexed by the position in `timesteps` and are cut together.
-        steps: Positions in `timesteps` at which a step begins.
-        repair: Function that brings in line what a cut to a number of whole steps leaves behind.
-        settle: Function that makes a finer grid, about to be cut, one that the solver steps through
-            exactly.
-        least_steps: Shortest run that the solver supports.
-        short_run: Number of steps below which a run ends at lower orders. A long grid cut to that
-            length is given back to the solver, with its place in it, when the loop begins.
-        explicit: Arguments of `set_timesteps` that name the grid; `True` if data are one entry
-            further.
-        noises_by_grid: Whether `add_noise` looks a timestep up in the current grid, not in a table
-            or formula.
-    """
-
+    #: Attributes that are indexed by the position in `timesteps` and are cut together.
     arrays: tuple[str, ...] = ("timesteps", "sigmas")
+    #: Positions in `timesteps` at which a step begins.
     steps: Callable[[Scheduler], Tensor] = _whole_steps
-    repair: Callable[[Scheduler, int], None] = _nothing
+    #: Function that brings in line what a cut to a number of whole steps leaves behind.
+    repair: Callable[[Scheduler, int], None] = lambda scheduler, n_steps: None
+    #: Function that adjusts a finer grid before the cut, so that the solver's steps land on it.
     settle: Callable[[Scheduler], None] = lambda scheduler: None
-    least_steps: Callable[[Scheduler], int] = lambda scheduler: 1
+    least_steps: Callable[[Scheduler], int] = lambda scheduler: 1  # shortest run of the solver
+    #: Number of steps below which a run ends at lower orders. A long grid that is cut to such a
+    #: length is given back to the solver, with its place in it, when the loop begins.
     short_run: int = 0
+    #: Arguments of `set_timesteps` that list the grid; `True` if the data follow after the list.
     explicit: Mapping[str, bool] = field(default_factory=dict)
-    noises_by_grid: bool = False
+    noises_by_grid: bool = False  # whether `add_noise` looks a timestep up in the current grid
 
 
 # -- what a cut leaves behind ----------------------------------------------------------------------
@@ -101,7 +89,7 @@ def _pndm_steps(scheduler: Scheduler) -> Tensor:
 
 
 def _pndm_lists(scheduler: Scheduler, n_steps: int) -> None:
-    """Lay out Runge-Kutta and multistep timesteps again over the kept grid.
+    """Lay out Runge-Kutta and multistep timesteps again over what is left of the grid.
 
     Liu et al. 2022: three Runge-Kutta steps of four calls, then linear multistep; or, without
     Runge-Kutta, a multistep start that visits its second entry twice.
@@ -158,11 +146,7 @@ FAMILIES: dict[str, Family] = {
     "CogVideoXDDIMScheduler": _STRIDE,
     "CogVideoXDPMScheduler": _STRIDE,
     "PNDMScheduler": Family(
-        (),
-        steps=_pndm_steps,
-        repair=_pndm_lists,
-        settle=_pndm_even,
-        least_steps=_pndm_least,
+        (), steps=_pndm_steps, repair=_pndm_lists, settle=_pndm_even, least_steps=_pndm_least
     ),
     "RePaintScheduler": Family(("timesteps",), steps=_first_visits),
     "DDPMWuerstchenScheduler": Family(("timesteps",), explicit={"timesteps": False}),
@@ -200,9 +184,5 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(scheduler: Scheduler) -> Family:
-    """The row of a scheduler's class, found through its bases.
-
-    Raises:
-        UnsupportedSchedulerError: If the class is refused by name, or unknown.
-    """
+    """The row of a scheduler's class, or of the first of its bases that has one."""
     return FAMILIES[known_name(type(scheduler))]

@@ -34,58 +34,39 @@ FINEST = 1 << 17
 
 @dataclass(frozen=True)
 class Cut:
-    """What a truncation did.
+    """Result of a truncation."""
 
-    Attributes:
-        level: Level of the first entry left, where the reference is taken.
-        is_whole: Whether the grid is the scheduler's own for this call, neither cut nor respaced.
-        reaches: Whether the first entry left is at or beyond t*.
-        before: Timestep of the entry that was cut last, if any.
-        place: Number of entries that were cut off.
-        whole: Attributes before the cut, where the solver is to have them back.
-    """
-
-    level: Level
-    is_whole: bool
-    reaches: bool
-    before: float | None
-    place: int
-    whole: Mapping[str, Any] | None
+    level: Level  # level of the first entry left, where the reference is taken
+    is_whole: bool  # whether the grid is the scheduler's own, neither cut nor respaced
+    reaches: bool  # whether the first entry left is at or beyond t*
+    before: float | None  # timestep of the last entry that was cut off, if any
+    place: int  # number of entries that were cut off
+    whole: Mapping[str, Any] | None  # attributes before the cut, if the solver gets them back
 
 
 class Finest(NamedTuple):
-    """The finest grid for a number of steps: all of its steps, and those from t* on."""
+    """The finest grid for a number of steps."""
 
-    n_fine: int
-    n_beyond: int
+    n_fine: int  # number of all its steps
+    n_beyond: int  # number of its steps from t* on
 
 
+@dataclass
 class GridMaker:
-    """Calls the scheduler's own `set_timesteps`, and cuts what it made.
+    """Calls the scheduler's own `set_timesteps`, and cuts the grid in place."""
 
-    Args:
-        scheduler: Scheduler to be truncated in place.
-        make: Its class's own `set_timesteps`, unbound.
-        call: Arguments of the caller.
-        log_snr_star: Characteristic log-SNR.
-        trained_log_snr: Level beyond which the network was not trained, so that no step begins
-            there: the run starts at the noisiest entry within, if that is closer to the data.
-    """
+    scheduler: Scheduler
+    make: Callable[..., None]  # `set_timesteps` of the scheduler's own class, unbound
+    call: inspect.BoundArguments  # arguments of the caller
+    log_snr_star: float
+    #: Level beyond which the network was not trained, so that no step begins there: the run starts
+    #: at the noisiest entry within, if that is closer to the data.
+    trained_log_snr: float | None
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        make: Callable[..., None],
-        call: inspect.BoundArguments,
-        log_snr_star: float,
-        trained_log_snr: float | None = None,
-    ) -> None:
-        self.scheduler = scheduler
-        self.family = family_of(scheduler)
-        self.convention = convention_of(scheduler)
-        self._make, self._call = make, call
-        self._log_snr_star = log_snr_star
-        self._trained = -math.inf if trained_log_snr is None else trained_log_snr
+    def __post_init__(self) -> None:
+        self.family = family_of(self.scheduler)
+        self.convention = convention_of(self.scheduler)
+        self.limit = -math.inf if self.trained_log_snr is None else self.trained_log_snr
 
     # -- the two spacings -------------------------------------------------------------------------
 
@@ -98,41 +79,37 @@ class GridMaker:
     def respace(self, memory: dict[Any, Finest]) -> Cut:
         """As many steps as the call's own grid has, all from t* on.
 
-        Args:
-            memory: Results of earlier searches, by their arguments.
-
-        Raises:
-            TruncationError: If a grid that is named entry by entry cannot be resampled.
+        `memory` holds the results of earlier searches, by their arguments.
         """
-        named = {
+        entry_lists = {
             name: value
-            for name, value in self._call.arguments.items()
+            for name, value in self.call.arguments.items()
             if name in ("sigmas", "timesteps") and value is not None
         }
         self._make_with()
         n_steps = len(self._ratios())
         if self._n_steps_beyond() == n_steps:  # the grid begins at t*, or does not get there
             return self._cut(n_steps, is_whole=True)
-        if named:
-            self._resample(named, n_steps)
+        if entry_lists:
+            self._resample(entry_lists, n_steps)
             return self._cut(n_steps, is_whole=False)
-        _, *given = self._call.arguments.items()  # without the scheduler itself
-        key = (n_steps, self._log_snr_star, self._trained, repr(given))
+        _, *arguments = self.call.arguments.items()  # without the scheduler itself
+        key = (n_steps, self.log_snr_star, self.limit, repr(arguments))
         config = self.scheduler._internal_dict  # other numbers of steps may change it
-        known = memory.get(key)
-        if known is not None:
-            self._refine(known.n_fine)
+        finest = memory.get(key)
+        if finest is not None:
+            self._refine(finest.n_fine)
         # a remembered grid is another one if the scheduler has been changed since
-        if known is None or self._n_steps_beyond() != known.n_beyond:
-            memory[key] = known = self._finest(n_steps)
-            self._refine(known.n_fine)
+        if finest is None or self._n_steps_beyond() != finest.n_beyond:
+            memory[key] = finest = self._finest(n_steps)
+            self._refine(finest.n_fine)
         self.scheduler._internal_dict = config
-        return self._cut(self._n_trained(n_steps), is_whole=known.n_fine == n_steps)
+        return self._cut(self._n_trained(n_steps), is_whole=finest.n_fine == n_steps)
 
     def _make_with(self, **changed: Any) -> None:  # noqa: ANN401 - arguments of the scheduler
-        """The scheduler's own grid, for the arguments of the call but for those that change."""
-        call = inspect.BoundArguments(self._call.signature, {**self._call.arguments, **changed})
-        self._make(*call.args, **call.kwargs)
+        """Make the scheduler's own grid for the arguments of the call, some of them changed."""
+        call = inspect.BoundArguments(self.call.signature, {**self.call.arguments, **changed})
+        self.make(*call.args, **call.kwargs)
 
     # -- reading the grid -----------------------------------------------------------------------
 
@@ -142,19 +119,19 @@ class GridMaker:
         return ratios[: len(ratios) - self.convention.row.tail]
 
     def _is_beyond(self, ratio: Tensor) -> bool:
-        return bool(is_beyond(log_snr(ratio), self._log_snr_star))
+        return bool(is_beyond(log_snr(ratio), self.log_snr_star))
 
     def _n_steps_beyond(self) -> int:
         """Steps that remain when the first is the last one at or beyond t*."""
         ratios = self._ratios()
-        n_closer = first_beyond(log_snr(ratios).flip(0), self._log_snr_star)
+        n_closer = first_beyond(log_snr(ratios).flip(0), self.log_snr_star)
         least = self.family.least_steps(self.scheduler)
         return min(max(self._n_trained(n_closer + 1), least), len(ratios))
 
     def _n_trained(self, n_steps: int) -> int:
-        """Of the last `n_steps` steps, those that begin where the network was trained."""
-        known = log_snr(self._ratios()) >= self._trained - TOLERANCE
-        return min(n_steps, int(known.sum()))
+        """Number of the last `n_steps` steps that begin where the network was trained."""
+        is_trained = log_snr(self._ratios()) >= self.limit - TOLERANCE
+        return min(n_steps, int(is_trained.sum()))
 
     def _cut(self, n_steps: int, is_whole: bool, keep_whole: bool = False) -> Cut:
         """Drop everything before the last `n_steps` steps."""
@@ -169,24 +146,22 @@ class GridMaker:
                 setattr(scheduler, name, array[place:])
         if not is_whole:
             self.family.repair(scheduler, n_steps)
+        # a noisier entry was there, and the network was not trained at it
+        is_limited = n_dropped > 0 and log_snr(ratios[n_dropped - 1]) < self.limit - TOLERANCE
         is_shortened = n_steps < self.family.short_run <= len(ratios)
         return Cut(
             level=self.convention.level(float(ratios[n_dropped])),
             is_whole=is_whole,
-            reaches=self._is_beyond(ratios[n_dropped]) or self._is_limited(ratios, n_dropped),
+            reaches=self._is_beyond(ratios[n_dropped]) or bool(is_limited),
             before=before,
             place=place,
             whole=whole if keep_whole and is_shortened else None,
         )
 
-    def _is_limited(self, ratios: Tensor, n_dropped: int) -> bool:
-        """A noisier entry was there, and the network was not trained at it."""
-        return n_dropped > 0 and bool(log_snr(ratios[n_dropped - 1]) < self._trained - TOLERANCE)
-
     # -- finer grids ----------------------------------------------------------------------------
 
     def _refine(self, n_steps: int) -> None:
-        """The scheduler's own grid for another number of steps."""
+        """Make the scheduler's own grid for another number of steps."""
         self._make_with(num_inference_steps=n_steps)
         self.family.settle(self.scheduler)
 
@@ -198,9 +173,9 @@ class GridMaker:
             ratios = self._ratios()
         except (ValueError, IndexError, AssertionError, ZeroDivisionError, RuntimeError):
             return None  # finer than the scheduler allows
-        kept = ratios[-n_steps:]
-        is_sound = len(kept) == n_steps and bool(torch.isfinite(kept[1:]).all())
-        return self._n_steps_beyond() if is_sound and bool((kept.diff() < 0).all()) else None
+        last = ratios[-n_steps:]
+        is_sound = len(last) == n_steps and bool(torch.isfinite(last[1:]).all())
+        return self._n_steps_beyond() if is_sound and bool((last.diff() < 0).all()) else None
 
     def _finest(self, n_steps: int) -> Finest:
         """The finest grid of which at most `n_steps` lie from t* on.
@@ -212,9 +187,9 @@ class GridMaker:
         guess = n_steps * n_steps // best.n_beyond
         while high - best.n_fine > 1:
             guess = min(max(guess, best.n_fine + 1), high - 1)
-            found = self._steps_in_finer(guess, n_steps)
-            if found is not None and found <= n_steps:
-                best = Finest(guess, found)
+            n_beyond = self._steps_in_finer(guess, n_steps)
+            if n_beyond is not None and n_beyond <= n_steps:
+                best = Finest(guess, n_beyond)
             else:
                 high = guess
             guess = (best.n_fine + high) // 2
@@ -222,9 +197,9 @@ class GridMaker:
                 guess = math.ceil(best.n_fine * (n_steps + 1) / best.n_beyond)
         return best
 
-    def _resample(self, named: dict[str, Any], n_steps: int) -> None:
-        """Replace the grid named by the caller with one of as many entries from t* on."""
-        unknown = set(named) - set(self.family.explicit)
+    def _resample(self, entry_lists: dict[str, Any], n_steps: int) -> None:
+        """Replace the lists that the caller gave by as many entries from t* on."""
+        unknown = set(entry_lists) - set(self.family.explicit)
         if unknown:
             raise TruncationError(
                 f"cannot respace the {', '.join(unknown)} given to "
@@ -234,38 +209,38 @@ class GridMaker:
         low, high = 0.0, float(n_steps - 1)
         for _ in range(40):
             middle = (low + high) / 2
-            self._make_resampled(named, middle)
+            self._make_resampled(entry_lists, middle)
             reached = self._is_beyond(self._ratios()[0])
             low, high = (middle, high) if reached else (low, middle)
-        self._make_resampled(named, low)
+        self._make_resampled(entry_lists, low)
 
-    def _make_resampled(self, named: dict[str, Any], position: float) -> None:
-        """The grid with each list resampled from a (fractional) entry to its end."""
-        lists = {
-            name: _resampled(values, position, self.family.explicit[name])
-            for name, values in named.items()
+    def _make_resampled(self, entry_lists: dict[str, Any], position: float) -> None:
+        """Make the grid with each list resampled from a (fractional) entry to its end."""
+        new = {
+            name: _resample_list(values, position, self.family.explicit[name])
+            for name, values in entry_lists.items()
         }
-        if not all(bool(np.all(np.diff(x) < 0) | np.all(np.diff(x) > 0)) for x in lists.values()):
+        if not all(bool(np.all(np.diff(x) < 0) | np.all(np.diff(x) > 0)) for x in new.values()):
             raise TruncationError(
                 f"there are not enough timesteps below t* for the entries given to "
                 f'{type(self.scheduler).__name__}. Give fewer, or use spacing="suffix".'
             )
-        self._make_with(**{name: _like(named[name], values) for name, values in lists.items()})
+        self._make_with(**{name: _like(entry_lists[name], values) for name, values in new.items()})
 
 
-def _resampled(values: Any, position: float, data_follow: bool) -> np.ndarray[Any, Any]:  # noqa: ANN401
+def _resample_list(values: Any, position: float, data_follow: bool) -> np.ndarray[Any, Any]:  # noqa: ANN401
     """As many entries of a list, linear in the index, from a fractional entry to the end.
 
     The end is one index further, at zero, if the scheduler appends the data by itself.
     """
-    known = np.asarray(values, dtype=np.float64)
-    count = len(known)
+    old = np.asarray(values, dtype=np.float64)
+    count = len(old)
     if data_follow:
-        known = np.append(known, 0.0)
+        old = np.append(old, 0.0)
         index = np.linspace(position, count, count + 1)[:-1]
     else:
         index = np.linspace(position, count - 1, count)
-    fresh = np.interp(index, np.arange(len(known)), known)
+    fresh = np.interp(index, np.arange(len(old)), old)
     if np.issubdtype(np.asarray(values).dtype, np.integer):
         fresh = np.concatenate([np.ceil(fresh[:1]), fresh[1:].round()])
     return fresh

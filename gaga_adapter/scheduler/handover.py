@@ -14,7 +14,7 @@ There are four places:
 - `hook`: the network itself is watched (`scheduler.attach(pipe)`); its first input is mapped, and
   the first `step` maps again. No extra call.
 
-`auto` listens at all of them, and adds the extra timestep only where the loop may have no other
+`auto` watches all of them, and adds the extra timestep only where the loop may have no other
 place: where the scheduler is of the flow kind, whose pipelines never scale their noise, and where
 `set_timesteps` was called without a device, as bare loops and the pipelines of DDPM and DDIM do.
 A start that has been mapped once is never mapped again; one that nobody mapped is an error at the
@@ -24,7 +24,7 @@ is not noise and stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,36 +34,25 @@ from torch.utils.hooks import RemovableHandle
 
 from gaga_adapter.errors import HandoverError
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.scheduler.grid import Cut
 
-#: Unit noise has a root mean square of one; beyond this factor it has been scaled by the loop
-#: itself.
+#: Unit noise has a root mean square of one; beyond this factor the loop itself has scaled it.
 SCALED = 2.0
-#: Fewest numbers on which that can be told.
+#: Fewest numbers on which that can be decided.
 ENOUGH = 100
-
-
 _MULTIPLY = "multiply the noise by scheduler.init_noise_sigma after set_timesteps"
 
 
 @dataclass(frozen=True)
 class Handover:
-    """Where one mode listens, and what to do if nothing is heard there.
-
-    Attributes:
-        name: Name of the mode.
-        advice: Sentence for the user whose loop hands nothing over.
-        takes_init: Whether `init_noise_sigma` maps.
-        takes_scale: Whether the first input of the network is mapped.
-        leads_bare: Whether the grid gets one more timestep where the loop may have no other place.
-        leads_always: Whether it gets that timestep everywhere.
-    """
+    """Where one mode takes the noise of a loop, and what to do if the loop never comes there."""
 
     name: str
-    advice: str
-    takes_init: bool = False
-    takes_scale: bool = False
-    leads_bare: bool = False
-    leads_always: bool = False
+    advice: str  # for the user whose loop hands nothing over
+    takes_init: bool = False  # whether `init_noise_sigma` maps
+    takes_scale: bool = False  # whether the first input of the network is mapped
+    leads_bare: bool = False  # whether the grid gets a timestep more if the loop takes bare noise
+    leads_always: bool = False  # whether the grid gets one more timestep in every loop
 
     def leads(self, noise_is_bare: bool) -> bool:
         """Whether the grid gets one more timestep at the front."""
@@ -84,66 +73,41 @@ HANDOVERS: dict[str, Handover] = {
 
 @dataclass
 class Start:
-    """The start of one run, between `set_timesteps` and its first step.
+    """The start of one run, between `set_timesteps` and its first step."""
 
-    Attributes:
-        reference: Gaussian at the level of the first entry.
-        noise_scale: Standard deviation that the loop gives to its unit noise by itself.
-        first: Timestep of the first entry.
-        lead: Extra timestep before it, if there is one.
-        is_truncated: Whether entries were cut off, or the grid is finer.
-        place: Index of the first entry in `whole`.
-        whole: Grid before the cut, for solvers that are to have it back when the loop begins.
-        awaits_lead: Whether the loop may still come to the extra timestep.
-        is_extended: Whether the extra timestep stands in `scheduler.timesteps`.
-        is_placed: Whether the solver has its place in the whole grid.
-        is_mapped: Whether the sample has been mapped by `init_noise_sigma` or the extra timestep.
-        is_data: Whether the loop starts from noised data.
-        has_run: Whether a run has begun from here.
-        noise: Unit noise that the network saw mapped; the sample itself is still to be mapped.
-        shown: Result of the mapping, for the network or by `init_noise_sigma`.
-    """
-
-    reference: ReferenceGaussian
-    noise_scale: float
-    first: float
-    lead: float | None
-    is_truncated: bool
-    place: int = 0
-    whole: Mapping[str, Any] | None = None
-    awaits_lead: bool = False
-    is_extended: bool = False
-    is_placed: bool = False
-    is_mapped: bool = False
-    is_data: bool = False
-    has_run: bool = False
-    noise: Tensor | None = None
-    shown: Tensor | None = None
+    reference: ReferenceGaussian  # Gaussian at the level of the first entry
+    noise_scale: float  # standard deviation that the loop gives to its unit noise by itself
+    first: float  # timestep of the first entry
+    lead: float | None  # extra timestep before the first entry, if there is one
+    cut: Cut  # the truncation, with the whole grid for solvers that get it back in the loop
+    awaits_lead: bool = False  # whether the loop may still come to the extra timestep
+    is_extended: bool = False  # whether the extra timestep stands in `scheduler.timesteps`
+    is_placed: bool = False  # whether the solver has its place in the whole grid
+    is_mapped: bool = False  # whether `init_noise_sigma` or the extra timestep mapped the sample
+    is_data: bool = False  # whether the loop starts from noised data
+    has_run: bool = False  # whether a run has begun from here
+    noise: Tensor | None = None  # unit noise, if the network saw it mapped and the sample is not
+    shown: Tensor | None = None  # result of the mapping, for the network or `init_noise_sigma`
 
     @property
     def is_settled(self) -> bool:
-        """Nothing is left to be mapped."""
+        """Whether nothing is left to be mapped."""
         return self.is_mapped or self.is_data
 
     def is_lead(self, timestep: float | None) -> bool:
-        """Whether this is the extra timestep; an unnamed one is, while that stands first."""
+        """Whether this is the extra timestep; `None` is, while the grid begins with it."""
         here = self.is_extended if timestep is None else timestep == self.lead
         return self.awaits_lead and here
 
     def reset(self) -> None:
-        """A run begins; the one after it starts anew."""
+        """Prepare for the next run, now that one begins."""
         self.is_mapped = self.is_data = False
         self.awaits_lead = self.lead not in (None, self.first)
         self.noise = self.shown = None
         self.has_run = True
 
     def transport(self, noise: Tensor, scale: float = 1.0) -> Tensor:
-        """Unit noise (B, ...), times `scale`, to the reference; same shape, dtype and device.
-
-        Raises:
-            HandoverError: If this is not unit noise.
-            StatsMismatchError: If the statistics describe another shape.
-        """
+        """Unit noise (B, ...), times `scale`, to the reference; same shape, dtype and device."""
         noise = noise if scale == 1.0 else noise / scale
         entries = noise.detach().float()
         count = int((entries != 0).sum())  # padding rows of molecules are zero
@@ -161,11 +125,7 @@ class Start:
         return self.transport(noise, self.noise_scale)
 
     def sample_for_step(self, sample: Tensor) -> Tensor:
-        """The mapped start, whether the loop passes its noise or what the network saw.
-
-        Raises:
-            HandoverError: If it passes something else.
-        """
+        """The mapped start, whether the loop passes its noise or what the network saw."""
         if self.shown is not None and is_same(sample, self.shown):
             return sample
         if self.noise is not None and is_same(sample, self.noise):
@@ -177,7 +137,7 @@ class Start:
 
 
 def is_same(sample: Tensor, seen: Tensor) -> bool:
-    """Equal, up to the precision of the network's input and to copies of the batch for guidance."""
+    """Whether both are equal, in the precision of `seen`, which may hold copies for guidance."""
     if sample is seen:
         return True
     if sample.shape[1:] != seen.shape[1:] or len(sample) > len(seen):
@@ -236,11 +196,7 @@ _SAMPLES = ("sample", "hidden_states", "x")
 
 
 def watch(pipe: Any, mapping: Callable[[Tensor], Tensor]) -> RemovableHandle:  # noqa: ANN401
-    """Let every input sample of a pipeline's network go through a mapping.
-
-    Raises:
-        HandoverError: If the pipeline has no network.
-    """
+    """Let every input sample of a pipeline's network go through a mapping."""
 
     def see(
         network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -260,11 +216,7 @@ _NETWORKS = ("unet", "transformer", "prior", "decoder", "denoiser")
 
 
 def watched_network(pipe: Any) -> torch.nn.Module:  # noqa: ANN401 - any diffusers pipeline
-    """The network of a pipeline.
-
-    Raises:
-        HandoverError: If none is found.
-    """
+    """The network of a pipeline."""
     for name in _NETWORKS:
         network = getattr(pipe, name, None)
         if isinstance(network, torch.nn.Module):

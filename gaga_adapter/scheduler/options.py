@@ -28,21 +28,13 @@ PREFIX = "GAGA"
 
 @dataclass(frozen=True)
 class Options:
-    """How a scheduler is truncated.
+    """How a scheduler is truncated."""
 
-    Attributes:
-        t_star: First timestep, in the scheduler's units; `None` follows the statistics.
-        spacing: Layout of the grid, `suffix` or `respace`, see `grid.py`.
-        reference: Kind of the Gaussian start, as in `GAGAStats.reference`.
-        handover: Way of the start into the loop, see `handover.py`.
-        trained_log_snr: Noisiest level at which the network was trained; `None` for the whole path.
-    """
-
-    t_star: float | None = None
-    spacing: str = "suffix"
-    reference: str = "auto"
-    handover: str = "auto"
-    trained_log_snr: float | None = None
+    t_star: float | None = None  # first timestep, in the scheduler's units, if not the fitted one
+    spacing: str = "suffix"  # layout of the grid, see `grid.py`
+    reference: str = "auto"  # kind of the Gaussian start, as in `GAGAStats.reference`
+    handover: str = "auto"  # way of the start into the loop, see `handover.py`
+    trained_log_snr: float | None = None  # noisiest level in training, if not the whole path
 
     def __post_init__(self) -> None:
         for what, allowed in (("spacing", SPACINGS), ("handover", tuple(HANDOVERS))):
@@ -51,22 +43,14 @@ class Options:
                 raise TruncationError(f"{what}={value!r} is unknown. Known: {', '.join(allowed)}.")
 
     def save(self, folder: Path) -> None:
-        """Write the options into a folder.
-
-        Raises:
-            WriteError: If the folder cannot be written; what was there before is intact.
-        """
+        """Write the options into a folder."""
         text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
         with replacing(folder / OPTIONS_NAME) as draft:
             draft.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Options | None:
-        """The options that were saved in a folder, if any.
-
-        Raises:
-            ArtefactError: If they are corrupt, or of a newer schema.
-        """
+        """The options that were saved in a folder, if any."""
         file = folder / OPTIONS_NAME
         if not file.is_file():
             return None
@@ -86,15 +70,9 @@ class Options:
 
 
 def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # noqa: ANN401
-    """A local folder with a scheduler's configuration, downloaded where need be.
+    """A local folder with a scheduler's configuration, downloaded if `name` is a hub id.
 
-    Args:
-        name: Folder or hub id.
-        subfolder: Folder within it, such as `scheduler`.
-        *asked: Further arguments of `files.hub.download`, from `revision` on.
-
-    Raises:
-        ArtefactError: If there is none.
+    `asked` are the arguments of `files.hub.download` from `revision` on.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -115,11 +93,7 @@ def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # 
 
 
 def load_plain(folder: Path) -> Scheduler:
-    """The plain scheduler of a folder, whether it was saved plain or truncated.
-
-    Raises:
-        ArtefactError: If the configuration is corrupt, or its class is nowhere to be found.
-    """
+    """The plain scheduler of a folder, whether it was saved plain or truncated."""
     file = folder / CONFIG_NAME
     try:
         name = str(json.loads(file.read_text(encoding="utf-8"))["_class_name"])

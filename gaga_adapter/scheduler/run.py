@@ -21,17 +21,11 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from gaga_adapter.errors import ArtefactError, GAGAWarning, HandoverError
-from gaga_adapter.noise.conventions import Scheduler, convention_of
+from gaga_adapter.noise.conventions import convention_of
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.scheduler.families import family_of
 from gaga_adapter.scheduler.grid import Finest, GridMaker
-from gaga_adapter.scheduler.handover import (
-    HANDOVERS,
-    Handover,
-    NoiseMap,
-    Start,
-    is_same,
-)
+from gaga_adapter.scheduler.handover import HANDOVERS, Handover, NoiseMap, Start, is_same
 from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats
 
@@ -49,21 +43,15 @@ _NOISING = {
 
 @dataclass(frozen=True)
 class Truncation:
-    """What one scheduler was given, and what follows from it.
+    """The statistics and options of one scheduler, and what follows from them.
 
     Immutable, so that copies of the scheduler share it.
-
-    Attributes:
-        stats: Fitted statistics.
-        options: Options of the user.
-        log_snr_star: Log-SNR at or below which the last entry of the grid is the start of a run.
-        reference: Gaussian start, at the level of the data.
     """
 
     stats: GAGAStats
     options: Options
-    log_snr_star: float
-    reference: ReferenceGaussian
+    log_snr_star: float  # a run starts at the last entry of the grid at or below this log-SNR
+    reference: ReferenceGaussian  # Gaussian start, at the level of the data
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Truncation:
         return self
@@ -72,11 +60,16 @@ class Truncation:
 class TruncatedRun:
     """What every generated scheduler does instead of its base, before the first step of a run."""
 
+    # Attributes of the base, or of most bases.
+    timesteps: Tensor
+    step_index: int | None
+    _begin_index: Any
+
     _gaga_base: ClassVar[type[Any]]
     _gaga_signatures: ClassVar[dict[str, inspect.Signature]]
 
     _gaga: Truncation | None = None
-    #: Respaced grids found so far.
+    #: Results of the searches for respaced grids.
     _gaga_finest: dict[Any, Finest]
     #: Start of the run to come; `None` before `set_timesteps`.
     _gaga_start: Start | None = None
@@ -131,21 +124,18 @@ class TruncatedRun:
     def _gaga_set_timesteps(self, make: Method, args: Args, kwargs: Named) -> None:
         """The base's grid, cut; and the start of the run to come."""
         truncation = self._gaga_truncation()
-        scheduler: Scheduler = self
         call = self._gaga_signatures["set_timesteps"].bind(self, *args, **kwargs)
         maker = GridMaker(
             self, make, call, truncation.log_snr_star, truncation.options.trained_log_snr
         )
-        if truncation.options.spacing == "suffix":
-            cut = maker.suffix()
-        else:
-            cut = maker.respace(self._gaga_finest)
+        is_suffix = truncation.options.spacing == "suffix"
+        cut = maker.suffix() if is_suffix else maker.respace(self._gaga_finest)
         self._gaga_start = None
         self._gaga_intercepts = not (cut.is_whole and truncation.reference.kind == "unit")
         self._gaga_left = 0 if self._gaga_intercepts else _UNBOUNDED
         if not self._gaga_intercepts:
             return
-        timesteps: Tensor = scheduler.timesteps
+        timesteps = self.timesteps
         if not cut.reaches:
             warnings.warn(
                 f"the grid of {self._gaga_base.__name__} begins at timestep "
@@ -161,14 +151,12 @@ class TruncatedRun:
             noise_scale=maker.convention.row.noise_scale(self),
             first=float(timesteps[0]),
             lead=lead,
-            is_truncated=not cut.is_whole,
-            place=cut.place,
-            whole=cut.whole,
+            cut=cut,
             awaits_lead=lead is not None,
             is_extended=lead is not None,
         )
         if lead is not None:
-            scheduler.timesteps = torch.cat([timesteps.new_tensor([lead]), timesteps])
+            self.timesteps = torch.cat([timesteps.new_tensor([lead]), timesteps])
 
     def _gaga_scale(self, scale: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`scale_model_input`, which may map before the first step of a run."""
@@ -206,8 +194,14 @@ class TruncatedRun:
             return _step_output(call, sample)
         n_entries = self._gaga_enter(start, timestep)
         if not start.is_settled:
-            if timestep != start.first:
-                self._gaga_starts_inside(start, timestep)
+            if timestep != start.first:  # a loop that leaves out entries starts from noised data
+                if timestep not in self.timesteps.tolist():
+                    raise HandoverError(
+                        f"the first step is at timestep {timestep}, which is no entry of "
+                        "scheduler.timesteps. Pass its entries as they are."
+                    )
+                if not start.has_run:
+                    self._gaga_warn_inside(start)
             elif start.noise is None:
                 raise self._gaga_unmapped()
             else:
@@ -217,33 +211,31 @@ class TruncatedRun:
         return step(*call.args, **call.kwargs)
 
     def _gaga_enter(self, start: Start, timestep: float | None) -> int:
-        """Number of entries of the base's grid that the loop has, now that it is at one of them.
+        """Give the base its own grid, with the loop's place in it; how many entries the loop has.
 
-        The first entry is told to the base by its place and not by its value.
+        The base learns the first entry by its place and not by its value.
         """
-        scheduler: Scheduler = self
         self._gaga_drop_lead()
         start.awaits_lead = False
-        n_entries = len(scheduler.timesteps)
-        place = 0
-        if start.whole is not None:
-            place, n_entries = start.place, len(start.whole["timesteps"]) - start.place
-            for name, array in start.whole.items():
+        n_entries = len(self.timesteps)
+        place, whole = 0, start.cut.whole
+        if whole is not None:
+            place, n_entries = start.cut.place, len(whole["timesteps"]) - start.cut.place
+            for name, array in whole.items():
                 setattr(self, name, array)
-        if getattr(self, "_begin_index", 0) is None and scheduler.step_index is None:
+        if getattr(self, "_begin_index", 0) is None and self.step_index is None:
             if timestep == start.first:
-                scheduler._begin_index = place
-        elif start.whole is not None and scheduler.step_index is None and not start.is_placed:
-            scheduler._begin_index += place
+                self._begin_index = place
+        elif whole is not None and self.step_index is None and not start.is_placed:
+            self._begin_index += place
         start.is_placed = True
         return n_entries
 
     def _gaga_drop_lead(self) -> None:
         """Take the extra timestep off the grid, before the base reads it."""
-        scheduler: Scheduler = self
         start = self._gaga_start
         if start is not None and start.is_extended:
-            scheduler.timesteps = scheduler.timesteps[1:]
+            self.timesteps = self.timesteps[1:]
             start.is_extended = False
 
     def _gaga_unmapped(self) -> HandoverError:
@@ -257,7 +249,7 @@ class TruncatedRun:
     # -- starts that are not noise ---------------------------------------------------------------
 
     def _gaga_begin(self, begin: Method, args: Args, kwargs: Named) -> None:
-        """`set_begin_index`: beyond the first entry, it tells of noised data."""
+        """`set_begin_index`: a loop that begins beyond the first entry starts from noised data."""
         call = self._gaga_signatures["set_begin_index"].bind(self, *args, **kwargs)
         begin_index = call.arguments.get("begin_index", 0)
         start = self._gaga_start
@@ -268,19 +260,8 @@ class TruncatedRun:
             self._gaga_warn_inside(start)
         begin(self, begin_index)
 
-    def _gaga_starts_inside(self, start: Start, timestep: float | None) -> None:
-        """A loop that leaves out the first entries does not start from noise."""
-        scheduler: Scheduler = self
-        if timestep not in scheduler.timesteps.tolist():
-            raise HandoverError(
-                f"the first step is at timestep {timestep}, which is no entry of "
-                "scheduler.timesteps. Pass its entries as they are."
-            )
-        if not start.has_run:
-            self._gaga_warn_inside(start)
-
     def _gaga_warn_inside(self, start: Start) -> None:
-        if start.is_truncated:
+        if not start.cut.is_whole:
             warnings.warn(
                 "this loop starts inside of a truncated grid, from noised data: its sample stays "
                 "as it is, and a strength counts from t*, not from pure noise. For the whole path "
@@ -295,7 +276,6 @@ class TruncatedRun:
         The schedulers that solve in sigma look a timestep up in the current grid and take some
         other level if it is not there; then the level is taken from the training path.
         """
-        scheduler: Scheduler = self
         start = self._gaga_start
         data_name, noise_name, time_name = _NOISING[add.__name__]
         call = self._gaga_signatures[add.__name__].bind(self, *args, **kwargs)
@@ -312,7 +292,7 @@ class TruncatedRun:
                 first = torch.full_like(timesteps, start.first)
                 timesteps = torch.where(timesteps.eq(start.lead), first, timesteps)
                 call.arguments[time_name] = timesteps
-        grid: Tensor = scheduler.timesteps
+        grid = self.timesteps
         has_grid = start is not None or not self._gaga_intercepts
         on_grid = has_grid and bool(torch.isin(timesteps.to(grid.device), grid).all())
         if on_grid or not family_of(self).noises_by_grid:
@@ -322,8 +302,8 @@ class TruncatedRun:
         ratios = [convention.ratio_at(t) for t in timesteps.flatten().tolist()]
         levels = torch.tensor([convention.level(r) for r in ratios], dtype=torch.float64)
         a, b = levels.to(data).mT.reshape(2, -1, *([1] * (data.ndim - 1)))
-        noised: Tensor = a * data + b * noise
-        return noised
+        result: Tensor = a * data + b * noise
+        return result
 
     def _gaga_watch(self, sample: Tensor) -> Tensor:
         start = self._gaga_start
@@ -343,7 +323,7 @@ def _number(timestep: Any) -> float | None:  # noqa: ANN401 - whatever a loop pa
 
 
 def _lead(timesteps: Tensor, before: float | None) -> float:
-    """The extra timestep: the entry cut off last, else some value that is not in the grid."""
+    """The extra timestep: the last entry that was cut off, else some value not in the grid."""
     taken = set(timesteps.tolist())
     if before is not None and before not in taken:
         return before

@@ -5,9 +5,6 @@ DDIMScheduler)`, that lets its base make a grid, cuts it in place (`grid.py`) an
 Gaussian to the loop (`handover.py`). It *is* its base in every other respect: attributes,
 signatures, configuration. Since only the grid is cut, and no table, there is no inner scheduler
 and nothing to delegate; once a run is under way, a step costs one look at a counter.
-
-Generated classes are attributes of this package (PEP 562), where pickle and diffusers look for
-them.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ from gaga_adapter.scheduler.options import (
     plain_class,
     scheduler_folder,
 )
-from gaga_adapter.scheduler.run import TruncatedRun, Truncation
+from gaga_adapter.scheduler.run import Args, Method, Named, TruncatedRun, Truncation
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import check_trained, trained_log_snr
 
@@ -108,8 +105,8 @@ class GAGAScheduler(TruncatedRun):
         the latter.
 
         Args:
-            base: Diffusers scheduler (it is copied), folder, or hub id. What a truncated scheduler
-                was saved to brings its statistics and options along.
+            base: Diffusers scheduler (it is copied), folder, or hub id. A truncated scheduler that
+                was saved there brings its statistics and options along.
             stats: Fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
             t_star: First timestep in the scheduler's own units, instead of the fitted point.
             spacing: Layout of the grid. `suffix` (default) cuts the scheduler's grid at t*: fewer
@@ -130,7 +127,6 @@ class GAGAScheduler(TruncatedRun):
             StatsMismatchError: If the reference is unknown or finer than what was fitted.
         """
         options: Options | None = None
-        cache = None if cache_dir is None else str(cache_dir)
         if isinstance(base, str | Path):
             if isinstance(stats, str) and (Path(base) / stats / CONFIG_NAME).is_file():
                 raise ArtefactError(
@@ -138,7 +134,7 @@ class GAGAScheduler(TruncatedRun):
                     f"Pass subfolder={stats!r}."
                 )
             folder = scheduler_folder(
-                str(base), subfolder, revision, token, cache, local_files_only
+                str(base), subfolder, revision, token, cache_dir, local_files_only
             )
             options = Options.load(folder)
             stats = folder if stats is None and options is not None else stats
@@ -153,14 +149,14 @@ class GAGAScheduler(TruncatedRun):
             )
         if not isinstance(stats, GAGAStats):
             stats = GAGAStats.from_pretrained(
-                stats, token=token, cache_dir=cache, local_files_only=local_files_only
+                stats, token=token, cache_dir=cache_dir, local_files_only=local_files_only
             )
-        given = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
-        named: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        return cls._gaga_truncated(base, stats, replace(options or Options(), **named))
+        new = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
+        changes: dict[str, Any] = {k: v for k, v in new.items() if v is not None}
+        return cls._gaga_truncate(base, stats, replace(options or Options(), **changes))
 
     @classmethod
-    def _gaga_truncated(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
+    def _gaga_truncate(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
         """A truncated copy of a scheduler."""
         convention_of(base)
         result = empty(base._gaga_base if isinstance(base, GAGAScheduler) else type(base))
@@ -177,7 +173,7 @@ class GAGAScheduler(TruncatedRun):
 
     @classmethod
     def from_config(cls, config: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Refused: a configuration has no statistics.
+        """Refuse to make a scheduler from a configuration, which has no statistics.
 
         Raises:
             ArtefactError: Always; its message says what to do.
@@ -226,8 +222,8 @@ class GAGAScheduler(TruncatedRun):
         Raises:
             TruncationError: If the scheduler's path never gets that noisy.
         """
-        asked = self._gaga_truncation().options.t_star
-        return first_timestep(self, self.log_snr_star) if asked is None else asked
+        option = self._gaga_truncation().options.t_star
+        return first_timestep(self, self.log_snr_star) if option is None else option
 
     @property
     def spacing(self) -> str:
@@ -298,8 +294,8 @@ class GAGAScheduler(TruncatedRun):
         """
         timesteps = self.training_timesteps()
         self.keep_within(timestep_log_snr(self, float(timesteps[-1])))
-        drawn = entries(timesteps, batch_uniforms(batch_size, generator))
-        return drawn if device is None else drawn.to(device)
+        batch = entries(timesteps, batch_uniforms(batch_size, generator))
+        return batch if device is None else batch.to(device)
 
     def keep_within(self, log_snr: float | None) -> None:
         """Start no run where the network was not trained; `None` lifts the limit.
@@ -328,7 +324,7 @@ class GAGAScheduler(TruncatedRun):
         """Become the pipeline's scheduler, and map the first input of its network.
 
         No pipeline then needs an extra network call. Copies and saved schedulers are not attached.
-        A network whose checkpoint says how far it was trained is not called beyond.
+        If the checkpoint of the network says how far it was trained, no run starts beyond.
 
         Args:
             pipe: Pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
@@ -359,17 +355,17 @@ _GENERATED: dict[type[Any], type[Any]] = {}
 def generated_class(base: type[Any]) -> type[Any]:
     """`class GAGA<Base>(GAGAScheduler, Base)`, made once per base."""
     if base not in _GENERATED:
-        wrapped = {
-            name: _wrapped(getattr(base, name), handler)
+        methods = {
+            name: _wrap(getattr(base, name), handler)
             for name, handler in _HANDLERS.items()
             if hasattr(base, name)
         }
         body = {
-            **wrapped,
+            **methods,
             "__doc__": f"`{base.__name__}`, cut at t* and started from the fitted Gaussian.",
             "__module__": __package__,
             "_gaga_base": base,
-            "_gaga_signatures": {n: inspect.signature(getattr(base, n)) for n in wrapped},
+            "_gaga_signatures": {n: inspect.signature(getattr(base, n)) for n in methods},
         }
         _GENERATED[base] = type(PREFIX + base.__name__, (GAGAScheduler, base), body)
     return _GENERATED[base]
@@ -382,18 +378,14 @@ def empty(base: type[Any]) -> GAGAScheduler:
 
 
 def class_named(name: str) -> type[Any]:
-    """The generated class of this name, whose base is in diffusers or has been imported.
-
-    Raises:
-        AttributeError: If there is no such scheduler.
-    """
+    """The generated class of this name, whose base is in diffusers or has been imported."""
     base = plain_class(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     if base is None:
         raise AttributeError(f"module {__package__!r} has no attribute {name!r}")
     return generated_class(base)
 
 
-def _wrapped(method: Callable[..., Any], handler: Callable[..., Any] | None) -> Callable[..., Any]:
+def _wrap(method: Method, handler: Callable[..., Any] | None) -> Method:
     """A method of the base that goes through ours; `step` only until a run is under way."""
 
     @functools.wraps(method)
@@ -412,23 +404,16 @@ def _wrapped(method: Callable[..., Any], handler: Callable[..., Any] | None) -> 
     return step if handler is None else other
 
 
-def _make_grid(
-    scheduler: GAGAScheduler,
-    make: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> None:
-    """`set_timesteps`: the base's grid, cut; and how many network calls a loop over it makes."""
+def _make_grid(scheduler: GAGAScheduler, make: Method, args: Args, kwargs: Named) -> None:
+    """`set_timesteps`: the base's grid, cut; and how many network calls a loop over it makes.
+
+    The network is not called for the tail, nor where RePaint goes back up.
+    """
     scheduler._gaga_n_calls = None
     scheduler._gaga_set_timesteps(make, args, kwargs)
-    scheduler._gaga_n_calls = _network_calls(scheduler)
-
-
-def _network_calls(scheduler: Scheduler) -> int:
-    """Calls of a loop over all timesteps; none for the tail, nor where RePaint goes back up."""
-    timesteps: Tensor = scheduler.timesteps
+    timesteps = scheduler.timesteps
     undone = int((timesteps.diff() > 0).sum()) if hasattr(scheduler, "undo_step") else 0
-    return len(timesteps) - undone - convention_of(scheduler).row.tail
+    scheduler._gaga_n_calls = len(timesteps) - undone - convention_of(scheduler).row.tail
 
 
 _HANDLERS: dict[str, Callable[..., Any] | None] = {

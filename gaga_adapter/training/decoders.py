@@ -21,7 +21,7 @@ from gaga_adapter.subspace import degrees_of_freedom
 
 
 class Decoder(Protocol):
-    """How data are read off the cleanest level."""
+    """The law of the data given the cleanest level z_0."""
 
     def nats(
         self, x: Tensor, mask: Tensor | None, noisy: Tensor, predicted: Tensor, sigma: float
@@ -95,8 +95,7 @@ class Levels:
         for place in range(0, seen.shape[1], 4096):  # bounds the memory of the table of values
             part = seen[:, place : place + 4096, None]
             log_p = (-0.5 * ((part - values) / sigma).square()).log_softmax(-1)
-            chosen = log_p.gather(-1, own[:, place : place + 4096, None])
-            total -= chosen.sum((1, 2))
+            total -= log_p.gather(-1, own[:, place : place + 4096, None]).sum((1, 2))
         return total
 
 
@@ -149,5 +148,5 @@ class Atoms:
 
 
 def default_decoder(layout: Layout) -> Decoder:
-    """Elements where the layout names them, else real numbers."""
+    """The decoder of elements if the layout names them, else that of real numbers."""
     return Atoms(layout) if isinstance(layout, MoleculeLayout) else Continuous()

@@ -35,11 +35,7 @@ class Density(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform in (0, t*].
-
-    Attributes:
-        t_star: End of the range.
-    """
+    """Uniform in (0, t*]."""
 
     t_star: float
     n_atoms: None = None
@@ -55,13 +51,9 @@ class Uniform:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Every entry of a table equally often.
+    """Every entry of a table equally often."""
 
-    Attributes:
-        values: Timesteps (K,) from data to noise, the last one t*.
-    """
-
-    values: Tensor
+    values: Tensor  # timesteps (K,) from data to noise, the last one t*
 
     @property
     def n_atoms(self) -> int:
@@ -81,21 +73,13 @@ class Table:
 
 @dataclass(frozen=True)
 class OfNormal:
-    """An increasing function of a normal number, cut at t*.
+    """An increasing function of a normal number, cut at t*."""
 
-    Attributes:
-        mean: Mean of the normal number.
-        std: Standard deviation of the normal number.
-        end: Value t* of the function; the end of its range cuts nothing.
-        of_normal: The function.
-        to_normal: Its inverse.
-    """
-
-    mean: float
-    std: float
-    end: float
-    of_normal: Callable[[Tensor], Tensor]
-    to_normal: Callable[[Tensor], Tensor]
+    mean: float  # mean of the normal number
+    std: float  # standard deviation of the normal number
+    end: float  # value t* of the function; the end of its range cuts nothing
+    of_normal: Callable[[Tensor], Tensor]  # the function
+    to_normal: Callable[[Tensor], Tensor]  # its inverse
     n_atoms: None = None
 
     def __post_init__(self) -> None:
@@ -104,7 +88,7 @@ class OfNormal:
 
     def quantile(self, u: Tensor) -> Tensor:
         """The cut quantile function."""
-        # Off 0 and 1, where the normal number is infinite; the second is t* itself if it is cut.
+        # Stay off 0 and 1, where the normal number is infinite; at 1 a law that is cut has t*.
         inside = (u * self._share()).clamp(1e-12, 1 - 1e-12)
         t = self.of_normal(self.mean + self.std * torch.special.ndtri(inside))
         return t.clamp(max=self.end)
@@ -124,11 +108,7 @@ class OfNormal:
 
 
 def checked_end(t_star: float, what: str, most: float = math.inf) -> float:
-    """The end of a law, which has to be in (0, most].
-
-    Raises:
-        TruncationError: If it is not.
-    """
+    """The end of a law, which has to be in (0, most]."""
     end = float(t_star)
     if not 0 < end <= most:
         limit = "positive" if math.isinf(most) else f"in (0, {most:g}]"

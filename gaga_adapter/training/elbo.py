@@ -122,15 +122,15 @@ def truncated_elbo(
             or an embedded name.
         t_star: Start in time of the path; by default the fitted one.
         reference: Kind of the Gaussian, as in `GAGAStats.reference`.
-        decoder: Law by which data are read off z_0: by default elements for named molecules, else
-            real numbers; `Levels()` for images of 256 values.
+        decoder: Law of the data given z_0: by default elements for named molecules, else real
+            numbers; `Levels()` for images of 256 values.
         n_levels: Number of levels at which an item's terms between are estimated.
         batch_size: Number of items in one call of the model; they share their levels.
         cleanest: Log-SNR of z_0; by default the path's own, or log(1e5) where that is infinite.
         generator: Source of randomness for all noise.
 
     Raises:
-        DataError: If x is no data set, or `n_levels` or `batch_size` is not positive.
+        DataError: If x is not a data set, or `n_levels` or `batch_size` is not positive.
         StatsMismatchError: If the data have other channels than the statistics.
         TruncationError: If t* is no time of the path, or not noisier than `cleanest`.
         UnsupportedModelError: If the model is no denoiser.
@@ -149,7 +149,8 @@ def truncated_elbo(
     nodes = _nodes(path, start, cleanest)
     a, b = float(path.a(start)), float(path.b(start))
     prior = make_reference(stats.moments, reference).at(a, b)
-    read = decoder or default_decoder(stats.layout)
+    decode = decoder or default_decoder(stats.layout)
+    sigma = math.exp(-0.5 * float(nodes.log_snr[0]))  # b / a of z_0
     parts: list[Tensor] = []
     for place in range(0, len(x), batch_size):
         rows = slice(place, place + batch_size)
@@ -157,7 +158,7 @@ def truncated_elbo(
         terms = (
             items.prior(prior),
             items.between(nodes, n_levels),
-            items.reconstruction(nodes.sigma, read),
+            items.reconstruction(sigma, decode),
         )
         parts.append(torch.stack([term.cpu() for term in terms]))
     prior_nats, between, last = torch.cat(parts, 1)
@@ -173,11 +174,6 @@ class _Nodes:
 
     log_snr: Tensor  # of the steps (K + 1,), float64, falling; the first is that of z_0
     is_table: bool  # whether the sum over these steps is wanted, not the integral
-
-    @property
-    def sigma(self) -> float:
-        """`b / a` of z_0."""
-        return math.exp(-0.5 * float(self.log_snr[0]))
 
     def draw(self, n: int, generator: Generator | None) -> tuple[list[float], list[float]]:
         """Log-SNRs of n terms, and the weights of `|x - x̂|²` with which their sum estimates all."""
@@ -250,16 +246,16 @@ class _Items:
         levels, weights = nodes.draw(n_levels, self.generator)
         total = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
         for log_snr, weight in zip(levels, weights, strict=True):
-            _, predicted = self._denoised(math.exp(-0.5 * log_snr))
+            _, predicted = self._denoise(math.exp(-0.5 * log_snr))
             total += weight * (self.x - predicted).double().square().flatten(1).sum(1)
         return total
 
     def reconstruction(self, sigma: float, decoder: Decoder) -> Tensor:
         """L_0 (B,)."""
-        noisy, predicted = self._denoised(sigma)
+        noisy, predicted = self._denoise(sigma)
         return decoder.nats(self.x, self.mask, noisy, predicted, sigma)
 
-    def _denoised(self, sigma: float) -> tuple[Tensor, Tensor]:
+    def _denoise(self, sigma: float) -> tuple[Tensor, Tensor]:
         """`x + sigma eps` and the prediction of x, both like x."""
         noisy = self.x + sigma * self._noise()
         noisy = noisy if self.mask is None else project(noisy, self.mask)

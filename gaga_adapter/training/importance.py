@@ -27,10 +27,9 @@ class LossHistory:
 
     Args:
         n_bins: Number of bins.
-        n_atoms: Number of entries of a table, which bins must not split; `None` for a continuous
-            law.
+        n_atoms: Number of entries of a table, which bins must not split, if the law is one.
         decay: Weight of the past in each bin, per loss.
-        floor: Part of the drawing that stays with the law itself, in (0, 1].
+        floor: Part of p that is the law itself, in (0, 1].
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class LossHistory:
 
     @property
     def probabilities(self) -> Tensor:
-        """Shares p_k (K,) in the drawing; those of the law itself until every bin is known."""
+        """Probabilities p_k (K,) of the bins; those of the law itself until every bin is known."""
         widths = self.widths
         if int(self.count.min()) < _LEAST or not float(self.square.sum()) > 0:
             return widths
@@ -80,33 +79,25 @@ class LossHistory:
         return ratio.to(u.device)[self._bins(u)]
 
     def update(self, u: Tensor, losses: Tensor) -> None:
-        """Take in losses (B,) at u (B,), in this order.
-
-        Raises:
-            DataError: If a loss is not finite.
-        """
+        """Take in losses (B,) at u (B,), in this order."""
         if not bool(torch.isfinite(losses).all()):
             raise DataError("a loss is not finite; nothing was recorded. Leave that step out.")
         squares = losses.detach().to("cpu", torch.float64).square()
         bins = self._bins(u).cpu()
         for k in torch.unique(bins).tolist():
-            mine = squares[bins == k]
-            n = len(mine)
+            in_bin = squares[bins == k]
+            n = len(in_bin)
             past = self.decay ** torch.arange(n - 1, -1, -1, dtype=torch.float64)
-            new = (1 - self.decay) * (past * mine).sum()
+            new = (1 - self.decay) * (past * in_bin).sum()
             self.square[k] = self.decay**n * self.square[k] + new
             self.count[k] += n
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         return {"edges": self.edges, "square": self.square, "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            DataError: If it has other bins, so another t* or another law.
-        """
+        """Go on from a checkpoint."""
         edges = torch.as_tensor(state["edges"])
         if edges.shape != self.edges.shape or not torch.allclose(edges.double(), self.edges):
             raise DataError(

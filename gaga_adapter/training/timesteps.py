@@ -21,7 +21,7 @@ from gaga_adapter.training.importance import LossHistory
 
 
 class TruncatedTimesteps:
-    """Draws noise levels up to t*; made by one of the class methods.
+    """A source of noise levels up to t*; one of the class methods makes it.
 
     With `importance`, levels of large loss are drawn more often, and the mean of
     `weights(t) * loss` estimates what it estimated before:
@@ -210,7 +210,7 @@ class TruncatedTimesteps:
         self.history.update(u, of_all)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps; `accelerator.register_for_checkpointing(timesteps)` works."""
+        """State for a checkpoint; `accelerator.register_for_checkpointing(timesteps)` works."""
         return {} if self.history is None else self.history.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
