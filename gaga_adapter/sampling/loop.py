@@ -117,9 +117,11 @@ def walk(
         ) from error
     timesteps = scheduler.timesteps
     timesteps = timesteps[: len(timesteps) - at.row.tail]
-    sample = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    if not isinstance(scheduler, GAGAScheduler):
+    own_scale = getattr(scheduler, "init_noise_sigma", 1.0)
+    sample = noise * own_scale
+    if isinstance(own_scale, int | float | Tensor):  # else it has mapped the unit noise by itself
         sample = sample * at.row.noise_scale(scheduler)
+    if not isinstance(scheduler, GAGAScheduler):
         check_trained(trained, at.seen_level(timesteps[0]).log_snr)
     parameters = inspect.signature(scheduler.step).parameters
     n_calls = len(timesteps)

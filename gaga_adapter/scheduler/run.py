@@ -11,7 +11,6 @@ import inspect
 import math
 import sys
 import typing
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from gaga_adapter.errors import ArtefactError, GAGAWarning, HandoverError
+from gaga_adapter.errors import ArtefactError, HandoverError, TruncationError, warn
 from gaga_adapter.noise.conventions import convention_of
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.scheduler.families import family_of
@@ -137,12 +136,10 @@ class TruncatedRun:
             return
         timesteps = self.timesteps
         if not cut.reaches:
-            warnings.warn(
+            warn(
                 f"the grid of {self._gaga_base.__name__} begins at timestep "
                 f"{float(timesteps[0]):g}, closer to the data than t*; the start is taken there. "
-                "Use another timestep_spacing, or fewer steps.",
-                GAGAWarning,
-                stacklevel=3,
+                "Use another timestep_spacing, or fewer steps."
             )
         bare = maker.convention.noise_is_bare or call.arguments.get("device") is None
         lead = _lead(timesteps, cut.before) if self._gaga_mode().leads(bare) else None
@@ -262,12 +259,10 @@ class TruncatedRun:
 
     def _gaga_warn_inside(self, start: Start) -> None:
         if not start.cut.is_whole:
-            warnings.warn(
+            warn(
                 "this loop starts inside of a truncated grid, from noised data: its sample stays "
                 "as it is, and a strength counts from t*, not from pure noise. For the whole path "
-                f"use {self._gaga_base.__name__}.from_config(scheduler.config).",
-                GAGAWarning,
-                stacklevel=4,
+                f"use {self._gaga_base.__name__}.from_config(scheduler.config)."
             )
 
     def _gaga_noise(self, add: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
@@ -299,6 +294,14 @@ class TruncatedRun:
             return add(*call.args, **call.kwargs)
         data, noise = call.arguments[data_name], call.arguments[noise_name]
         convention = convention_of(self)
+        low, high = sorted(convention.ends)
+        slack = 1e-6 * max(1.0, abs(low), abs(high))  # timesteps are float32 numbers
+        for t in timesteps.flatten().tolist():
+            if not low - slack <= t <= high + slack:
+                raise TruncationError(
+                    f"{add.__name__} at timestep {t:g}, which is outside [{low:g}, {high:g}] for "
+                    f"{self._gaga_base.__name__}. Pass training timesteps."
+                )
         ratios = [convention.ratio_at(t) for t in timesteps.flatten().tolist()]
         levels = torch.tensor([convention.level(r) for r in ratios], dtype=torch.float64)
         a, b = levels.to(data).mT.reshape(2, -1, *([1] * (data.ndim - 1)))

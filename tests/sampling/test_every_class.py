@@ -1,5 +1,7 @@
 """The wrapper and both pipelines serve the same classes, and refuse others in the same words."""
 
+from dataclasses import replace
+
 import diffusers
 import diffusers.schedulers as diffusers_schedulers
 import pytest
@@ -15,6 +17,7 @@ from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.conventions import REFUSED, ROWS
+from gaga_adapter.sampling.loop import walk
 from gaga_adapter.subspace import mask_from_sizes, project
 
 pytestmark = [
@@ -131,3 +134,33 @@ def test_a_prediction_without_a_rule(pipelines):
     ):
         for pipe in pipelines:
             assert "has no rule to turn a clean prediction" in words(sampled, pipe, scheduler)
+
+
+@pytest.mark.parametrize("handover", ["auto", "init", "step", "scale"])
+@pytest.mark.parametrize(("reference", "log_snr_star"), [("size", 0.0), ("unit", -23.6)])
+def test_noise_is_scaled_once_whatever_hands_it_over(handover, reference, log_snr_star):
+    """SCM's pipelines scale unit noise by sigma_data, 0.5, and the start is what `init` gives."""
+    mask = mask_from_sizes(torch.tensor([5, 4, 3]))
+    noise = project(torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1)), mask)
+
+    def inputs(name):
+        if name == "scale" and not hasattr(made("SCMScheduler"), "scale_model_input"):
+            pytest.skip("SCM has no scale_model_input")
+        given = replace(stats(5), log_snr_star=log_snr_star)
+        scheduler = GAGAScheduler.from_pretrained(
+            made("SCMScheduler"), given, reference=reference, handover=name
+        )
+        seen = {}
+
+        def network(sample, timestep, at):
+            seen.setdefault(float(timestep), sample)
+            return torch.zeros_like(sample)
+
+        walk(scheduler, noise, mask, 10, network, torch.Generator().manual_seed(2))
+        return seen
+
+    expected, seen = inputs("init"), inputs(handover)
+    first = next(iter(expected))
+    torch.testing.assert_close(seen[first], expected[first], rtol=1e-5, atol=1e-6)
+    if reference == "unit":
+        torch.testing.assert_close(expected[first], 0.5 * noise, rtol=1e-3, atol=1e-3)

@@ -780,3 +780,18 @@ def test_type_checkers_keep_the_base_class(tmp_path):
     assert code == 0, out + err
     assert 'Revealed type is "user.Sampler"' in out
     assert 'Revealed type is "gaga_adapter.scheduler.wrapper.GAGAScheduler"' in out
+
+
+def test_add_noise_off_the_path_is_refused():
+    """Solvers in sigma look the level up; beyond the table there is none."""
+    gaga = GAGAScheduler.from_pretrained(EulerDiscreteScheduler(), dense_stats())
+    for timestep in (1500, -3):
+        with pytest.raises(TruncationError, match=rf"{timestep}, which is outside \[0, 999\]"):
+            gaga.add_noise(torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 4), torch.tensor([timestep]))
+
+
+def test_warnings_point_at_the_users_line():
+    gaga = GAGAScheduler.from_pretrained(DDIMScheduler(), dense_stats(-9.1))
+    with pytest.warns(GAGAWarning, match="begins at timestep") as caught:
+        gaga.set_timesteps(5)
+    assert caught[0].filename == __file__
