@@ -1,4 +1,4 @@
-"""Several processes of one run, on `torch.distributed`: their ranks, shares and common results.
+"""Several processes of one run, on `torch.distributed`: ranks, shares and common results.
 
 Processes work apart on their shares, then merge their results, in the order of the ranks, so that
 the whole does not depend on who was faster:

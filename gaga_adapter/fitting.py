@@ -1,4 +1,4 @@
-"""Stream a data set once and fit its artefact, or only ask how Gaussian the data are.
+"""Fit the artefact of a data set in one pass, or only ask how Gaussian it is.
 
     stats = fit(batches)
 
