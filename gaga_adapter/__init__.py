@@ -11,6 +11,7 @@ used.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
@@ -116,9 +117,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name.startswith("GAGA"):  # generated scheduler classes; diffusers looks for them here
-        return getattr(import_module("gaga_adapter.scheduler"), name)
+        with suppress(AttributeError):
+            return getattr(import_module("gaga_adapter.scheduler"), name)
     raise AttributeError(f"module 'gaga_adapter' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

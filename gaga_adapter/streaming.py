@@ -20,7 +20,7 @@ from torch import Tensor
 from gaga_adapter.distributed import Processes, Progress
 from gaga_adapter.errors import DataError
 from gaga_adapter.hashing import splitmix64
-from gaga_adapter.layout import AtomLayout, DenseLayout, Layout
+from gaga_adapter.layout import AtomLayout, DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
 
@@ -73,6 +73,11 @@ def collect(
         raise DataError(
             f"data is one tensor {tuple(data.shape)}, and an iterable of batches is needed. "
             "Pass [x], or x.split(512)."
+        )
+    if layout is not None and not isinstance(layout, AtomLayout | DenseLayout | MoleculeLayout):
+        raise DataError(
+            f"layout={layout!r} is no layout. Pass DenseLayout(shape) or MoleculeLayout(elements), "
+            "or none; what comes behind it is named, such as criterion='cumulant'."
         )
     processes = sharing_processes(sharing)
     if layout is None:

@@ -288,3 +288,8 @@ def test_elements_have_to_be_named():
 def test_data_without_a_layout(data, message):
     with pytest.raises(DataError, match=message):
         fit(data)
+
+
+def test_what_stands_in_the_place_of_the_layout_must_be_one():
+    with pytest.raises(DataError, match=r"layout='cumulant' is no layout.*criterion='cumulant'"):
+        fit([torch.zeros(4, 3, 2)], "cumulant")

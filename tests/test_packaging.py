@@ -42,9 +42,9 @@ def test_the_wheel_ships_typing_integrations_templates_model_and_stats(wheel):
         "gaga_adapter/py.typed",
         "gaga_adapter/integrations/__init__.py",
         "gaga_adapter/assets/qm9/gaga_stats.safetensors",
-        "gaga_adapter/report/card.md.j2",
-        "gaga_adapter/report/page.css",
-        "gaga_adapter/report/page.html.j2",
+        "gaga_adapter/report/templates/card.md.j2",
+        "gaga_adapter/report/templates/page.css",
+        "gaga_adapter/report/templates/page.html.j2",
         "gaga_adapter/molecules/assets/qm9/model_index.json",
         "gaga_adapter/molecules/assets/qm9/denoiser/diffusion_pytorch_model.safetensors",
     ):

@@ -59,10 +59,14 @@ def _usage(error: Exception) -> str:
     """A mistake on the command line: what was wrong, a near name, and where to read on."""
     message = str(error.format_message())  # type: ignore[attr-defined]
     message = re.sub(r"\s*\(Possible options: .*", "", message)  # it lists them by the alphabet
-    near = list(getattr(error, "possibilities", None) or [])
+    context = getattr(error, "ctx", None)
+    options = [] if context is None else context.command.params
+    hidden = {name for one in options if getattr(one, "hidden", False) for name in one.opts}
+    near = [one for one in getattr(error, "possibilities", None) or [] if one not in hidden]
+    if any(f"Did you mean {name}?" in message for name in hidden):  # an old name is no advice
+        message = re.sub(r"\.? *Did you mean [^?]*\?", "", message)
     if near and "Did you mean" not in message:
         message += f". Did you mean {near[0]}?"
     stop = "" if message.endswith(("?", ".")) else "."
-    context = getattr(error, "ctx", None)
     path = "gaga" if context is None else context.command_path
     return f"{message[:1].lower()}{message[1:]}{stop} See {path} --help"

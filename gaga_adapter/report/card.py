@@ -1,8 +1,8 @@
 """The card of an artefact: the README.md that the hub shows.
 
-What stands between two markers is generated from `card.md.j2`, anew at every push. All else, the
-yaml header and the title among it, is written once and then belongs to whoever edits it. The curve
-is a picture beside the card if matplotlib is installed, else a table.
+What stands between two markers is generated from `templates/card.md.j2`, anew at every push. All
+else, the yaml header and the title among it, is written once and then belongs to whoever edits it.
+The curve is a picture beside the card if matplotlib is installed, else a table.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The page is one file without scripts: it asks nothing of the network (its content policy forbids
 it), looks right on a phone, a desk and paper, in light and dark, and holds the numbers behind it as
-json. The same arguments give the same page, byte for byte. Its words are in `page.html.j2`.
+json. The same arguments give the same page, byte for byte. Its words are in
+`templates/page.html.j2`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -246,7 +247,8 @@ class GAGAScheduler(TruncatedRun):
         return self._gaga_n_calls
 
     def __repr__(self) -> str:
-        own = super().__repr__()
+        # A table of a thousand betas would push what was asked for off the screen.
+        own = re.sub(r"\[[^\[\]]{400,}\]", _entries, super().__repr__())
         if self._gaga is None:
             return own
         try:
@@ -345,6 +347,10 @@ class GAGAScheduler(TruncatedRun):
         if self._gaga_hook is not None:
             self._gaga_hook.remove()
             self._gaga_hook = None
+
+
+def _entries(numbers: re.Match[str]) -> str:
+    return f"[... {numbers[0].count(',') + 1} entries]"
 
 
 # -- generated classes ---------------------------------------------------------------------------

@@ -113,6 +113,10 @@ def test_paths_are_printed_as_they_are(capsys, monkeypatch):
             "the option --samples is called --items now. See gaga fit --help",
         ),
         (["criteria", "a.npy", "--samples", "9"], "the option --samples is called --items now"),
+        (
+            ["criteria", "a.npy", "--sample", "9"],
+            "no such option: --sample. See gaga criteria --help",
+        ),
         (["evaluate", "a.sdf", "--posebusters-samples", "9"], "is called --posebusters-items now"),
         (["criteria", "a.npy", "--device", "tpu9"], "no device 'tpu9' here"),
         (["criteria", "a.npy", "--plot", "."], "cannot write .: it is a folder"),

@@ -795,3 +795,11 @@ def test_warnings_point_at_the_users_line():
     with pytest.warns(GAGAWarning, match="begins at timestep") as caught:
         gaga.set_timesteps(5)
     assert caught[0].filename == __file__
+
+
+def test_the_repr_is_short_however_long_the_table_is():
+    betas = torch.linspace(1e-4, 2e-2, 1000).tolist()
+    gaga = GAGAScheduler.from_pretrained(DDIMScheduler(trained_betas=betas), dense_stats())
+    assert repr(gaga).startswith("GAGADDIMScheduler(t_star=")
+    assert "[... 1000 entries]" in repr(gaga)
+    assert len(repr(gaga)) < 2000

@@ -48,7 +48,7 @@ def plain(value: object) -> Markup:
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gaga_adapter.report", "."),
+        loader=jinja2.PackageLoader(__name__, "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
