@@ -11,8 +11,9 @@ MOLCRAFT = $(PIP) --no-deps molcraftdiffusion decorator
 demo: $(VENV)/.demo ## sample QM9 molecules along the full trajectory and from t*, side by side
 	$(BIN)/gaga demo --out demo-output
 
+# One process a core, so one thread a process.
 test: $(VENV)/.test ## run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.dev ## style, types, spelling
 	$(BIN)/ruff check .
