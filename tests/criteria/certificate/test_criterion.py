@@ -606,7 +606,7 @@ def test_seeded_and_counted():
     assert one.log_snr == (1.0, 0.0)
     assert one.n_samples == 50
     n = len(seen) // 2
-    assert seen[:n] == [(k, n) for k in range(1, n + 1)]
+    assert seen[:n] == [("certificate", k, n) for k in range(1, n + 1)]
 
 
 def test_more_noise_per_item_narrows_the_error():

@@ -386,7 +386,7 @@ def test_curve_is_a_function_of_the_generator_alone():
     curve = draw(3, levels(-1.0, 1.0))
     assert curve == draw(3, levels(1.0, -1.0))
     assert curve != draw(4, levels(1.0, -1.0))
-    assert steps == [(1, 2), (2, 2)] * 3
+    assert steps == [("two_sample", 1, 2), ("two_sample", 2, 2)] * 3
     assert curve.log_snr == (1.0, -1.0)
     assert (curve.criterion, curve.reference, curve.unit) == ("two_sample", "size", "nats")
     assert curve.n_samples == 200
