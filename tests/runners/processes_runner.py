@@ -350,6 +350,7 @@ def play(rank, n, folder, scenes):
     if n > 1:
         store = folder / f"{n}-{'-'.join(scenes)[:40]}"
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=n)
+        dist.barrier()  # or a process that dies at once is gone before the others have met it
     seen = {}
     for name, act in scenes.items():
         seen[name] = failing(lambda: act(folder)) if act in DEATHS else act(folder)  # noqa: B023
