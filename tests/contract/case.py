@@ -28,7 +28,7 @@ class Case:
     """One codebase, and how to use it; this one is of the EDM lineage.
 
     Attributes:
-        name: of the codebase.
+        name: Name of the codebase.
         make: `make(n_steps, **options)` gives a model with seeded weights, in evaluation mode.
         options: what `make` takes: of `schedule` (`learned`), `loss` (`vlb`), `charges` (False),
             `context` (channels) and `trainable` (the autoencoder).
