@@ -1,0 +1,66 @@
+"""No pipeline of the zoo starts wrongly without a word, and the documentation says how each does."""
+
+import diffusers
+import pytest
+import torch
+
+from gaga_adapter.reference.dense import DenseReference
+
+from .measure import Bare, measure
+from .table import CASES, row, rows_of_page, verdicts, version_of_page
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers; ours are recorded by `measure`
+NAMES = [case.name for case in CASES]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_no_start_is_wrong_without_a_word(case):
+    if not case.is_known:
+        pytest.skip(f"diffusers {diffusers.__version__} has no {case.pipeline}")
+    found = verdicts(case)
+    wrong = {mode: verdict.reason for mode, verdict in found.items() if verdict.word == "WRONG"}
+    assert not wrong
+    if diffusers.__version__ == version_of_page():
+        assert row(case, found) in rows_of_page(), "run `python -m pipelines.table` in tests"
+
+
+def test_every_row_of_the_documentation_has_a_case():
+    assert len(set(NAMES)) == len(NAMES)
+    assert len(rows_of_page()) == len(NAMES)
+
+
+# -- the oracle finds what is wrong -----------------------------------------------------------------
+
+
+def sabotaged(monkeypatch, name, transport, mode="auto"):
+    case = next(case for case in CASES if case.name == name)
+    bare = Bare(case, case.build())
+    assert measure(bare, mode).word == "exact"
+    right = DenseReference.transport
+    monkeypatch.setattr(
+        DenseReference, "transport", lambda self, z, mask=None: transport(right, self, z)
+    )
+    return measure(bare, mode)
+
+
+@pytest.mark.parametrize(
+    ("transport", "words"),
+    [
+        (lambda right, self, z: z.clone(), "raw noise"),
+        (lambda right, self, z: right(self, right(self, z)), "a start mapped twice"),
+        (lambda right, self, z: right(self.at(1.0, 0.0), z), "not mean"),
+    ],
+    ids=["unmapped", "twice", "another level"],
+)
+def test_a_wrong_start_is_found(monkeypatch, transport, words):
+    verdict = sabotaged(monkeypatch, "StableDiffusionPipeline", transport)
+    assert verdict.word == "WRONG"
+    assert words in verdict.reason
