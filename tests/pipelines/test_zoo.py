@@ -6,7 +6,7 @@ import torch
 
 from gaga_adapter.reference.dense import DenseReference
 
-from .measure import Bare, measure
+from .measure import MODES, Bare, faults_of_data, faults_of_start, measure, perform
 from .table import CASES, row, rows_of_page, verdicts, version_of_page
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers; ours are recorded by `measure`
@@ -64,3 +64,47 @@ def test_a_wrong_start_is_found(monkeypatch, transport, words):
     verdict = sabotaged(monkeypatch, "StableDiffusionPipeline", transport)
     assert verdict.word == "WRONG"
     assert words in verdict.reason
+
+
+# -- one scheduler for several pipelines -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "names",
+    [
+        (
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline-strength=0.34",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionPipeline",
+        ),
+        (
+            "StableDiffusionXLImg2ImgPipeline-denoising_start=0.7",
+            "StableDiffusionXLPipeline",
+            "StableDiffusionXLImg2ImgPipeline-denoising_start=0.2",
+            "StableDiffusionXLPipeline-denoising_end=0.7",
+        ),
+        (
+            "FluxImg2ImgPipeline-strength=0.84",
+            "FluxPipeline",
+            "FluxImg2ImgPipeline-strength=0.34",
+            "FluxPipeline",
+        ),
+    ],
+    ids=["StableDiffusion", "StableDiffusionXL", "Flux"],
+)
+def test_pipelines_share_a_scheduler(names, mode):
+    cases = [next(case for case in CASES if case.name == name) for name in names]
+    bares = [Bare(case, case.build()) for case in cases]
+    noisy = next(bare for bare in bares if bare.case.start == "noise")
+    scheduler = noisy.truncated(mode)
+    for bare in bares:
+        bare.pipe.scheduler = scheduler
+        if mode == "attach":
+            scheduler.attach(bare.pipe)
+        run = perform(bare.case, bare.pipe)
+        assert not run.crashed
+        assert not run.refused
+        is_data = bare.case.start == "data"
+        assert not (faults_of_data(bare, run) if is_data else faults_of_start(bare, run, bare.noise))
