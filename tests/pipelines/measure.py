@@ -11,6 +11,7 @@ import copy
 import functools
 import inspect
 import math
+import re
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -424,6 +425,27 @@ class Verdict:
     before: int
 
 
+def _faults_of_advice(bare: Bare, mode: str, told: list[str]) -> list[str]:
+    """What is wrong when a user follows a warning: "pass control_guidance_end=0.4"."""
+    found = []
+    for argument, value in re.findall(r"pass (\w+)=(\d[\d.]*\d)", "; ".join(told)):
+        scheduler = bare.truncated(mode)
+        bare.pipe.scheduler = scheduler
+        if mode == "attach":
+            scheduler.attach(bare.pipe)
+        run = perform(bare.case, bare.pipe, **{argument: float(value)})
+        if mode == "attach":
+            scheduler.detach()
+        if run.crashed or run.refused:
+            found.append(run.crashed or run.refused)
+        elif bare.case.start == "data":
+            found += faults_of_data(bare, run)
+        else:
+            found += faults_of_start(bare, run, bare.noise)
+        found = [f"with the advised {argument}={value}: {fault}" for fault in found]
+    return found
+
+
 #: Words by which a warning is about the start of a loop, or a fraction of it.
 _ABOUT = ("strength", "denoising", "control_guidance", "handover", "attach", "noised data")
 
@@ -468,5 +490,8 @@ def measure(bare: Bare, mode: str) -> Verdict:
     if not found:
         return Verdict("exact", "; ".join(told), calls, before)
     if told and not any(each.crashed for each in runs.values()):
+        found = _faults_of_advice(bare, mode, told)
+        if found:
+            return Verdict("WRONG", "; ".join(found), calls, before)
         return Verdict("warned", "; ".join(told), calls, before)
     return Verdict("WRONG", "; ".join(found), calls, before)

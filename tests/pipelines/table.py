@@ -2,7 +2,7 @@
 
     python -m pipelines.table           in `tests`: measure, and write the table into its page
 
-It takes a minute. `test_zoo.py` measures every row again.
+It takes a minute. `test_zoo.py` measures every line again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,21 @@ def row(case: Case, found: dict[str, Verdict]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def rows_of_page() -> list[str]:
-    """The lines of the table as they stand in the documentation, without its head."""
+def notes(case: Case, found: dict[str, Verdict]) -> list[str]:
+    """The words of warnings and refusals, each once."""
+    by_words: dict[str, list[str]] = {}
+    for mode, verdict in found.items():
+        if verdict.word in ("warned", "refused"):
+            by_words.setdefault(verdict.reason.split(": ", 1)[-1], []).append(f"`{mode}`")
+    name = f"{case.pipeline}, `{case.variant}`" if case.variant else case.pipeline
+    return [f"- {name} with {', '.join(modes)}: “{words}”" for words, modes in by_words.items()]
+
+
+def lines_of_page() -> list[str]:
+    """The rows of the table and the notes below it, as they stand in the documentation."""
     text = PAGE.read_text(encoding="utf-8")
     block = text[text.index(_BEGIN) : text.index(_END)]
-    return [line for line in block.splitlines() if line.startswith("| ")][1:]
+    return [line for line in block.splitlines() if line.startswith(("| ", "- "))][1:]
 
 
 def version_of_page() -> str:
@@ -59,16 +69,18 @@ def version_of_page() -> str:
 
 
 def _lines() -> Iterator[str]:
+    known = [(case, verdicts(case)) for case in CASES if case.is_known]
     yield f"{_BEGIN}{diffusers.__version__} -->"
     yield ""
     yield "| pipeline | makes | calls before | `auto` | `attach(pipe)` | `step` |"
     yield "|---|---|---|---|---|---|"
-    for case in CASES:
-        if case.is_known:
-            found = verdicts(case)
-            yield row(case, found)
-            for mode, verdict in found.items():
-                print(f"{case.name:60} {mode:7} {verdict.word:7} {verdict.reason}")
+    for case, found in known:
+        yield row(case, found)
+    yield ""
+    yield "The words of the warnings and refusals:"
+    yield ""
+    for case, found in known:
+        yield from notes(case, found)
     yield ""
     yield _END
 
