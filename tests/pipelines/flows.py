@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import (
-    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxControlNetModel,
     FluxTransformer2DModel,
@@ -138,19 +136,19 @@ CASES = [
     _flux("FluxPipeline", {**FLUX_PROMPT, **SIZE}),
     _flux(
         "FluxPipeline",
-        {**FLUX_PROMPT, **SIZE, "true_cfg_scale": 2.0,
-         "negative_prompt_embeds": numbers(1, 6, TEXT, seed=8),
-         "negative_pooled_prompt_embeds": numbers(1, TEXT, seed=8)},
+        {
+            **FLUX_PROMPT,
+            **SIZE,
+            "true_cfg_scale": 2.0,
+            "negative_prompt_embeds": numbers(1, 6, TEXT, seed=8),
+            "negative_pooled_prompt_embeds": numbers(1, TEXT, seed=8),
+        },
         variant="true_cfg_scale=2.0",
     ),
     *_flux_by_strength("FluxImg2ImgPipeline", {**FLUX_PROMPT, **IMAGE, **SIZE}),
-    _flux(
-        "FluxInpaintPipeline", {**FLUX_PROMPT, **_REPAINT, "strength": 1.0}, INPAINT, rows=HALF
-    ),
+    _flux("FluxInpaintPipeline", {**FLUX_PROMPT, **_REPAINT, "strength": 1.0}, INPAINT, rows=HALF),
     *_flux_by_strength("FluxInpaintPipeline", {**FLUX_PROMPT, **_REPAINT}, INPAINT),
-    _flux(
-        "FluxControlNetPipeline", {**FLUX_PROMPT, **SIZE, **_CONTROL}, controlnet=flux_control
-    ),
+    _flux("FluxControlNetPipeline", {**FLUX_PROMPT, **SIZE, **_CONTROL}, controlnet=flux_control),
     *_flux_by_strength(
         "FluxControlNetImg2ImgPipeline",
         {**FLUX_PROMPT, **IMAGE, **SIZE, **_CONTROL},

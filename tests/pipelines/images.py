@@ -11,7 +11,6 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
-    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
@@ -56,7 +55,12 @@ def unet(channels: int = 4, **changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=channels,
-        **{**_BLOCKS, "out_channels": 4, "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), **changes},
+        **{
+            **_BLOCKS,
+            "out_channels": 4,
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            **changes,
+        },
     )
 
 
@@ -210,9 +214,7 @@ CASES = [
         unet=partial(unet, time_cond_proj_dim=8),
         scheduler=partial(LCMScheduler, **LATENT_SCALE),
     ),
-    _stable(
-        "StableDiffusionPAGPipeline", {**SIZE, "pag_scale": 2.0}, pag_applied_layers="mid"
-    ),
+    _stable("StableDiffusionPAGPipeline", {**SIZE, "pag_scale": 2.0}, pag_applied_layers="mid"),
     _stable("StableDiffusionPanoramaPipeline", {**SIZE}),
     _stable("StableDiffusionSAGPipeline", {**SIZE, "sag_scale": 0.0}),
     _xl("StableDiffusionXLPipeline", SIZE),
@@ -242,6 +244,10 @@ CASES = [
         _I2I,
         controlnet=partial(controlnet, **_XL),
     ),
-    _xl("StableDiffusionXLInstructPix2PixPipeline", {"image": picture(), **SIZE}, _I2I,
-        unet=partial(unet, 8, **_XL)),
+    _xl(
+        "StableDiffusionXLInstructPix2PixPipeline",
+        {"image": picture(), **SIZE},
+        _I2I,
+        unet=partial(unet, 8, **_XL),
+    ),
 ]

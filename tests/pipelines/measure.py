@@ -13,6 +13,8 @@ import inspect
 import math
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +36,7 @@ NETWORKS = (
     "unet", "transformer", "transformer_2", "controlnet", "prior", "decoder", "denoiser",
 )  # fmt: skip
 _SAMPLES = ("sample", "hidden_states", "x")
+_OTHERS = ("audio_hidden_states",)  # a second start in the same loop
 _TIMES = ("timestep", "timesteps", "timestep_ratio", "r", "t")
 
 
@@ -64,6 +67,7 @@ class Run:
     calls: list[Call] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)  # what the plain scheduler's step was given
+    unfitted: set[str] = field(default_factory=set)  # starts that no statistics describe
     warned: list[str] = field(default_factory=list)
     refused: str = ""
     crashed: str = ""
@@ -104,6 +108,7 @@ def _watch(pipe: Any, run: Run, most: int | None) -> list[Any]:
         if isinstance(seen, list):
             seen = torch.stack(seen).squeeze(2)  # a list of single frames
         strength = call.get("conditioning_scale")
+        run.unfitted |= {other for other in _OTHERS if call.get(other) is not None}
         run.calls.append(
             Call(name, float(torch.as_tensor(time).flatten()[-1]), seen.clone(), strength)
         )
@@ -122,17 +127,22 @@ def _watch(pipe: Any, run: Run, most: int | None) -> list[Any]:
     return handles
 
 
-def _spy(scheduler: Any, run: Run) -> None:
-    """Record the samples that the steps of a plain scheduler are given."""
-    step = scheduler.step
+@contextmanager
+def _spy(kind: type, run: Run) -> Iterator[None]:
+    """Record the samples that the steps of a plain scheduler, and of its copies, are given."""
+    step = kind.step
+    signature = inspect.signature(step)
 
     @functools.wraps(step)
     def spied(*args, **kwargs):
-        call = inspect.signature(step).bind(*args, **kwargs).arguments
-        run.samples.append(call["sample"].clone())
+        run.samples.append(signature.bind(*args, **kwargs).arguments["sample"].clone())
         return step(*args, **kwargs)
 
-    scheduler.step = spied
+    kind.step = spied
+    try:
+        yield
+    finally:
+        kind.step = step
 
 
 def _at(numbers: Any, index: int) -> float | None:
@@ -147,7 +157,7 @@ def perform(case: Case, pipe: Any, most: int | None = None, **changes: Any) -> R
         sigmas = getattr(pipe.scheduler, "sigmas", None)
         run.steps.append(
             Step(
-                float(timestep),
+                float(torch.as_tensor(timestep).flatten()[-1]),
                 _at(pipe.scheduler.timesteps, index),
                 _at(sigmas, index),
                 _at(sigmas, index + 1),
@@ -209,8 +219,9 @@ class Bare:
                 self.times.append(call.time)
         self.offset = len(self.grid) - len(self.times) if case.start == "data" else 0
         self.place = len(self.grid) // 2
-        self.event = case.event or tuple(self.run.samples[0].shape[1:])
-        self.batch = max(1, self.run.samples[0].numel() // math.prod(self.event))
+        samples = self.run.samples
+        self.event = case.event or tuple(samples[0].shape[1:])
+        self.batch = max(1, samples[0].numel() // math.prod(self.event))
         self.free = self._free()
         if case.start == "noise":
             self.noise = self._noise(self.run)
@@ -221,9 +232,8 @@ class Bare:
     def _perform(self, **changes: Any) -> Run:
         self.pipe.scheduler = copy.deepcopy(self.plain)
         spied = Run()
-        _spy(self.pipe.scheduler, spied)
-        run = perform(self.case, self.pipe, **changes)
-        del self.pipe.scheduler.step
+        with _spy(type(self.plain), spied):
+            run = perform(self.case, self.pipe, **changes)
         run.samples = spied.samples
         return run
 
@@ -318,7 +328,7 @@ def _is_close(time: float, other: float) -> bool:
 
 def faults_of_start(bare: Bare, run: Run, noise: Tensor) -> list[str]:
     """What is wrong in a truncated run that starts from noise."""
-    found: list[str] = []
+    found = [f"{name} starts at t* as raw noise" for name in run.unfitted]
     visits: dict[str, list[int]] = {}
     leads: set[float] = set()
     for call in run.calls:
@@ -334,7 +344,9 @@ def faults_of_start(bare: Bare, run: Run, noise: Tensor) -> list[str]:
         for copied in range(len(call.seen) // bare.batch):
             seen = bare.cut(call.seen, copied)
             if expected is not None and not bare.agree(seen, expected):
-                found.append(f"{call.network} at entry {index} sees {_described(bare, seen, noise)}")
+                found.append(
+                    f"{call.network} at entry {index} sees {_described(bare, seen, noise)}"
+                )
                 break
     if len(leads) > 1:
         found.append(f"{len(leads)} entries before t* are visited")

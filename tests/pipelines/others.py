@@ -13,11 +13,9 @@ from diffusers import (
     LCMScheduler,
     UNet2DModel,
 )
-
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from .case import Case, assemble, numbers, picture
-from .flows import make
 from .images import LATENT_SCALE, WIDTH, ddim, unet, vae
 from .transformers import part
 

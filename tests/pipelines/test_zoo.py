@@ -108,4 +108,6 @@ def test_pipelines_share_a_scheduler(names, mode):
         assert not run.crashed
         assert not run.refused
         is_data = bare.case.start == "data"
-        assert not (faults_of_data(bare, run) if is_data else faults_of_start(bare, run, bare.noise))
+        assert not (
+            faults_of_data(bare, run) if is_data else faults_of_start(bare, run, bare.noise)
+        )

@@ -9,7 +9,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, DPMSolverMultistepScheduler
 
 from .case import Case, numbers, picture
-from .flows import DYNAMIC, MASKED_PROMPT, PROMPT, SHIFTED, TEXT, by_strength, make
+from .flows import DYNAMIC, MASKED_PROMPT, PROMPT, TEXT, by_strength, make
 from .images import IMAGE, SIZE, ddim, vae
 
 _PROMPTS = {"prompt_embeds": numbers(1, 6, TEXT), "negative_prompt_embeds": numbers(1, 6, TEXT)}
@@ -262,7 +262,11 @@ CASES: list[Case] = [
         {**PROMPT, **SIZE},
         transformer=part("CogView4Transformer2DModel", **_COGVIEW),
         scheduler=partial(
-            DYNAMIC, base_shift=0.25, max_shift=0.75, base_image_seq_len=256, time_shift_type="linear"
+            DYNAMIC,
+            base_shift=0.25,
+            max_shift=0.75,
+            base_image_seq_len=256,
+            time_shift_type="linear",
         ),
     ),
     make(

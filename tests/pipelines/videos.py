@@ -136,6 +136,72 @@ def stable_video() -> Any:
     return pipe
 
 
+def ltx_with_sound() -> Any:
+    pipe = assemble(
+        "LTX2Pipeline",
+        transformer=part(
+            "LTX2VideoTransformer3DModel",
+            in_channels=4,
+            out_channels=4,
+            patch_size=1,
+            patch_size_t=1,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            cross_attention_dim=16,
+            audio_in_channels=4,
+            audio_out_channels=4,
+            audio_num_attention_heads=2,
+            audio_attention_head_dim=4,
+            audio_cross_attention_dim=8,
+            num_layers=1,
+            qk_norm="rms_norm_across_heads",
+            caption_channels=TEXT,
+            rope_double_precision=False,
+            rope_type="split",
+        ),
+        vae=part(
+            "AutoencoderKLLTX2Video",
+            latent_channels=4,
+            block_out_channels=(8,),
+            decoder_block_out_channels=(8,),
+            layers_per_block=(1,),
+            decoder_layers_per_block=(1, 1),
+            spatio_temporal_scaling=(True,),
+            decoder_spatio_temporal_scaling=(True,),
+            decoder_inject_noise=(False, False),
+            downsample_type=("spatial",),
+            upsample_residual=(False,),
+            upsample_factor=(1,),
+            timestep_conditioning=False,
+            patch_size=1,
+            patch_size_t=1,
+        ),
+        audio_vae=part(
+            "AutoencoderKLLTX2Audio",
+            base_channels=4,
+            output_channels=2,
+            ch_mult=(1,),
+            num_res_blocks=1,
+            attn_resolutions=None,
+            in_channels=2,
+            resolution=32,
+            latent_channels=2,
+            norm_type="pixel",
+            causality_axis="height",
+            dropout=0.0,
+            mid_block_add_attention=False,
+            sample_rate=16000,
+            mel_hop_length=160,
+            is_causal=True,
+            mel_bins=8,
+        ),
+        scheduler=FLOW,
+    )
+    words = numbers(1, 6, TEXT)
+    pipe.connectors = lambda *args, **rest: (words, words, torch.ones(1, 6))
+    return pipe
+
+
 def mochi():
     made = part(
         "MochiTransformer3DModel",
@@ -156,7 +222,45 @@ def mochi():
     return made
 
 
+_MOTION = part(
+    "MotionAdapter",
+    block_out_channels=(4, 8),
+    motion_layers_per_block=1,
+    motion_norm_num_groups=2,
+    motion_num_attention_heads=2,
+)
+_SOUND = {
+    "guidance_scale": 1.0,
+    "stg_scale": 0.0,
+    "modality_scale": 1.0,
+    "use_cross_timestep": False,
+    "audio_guidance_scale": 1.0,
+    "audio_modality_scale": 1.0,
+    "spatio_temporal_guidance_blocks": [0],
+}
+
 CASES: list[Case] = [
+    Case(
+        "LTX2Pipeline",
+        _VIDEO,
+        ltx_with_sound,
+        {
+            "prompt_embeds": numbers(1, 6, TEXT),
+            "prompt_attention_mask": torch.ones(1, 6).long(),
+            **_FRAMES,
+            **_SOUND,
+            "output_type": "latent",
+        },
+    ),
+    make(
+        "SkyReelsV2DiffusionForcingPipeline",
+        {**PROMPT, **_FRAMES, "prompt": None},
+        _VIDEO,
+        transformer=part("SkyReelsV2Transformer3DModel", **_WAN),
+        vae=_WAN_VAE,
+        scheduler=_UNIPC_FLOW,
+        event=(4, 2, 4, 4),
+    ),
     make(
         "CogVideoXPipeline",
         {**PROMPT, **_FRAMES},
@@ -222,9 +326,7 @@ CASES: list[Case] = [
         "WanImageToVideoPipeline",
         {**PROMPT, **_FRAMES, "image": picture()},
         _I2V,
-        transformer=part(
-            "WanTransformer3DModel", **{**_WAN, "in_channels": 4 + 4 + 4}
-        ),
+        transformer=part("WanTransformer3DModel", **{**_WAN, "in_channels": 4 + 4 + 4}),
         vae=_WAN_VAE,
         scheduler=_UNIPC_FLOW,
     ),
@@ -361,13 +463,7 @@ CASES: list[Case] = [
         {**UNET_PROMPT, **_FRAMES, "num_frames": 2},
         _VIDEO,
         unet=unet,
-        motion_adapter=part(
-            "MotionAdapter",
-            block_out_channels=(4, 8),
-            motion_layers_per_block=1,
-            motion_norm_num_groups=2,
-            motion_num_attention_heads=2,
-        ),
+        motion_adapter=_MOTION,
         scheduler=ddim,
     ),
     make(
