@@ -145,6 +145,11 @@ CASES = [
         },
         variant="true_cfg_scale=2.0",
     ),
+    _flux(
+        "FluxPipeline",
+        {**FLUX_PROMPT, **SIZE, "sigmas": [1.0, 0.9, 0.75, 0.6, 0.3, 0.1]},
+        variant="sigmas=[1.0, ...]",
+    ),
     *_flux_by_strength("FluxImg2ImgPipeline", {**FLUX_PROMPT, **IMAGE, **SIZE}),
     _flux("FluxInpaintPipeline", {**FLUX_PROMPT, **_REPAINT, "strength": 1.0}, INPAINT, rows=HALF),
     *_flux_by_strength("FluxInpaintPipeline", {**FLUX_PROMPT, **_REPAINT}, INPAINT),

@@ -219,6 +219,16 @@ CASES = [
     _stable("StableDiffusionSAGPipeline", {**SIZE, "sag_scale": 0.0}),
     _xl("StableDiffusionXLPipeline", SIZE),
     _xl("StableDiffusionXLPipeline", {**SIZE, "denoising_end": 0.7}, variant="denoising_end=0.7"),
+    _xl(
+        "StableDiffusionXLPipeline",
+        {**SIZE, "timesteps": [999, 850, 700, 550, 300, 50]},
+        variant="timesteps=[999, ...]",
+    ),
+    _xl(
+        "StableDiffusionXLPipeline",
+        {**SIZE, "num_images_per_prompt": 2},
+        variant="num_images_per_prompt=2",
+    ),
     *by_strength(_xl, "StableDiffusionXLImg2ImgPipeline", IMAGE, _I2I),
     *[
         _xl(

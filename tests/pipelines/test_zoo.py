@@ -1,4 +1,4 @@
-"""No pipeline of the zoo starts wrongly without a word, and the documentation says how each does."""
+"""No pipeline starts wrongly without a word, and the documentation says how each does."""
 
 import diffusers
 import pytest
@@ -38,7 +38,7 @@ def test_every_row_of_the_documentation_has_a_case():
     assert sum(line.startswith("| ") for line in lines_of_page()) == len(NAMES)
 
 
-# -- the oracle finds what is wrong -----------------------------------------------------------------
+# -- the oracle finds what is wrong ----------------------------------------------------------------
 
 
 def sabotaged(monkeypatch, name, transport, mode="auto"):
