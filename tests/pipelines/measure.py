@@ -271,7 +271,7 @@ class Bare:
         return seen[(rows, *(slice(first, first + size) for first, size in pairs))]
 
     def index(self, call: Call) -> int | None:
-        """Entry of the plain grid that a call belongs to."""
+        """Entry of the plain grid that a call belongs to; `None` if there is none."""
         for index, time in enumerate(self.times):
             if _is_close(call.time, time):
                 return index + self.offset
@@ -329,17 +329,18 @@ def _is_close(time: float, other: float) -> bool:
 def faults_of_start(bare: Bare, run: Run, noise: Tensor) -> list[str]:
     """What is wrong in a truncated run that starts from noise."""
     found = [f"{name} starts at t* as raw noise" for name in run.unfitted]
-    visits: dict[str, list[int]] = {}
-    leads: set[float] = set()
-    for call in run.calls:
+    calls = _without_lead(bare, run.calls)
+    own = sorted(
+        {bare.index(call) or 0 for call in calls if not call.network.startswith("control")}
+    )
+    kept = list(range(bare.place, len(bare.times)))
+    if own != kept:
+        found.append(f"the entries visited are {own}, not {kept}")
+    for call in calls:
         index = bare.index(call)
-        if index is None:
-            found.append(f"{call.network} is called at {call.time:g}, no entry of the plain grid")
+        if index is None or index < bare.place:
+            found.append(f"{call.network} is called at {call.time:g}, no entry from t* on")
             continue
-        if index < bare.place:
-            leads.add(call.time)
-            continue
-        visits.setdefault(call.network, []).append(index)
         expected = bare.expected(noise, index)
         for copied in range(len(call.seen) // bare.batch):
             seen = bare.cut(call.seen, copied)
@@ -348,13 +349,19 @@ def faults_of_start(bare: Bare, run: Run, noise: Tensor) -> list[str]:
                     f"{call.network} at entry {index} sees {_described(bare, seen, noise)}"
                 )
                 break
-    if len(leads) > 1:
-        found.append(f"{len(leads)} entries before t* are visited")
-    own = sorted({index for index in map(bare.index, run.main) if index is not None})
-    kept = [index for index in range(bare.place, len(bare.times))]
-    if [index for index in own if index >= bare.place] != kept:
-        found.append(f"the entries visited are {own}, not {kept}")
     return found + _faults_of_controls(bare, run) + faults_of_steps(bare, run)
+
+
+def _without_lead(bare: Bare, calls: list[Call]) -> list[Call]:
+    """The calls but for those at one extra timestep before the entries of a truncated run.
+
+    It lies before t*, or, where nothing is cut, right beside the first entry.
+    """
+    of_first = next((i for i, call in enumerate(calls) if call.time != calls[0].time), len(calls))
+    index = bare.index(calls[0])
+    is_before = index is None or index < bare.place
+    is_beside = of_first < len(calls) and _is_close(calls[of_first].time, calls[0].time)
+    return calls[of_first:] if is_before or is_beside else calls
 
 
 def _described(bare: Bare, seen: Tensor, noise: Tensor) -> str:
