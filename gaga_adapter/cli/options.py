@@ -25,6 +25,7 @@ from gaga_adapter.cli.console import Quiet
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, WriteError
+from gaga_adapter.files.atomic import file_behind, is_standard_output, is_stream
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 
 if TYPE_CHECKING:
@@ -375,29 +376,54 @@ def torch_device(name: str) -> torch.device:
 # -- outputs: they are tried when the command line is read, before the work ------------------------
 
 
+#: What `-` stands for; it is written like any other device.
+STANDARD_OUTPUT = Path("/dev/stdout")
+
+
 def writable_file(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of an option that names a file to make or replace."""
-    if path is not None and not context.resilient_parsing:
-        if path.is_dir():
-            raise WriteError(f"cannot write {path}: it is a folder. Name a file in it.")
-        _try_to_write(path, path.parent)
+    if path is not None and not context.resilient_parsing and not is_stream(path):
+        _try_to_write(path, file_behind(path).parent)
     return path
+
+
+def file_or_stdout(context: typer.Context, path: Path | None) -> Path | None:
+    """Callback of an option that names a file, or standard output by `-`.
+
+    Then the file is all that standard output gets, so there is no json document.
+    """
+    path = STANDARD_OUTPUT if path == Path("-") else path
+    writable_file(context, path)
+    return path
+
+
+def require_one_document(path: Path, as_json: bool) -> None:
+    """Refuse a file and a json document on one standard output."""
+    if as_json and is_standard_output(path):
+        raise typer.BadParameter(
+            "the document would go to standard output, too. Name a file, or leave --json out.",
+            param_hint="--json",
+        )
 
 
 def writable_folder(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of an option that names a folder to make, or to write into."""
     if path is not None and not context.resilient_parsing:
-        _try_to_write(path, path)
+        if path == Path("-"):
+            raise WriteError(
+                "cannot write a folder to standard output. Name a folder; ./- is one of that name."
+            )
+        _try_to_write(path, Path(os.path.realpath(path)))
     return path
 
 
 def picture(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of an option that names the file of a picture."""
-    if writable_file(context, path) is not None and not context.resilient_parsing:
+    if path is not None and not context.resilient_parsing:
         from gaga_adapter.report.curves import check_picture
 
-        check_picture(cast(Path, path))
-    return path
+        check_picture(path)
+    return writable_file(context, path)
 
 
 Plot = Annotated[

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 def run(
     out: Annotated[
-        Path, typer.Option(help="Page to write, .html.", callback=options.writable_file)
+        Path,
+        typer.Option(
+            help="Page to write, .html; - is standard output.", callback=options.file_or_stdout
+        ),
     ],
     stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")] = "qm9",
     data: Annotated[
@@ -71,6 +74,7 @@ def run(
     from gaga_adapter.report.judges import verdicts
     from gaga_adapter.report.page import write_report
 
+    options.require_one_document(out, as_json)
     fitted = GAGAStats.from_pretrained(stats)
     if criteria is not None and data is None and criteria != "none":
         raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")

@@ -111,6 +111,11 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def is_standard_output(path: str | os.PathLike[str]) -> bool:
+    """Whether a name stands for the standard output of this process."""
+    return _descriptor(Path(path)) == 1
+
+
 def file_behind(path: str | os.PathLike[str]) -> Path:
     """The file that a name stands for, behind all links; it need not exist.
 
