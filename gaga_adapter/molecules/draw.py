@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gaga_adapter.errors import DataError
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import bond_orders, broken_atoms
+from gaga_adapter.molecules.metrics.bonds import Bonds, broken_atoms
 
 _Array = NDArray[np.float64]
 
@@ -128,8 +128,8 @@ class BallAndStick:
 
 def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
     """Turn every molecule of a set to the viewer."""
-    orders = bond_orders(molecules)
-    broken = broken_atoms(molecules.atomic_numbers, orders)
+    bonds = Bonds.of(molecules)
+    orders, broken = bonds.dense(), broken_atoms(molecules.atomic_numbers, bonds)
     models = []
     for index, n in enumerate(molecules.n_atoms):
         xyz, numbers = molecules.molecule(index)

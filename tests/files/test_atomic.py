@@ -67,7 +67,7 @@ def test_a_file_that_is_write_protected_is_refused_before_the_work(tmp_path):
     with pytest.raises(WriteError, match=r"a\.txt: it is write-protected. Make it writable"):
         write(file)
     assert (file.read_text(), os.listdir(tmp_path)) == ("old\n", ["a.txt"])
-    with pytest.raises(WriteError, match="it is a folder. Name a file in it"):
+    with pytest.raises(WriteError, match=r"it is a folder\. Name a file in it"):
         write(tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_a_socket_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     with socket.socket(socket.AF_UNIX) as one:
         one.bind("socket")
-        with pytest.raises(WriteError, match="cannot write socket: it is a socket. Name a file"):
+        with pytest.raises(WriteError, match=r"cannot write socket: it is a socket\. Name a file"):
             write("socket")
 
 
