@@ -7,6 +7,7 @@ user reads when one fails.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from importlib import import_module
@@ -19,6 +20,7 @@ import typer.main
 
 from gaga_adapter.cli.console import err
 from gaga_adapter.errors import GAGAWarning
+from gaga_adapter.files.names import visible
 
 _DATA, _SAMPLES, _OTHERS = "Fit and inspect", "Sample and judge", "Existing codebases"
 #: Name, panel of `gaga --help`, and the first line of the command's own help.
@@ -117,6 +119,9 @@ def _gaga(
 
 def main() -> None:
     """Entry point of the `gaga` console script."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     err.quiet = False
     try:
@@ -141,7 +146,7 @@ def _show_warning(
 ) -> None:
     """Our own warnings in one line; those of others as Python shows them."""
     if issubclass(category, GAGAWarning):
-        text = f"gaga: warning: {message}\n"
+        text = f"gaga: warning: {visible(message)}\n"
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
     (file or sys.stderr).write(text)

@@ -86,7 +86,7 @@ def run(
     from gaga_adapter.molecules.metrics.bonds import known_elements
     from gaga_adapter.molecules.metrics.distances import distances
     from gaga_adapter.molecules.metrics.evaluate import evaluate
-    from gaga_adapter.molecules.metrics.plausibility import has_posebusters
+    from gaga_adapter.molecules.metrics.plausibility import MOST_ATOMS, has_posebusters
     from gaga_adapter.molecules.qm9.data import qm9_train_smiles
 
     if posebusters and not has_posebusters():
@@ -111,7 +111,7 @@ def run(
         tally = stream.tally
         is_known = known_elements()[molecules.atomic_numbers]
         is_judged = is_known.all(axis=1)
-        metrics, verdict, figures = None, None, None
+        metrics, verdict, figures, n_large = None, None, None, 0
         if is_judged.any():
             smiles = qm9_train_smiles(progress=progress) if novelty else None
             judged = molecules.subset(np.flatnonzero(is_judged))
@@ -120,13 +120,23 @@ def run(
             raise DataError(f"{molecules.name}: no molecule has elements of known valences alone.")
         if posebusters or (posebusters is None and has_posebusters()):
             order = torch.randperm(len(molecules), generator=generator)
+            if posebusters is None:  # nobody has asked for a check that takes an hour
+                n_atoms = torch.from_numpy(molecules.n_atoms)
+                order = order[n_atoms[order] <= MOST_ATOMS]
+                n_large = len(molecules) - len(order)
             rows = order[:posebusters_items].sort().values.tolist()
-            verdict = _plausibility(molecules, stream, rows, progress)
+            if rows:
+                verdict = _plausibility(molecules, stream, rows, progress)
         if held_out is not None:
             progress("distances", 0, None)
             figures = distances(molecules, held_out, generator)
     if Processes.of_the_run().index:
         return  # the first process prints for all of them
+    if n_large:
+        console.say(
+            f"PoseBusters: {n_large:,} of {len(molecules):,} molecules are left out: they have "
+            f"more than {MOST_ATOMS} atoms and take a minute each. --posebusters checks all."
+        )
     unknown = tuple(SYMBOLS[z] for z in np.unique(molecules.atomic_numbers[~is_known]))
     n_not_judged = int((~is_judged).sum())
     against = "" if held_out is None else held_out.name

@@ -18,6 +18,7 @@ import traceback
 import typer
 
 from gaga_adapter.errors import GAGAError
+from gaga_adapter.files.names import visible
 
 INTERRUPTED = 130
 _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
@@ -46,7 +47,7 @@ def explain(error: BaseException) -> int:
 
 
 def _line(message: str, code: int = 2) -> int:
-    print("gaga:", " ".join(message.split()), file=sys.stderr)
+    print("gaga:", visible(" ".join(message.split())), file=sys.stderr)
     return code
 
 

@@ -419,11 +419,11 @@ def writable_folder(context: typer.Context, path: Path | None) -> Path | None:
 
 def picture(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of an option that names the file of a picture."""
-    if path is not None and not context.resilient_parsing:
+    if writable_file(context, path) is not None and not context.resilient_parsing:
         from gaga_adapter.report.curves import check_picture
 
-        check_picture(path)
-    return writable_file(context, path)
+        check_picture(cast(Path, path))
+    return path
 
 
 Plot = Annotated[

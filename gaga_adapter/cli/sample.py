@@ -91,8 +91,8 @@ def run(
 
     if out.suffix.lower() not in ("", ".sdf") and not is_stream(out):
         stem = out.name.removesuffix(".gz").removesuffix(".sdf")
-        named = out.with_name(stem).with_suffix(".sdf")
-        raise WriteError(f"cannot write {out}: molecules are written as SDF. Name it {named}.")
+        sdf = out.with_name(stem).with_suffix(".sdf")
+        raise WriteError(f"cannot write {out}: molecules are written as SDF. Name it {sdf}.")
     options.require_one_document(out, as_json)
     quiet_loading()
     pipeline = MoleculePipeline.load(model)

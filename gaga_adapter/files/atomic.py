@@ -129,7 +129,7 @@ def file_behind(path: str | os.PathLike[str]) -> Path:
         raise WriteError(f"cannot write {place}: it is a link that leads back to itself.")
     try:
         found = target.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return target
     except OSError as error:
         raise _refusal(place, error) from error
