@@ -20,7 +20,7 @@ import typer.main
 
 from gaga_adapter.cli.console import err
 from gaga_adapter.errors import GAGAWarning
-from gaga_adapter.files.names import visible
+from gaga_adapter.files import visible
 
 _DATA, _SAMPLES, _OTHERS = "Fit and inspect", "Sample and judge", "Existing codebases"
 #: Name, panel of `gaga --help`, and the first line of the command's own help.

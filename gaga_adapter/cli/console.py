@@ -16,7 +16,7 @@ has both: it declares `--json`, and gets `--quiet` by itself (see `options.flatt
 silences progress and prose, not results, warnings and errors.
 
 Names of files, provenance and reasons come from elsewhere. Nothing in them is read as markup, and
-what would steer the terminal is written out (see `files/names.py`), wherever it is printed.
+what would steer the terminal is written out (`gaga_adapter.files.visible`), wherever it is printed.
 
 Whatever may take two seconds reports progress. On a terminal that is a bar with the rate and the
 time left, which disappears at the end; elsewhere (a log, a batch job) one plain line every
@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gaga_adapter.files.names import STEERING, visible
+from gaga_adapter.files import STEERING, visible
 
 if TYPE_CHECKING:
     from gaga_adapter.distributed import Progress

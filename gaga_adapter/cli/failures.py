@@ -18,7 +18,7 @@ import traceback
 import typer
 
 from gaga_adapter.errors import GAGAError
-from gaga_adapter.files.names import visible
+from gaga_adapter.files import visible
 
 INTERRUPTED = 130
 _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"

@@ -24,7 +24,7 @@ import typer
 from gaga_adapter.cli.console import Quiet
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, WriteError
+from gaga_adapter.errors import LARGEST_SEED, DataError, GAGAError, StatsMismatchError, WriteError
 from gaga_adapter.files.atomic import file_behind, is_standard_output, is_stream
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 
@@ -139,7 +139,22 @@ HydrogensOption = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave malformed molecules out and count them.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def _within(least: int, most: int) -> Callable[[typer.Context, int], int]:
+    """A callback that refuses numbers out of a range; the help has no room to print it."""
+
+    def check(context: typer.Context, value: int) -> int:
+        if not context.resilient_parsing and not least <= value <= most:
+            raise typer.BadParameter(f"{value} is out of range. Pass {least} to {most}.")
+        return value
+
+    return check
+
+
+Seed = Annotated[
+    int, typer.Option(help="Seed of everything random.", callback=_within(0, LARGEST_SEED))
+]
 
 
 @dataclass(frozen=True)
@@ -304,7 +319,13 @@ Tolerance = Annotated[
         show_default=False,
     ),
 ]
-Items = Annotated[int, typer.Option(help="Number of items that the criteria see, drawn at random.")]
+Items = Annotated[
+    int,
+    typer.Option(
+        help="Number of items that the criteria see, drawn at random.",
+        callback=_within(2, LARGEST_SEED),
+    ),
+]
 OldSamples = Annotated[str | None, renamed_option("--samples", "--items")]
 
 

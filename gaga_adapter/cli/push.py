@@ -9,8 +9,8 @@ import typer
 
 from gaga_adapter.cli.console import Json, out, print_json, say
 from gaga_adapter.cli.options import writable_folder
+from gaga_adapter.files import visible
 from gaga_adapter.files.hub import check_license, check_repo_id
-from gaga_adapter.files.names import visible
 from gaga_adapter.stats import GAGAStats
 
 

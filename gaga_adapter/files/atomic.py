@@ -11,7 +11,9 @@ A name may stand for more than a file, and what it stands for stays as it is:
 
 A process that was killed leaves its draft behind. A draft is locked by its writer, and the system
 takes the lock off a process that ends; so the next one that writes into the same folder knows
-which drafts are nobody's any more, and removes them.
+which drafts are nobody's any more, and removes them. Locks are the system's own (`flock`), which
+hold between processes, and on shared disks between machines. Where there are none (Windows, some
+network disks) nothing is locked, and nothing counts as nobody's.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gaga_adapter.errors import WriteError
-from gaga_adapter.files.locks import locked, try_lock
+
+_HAS_LOCKS = True
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows
+    _HAS_LOCKS = False
 
 _STEM = 40  # characters of a name that a draft repeats; a file name has 255 bytes at most
 _DRAFT = re.compile(r"\..*\.[0-9a-f]{16}\.gaga-draft", re.DOTALL)
@@ -188,7 +195,7 @@ def _sweep(folder: Path) -> None:
     """Remove the drafts of processes that were killed."""
     for draft in folder.iterdir():
         if is_draft(draft.name):
-            with contextlib.suppress(OSError), try_lock(draft) as mine:
+            with contextlib.suppress(OSError), _try_lock(draft) as mine:
                 if mine:
                     draft.unlink(missing_ok=True)
 
@@ -212,3 +219,57 @@ def _refusal(place: Path, error: OSError, intact: str = "") -> WriteError:
         f"cannot write {place}: {error.strerror or error}. "
         + (f"{intact}{advice}" if intact else advice.capitalize())
     )
+
+
+# -- locks ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[int]:
+    """The descriptor of a file that is made if there is none, and locked where the system can.
+
+    Raises:
+        BlockingIOError: If somebody else has locked it, and we are not to wait.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if _HAS_LOCKS:
+                try:
+                    flock(descriptor, LOCK_EX | (0 if wait else LOCK_NB))
+                except BlockingIOError:
+                    raise
+                except OSError:  # a disk without locks
+                    pass
+            if not _is_open_as(descriptor, path):
+                continue  # whoever had it before has removed it meanwhile
+            if not _HAS_LOCKS:  # there, an open file cannot be replaced
+                os.close(descriptor)
+                descriptor = -1
+            yield descriptor
+            return
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _try_lock(path: Path) -> Iterator[bool]:
+    """Whether an existing file was locked by nobody, and is now by us until the end."""
+    if not _HAS_LOCKS:
+        yield False
+        return
+    with path.open("rb") as stream:
+        try:
+            flock(stream, LOCK_EX | LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -33,11 +33,24 @@ from pathlib import Path
 
 import torch
 
-from gaga_adapter.arguments import check_seed, whole_number
 from gaga_adapter.distributed import Processes, Progress, Tick
-from gaga_adapter.errors import DataError, GAGAError, ProcessError, TruncationError, WriteError
-from gaga_adapter.files.atomic import file_behind, is_draft, is_stream, replacing, stream_into
-from gaga_adapter.files.locks import locked
+from gaga_adapter.errors import (
+    DataError,
+    GAGAError,
+    ProcessError,
+    TruncationError,
+    WriteError,
+    check_seed,
+    whole_number,
+)
+from gaga_adapter.files.atomic import (
+    file_behind,
+    is_draft,
+    is_stream,
+    locked,
+    replacing,
+    stream_into,
+)
 from gaga_adapter.hashing import splitmix64
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.pipeline import MoleculePipeline

@@ -19,8 +19,8 @@ import torch
 
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import DataError, MissingExtraError, TruncationError
+from gaga_adapter.files import visible
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.names import visible
 from gaga_adapter.noise.paths import GaussianPath, named_path
 from gaga_adapter.selection import DEFAULT_TOLERANCES, MARGIN, Selection, threshold
 

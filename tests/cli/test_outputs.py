@@ -14,8 +14,8 @@ import pytest
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.cli import console
-from gaga_adapter.files.locks import locked
-from gaga_adapter.files.names import STEERING, visible
+from gaga_adapter.files import STEERING, visible
+from gaga_adapter.files.atomic import locked
 from gaga_adapter.molecules.formats import read_molecules
 from gaga_adapter.report.card import card_section, merge_card
 from gaga_adapter.report.curves import draw_curves

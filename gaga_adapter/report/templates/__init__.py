@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from gaga_adapter.files.names import visible
+from gaga_adapter.files import visible
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
