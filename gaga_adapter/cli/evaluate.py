@@ -40,6 +40,7 @@ class _Evaluation:
 
 @started()
 def run(
+    *,
     files: Annotated[
         list[str],
         typer.Argument(help=".sdf, .xyz, .extxyz, .npz or .db files, folders, or qm9:test."),
@@ -49,7 +50,10 @@ def run(
     ] = False,
     against: Annotated[
         str | None,
-        typer.Option(help="Distances from these molecules: qm9:test, or a file of held-out data."),
+        typer.Option(
+            help="Distances from these molecules: qm9:test, or a file of held-out data, read with "
+            "the same options (but --hydrogens add)."
+        ),
     ] = None,
     posebusters: Annotated[
         bool | None,
@@ -65,8 +69,7 @@ def run(
     posebusters_samples: Annotated[
         str | None, options.renamed_option("--posebusters-samples", "--posebusters-items")
     ] = None,
-    hydrogens: options.HydrogensOption = "keep",
-    skip_bad: options.SkipBad = False,
+    parsing: options.Parsing,
     seed: options.Seed = 0,
     as_json: console.Json = False,
 ) -> None:
@@ -95,14 +98,24 @@ def run(
     with console.progress_bar() as progress:
         stream = stream_molecules(
             files,
-            hydrogens=hydrogens,  # type: ignore[arg-type]  # a wrong one is refused by name
-            skip_bad=skip_bad,
+            hydrogens=parsing.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused
+            embed=parsing.embed,
+            skip_bad=parsing.skip_bad,
+            seed=seed,
             progress=progress,
         )
         held_out = None
         if against is not None:
             progress(f"reading {against}", 0, None)
-            held_out = read_molecules(against, progress=progress)
+            held_out = read_molecules(
+                against,
+                # Those of the data are not ours to complete.
+                hydrogens="remove" if parsing.hydrogens == "remove" else "keep",
+                embed=parsing.embed,
+                skip_bad=parsing.skip_bad,
+                seed=seed,
+                progress=progress,
+            )
         parts = []
         for part in stream:
             parts.append(part)

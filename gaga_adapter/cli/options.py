@@ -157,6 +157,21 @@ Seed = Annotated[
 ]
 
 
+Embed = Annotated[
+    bool,
+    typer.Option("--embed", help="Make geometries by ETKDG for SMILES and for SDF records in 2D."),
+]
+
+
+@dataclass(frozen=True)
+class Parsing:
+    """How molecules of files are read, where they are not encoded: what readers may advise."""
+
+    hydrogens: HydrogensOption = "keep"
+    embed: Embed = False
+    skip_bad: SkipBad = False
+
+
 @dataclass(frozen=True)
 class Reading:
     """Data that a user names, and how molecules among them are read and encoded."""
@@ -177,12 +192,7 @@ class Reading:
         ),
     ] = "H,C,N,O,F"
     hydrogens: HydrogensOption = "keep"
-    embed: Annotated[
-        bool,
-        typer.Option(
-            "--embed", help="Make geometries by ETKDG for SMILES and for SDF records in 2D."
-        ),
-    ] = False
+    embed: Embed = False
     skip_bad: SkipBad = False
     position_scale: Annotated[
         float, typer.Option(help="Positions, in angstrom, are divided by it.")
