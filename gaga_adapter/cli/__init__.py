@@ -89,7 +89,19 @@ class _LazyCommand(typer.core.TyperCommand):
 
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(self.name)(flatten(import_module(f"gaga_adapter.cli.{self.name}").run))
+        own = args[: args.index("--")] if "--" in args else args  # behind it are those of a script
+        if not extra.get("resilient_parsing") and any(_is_empty(word) for word in own):
+            raise typer.BadParameter(
+                "a word of the command line is empty. Name what is meant; is a variable of the "
+                "shell not set?",
+                ctx=parent,
+            )
         return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
+
+
+def _is_empty(word: str) -> bool:
+    """Whether it names nothing, which as a path would be the folder that the user is in."""
+    return not word.strip() or (word.startswith("--") and word.endswith("="))
 
 
 for _name, _panel, _summary in _COMMANDS:

@@ -29,6 +29,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,10 +175,19 @@ def duration(seconds: float) -> str:
 
 
 def quiet_loading() -> None:
-    """Leave out diffusers' bar over the two components of a pipeline; sampling keeps its own."""
+    """Leave out diffusers' bar over the two components of a pipeline; sampling keeps its own.
+
+    With --quiet the bars of downloads are left out, too.
+    """
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
+    if err.quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        with warnings.catch_warnings():  # the user's own variable for them comes first
+            warnings.simplefilter("ignore")
+            disable_progress_bars()
 
 
 def table(title: str, *headings: str) -> Table:

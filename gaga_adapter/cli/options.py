@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 
-from gaga_adapter.cli.console import Quiet
+from gaga_adapter.cli.console import Quiet, quiet_loading
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import LARGEST_SEED, DataError, GAGAError, StatsMismatchError, WriteError
@@ -284,7 +284,7 @@ def _open_array(file: Path) -> Source:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"cannot read {file} ({error}). Write it with numpy.save.") from error
-    if array.ndim < 2 or not len(array) or array.dtype.kind != "f":
+    if array.ndim < 2 or not array.size or array.dtype.kind != "f":
         raise DataError(
             f"{file} holds {array.dtype} {array.shape}; need floats (M, C, ...), one event per "
             "row and channels first, scaled as the model sees them."
@@ -367,6 +367,7 @@ def make_criterion(name: str, model: str | None, device: torch.device | str = "c
     from gaga_adapter.criteria import Certificate, as_denoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
 
+    quiet_loading()
     return Certificate(as_denoiser(MoleculePipeline.load(model).denoiser.to(device)))
 
 

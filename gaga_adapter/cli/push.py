@@ -10,7 +10,7 @@ import typer
 from gaga_adapter.cli.console import Json, out, print_json, say
 from gaga_adapter.cli.options import writable_folder
 from gaga_adapter.files import visible
-from gaga_adapter.files.hub import check_license, check_repo_id
+from gaga_adapter.files.hub import CARD, check_license, check_repo_id
 from gaga_adapter.stats import GAGAStats
 
 
@@ -82,7 +82,9 @@ def run(
         else:
             print(visible(card), end="")
         return
-    write_card(fitted, folder, repo, license=license)
+    there = folder / CARD  # as on the hub, all but the generated part is its owner's
+    existing = there.read_text(encoding="utf-8") if there.exists() else None
+    write_card(fitted, folder, repo, existing, license)
     fitted.save_pretrained(folder)
     if as_json:
         print_json({"repo": repo, "folder": str(folder)})

@@ -144,9 +144,9 @@ def _held_out(
         reading = options.Reading(
             [data],
             ",".join(layout.elements),
-            parsing.hydrogens,
-            parsing.embed,
-            parsing.skip_bad,
+            hydrogens=parsing.hydrogens,
+            embed=parsing.embed,
+            skip_bad=parsing.skip_bad,
             position_scale=layout.position_scale,
             onehot_scale=layout.onehot_scale,
             charge_scale=layout.charge_scale,

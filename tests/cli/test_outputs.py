@@ -296,3 +296,106 @@ def test_a_repository_without_an_owner_is_refused_before_the_hub_is_asked(gaga, 
         code, _, err = gaga("push", "qm9", name)
         assert (code, err.count("\n")) == (2, 1)
         assert f"{name!r} is no hub id" in err
+
+
+def test_a_card_in_the_folder_keeps_the_lines_of_its_owner(gaga, tmp_path):
+    (tmp_path / "README.md").write_text("# Mine\n\nMy words.\n")
+    for _ in range(2):
+        assert gaga("push", "qm9", "me/mine", "--dry-run", "--out", tmp_path)[0] == 0
+        text = (tmp_path / "README.md").read_text()
+        assert "# Mine\n\nMy words.\n" in text
+        assert text.count("<!-- gaga:begin") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fit", "", "--out", "x"],
+        ["fit", "a.npy", "--out", ""],
+        ["fit", "a.npy", "--out="],
+        ["evaluate", " "],
+        ["evaluate", "a.xyz", "--against", ""],
+        ["report", "--data", "", "--out", "a.html"],
+        ["sample", "--model", "", "--out", "a.sdf"],
+        ["run", "edm", "--stats", "", "--", "a.py", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_word_is_no_folder(gaga, arguments, tmp_path, monkeypatch):
+    """As of a variable of the shell that is not set: it would name the folder the user is in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.xyz").write_text("2\n\nH 0 0 0\nH 0 0 0.74\n")
+    code, out, err = gaga(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "a word of the command line is empty" in err
+    assert os.listdir(tmp_path) == ["a.xyz"]
+
+
+def test_the_arguments_of_a_script_may_be_empty(gaga, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "is not a checkout of EDM" in gaga("run", "edm", "--", "a.py", "")[2]
+
+
+# -- numbers and quiet -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "x.npy", "--out", "s", "--seed", "-1"], "'--seed': -1 is out of range"),
+        (["sample", "--out", "a.sdf", "--seed", str(2**64)], f"Pass 0 to {2**63 - 1}"),
+        (["evaluate", "a.xyz", "--seed", "-7"], "'--seed': -7 is out of range"),
+        (["report", "--out", "a.html", "--seed", str(10**30)], "is out of range"),
+        (["demo", "--out", "d", "--seed", "-1"], "'--seed': -1 is out of range"),
+        (["criteria", "x.npy", "--items", "1"], "'--items': 1 is out of range. Pass 2 to"),
+        (["fit", "x.npy", "--out", "s", "--items", "-5"], "'--items': -5 is out of range"),
+        (["fit", "x.npy", "--out", "s", "--by-size"], "--by-size is of molecules, and x.npy is an"),
+        (["criteria", "empty.npy"], "empty.npy holds float32 (5, 0); need floats (M, C, ...)"),
+        (["sample", "--out", "a.sdf", "--steps", "2", "--t-star", "nan"], "t_star=nan is outside"),
+        (["sample", "--out", "a.sdf", "--model", "qm8"], "no molecule pipeline at qm8"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_numbers_and_names_that_are_none_are_one_line(
+    gaga, arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((5, 2), np.float32))
+    np.save("empty.npy", np.zeros((5, 0), np.float32))
+    code, out, err = gaga(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert message in err
+    assert sorted(os.listdir(tmp_path)) == ["empty.npy", "x.npy"]
+
+
+@pytest.mark.filterwarnings("ignore")  # warnings are heard with --quiet; they are not meant here
+def test_quiet_is_quiet_in_every_command(gaga, tmp_path, monkeypatch):
+    import toys
+
+    from gaga_adapter.molecules.formats import write_sdf
+    from gaga_adapter.molecules.qm9 import data as qm9_data
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "_EVERY", 0.0)  # every sign of progress would be a line
+    chains = toys.chains(120)
+    write_sdf(chains, "a.sdf")
+    monkeypatch.setattr(qm9_data, "load_qm9", lambda *args, **kwargs: chains)
+    np.save("x.npy", np.zeros((200, 2), np.float32))
+    model = ["--criteria", "certificate", "--model", "qm9"]  # whose loading has a bar of its own
+    code, _, err = gaga("criteria", "x.npy", *model, "--quiet")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "the sample has 2 channels" in err
+    few = ["--items", 100, "--tolerance", 99]
+    for words in (
+        ["fit", "a.sdf", "--criterion", "two_sample", *few, "--out", "s"],
+        ["criteria", "a.sdf", "--criteria", "two_sample", *few],
+        ["show", "s", "--plot", "a.svg"],
+        ["push", "s", "me/mine", "--dry-run", "--out", "card"],
+        [*SAMPLE, "--out", "b.sdf"],
+        ["evaluate", "a.sdf", "--no-posebusters", "--against", "a.sdf"],
+        ["report", "qm9", "--data", "a.sdf", "--model", "qm9", "-n", 2, "--steps", 2, "--items", 50,
+         "--criteria", "none", "--out", "a.html"],
+        ["demo", "-n", 2, "--steps", 2, "--out", "demo"],
+    ):  # fmt: skip
+        code, _, err = gaga(*words, "--quiet")
+        assert (code, err) == (0, ""), words
