@@ -41,7 +41,9 @@ class Cut:
     reaches: bool  # whether the first entry left is at or beyond t*
     before: float | None  # timestep of the last entry that was cut off, if any
     place: int  # number of entries that were cut off
+    front: Mapping[str, Any]  # entries of the attributes at the last step that was cut off, if any
     whole: Mapping[str, Any] | None  # attributes before the cut, if the solver gets them back
+    timesteps: list[float]  # the scheduler's own grid, before cut and respacing
 
 
 class Finest(NamedTuple):
@@ -67,12 +69,13 @@ class GridMaker:
         self.family = family_of(self.scheduler)
         self.convention = convention_of(self.scheduler)
         self.limit = -math.inf if self.trained_log_snr is None else self.trained_log_snr
+        self._make_with()
+        self.own: list[float] = self.scheduler.timesteps.tolist()
 
     # -- the two spacings -------------------------------------------------------------------------
 
     def suffix(self) -> Cut:
         """The grid of the call, cut at t*."""
-        self._make_with()
         n_steps = self._n_steps_beyond()
         return self._cut(n_steps, is_whole=n_steps == len(self._ratios()), keep_whole=True)
 
@@ -86,7 +89,6 @@ class GridMaker:
             for name, value in self.call.arguments.items()
             if name in ("sigmas", "timesteps") and value is not None
         }
-        self._make_with()
         n_steps = len(self._ratios())
         if self._n_steps_beyond() == n_steps:  # the grid begins at t*, or does not get there
             return self._cut(n_steps, is_whole=True)
@@ -138,10 +140,12 @@ class GridMaker:
         scheduler, ratios = self.scheduler, self._ratios()
         n_dropped = len(ratios) - n_steps
         positions = self.family.steps(scheduler)
-        place, before = int(positions[n_dropped]), None
+        place, before, front = int(positions[n_dropped]), None, {}
         whole = {name: getattr(scheduler, name) for name in self.family.arrays}
         if n_dropped:
-            before = float(scheduler.timesteps[int(positions[n_dropped - 1])])
+            last = int(positions[n_dropped - 1])
+            before = float(scheduler.timesteps[last])
+            front = {name: array[last] for name, array in whole.items()}
             for name, array in whole.items():
                 setattr(scheduler, name, array[place:])
         if not is_whole:
@@ -155,6 +159,8 @@ class GridMaker:
             reaches=self._is_beyond(ratios[n_dropped]) or bool(is_limited),
             before=before,
             place=place,
+            front=front,
+            timesteps=self.own,
             whole=whole if keep_whole and is_shortened else None,
         )
 
