@@ -92,7 +92,7 @@ class BallAndStick:
     xyz: _Array  # (n, 3) angstrom; x to the right, y up, z towards the viewer
     radii: _Array  # (n,) of the balls, angstrom
     colours: _Array  # (n, 3)
-    orders: NDArray[np.uint8]  # (n, n) of the bonds
+    bonds: list[tuple[int, int, int]]  # two atoms and an order, from either end
     broken: NDArray[np.bool_]  # (n,) atoms to mark
 
     @property
@@ -113,14 +113,12 @@ class BallAndStick:
         for i, (point, colour) in enumerate(zip(place, colours, strict=True)):
             ball = partial(pen.ball, middle + point[:2], self.radii[i] * scale, colour)
             jobs.append((point[2], partial(ball, ring=bool(self.broken[i]))))
-        for i, j in np.argwhere(self.orders):  # each bond twice: one half from either end
+        for i, j, order in self.bonds:  # each bond twice: one half from either end
             axis = place[j] - place[i]
             length = max(float(np.linalg.norm(axis)), 1e-9)
             start = place[i] + axis * min(0.9 * self.radii[i] * scale / length, 0.5)
             end = (place[i] + place[j]) / 2
-            stick = partial(
-                pen.sticks, middle + start[:2], middle + end[:2], int(self.orders[i, j])
-            )
+            stick = partial(pen.sticks, middle + start[:2], middle + end[:2], order)
             jobs.append(((start + end)[2] / 2, partial(stick, _STICK * scale, colours[i])))
         for _, job in sorted(jobs, key=itemgetter(0)):
             job()
@@ -129,8 +127,8 @@ class BallAndStick:
 def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
     """Turn every molecule of a set to the viewer."""
     bonds = Bonds.of(molecules)
-    orders, broken = bonds.dense(), broken_atoms(molecules.atomic_numbers, bonds)
-    models = []
+    broken = broken_atoms(molecules.atomic_numbers, bonds)
+    models, of_each = [], bonds.by_molecule()
     for index, n in enumerate(molecules.n_atoms):
         xyz, numbers = molecules.molecule(index)
         models.append(
@@ -138,7 +136,7 @@ def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
                 xyz=_turn(xyz.astype(np.float64)),
                 radii=np.where(numbers == 1, 0.27, np.where(numbers > 10, 0.52, 0.42)),
                 colours=np.array([ELEMENT_COLOURS.get(z, OTHER_COLOUR) for z in numbers.tolist()]),
-                orders=orders[index, :n, :n],
+                bonds=sorted(end for i, j, k in of_each[index] for end in ((i, j, k), (j, i, k))),
                 broken=broken[index, :n],
             )
         )
