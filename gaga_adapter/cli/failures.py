@@ -37,7 +37,10 @@ def explain(error: BaseException) -> int:
     if isinstance(error, _UsageError):
         return _line(_usage(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return _line(f"out of memory: {_first_line(error)} Pass smaller batches or fewer items.")
+        return _line(
+            f"out of memory: {_first_line(error)} Pass fewer items or molecules at a time, or take "
+            "smaller batches where the command has them."
+        )
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return _line(f"{where}{error.strerror or error}")

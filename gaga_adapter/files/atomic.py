@@ -19,6 +19,7 @@ network disks) nothing is locked, and nothing counts as nobody's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -214,7 +215,8 @@ def _take_over(target: Path, draft: Path) -> None:
 def _refusal(place: Path, error: OSError, intact: str = "") -> WriteError:
     if isinstance(error, WriteError):
         return error
-    advice = "free some space or choose another place."
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free some space or choose another place." if is_full else "choose another place."
     return WriteError(
         f"cannot write {place}: {error.strerror or error}. "
         + (f"{intact}{advice}" if intact else advice.capitalize())

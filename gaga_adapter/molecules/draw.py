@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, whole_number
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.metrics.bonds import Bonds, broken_atoms
@@ -59,15 +59,14 @@ def draw_grid(
         columns: Number of molecules in a row.
 
     Raises:
-        DataError: If there is nothing to draw.
+        DataError: If there is nothing to draw, or `columns` is no whole number of 1 or more.
         WriteError: If the file cannot be written.
     """
     from rdkit.Chem.Draw import rdMolDraw2D
 
-    if not rows or columns < 1:
-        raise DataError(
-            f"nothing to draw: {len(rows)} rows of {columns} molecules. Pass one or more."
-        )
+    if not rows:
+        raise DataError("nothing to draw: no rows of molecules. Pass one or more.")
+    columns = whole_number("columns", columns)
     shown = [ball_and_stick(molecules.subset(slice(columns))) for _, molecules in rows]
     # One scale for all that are not twice the usual size: a molecule that flew apart shrinks alone.
     fits = np.array([min(model.fit, _LARGEST) for row in shown for model in row])

@@ -124,6 +124,11 @@ def sample_sdf(
     steps = whole_number("num_inference_steps", num_inference_steps, error=TruncationError)
     batch_size, seed = whole_number("batch_size", batch_size), check_seed(seed)
     processes = Processes.of_the_run() if processes is None else processes
+    if processes.count > 1 and is_stream(out):
+        raise WriteError(
+            f"{processes.count} processes cannot write into {out} together. Name a file, or start "
+            "one process."
+        )
     digest = _digest(pipeline, (n_molecules, steps, seed, batch_size))
     if len(set(processes.everyones(digest))) > 1:
         raise ProcessError(
@@ -279,11 +284,6 @@ class _Stream(contextlib.ExitStack):
 
     def __init__(self, out: Path, plan: _Plan, digest: str, processes: Processes) -> None:
         super().__init__()
-        if processes.count > 1:
-            raise WriteError(
-                f"{processes.count} processes cannot write into {out} together. Name a file, or "
-                "start one process."
-            )
         self.plan = plan
         self.stream = self.enter_context(stream_into(out))
 

@@ -187,3 +187,5 @@ def test_no_room_is_a_write_error_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(WriteError, match="What was there before is intact; free some space"):
         write(file)
     assert (file.read_bytes(), os.listdir(tmp_path)) == (b"old\n", ["a.txt"])
+    with pytest.raises(WriteError, match=r"File exists. .* is intact; choose another place\.$"):
+        write(file / "below")

@@ -11,6 +11,7 @@ from rdkit import Chem
 
 from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.cli import demo, report, sample
+from gaga_adapter.distributed import Processes
 from gaga_adapter.errors import (
     ArtefactError,
     DataError,
@@ -18,6 +19,7 @@ from gaga_adapter.errors import (
     StatsMismatchError,
     TruncationError,
     UnsupportedSchedulerError,
+    WriteError,
 )
 from gaga_adapter.layout import AtomLayout, MoleculeLayout
 from gaga_adapter.molecules.data import MoleculeSet
@@ -267,6 +269,11 @@ def test_numbers_of_a_file_of_samples(pipe, numbers, message, tmp_path):
     with pytest.raises((DataError, TruncationError), match=message):
         sample_sdf(pipe, tmp_path / "a.sdf", **{"n_molecules": 2, **numbers})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_do_not_write_into_one_pipe(pipe):
+    with pytest.raises(WriteError, match="2 processes cannot write into /dev/null together"):
+        sample_sdf(pipe, "/dev/null", 4, processes=Processes(0, 2))
 
 
 @pytest.mark.parametrize("load", [MoleculePipeline.load, MoleculePipeline.from_pretrained])
