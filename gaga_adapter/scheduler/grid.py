@@ -71,6 +71,7 @@ class GridMaker:
         self.limit = -math.inf if self.trained_log_snr is None else self.trained_log_snr
         self._make_with()
         self.own: list[float] = self.scheduler.timesteps.tolist()
+        self._check_own_grid()
 
     # -- the two spacings -------------------------------------------------------------------------
 
@@ -113,6 +114,31 @@ class GridMaker:
         call = inspect.BoundArguments(self.call.signature, {**self.call.arguments, **changed})
         self.make(*call.args, **call.kwargs)
 
+    def _check_own_grid(self) -> None:
+        """Refuse entries that are no levels of this scheduler, or that do not fall.
+
+        Raises:
+            TruncationError: If there are such entries.
+        """
+        ratios, name = self._ratios(), type(self.scheduler).__name__
+        if not len(ratios) or not bool((ratios >= 0).all()):  # neither are NaN
+            wrong = [t for t, r in zip(self.own, ratios.tolist(), strict=False) if not r >= 0]
+            raise TruncationError(
+                f"the grid of {name} has entries that are no noise levels: timesteps {wrong[:3]}. "
+                "Pass sigmas or timesteps in the scheduler's own units (a flow's sigmas lie in "
+                "[0, 1]), or another num_inference_steps."
+            )
+        if len(ratios) > 1 and ratios[0] == ratios[-1]:
+            raise TruncationError(
+                f"all entries of the grid of {name} are timestep {self.own[0]:g}: it has no room "
+                "for so many steps. Ask for fewer, or use another timestep_spacing."
+            )
+        if bool((ratios[1:] > ratios[:-1]).any()):
+            raise TruncationError(
+                f"the entries given to {name} do not fall from noise to data. Pass them in "
+                "descending noise."
+            )
+
     # -- reading the grid -----------------------------------------------------------------------
 
     def _ratios(self) -> Tensor:
@@ -142,6 +168,13 @@ class GridMaker:
         positions = self.family.steps(scheduler)
         place, before, front = int(positions[n_dropped]), None, {}
         whole = {name: getattr(scheduler, name) for name in self.family.arrays}
+        first, last_trained = float(scheduler.timesteps[place]), self.convention.ends[1]
+        if self.convention.looks_up and first > last_trained:
+            raise TruncationError(
+                f"the grid of {type(scheduler).__name__} begins at timestep {first:g}, and the "
+                f"last one in training is {last_trained:g}: steps_offset pushes it out. Ask for "
+                "fewer steps, or set steps_offset=0."
+            )
         if n_dropped:
             last = int(positions[n_dropped - 1])
             before = float(scheduler.timesteps[last])

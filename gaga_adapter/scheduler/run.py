@@ -111,6 +111,7 @@ class TruncatedRun:
 
     # Attributes of the base, or of most bases.
     timesteps: Tensor
+    order: int
     step_index: int | None
     _begin_index: Any
 
@@ -205,6 +206,12 @@ class TruncatedRun:
             warn(
                 f"the grid of {self._gaga_base.__name__} begins at timestep {first:g}, closer to "
                 "the data than t*; the start is taken there. Use another timestep_spacing" + fewer
+            )
+        if is_suffix and 0 < len(timesteps) < min(family_of(self).least_memory, len(cut.timesteps)):
+            warn(
+                f"{len(timesteps)} of {len(cut.timesteps)} steps are left from t* on, and "
+                f"{self._gaga_base.__name__} begins with steps of order 1. For as many calls, and "
+                f'finer steps, use spacing="respace" with num_inference_steps={len(timesteps)}.'
             )
         if not cut.is_whole:
             n_train = int(getattr(self, "config", {}).get("num_train_timesteps", 1000))
@@ -432,6 +439,11 @@ class TruncatedRun:
             ) from error
 
     # -- a watched pipeline ----------------------------------------------------------------------
+
+    def _gaga_n_steps(self, asked: int) -> int:
+        """Steps of the loop, for the progress bar of a pipeline that asked for so many."""
+        is_cut = self._gaga_at().entry is not None and asked == len(self._gaga_whole) // self.order
+        return -(-len(self.timesteps) // self.order) if is_cut else asked
 
     def _gaga_show(self, sample: Tensor, timesteps: Tensor | None) -> Tensor:
         """What a watched network is given: the start, before the first step of a run."""

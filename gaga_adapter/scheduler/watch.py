@@ -23,7 +23,7 @@ from gaga_adapter.errors import HandoverError
 _TIMES = ("timestep", "timesteps", "t", "r")
 #: Names that networks give to their sample.
 _SAMPLES = ("sample", "hidden_states", "x")
-_PREPARE = "prepare_latents"
+_PREPARE, _BAR = "prepare_latents", "progress_bar"
 #: Fewest numbers on which white noise can be told, and standard errors that it may be off.
 _ENOUGH, _ERRORS = 100, 6.0
 
@@ -39,16 +39,18 @@ class Watch:
         return self  # some pipelines copy all that a scheduler has, once per window
 
     def remove(self) -> None:
-        """Take the hooks off the networks, and give the pipeline its own method back."""
+        """Take the hooks off the networks, and give the pipeline its own methods back."""
         for handle in self.handles:
             handle.remove()
-        vars(self.pipe).pop(_PREPARE, None)
+        for name in (_PREPARE, _BAR):
+            vars(self.pipe).pop(name, None)
 
 
 def watch(
     pipe: Any,  # noqa: ANN401 - any diffusers pipeline
     show: Callable[[Tensor, Tensor | None], Tensor],
     prepare: Callable[[Tensor], Tensor],
+    n_steps: Callable[[int], int],
 ) -> Watch:
     """Let latents and network inputs of a pipeline go through two mappings.
 
@@ -56,6 +58,7 @@ def watch(
         pipe: Pipeline of diffusers, or an object that holds its networks as attributes.
         show: Mapping of what a network is given, with the timesteps that it is given.
         prepare: Mapping of the noise that `prepare_latents` returns.
+        n_steps: Steps that are left of as many as the pipeline's progress bar counts.
 
     Raises:
         HandoverError: If the pipeline has no network that takes a timestep.
@@ -101,6 +104,14 @@ def watch(
             return tuple(parts) if is_tuple else parts[0]
 
         vars(pipe)[_PREPARE] = prepare_latents
+    bar = getattr(pipe, _BAR, None)
+    if callable(bar):
+
+        @functools.wraps(bar)
+        def progress_bar(iterable: Any = None, total: int | None = None) -> Any:  # noqa: ANN401
+            return bar(iterable, None if total is None else n_steps(total))
+
+        vars(pipe)[_BAR] = progress_bar
     return result
 
 

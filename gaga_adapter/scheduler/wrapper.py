@@ -344,7 +344,7 @@ class GAGAScheduler(TruncatedRun):
         trained = [record for record in records if record is not None]
         if trained:
             self.keep_within(max(trained))
-        self._gaga_watch = watch(pipe, self._gaga_show, self._gaga_prepare)
+        self._gaga_watch = watch(pipe, self._gaga_show, self._gaga_prepare, self._gaga_n_steps)
         pipe.scheduler = self
 
     def detach(self) -> None:
