@@ -25,7 +25,12 @@ from gaga_adapter.cli.console import Quiet, quiet_loading
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import LARGEST_SEED, DataError, GAGAError, StatsMismatchError, WriteError
-from gaga_adapter.files.atomic import file_behind, is_standard_output, is_stream
+from gaga_adapter.files.atomic import (
+    STANDARD_OUTPUT,
+    file_behind,
+    is_standard_output,
+    is_stream,
+)
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 
 if TYPE_CHECKING:
@@ -406,10 +411,6 @@ def torch_device(name: str) -> torch.device:
 
 
 # -- outputs: they are tried when the command line is read, before the work ------------------------
-
-
-#: What `-` stands for; it is written like any other device.
-STANDARD_OUTPUT = Path("/dev/stdout")
 
 
 def writable_file(context: typer.Context, path: Path | None) -> Path | None:

@@ -40,6 +40,8 @@ try:
 except ImportError:  # Windows
     _HAS_LOCKS = False
 
+#: What `-` stands for on the command line; it is written like any other device.
+STANDARD_OUTPUT = Path("/dev/stdout")
 _STEM = 40  # characters of a name that a draft repeats; a file name has 255 bytes at most
 _DRAFT = re.compile(r"\..*\.[0-9a-f]{16}\.gaga-draft", re.DOTALL)
 
@@ -167,6 +169,8 @@ def _descriptor(place: Path) -> int | None:
 
     To open such a name anew would cut a file that the shell has opened for appending.
     """
+    if place == STANDARD_OUTPUT:  # also on systems without such a name
+        return 1
     own = ("/dev/fd", f"/proc/{os.getpid()}/fd")
     for _ in range(40):
         folder = os.path.realpath(place.parent)
@@ -194,8 +198,8 @@ def _draft_of(target: Path) -> Iterator[Path]:
 @lru_cache(maxsize=1024)  # once a process: to list a large folder takes time
 def _sweep(folder: Path) -> None:
     """Remove the drafts of processes that were killed."""
-    for draft in folder.iterdir():
-        if is_draft(draft.name):
+    with contextlib.suppress(OSError):  # a folder that we may write and not list
+        for draft in filter(lambda file: is_draft(file.name), folder.iterdir()):
             with contextlib.suppress(OSError), _try_lock(draft) as mine:
                 if mine:
                     draft.unlink(missing_ok=True)
