@@ -13,7 +13,10 @@ MAKE = "If this is meant, run `python tests/goldens/frozen.py signatures` (or nu
 NUMBERS = json.loads((frozen.FOLDER / "numbers.json").read_text(encoding="utf-8"))
 ARTEFACTS = sorted(folder.name for folder in (frozen.FOLDER / "artefacts").iterdir())
 
-pytestmark = pytest.mark.filterwarnings("ignore:the grid of .* begins at timestep")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the grid of .* begins at timestep"),
+    pytest.mark.filterwarnings("ignore:.* steps are left from t"),
+]
 
 
 def close(name, group, value, tolerance):

@@ -271,12 +271,15 @@ class TruncatedRun:
         timestep = _number(kwargs.get("timestep", (*args, None, None)[1]))
         if start.is_lead(timestep):
             return sample
+        self._gaga_check_unused()
         self._gaga_place(timestep)
         if timestep in (None, start.entry.timestep) and start.state is not State.DATA:
             if not self._gaga_mode().takes_scale and start.state is not State.MAPPED:
                 raise self._gaga_unmapped()
             if self._gaga_mode().takes_scale:
                 call.arguments["sample"] = start.show(sample)
+            if start.state is State.MAPPED:
+                start.check_known(sample)
         result: Tensor = self._gaga_call(scale, call.args[1:], call.kwargs)
         if start.state is State.SHOWN:
             start.seen = result
@@ -295,6 +298,7 @@ class TruncatedRun:
             if getattr(self, "_begin_index", None) == 0:
                 self._begin_index = 1
             return _step_output(call, sample)
+        self._gaga_check_unused()
         entry = start.entry
         assert entry is not None
         is_first = timestep == entry.timestep
@@ -318,6 +322,15 @@ class TruncatedRun:
         n_taken = max(place, int(entry.lead is not None)) + 1
         self._gaga_left = len(self.timesteps) - n_taken
         return self._gaga_call(step, call.args[1:], call.kwargs)
+
+    def _gaga_check_unused(self) -> None:
+        """Refuse a second run over the grid of a solver that counts its steps."""
+        used = getattr(self, "step_index", None)
+        if used is not None and used >= len(self.timesteps):
+            raise HandoverError(
+                f"{self._gaga_base.__name__} has gone through its grid. "
+                "Call scheduler.set_timesteps for every run."
+            )
 
     def _gaga_place(self, timestep: float | None) -> None:
         """Tell the base where the loop begins: by the place of the entry, not by its value."""

@@ -265,7 +265,21 @@ class Start:
                     "the loop goes on with its noise and not with the product of noise and "
                     "init_noise_sigma. Pass the product to the network and to step."
                 )
+        self.check_known(sample)
         return sample
+
+    def check_known(self, sample: Tensor) -> None:
+        """Refuse other noise than that which was multiplied, where it can be told from a start."""
+        known = [handed for handed in self.handed if handed.was_given]
+        if not known or sample.numel() < ENOUGH or any(is_part(sample, h.given) for h in known):
+            return
+        nats = -self._nats_over_noise(sample, of_noise=True)
+        if nats > LIKELIER:
+            raise HandoverError(
+                "the loop has scaled one noise by init_noise_sigma and goes on with another, "
+                f"which is likelier by {nats:.0f} nats as unit noise than as a start. Pass the "
+                "product to the network and to step."
+            )
 
     # -- small parts ----------------------------------------------------------------------------
 
@@ -312,13 +326,6 @@ class Start:
             ) from error
         if noise.numel() < ENOUGH:
             return start
-        rms = root_mean_square(noise)
-        if not 1 / SCALED < rms < SCALED:
-            raise HandoverError(
-                f"the start has a root mean square of {rms:.3g}; the Gaussian start is made of "
-                "unit noise. Scale it by scheduler.init_noise_sigma once, and by nothing else; in "
-                'a pipeline that scales by itself use handover="step".'
-            )
         nats = self._nats_over_noise(noise)
         if nats > LIKELIER:
             raise HandoverError(
@@ -326,22 +333,31 @@ class Start:
                 f"already, it is likelier by {nats:.0f} nats. Hand over unit noise, once; pass "
                 "noised data to step only at the entry whose level they have."
             )
+        rms = root_mean_square(noise)
+        if not 1 / SCALED < rms < SCALED:
+            raise HandoverError(
+                f"the start has a root mean square of {rms:.3g}; the Gaussian start is made of "
+                "unit noise. Scale it by scheduler.init_noise_sigma once, and by nothing else; in "
+                'a pipeline that scales by itself use handover="step".'
+            )
         return start
 
-    def _nats_over_noise(self, noise: Tensor) -> float:
+    def _nats_over_noise(self, noise: Tensor, of_noise: bool = False) -> float:
         """How much likelier a tensor is as a start of this grid than as unit noise, in nats.
 
         The ratio of any two densities will do, so the coarsest reference stands for the start. A
-        tensor that is neither, such as noise that was scaled on purpose, counts as noise.
+        tensor that does not have the spread of the law in question, of a start or `of_noise`, as
+        noise that was scaled on purpose, is no evidence: then the result is 0.
         """
         entry = self._entry
         x = noise.detach()
         mask = (x != 0).any(-1) if not hasattr(entry.channel, "shape") else None
-        log_ratio = entry.channel.log_prob(x, mask) - entry.unit.log_prob(x, mask)
-        centre = entry.channel.transport(torch.zeros_like(x), mask)
-        energy = 2 * (entry.channel.log_prob(centre, mask) - entry.channel.log_prob(x, mask))
-        share = float(energy.sum()) / int((x != 0).sum())
-        return float(log_ratio.sum()) if 1 / SCALED < share < SCALED else -math.inf
+        law = entry.unit if of_noise else entry.channel
+        centre = law.transport(torch.zeros_like(x), mask)
+        energy = 2 * (law.log_prob(centre, mask) - law.log_prob(x, mask))
+        if not 1 / SCALED < float(energy.sum()) / int((x != 0).sum()) < SCALED:
+            return 0.0
+        return float((entry.channel.log_prob(x, mask) - entry.unit.log_prob(x, mask)).sum())
 
 
 def root_mean_square(noise: Tensor) -> float:

@@ -21,6 +21,8 @@ from gaga_adapter.errors import HandoverError
 
 #: Arguments by which a network that denoises is told from an encoder or decoder.
 _TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
+#: Names that pipelines give to such networks, whatever these call their arguments.
+_NETWORKS = ("unet", "transformer", "prior", "decoder", "denoiser")
 #: Names that networks give to their sample.
 _SAMPLES = ("sample", "hidden_states", "x")
 _PREPARE, _BAR = "prepare_latents", "progress_bar"
@@ -125,7 +127,7 @@ def networks_of(pipe: Any) -> list[torch.nn.Module]:  # noqa: ANN401
     Raises:
         HandoverError: If there is none.
     """
-    networks = [n for n in _modules(pipe) if _takes_timestep(n)]
+    networks = [n for name, n in _modules(pipe) if name in _NETWORKS or _takes_timestep(n)]
     if not networks:
         raise HandoverError(
             f"{type(pipe).__name__} has no network that takes a timestep, such as a unet or a "
@@ -134,14 +136,14 @@ def networks_of(pipe: Any) -> list[torch.nn.Module]:  # noqa: ANN401
     return networks
 
 
-def _modules(pipe: Any) -> Iterator[torch.nn.Module]:  # noqa: ANN401
-    """Every module that a pipeline holds, once."""
-    held: dict[int, torch.nn.Module] = {}
-    for value in vars(pipe).values():
+def _modules(pipe: Any) -> Iterator[tuple[str, torch.nn.Module]]:  # noqa: ANN401
+    """Every module that a pipeline holds, once, under the first of its names."""
+    held = set()
+    for name, value in vars(pipe).items():
         for module in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(module, torch.nn.Module):
-                held[id(module)] = module
-    yield from held.values()
+            if isinstance(module, torch.nn.Module) and id(module) not in held:
+                held.add(id(module))
+                yield name, module
 
 
 def _takes_timestep(network: torch.nn.Module) -> bool:
