@@ -42,7 +42,10 @@ class _Evaluation:
 def run(
     files: Annotated[
         list[str],
-        typer.Argument(help=".sdf, .xyz, .extxyz, .npz or .db files, folders, or qm9:test."),
+        typer.Argument(
+            help="Files of molecules (as gaga fit takes them), folders, qm9:test, or - for "
+            "standard input."
+        ),
     ],
     novelty: Annotated[
         bool, typer.Option(help="Compare with the SMILES of QM9's training split.")
@@ -66,7 +69,9 @@ def run(
         str | None, options.renamed_option("--posebusters-samples", "--posebusters-items")
     ] = None,
     hydrogens: options.HydrogensOption = "keep",
+    embed: options.Embed = False,
     skip_bad: options.SkipBad = False,
+    format: options.FormatOption = None,
     seed: options.Seed = 0,
     as_json: console.Json = False,
 ) -> None:
@@ -96,13 +101,18 @@ def run(
         stream = stream_molecules(
             files,
             hydrogens=hydrogens,  # type: ignore[arg-type]  # a wrong one is refused by name
+            embed=embed,
             skip_bad=skip_bad,
+            seed=seed,
             progress=progress,
+            format=format,
         )
+        if posebusters or (posebusters is None and has_posebusters()):
+            stream.keep()  # their bonds are read in a second pass
         held_out = None
         if against is not None:
             progress(f"reading {against}", 0, None)
-            held_out = read_molecules(against, progress=progress)
+            held_out = read_molecules(against, skip_bad=skip_bad, progress=progress)
         parts = []
         for part in stream:
             parts.append(part)

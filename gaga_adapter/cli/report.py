@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +55,8 @@ def run(
     steps: Annotated[
         int, typer.Option(help="Steps of the full trajectory.", min=1)
     ] = DEFAULT_STEPS,
+    skip_bad: options.SkipBad = False,
+    format: options.FormatOption = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     as_json: Json = False,
@@ -75,7 +78,10 @@ def run(
     if criteria is not None and data is None and criteria != "none":
         raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")
     with progress_bar() as progress:
-        held_out = None if data is None else _held_out(fitted, data, items, seed, progress)
+        held_out = None
+        if data is not None:
+            reading = options.Reading([data], skip_bad=skip_bad, format=format)
+            held_out = _held_out(fitted, reading, items, seed, progress)
         answers = {}
         if held_out is not None:
             names = _names(criteria, fitted)
@@ -85,7 +91,7 @@ def run(
             answers = verdicts(fitted, held_out, judges, seed, progress)
         shown = None
         if samples is not None:
-            shown = Samples(read_molecules(samples), samples)
+            shown = Samples(read_molecules(samples, skip_bad=skip_bad, format=format), samples)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
         facts = report_facts(fitted, held_out, answers, shown, _date_written(stats), seed)
@@ -103,7 +109,9 @@ def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
     return [] if criteria == "none" else [name.strip() for name in criteria.split(",")]
 
 
-def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Progress) -> HeldOut:
+def _held_out(
+    stats: GAGAStats, reading: options.Reading, items: int, seed: int, progress: Progress
+) -> HeldOut:
     """A uniform sample of the data, in the layout of the statistics."""
     from gaga_adapter.report.histograms import HeldOut
 
@@ -113,16 +121,16 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Prog
             "these statistics are of a model's own latents, which no file holds. Encode the data "
             "and call gaga_adapter.report.page.report in Python."
         )
-    if isinstance(layout, DenseLayout) != data.endswith(".npy"):
+    (data,) = reading.data
+    if isinstance(layout, DenseLayout) != data.lower().endswith(".npy"):
         kind = "one .npy file" if isinstance(layout, DenseLayout) else "molecules"
         raise DataError(
             f"--data {data} does not fit statistics of {layout.describe()}. Pass {kind}."
         )
-    reading = options.Reading([data])
     if isinstance(layout, MoleculeLayout):
-        reading = options.Reading(
-            [data],
-            ",".join(layout.elements),
+        reading = replace(
+            reading,
+            elements=",".join(layout.elements),
             position_scale=layout.position_scale,
             onehot_scale=layout.onehot_scale,
             charge_scale=layout.charge_scale,

@@ -119,7 +119,7 @@ class Input:
 def _standard_input() -> BufferedReader:
     try:
         if not sys.stdin.isatty():
-            return cast(BufferedReader, open(sys.stdin.fileno(), "rb", closefd=False))
+            return open(sys.stdin.fileno(), "rb", closefd=False)
     except (AttributeError, OSError, ValueError) as error:  # closed, or replaced by an object
         raise DataError("there is no standard input to read from. Name a file.") from error
     raise DataError("standard input is the terminal. Pipe molecules into it, or name a file.")
