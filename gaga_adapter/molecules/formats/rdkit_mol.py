@@ -39,6 +39,7 @@ def complaint(fail: Callable[[], object]) -> str:
     """
     from rdkit import rdBase
 
+    silenced = re.findall(r"(\S+):disabled", rdBase.LogStatus())
     logger, notes = logging.getLogger("rdkit"), _Notes()
     handlers, logger.handlers = logger.handlers, [notes]
     rdBase.LogToPythonLogger()
@@ -51,6 +52,8 @@ def complaint(fail: Callable[[], object]) -> str:
             rdBase.LogToPythonStderr()
         else:
             rdBase.LogToCppStreams()
+        for name in silenced:
+            rdBase.DisableLog(name)
     stamped = [text for text in notes.texts if _STAMP.sub("", text).strip()]
     lines = [" ".join(_STAMP.sub("", text).split()) for text in stamped]
     said = [line for line in lines if line.strip("*")]

@@ -42,19 +42,26 @@ class SdfFile(FileFormat[TextPiece]):
 
     def records(self) -> Iterator[TextPiece]:  # noqa: D102
         line = 1
-        rest = "\n"  # what stands behind the last `$$$$`, to the end of its line and beyond
+        held = ["\n"]  # what stands behind the last `$$$$`, to the end of its line and beyond
+        n_held = 1
         with self.source.text() as stream:
             while chunk := stream.read(_CHUNK):
-                *parts, rest = (rest + chunk).split("\n$$$$")
+                is_new = "\n$$$$" in held[-1][-4:] + chunk
+                held.append(chunk)
+                n_held += len(chunk)
+                if n_held > _MOST and not is_new:
+                    raise DataError(
+                        f"{self.name}: no `$$$$` in {_MOST:,} characters: this is no SDF file."
+                    )
+                if not is_new:
+                    continue
+                *parts, rest = "".join(held).split("\n$$$$")
+                held, n_held = [rest], len(rest)
                 for part in parts:
                     _, has_lines, text = part.partition("\n")
                     yield from _molecules(line, text)
                     line += text.count("\n") + 2 if has_lines else 1
-                if len(rest) > _MOST:
-                    raise DataError(
-                        f"{self.name}: no `$$$$` in {_MOST:,} characters: this is no SDF file."
-                    )
-        text = rest.partition("\n")[2]
+        text = "".join(held).partition("\n")[2]
         if text.strip(_BLANK):
             yield from _molecules(line, text)
 
@@ -127,6 +134,8 @@ def _molecules(line: int, text: str) -> Iterator[TextPiece]:
 def _parsed(text: str) -> Any:  # noqa: ANN401  # rdkit has no types
     from rdkit import Chem
 
+    if not text.isascii():  # rdkit cuts what it quotes anywhere, and trips over halves of letters
+        text = text.encode("ascii", "replace").decode("ascii")
     try:
         return Chem.MolFromMolBlock(text, sanitize=False, removeHs=False)
     except (RuntimeError, ValueError):  # a condition that the parser did not foresee

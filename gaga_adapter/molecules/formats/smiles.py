@@ -87,6 +87,8 @@ class CsvFile(SmilesFile):
 def _graph(smiles: str) -> Any:  # noqa: ANN401  # rdkit has no types
     from rdkit import Chem, rdBase
 
+    if not smiles.isascii():
+        raise DataError(f"has {smiles[:200]!r}, which is no SMILES: its letters are not ASCII")
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
     if mol is None or not mol.GetNumAtoms():

@@ -118,7 +118,7 @@ class Tally:
 
 
 #: What the decompressors and archives of the standard library raise for damaged bytes.
-_UNREADABLE = (
+UNREADABLE = (
     OSError, EOFError, ValueError, OverflowError, RuntimeError,
     zlib.error, lzma.LZMAError, struct.error, BadZipFile,
 )  # fmt: skip
@@ -265,7 +265,7 @@ class MoleculeStream:
                     yield source, piece, place
             except DataError:
                 raise
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise DataError(
                     f"cannot read {source.name} behind {place + 1:,} molecules: {error}."
                 ) from error

@@ -19,7 +19,7 @@ from gaga_adapter.molecules.formats.record import Record
 #: Third line of the records that are written here. Their bonds are those of EDM's distance rule, so
 #: that a sample with a bond too few is no molecule of several pieces, and lacks no hydrogens.
 BY_DISTANCES = "bonds from distances"
-_COUNTS = re.compile(r"([ \d]{3})([ \d]{3})(?:  0|   )[ \d]{3}(?:  [01]|   )[ \d]*V2000\s*", re.A)
+_COUNTS = re.compile(r"([ \d]{3})([ \d]{3})(?:  0|   )[ \d]{3}(?:  [01]|   )[ \d]{18} V2000\s*", re.A)
 _BOND = re.compile(r"([ \d]{2}\d)([ \d]{2}\d)  ([123])(?:  [0-6])?[ 0]*", re.A)
 _NUMBERS = {f" {symbol:<3}": number for number, symbol in enumerate(SYMBOLS) if number}
 
@@ -39,6 +39,7 @@ def plain_record(text: str) -> Record | None:
             or len(coordinates) != 30 * n
             or coordinates.translate(None, b" 0123456789.-")
             or lines[4 + n + n_bonds].rstrip() != "M  END"
+            or text.count("M  END") > 1
         ):
             return None
         positions = np.frombuffer(coordinates, "S10").astype(np.float64).reshape(n, 3)
@@ -112,5 +113,9 @@ def _lacks_hydrogens(number: int, valence: int) -> bool:
     """Whether rdkit adds hydrogens to a neutral atom with bonds of this order in all."""
     from rdkit import Chem
 
-    allowed = [*Chem.GetPeriodicTable().GetValenceList(number)]
-    return -1 not in allowed and valence not in allowed and valence < max(allowed)
+    mol = Chem.RWMol()
+    mol.AddAtom(Chem.Atom(number))
+    for _ in range(valence):
+        mol.AddBond(0, mol.AddAtom(Chem.Atom("F")), Chem.BondType.SINGLE)
+    mol.UpdatePropertyCache(strict=False)
+    return bool(mol.GetAtomWithIdx(0).GetTotalNumHs())

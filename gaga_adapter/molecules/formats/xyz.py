@@ -150,12 +150,13 @@ def _columns(comment: str) -> tuple[int, int]:
     at: dict[str, tuple[int, int]] = {}
     column = 0
     for name, width in zip(fields[::3], fields[2::3], strict=False):
-        size = int(width) if width.isascii() and width.isdecimal() and len(width) < 5 else 1
+        is_width = width.isascii() and width.isdecimal() and len(width) < 5
+        size = int(width) if is_width else -MOST_ATOMS  # none that a line could have
         at[name.lower()] = column, size
         column += size
     species = at.get("species", at.get("z", at.get("numbers")))
     pos = at.get("pos", at.get("positions"))
-    if species is None or pos is None or pos[1] != 3:
+    if species is None or pos is None or pos[1] != 3 or min(species[0], pos[0]) < 0:
         raise DataError(
             f"has the columns {properties[1][:200]}; need species (or Z) and pos with 3 columns"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 
 import numpy as np
 import pytest
@@ -274,6 +275,138 @@ def test_npz_with_a_gap_in_its_charges(tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError, match="molecule 0 has charges that are no atomic numbers"):
         read_molecules(tmp_path / "a.npz")
+
+
+GOOD = {
+    "num_atoms": np.array([2, 1]),
+    "charges": np.array([[6, 1], [8, 0]]),
+    "positions": np.arange(12.0).reshape(2, 2, 3) * np.array([[[1], [1]], [[1], [0]]]),
+}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.asfortranarray,
+        lambda array: array.astype(array.dtype.newbyteorder(">")),
+        lambda array: array.astype(np.float64),
+        lambda array: array.astype(np.float16 if array.dtype.kind == "f" else np.int8),
+        lambda array: np.asfortranarray(array.astype(">f4")),
+    ],
+)
+def test_npz_of_any_order_and_number(tmp_path, monkeypatch, save, change):
+    monkeypatch.setattr("gaga_adapter.molecules.formats.npz._ROWS", 1)
+    save(tmp_path / "a.npz", **{key: change(array) for key, array in GOOD.items()})
+    read = read_molecules(tmp_path / "a.npz")
+    np.testing.assert_array_equal(read.atomic_numbers, GOOD["charges"])
+    np.testing.assert_array_equal(read.positions, GOOD["positions"].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"charges": [[6.5, 1.0], [8, 0]]},
+            r"molecule 0 has the atomic number 6.5, which is",
+        ),
+        ({"charges": [[-6, 1], [8, 0]]}, r"molecule 0 has charges that are no atomic numbers"),
+        ({"charges": [[np.nan, 1], [8, 0]]}, r"molecule 0 has charges that are no atomic numbers"),
+        ({"num_atoms": [2.5, 1]}, r"molecule 0 has 2 charges, but num_atoms says 2.5"),
+        ({"charges": [[True, True], [True, False]]}, r"array charges holds bool. Allowed: integ"),
+        ({"positions": np.zeros((2, 2, 3), complex)}, r"array positions holds complex128"),
+        (
+            {"charges": np.array([[6, 1], [8, None]], object)},
+            r"array charges holds pickled objects, which are never read",
+        ),
+        ({"num_atoms": np.int64(2)}, r"num_atoms \(\) does not fit charges \(2, 2\)"),
+    ],
+)
+def test_npz_whose_numbers_are_none(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **{**GOOD, **arrays})
+    with pytest.raises(DataError, match=message):
+        read_molecules(tmp_path / "a.npz")
+
+
+def test_npz_of_another_kind_is_told_by_its_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", R=np.zeros((5, 2, 3)), z=[1, 1], E=np.zeros(5))
+    with pytest.raises(DataError, match=r"has no num_atoms, charges, positions; it has R, z, E"):
+        read_molecules(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "shape", ["(10**12, 2, 3)", "(2, 10**12, 3)", "(-2, 2, -3)", "(2, 2)", "()"]
+)
+def test_a_shape_that_the_file_cannot_hold_is_refused_before_it_is_read(tmp_path, shape):
+    """The header says anything; numpy would ask for terabytes."""
+    header = f"{{'descr': '<f8', 'fortran_order': True, 'shape': {eval(shape)}, }}"
+    np.savez(tmp_path / "b.npz", **GOOD)
+    with (
+        zipfile.ZipFile(tmp_path / "b.npz") as source,
+        zipfile.ZipFile(tmp_path / "a.npz", "w") as target,
+    ):
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "positions.npy":
+                text = header.ljust(117) + "\n"
+                data = data[:8] + len(text).to_bytes(2, "little") + text.encode() + data[-96:]
+            target.writestr(name, data)
+    with pytest.raises(DataError, match=r"the array positions has 96 bytes; its shape .* need"):
+        read_molecules(tmp_path / "a.npz")
+
+
+def csv_of(tmp_path, text, **how):
+    (tmp_path / "a.csv").write_text(text)
+    return read_molecules(tmp_path / "a.csv", embed=True, **how)
+
+
+@pytest.mark.parametrize("row", ['3,"O,c', '3,O,"c', '"3,O,c'])
+def test_a_stray_quote_in_a_csv_spoils_one_row(tmp_path, row):
+    rows = [f"{k},O,water" for k in range(40)]
+    rows[3] = row
+    text = "id,smiles,name\n" + "\n".join(rows) + "\n"
+    with pytest.raises(DataError, match=r"molecule 3 has a stray quote in line 5: .*--skip-bad"):
+        csv_of(tmp_path, text)
+    with pytest.warns(GAGAWarning, match=r"skipped 1 of 40 molecules \(1 malformed\)"):
+        assert len(csv_of(tmp_path, text, skip_bad=True)) == 39
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("id;SMILES;note", "1;O;a,b"),
+        ("smiles\tid", "O\t1"),
+        ("id,smiles", '1,"O"'),
+        ("id,smiles,n", "1,O,2,,"),
+        ('"id","smiles"', '"a ""b""",O'),
+    ],
+)
+def test_csv_dialects(tmp_path, header, row):
+    assert csv_of(tmp_path, f"{header}\n\n{row}\n").smiles == ("O",)
+
+
+@pytest.mark.parametrize("row", ["1,acid, acetic,O", "1,O", ","])
+def test_a_csv_row_of_another_length_is_not_read_from_the_wrong_column(tmp_path, row):
+    with pytest.raises(DataError, match=r"molecule 0 has \d columns in line 2, and the he"):
+        csv_of(tmp_path, f"id,name,smiles\n{row}\n")
+
+
+def test_smiles_under_a_header_and_in_capital_files(tmp_path):
+    (tmp_path / "a.smi").write_text("smiles zinc_id\nO ZINC1\n")
+    assert read_molecules(tmp_path / "a.smi", embed=True).smiles == ("O",)
+    (tmp_path / "B.CSV").write_text("id,smiles\n1,O\n")
+    assert read_molecules(tmp_path / "B.CSV", embed=True).smiles == ("O",)
+    (tmp_path / "b.smi").write_text("C(C\n")
+    with pytest.raises(DataError, match=r"which rdkit cannot read: SMILES Parse Error: extra open"):
+        read_molecules(tmp_path / "b.smi", embed=True)
+
+
+def test_atomic_numbers_of_objects_that_are_no_whole_numbers():
+    for numbers in ([6.5], [np.nan], [1e300]):
+        with pytest.raises(DataError, match=r"molecule 0 has (the|an) atomic number"):
+            read_molecules([([[0.0, 0, 0]], numbers)])
+        with pytest.raises(DataError, match=r"molecule 0 has an atomic number that is not one of"):
+            MoleculeSet.from_list([([[0.0, 0, 0]], numbers)])
 
 
 def test_smiles_are_embedded_when_asked(tmp_path):
