@@ -19,7 +19,9 @@ from gaga_adapter.molecules.formats.record import Record
 #: Third line of the records that are written here. Their bonds are those of EDM's distance rule, so
 #: that a sample with a bond too few is no molecule of several pieces, and lacks no hydrogens.
 BY_DISTANCES = "bonds from distances"
-_COUNTS = re.compile(r"([ \d]{3})([ \d]{3})(?:  0|   )[ \d]{3}(?:  [01]|   )[ \d]{18} V2000\s*", re.A)
+_COUNTS = re.compile(
+    r"([ \d]{3})([ \d]{3})(?:  0|   )[ \d]{3}(?:  [01]|   )[ \d]{18} V2000\s*", re.A
+)
 _BOND = re.compile(r"([ \d]{2}\d)([ \d]{2}\d)  ([123])(?:  [0-6])?[ 0]*", re.A)
 _NUMBERS = {f" {symbol:<3}": number for number, symbol in enumerate(SYMBOLS) if number}
 
