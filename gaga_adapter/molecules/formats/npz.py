@@ -21,6 +21,7 @@ from gaga_adapter.molecules.formats.record import MOST_ATOMS, FileFormat, Record
 
 _ROWS = 4096  # read at a time
 _BYTES = 1 << 26  # of them, at most
+_WHOLE = 1 << 31  # bytes of an array that is read whole, at most
 _KEYS = ("num_atoms", "charges", "positions")
 _ALLOWED = "Allowed: arrays num_atoms (M,), charges (M, N) and positions (M, N, 3)."
 
@@ -109,6 +110,11 @@ class _Rows:
         self._whole: NDArray[Any] | None = None
         self._start = 0
         if is_fortran and len(self.shape) > 1:
+            if stated > _WHOLE:
+                raise DataError(
+                    f"{name} is in Fortran's order and has {stated:,} bytes. Allowed in that order: "
+                    f"{_WHOLE:,}. Save numpy.ascontiguousarray({key}) instead."
+                )
             self._whole = self._values(self.shape[::-1]).transpose()
 
     def read(self, rows: int) -> NDArray[Any]:
