@@ -112,7 +112,7 @@ class _Rows:
         if is_fortran and len(self.shape) > 1:
             if stated > _WHOLE:
                 raise DataError(
-                    f"{name} is in Fortran's order and has {stated:,} bytes. Allowed in that order: "
+                    f"{name} is in Fortran's order and has {stated:,} bytes. Allowed so: "
                     f"{_WHOLE:,}. Save numpy.ascontiguousarray({key}) instead."
                 )
             self._whole = self._values(self.shape[::-1]).transpose()
