@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,8 +24,12 @@ if TYPE_CHECKING:
 
 
 def run(
+    *,
     out: Annotated[
-        Path, typer.Option(help="Page to write, .html.", callback=options.writable_file)
+        Path,
+        typer.Option(
+            help="Page to write, .html; - is standard output.", callback=options.file_or_stdout
+        ),
     ],
     stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")] = "qm9",
     data: Annotated[
@@ -55,8 +58,7 @@ def run(
     steps: Annotated[
         int, typer.Option(help="Steps of the full trajectory.", min=1)
     ] = DEFAULT_STEPS,
-    skip_bad: options.SkipBad = False,
-    format: options.FormatOption = None,
+    parsing: options.Parsing,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     as_json: Json = False,
@@ -74,14 +76,12 @@ def run(
     from gaga_adapter.report.judges import verdicts
     from gaga_adapter.report.page import write_report
 
+    options.require_one_document(out, as_json)
     fitted = GAGAStats.from_pretrained(stats)
     if criteria is not None and data is None and criteria != "none":
         raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")
     with progress_bar() as progress:
-        held_out = None
-        if data is not None:
-            reading = options.Reading([data], skip_bad=skip_bad, format=format)
-            held_out = _held_out(fitted, reading, items, seed, progress)
+        held_out = None if data is None else _held_out(fitted, data, parsing, items, seed, progress)
         answers = {}
         if held_out is not None:
             names = _names(criteria, fitted)
@@ -91,7 +91,16 @@ def run(
             answers = verdicts(fitted, held_out, judges, seed, progress)
         shown = None
         if samples is not None:
-            shown = Samples(read_molecules(samples, skip_bad=skip_bad, format=format), samples)
+            molecules = read_molecules(
+                samples,
+                hydrogens=parsing.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused
+                embed=parsing.embed,
+                skip_bad=parsing.skip_bad,
+                seed=seed,
+                progress=progress,
+                format=parsing.format,
+            )
+            shown = Samples(molecules, samples)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
         facts = report_facts(fitted, held_out, answers, shown, _date_written(stats), seed)
@@ -110,7 +119,12 @@ def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
 
 
 def _held_out(
-    stats: GAGAStats, reading: options.Reading, items: int, seed: int, progress: Progress
+    stats: GAGAStats,
+    data: str,
+    parsing: options.Parsing,
+    items: int,
+    seed: int,
+    progress: Progress,
 ) -> HeldOut:
     """A uniform sample of the data, in the layout of the statistics."""
     from gaga_adapter.report.histograms import HeldOut
@@ -121,16 +135,20 @@ def _held_out(
             "these statistics are of a model's own latents, which no file holds. Encode the data "
             "and call gaga_adapter.report.page.report in Python."
         )
-    (data,) = reading.data
     if isinstance(layout, DenseLayout) != data.lower().endswith(".npy"):
         kind = "one .npy file" if isinstance(layout, DenseLayout) else "molecules"
         raise DataError(
             f"--data {data} does not fit statistics of {layout.describe()}. Pass {kind}."
         )
+    reading = options.Reading([data])
     if isinstance(layout, MoleculeLayout):
-        reading = replace(
-            reading,
-            elements=",".join(layout.elements),
+        reading = options.Reading(
+            [data],
+            ",".join(layout.elements),
+            hydrogens=parsing.hydrogens,
+            embed=parsing.embed,
+            skip_bad=parsing.skip_bad,
+            format=parsing.format,
             position_scale=layout.position_scale,
             onehot_scale=layout.onehot_scale,
             charge_scale=layout.charge_scale,
