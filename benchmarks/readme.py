@@ -162,6 +162,22 @@ def published_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def read_table(found: dict[str, Any]) -> str:
+    """Molecules per second of every format, and of rdkit and ase on the same files."""
+    lines = ["| read with | molecules/s |", "|---|---|"]
+    rows = {f"gaga-adapter: {name}": row["read_per_s"] for name, row in found["formats"].items()}
+    for name, value in {**rows, **found["others_per_s"]}.items():
+        lines.append(f"| {name} | {value:,.0f} |")
+    lines.append("")
+    lines.append(
+        f"{next(iter(found['formats'].values()))['n']:,} molecules of QM9 (SMILES: fewer), one "
+        "process, by processor time. `arrays`: with positions and atomic numbers, which is what "
+        "the rows above hold; the other rows of rdkit only make its objects. "
+        "`python benchmarks/read.py`"
+    )
+    return "\n".join(lines)
+
+
 README, CRITERIA = ROOT / "README.md", RESULTS.parent / "CRITERIA.md"
 SAMPLING, SCALING = RESULTS.parent / "SAMPLING.md", RESULTS.parent / "SCALING.md"
 #: Marker -> page, results, and what is written between the markers.
@@ -177,6 +193,7 @@ TABLES = {
     "sampling_quality": (SAMPLING, "sampling", sampling_tables.quality),
     "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
     "training": (SAMPLING, "training", training.markdown),
+    "read": (SCALING, "read", read_table),
     "scaling": (SCALING, "scaling", scaling.markdown),
 }
 

@@ -25,10 +25,11 @@ def atomic_number(symbol: str) -> int:
     Raises:
         DataError: If there is no such element.
     """
-    number = int(symbol) if symbol.isdecimal() else _NUMBERS.get(symbol.capitalize(), 0)
+    is_number = symbol.isascii() and symbol.isdecimal() and len(symbol) <= 3
+    number = int(symbol) if is_number else _NUMBERS.get(symbol.capitalize(), 0)
     if not 0 < number < len(SYMBOLS):
         raise DataError(
-            f"unknown element {symbol!r}. Allowed: chemical symbols or numbers 1 to 118."
+            f"unknown element {symbol[:40]!r}. Allowed: chemical symbols or numbers 1 to 118."
         )
     return number
 

@@ -162,6 +162,7 @@ def check_command(words: list[str]) -> None:
     Raises:
         RuntimeError: it does not.
     """
+    words = words[len(words) - words[::-1].index("|") :] if "|" in words else words  # into it
     while "=" in words[0]:  # VARIABLE=value
         words = words[1:]
     if words[0] in ("accelerate", "torchrun") and "gaga_adapter" in words:

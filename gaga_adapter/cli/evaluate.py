@@ -43,7 +43,10 @@ def run(
     *,
     files: Annotated[
         list[str],
-        typer.Argument(help=".sdf, .xyz, .extxyz, .npz or .db files, folders, or qm9:test."),
+        typer.Argument(
+            help="Files of molecules (as gaga fit takes them), folders, qm9:test, or - for "
+            "standard input."
+        ),
     ],
     novelty: Annotated[
         bool, typer.Option(help="Compare with the SMILES of QM9's training split.")
@@ -103,7 +106,10 @@ def run(
             skip_bad=parsing.skip_bad,
             seed=seed,
             progress=progress,
+            format=parsing.format,
         )
+        if posebusters or (posebusters is None and has_posebusters()):
+            stream.keep()  # their bonds are read in a second pass
         held_out = None
         if against is not None:
             progress(f"reading {against}", 0, None)

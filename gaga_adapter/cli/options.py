@@ -77,6 +77,7 @@ def flatten(run: Callable[..., Any]) -> Callable[..., Any]:
 COVARIANCES = ("channel", "element", "low_rank", "full")
 HYDROGENS = ("keep", "remove", "add")
 MOLECULE_REFERENCES = ("auto", "shape", "size", "channel", "paper", "unit")
+FORMATS = ("sdf", "sd", "mol", "xyz", "extxyz", "npz", "db", "smi", "csv")
 REFERENCES = (*MOLECULE_REFERENCES, "element", "low_rank", "full")
 
 Names = Sequence[str] | Callable[[], Sequence[str]]
@@ -141,6 +142,18 @@ HydrogensOption = Annotated[
         "--hydrogens",
     ),
 ]
+Embed = Annotated[
+    bool,
+    typer.Option("--embed", help="Make geometries by ETKDG for SMILES and for SDF records in 2D."),
+]
+FormatOption = Annotated[
+    str | None,
+    one_of(
+        FORMATS,
+        "Format of all files, whatever their names say; needed for standard input.",
+        "--format",
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave malformed molecules out and count them.")
 ]
@@ -162,12 +175,6 @@ Seed = Annotated[
 ]
 
 
-Embed = Annotated[
-    bool,
-    typer.Option("--embed", help="Make geometries by ETKDG for SMILES and for SDF records in 2D."),
-]
-
-
 @dataclass(frozen=True)
 class Parsing:
     """How molecules of files are read, where they are not encoded: what readers may advise."""
@@ -175,6 +182,7 @@ class Parsing:
     hydrogens: HydrogensOption = "keep"
     embed: Embed = False
     skip_bad: SkipBad = False
+    format: FormatOption = None
 
 
 @dataclass(frozen=True)
@@ -184,9 +192,10 @@ class Reading:
     data: Annotated[
         list[str],
         typer.Argument(
-            help="qm9, qm9:train, files, folders or patterns of molecules (.sdf, .xyz, .extxyz, "
-            "also .gz; .npz in EDM's layout; ASE's .db; .smi or .csv with --embed), or one .npy of "
-            "floats (M, C, ...) for images, latents and signals."
+            help="qm9, qm9:train, files, folders or patterns of molecules (.sdf, .sd, .mol, .xyz, "
+            ".extxyz, also .gz, .bz2, .xz, .zst; .npz in EDM's layout; ASE's .db; .smi or .csv "
+            "with --embed; - for standard input), or one .npy of floats (M, C, ...) for images, "
+            "latents and signals."
         ),
     ]
     elements: Annotated[
@@ -199,6 +208,7 @@ class Reading:
     hydrogens: HydrogensOption = "keep"
     embed: Embed = False
     skip_bad: SkipBad = False
+    format: FormatOption = None
     position_scale: Annotated[
         float, typer.Option(help="Positions, in angstrom, are divided by it.")
     ] = 1.0
@@ -251,7 +261,7 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
     The seed is that of the geometries by ETKDG; QM9 reports progress when it is read for the first
     time.
     """
-    arrays = [name for name in reading.data if name.endswith(".npy")]
+    arrays = [name for name in reading.data if name.lower().endswith(".npy")]
     if arrays:
         if len(reading.data) > 1:
             raise DataError(
@@ -260,30 +270,31 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
         return _open_array(Path(arrays[0]))
     from gaga_adapter.molecules.formats import stream_molecules
 
-    def opened(elements: tuple[str, ...] | None) -> MoleculeStream:
-        return stream_molecules(
-            reading.data,
-            _BATCH,
-            elements,
-            reading.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused by name
-            reading.embed,
-            reading.skip_bad,
-            seed,
-            progress=progress,
-        )
-
+    molecules = stream_molecules(
+        reading.data,
+        _BATCH,
+        None,
+        reading.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused by name
+        reading.embed,
+        reading.skip_bad,
+        seed,
+        progress=progress,
+        format=reading.format,
+    )
     names = tuple(reading.elements.replace(",", " ").split())
     if names == ("auto",):
-        names = opened(None).found_elements()
+        names = molecules.found_elements()
     layout = MoleculeLayout(
         names, reading.position_scale, reading.onehot_scale, reading.charge_scale
     )
-    molecules = opened(layout.elements)
+    molecules = molecules.only(layout.elements)
     return Source(molecules.name, layout, molecules)
 
 
 def _open_array(file: Path) -> Source:
     if not file.is_file():
+        if file.exists():
+            raise DataError(f"{file} is no regular file, and arrays are mapped from disk. Copy it.")
         raise DataError(f"no file {file}.")
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -98,6 +98,7 @@ def run(
                 skip_bad=parsing.skip_bad,
                 seed=seed,
                 progress=progress,
+                format=parsing.format,
             )
             shown = Samples(molecules, samples)
         elif model is not None:
@@ -134,7 +135,7 @@ def _held_out(
             "these statistics are of a model's own latents, which no file holds. Encode the data "
             "and call gaga_adapter.report.page.report in Python."
         )
-    if isinstance(layout, DenseLayout) != data.endswith(".npy"):
+    if isinstance(layout, DenseLayout) != data.lower().endswith(".npy"):
         kind = "one .npy file" if isinstance(layout, DenseLayout) else "molecules"
         raise DataError(
             f"--data {data} does not fit statistics of {layout.describe()}. Pass {kind}."
@@ -147,6 +148,7 @@ def _held_out(
             hydrogens=parsing.hydrogens,
             embed=parsing.embed,
             skip_bad=parsing.skip_bad,
+            format=parsing.format,
             position_scale=layout.position_scale,
             onehot_scale=layout.onehot_scale,
             charge_scale=layout.charge_scale,

@@ -96,10 +96,12 @@ class MoleculeSet:
         numbers = np.zeros(real.shape, np.uint8)
         if real.any():
             all_numbers = np.concatenate([z for _, z in pairs])
-            bad = (all_numbers < 1) | (all_numbers >= len(SYMBOLS))
+            bad = ~np.isin(all_numbers, np.arange(1, len(SYMBOLS)))
             if bad.any():
                 index = np.repeat(np.arange(len(pairs)), n_atoms)[bad][0]
-                raise DataError(f"{name}: molecule {index} has an atomic number outside 1 to 118.")
+                raise DataError(
+                    f"{name}: molecule {index} has an atomic number that is not one of 1 to 118."
+                )
             numbers[real] = all_numbers
             positions[real] = np.concatenate([x for x, _ in pairs])
         return cls(positions, numbers, name, None if smiles is None else tuple(smiles))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,6 +113,39 @@ def test_evaluate_says_all_in_one_document(gaga, sdf):
         assert text in out
 
 
+def test_evaluate_reads_a_pipe_twice_for_posebusters(gaga, sdf, monkeypatch):
+    pytest.importorskip("posebusters")
+    with (sdf.parent / "three.sdf.bz2").open("wb") as stream:
+        stream.write(bz2.compress(sdf.read_bytes()))
+    with subprocess.Popen(["cat", sdf.parent / "three.sdf.bz2"], stdout=subprocess.PIPE) as cat:
+        monkeypatch.setattr(sys, "stdin", cat.stdout)
+        code, out, err = gaga(
+            "evaluate", "-", "--format", "sdf", "--json", "--posebusters-items", 1
+        )
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["data"], found["n_read"]) == ("standard input", 3)
+    assert found["posebusters"]["n_molecules"] == 1
+
+
+@pytest.mark.filterwarnings("default")  # the command prints them
+def test_advice_of_evaluate_and_report_can_be_followed(gaga, sdf, tmp_path):
+    (tmp_path / "a.smi").write_text("O\nC\n")
+    code, out, err = gaga("evaluate", tmp_path / "a.smi", "--no-posebusters")
+    assert (code, "--embed" in err) == (2, True)
+    code, out, _ = gaga("evaluate", tmp_path / "a.smi", "--embed", "--no-posebusters", "--json")
+    assert (code, json.loads(out)["n_read"]) == (0, 2)
+    broken = tmp_path / "broken.sdf"
+    broken.write_text(sdf.read_text() + "nothing\n$$$$\n")
+    against = ["evaluate", sdf, "--against", broken, "--no-posebusters"]
+    page = ["report", "qm9", "--samples", broken, "--out", tmp_path / "page.html"]
+    for words in (against, page):
+        code, _, err = gaga(*words)
+        assert (code, "--skip-bad" in err) == (2, True)
+        code, _, err = gaga(*words, "--skip-bad")
+        assert code == 0, err
+
+
 def test_posebusters_judges_the_bonds_of_the_file(gaga, tmp_path):
     """Water with one bond alone: two pieces for PoseBusters, one molecule by distances."""
     pytest.importorskip("posebusters")
@@ -181,7 +217,7 @@ def test_heavy_atoms_get_their_hydrogens_before_they_are_judged(gaga, tmp_path):
     (tmp_path / "a.sdf").write_text(Chem.MolToMolBlock(mol) + "$$$$\n")
     code, out, err = gaga("evaluate", tmp_path / "a.sdf", "--no-posebusters", "--json")
     assert json.loads(out)["molecule_stability"]["value"] == 0.0
-    assert "have no hydrogens" in err
+    assert "lack hydrogens that their bonds imply" in err
     options = ["--no-posebusters", "--json", "--hydrogens", "add"]
     code, out, err = gaga("evaluate", tmp_path / "a.sdf", *options)
     assert (code, err) == (0, "")
@@ -201,6 +237,8 @@ def test_heavy_atoms_get_their_hydrogens_before_they_are_judged(gaga, tmp_path):
         (["evaluate", "good.xyz", "--hydrogens", "yes"], "'yes' is none of keep, remove, add"),
         (["fit", "good.xyz", "--out", "x", "--hydrogens", "remove"], "good.xyz: molecule 0 has no"),
         (["fit", "good.xyz", "--out", "x", "--elements", "H,Qq"], "unknown element 'Qq'"),
+        (["fit", "-", "--out", "x"], "cannot tell what standard input is"),
+        (["fit", "good.xyz", "--out", "x", "--format", "pdb"], "'pdb' is none of sdf, sd, mol"),
         (["criteria", "gone.db"], "there is no file gone.db"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

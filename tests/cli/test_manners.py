@@ -343,11 +343,13 @@ def test_completion_in_bash(complete, line, names):
 def test_the_names_are_those_of_the_library():
     from typing import get_args
 
+    from gaga_adapter.molecules import formats
     from gaga_adapter.molecules.formats import Hydrogens
     from gaga_adapter.moments.dense import DenseKind
     from gaga_adapter.reference import DenseReference, MoleculeReference, ShapeReference
 
     assert set(options.COVARIANCES) == set(get_args(DenseKind))
+    assert options.FORMATS == formats.FORMATS
     assert set(options.HYDROGENS) == set(get_args(Hydrogens))
     molecules = {"auto", *MoleculeReference.kinds, *ShapeReference.kinds}
     assert set(options.MOLECULE_REFERENCES) == molecules

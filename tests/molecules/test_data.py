@@ -107,7 +107,9 @@ def test_faulty_sets_are_refused_by_cause():
     positions[2, 2, 0] = 1.0
     with pytest.raises(DataError, match="molecule 2 has coordinates in its padding"):
         MoleculeSet(positions, numbers)
-    with pytest.raises(DataError, match="molecule 1 has an atomic number outside 1 to 118"):
+    with pytest.raises(
+        DataError, match="molecule 1 has an atomic number that is not one of 1 to 118"
+    ):
         MoleculeSet.from_list([WATER, ([[0, 0, 0]], [300])])
     with pytest.raises(DataError, match=r"molecule 0 has positions \(1, 2\)"):
         MoleculeSet.from_list([([[0, 0]], [1])])

@@ -130,7 +130,7 @@ def test_sizes_follow_the_data(pipe):
     assert float(((counts[[1, 8, 9]] - 1000) ** 2 / 1000).sum()) < 27.6
 
 
-@pytest.mark.filterwarnings("ignore:.*have no hydrogens")  # what an untrained network makes
+@pytest.mark.filterwarnings("ignore:.*lack hydrogens")  # what an untrained network makes
 def test_output_types(pipe, tmp_path):
     pipe.scheduler = scheduler_named("ddim", edm_scheduler())
     molecules = run(pipe).molecules

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +21,7 @@ from typing import Any, get_args
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, whole_number
 from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.formats.opening import COMPRESSIONS, STANDARD_INPUT, Input
 from gaga_adapter.molecules.formats.record import FileFormat, Format, Hydrogens, Record, Whole
 from gaga_adapter.molecules.formats.sdf import sdf_text, write_sdf
 from gaga_adapter.molecules.formats.streaming import MoleculeStream, Tally
@@ -40,18 +41,23 @@ _ALL = 1 << 62  # a size of one batch for all molecules
 #: Reader by suffix: the file beside this one, which loads when it is asked for, and its class.
 READERS = {
     ".sdf": ("sdf", "SdfFile"),
+    ".sd": ("sdf", "SdfFile"),
+    ".mol": ("sdf", "SdfFile"),
     ".xyz": ("xyz", "XyzFile"),
     ".extxyz": ("xyz", "XyzFile"),
     ".npz": ("npz", "NpzFile"),
     ".db": ("ase_database", "AseDatabase"),
     ".smi": ("smiles", "SmilesFile"),
-    ".csv": ("smiles", "SmilesFile"),
+    ".csv": ("smiles", "CsvFile"),
 }
+#: Names of the formats, for sources whose own name does not tell.
+FORMATS = tuple(suffix[1:] for suffix in READERS)
 _GRAPHS = (".smi", ".csv")  # without geometries
-_COMPRESSED = (".sdf", ".xyz", ".extxyz", ".smi", ".csv")  # read with .gz behind, too
+_PLAIN = (".npz", ".db")  # never compressed
 _ALLOWED = (
-    "qm9, qm9:train, qm9:valid, qm9:test, or a .sdf, .xyz, .extxyz (also .gz), .npz or .db file, a "
-    "folder or a pattern of such files, and .smi or .csv with --embed (embed=True)"
+    "qm9, qm9:train, qm9:valid, qm9:test, or a .sdf, .sd, .mol, .xyz, .extxyz (also .gz, .bz2, .xz "
+    "or .zst), .npz or .db file, a folder or a pattern of such files, - for standard input, and "
+    ".smi or .csv with --embed (embed=True)"
 )
 
 
@@ -65,15 +71,17 @@ def stream_molecules(
     seed: int = 0,
     share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
+    format: str | None = None,
 ) -> MoleculeStream:
     """Molecules in batches, one of which is in memory at a time.
 
     Args:
-        sources: `qm9`, `qm9:train`, `qm9:valid`, `qm9:test`; a .sdf, .xyz, .extxyz (all three also
-            .gz), .npz (EDM's arrays) or .db (ASE) file, a folder or a pattern of them; .smi or .csv
-            with `embed`; a list of these; or molecules in memory: a `MoleculeSet`, a data set of
-            PyTorch Geometric or of Hugging Face `datasets`, ASE's or rdkit's molecules, pairs of
-            positions (n, 3) and atomic numbers (n,).
+        sources: `qm9`, `qm9:train`, `qm9:valid`, `qm9:test`; a .sdf, .sd, .mol, .xyz or .extxyz
+            file (also .gz, .bz2, .xz or .zst), a .npz (EDM's arrays) or .db (ASE) file, a folder or
+            a pattern of them, `-` for standard input; .smi or .csv with `embed`; a list of these;
+            or molecules in memory: a `MoleculeSet`, a data set of PyTorch Geometric or of Hugging
+            Face `datasets`, ASE's or rdkit's molecules, pairs of positions (n, 3) and atomic
+            numbers (n,).
         batch_size: Largest number of molecules in a batch.
         elements: Chemical symbols that may occur; every element if None.
         hydrogens: `keep` them as they are, `remove` all, or `add` those that the bonds of the
@@ -85,9 +93,12 @@ def stream_molecules(
         seed: Seed of the embedding.
         share: Pair (r, W): only the batches r, r + W, ... are given, as to process r of W.
         progress: Function that is called while QM9 is read for the first time.
+        format: Format of all files, such as `sdf`, whatever their names say; needed for standard
+            input. A folder gives its files of that format.
 
     Returns:
-        An iterable of `MoleculeSet`s, which can be passed more than once.
+        An iterable of `MoleculeSet`s, which can be passed more than once, unless it reads a pipe:
+        then call its `keep` before the first pass.
 
     Raises:
         DataError: If a source is missing, of an unknown kind, empty or unreadable (the molecule is
@@ -99,6 +110,9 @@ def stream_molecules(
         raise DataError(f"hydrogens={hydrogens!r}. Allowed: {', '.join(get_args(Hydrogens))}.")
     if not 0 <= share[0] < share[1]:
         raise DataError(f"share={share} must be (r, W) with 0 <= r < W.")
+    if format is not None and format not in FORMATS:
+        raise DataError(f"format={format!r}. Allowed: {', '.join(FORMATS)}.")
+    kind = None if format is None else f".{format}"
     formats: list[Format[Any]] = []
     for source in _as_list(sources):
         if isinstance(source, MoleculeSet):
@@ -113,7 +127,11 @@ def stream_molecules(
             split: Any = os.fspath(source)[4:] or None  # the loader refuses an unknown one
             formats.append(Whole(qm9.load_qm9(split, progress=progress)))
         else:
-            formats += [_file(path, hydrogens, embed, seed) for path in _paths(source, embed)]
+            try:
+                paths = _paths(source, embed, kind)
+                formats += [_file(path, kind, hydrogens, embed, seed) for path in paths]
+            except OSError as error:  # a name that is too long, a folder that may not be entered
+                raise DataError(f"cannot read {source}: {error.strerror or error}.") from error
     if not formats:
         raise DataError(f"no source of molecules. Allowed: {_ALLOWED}.")
     for one in formats:
@@ -133,13 +151,22 @@ def read_molecules(
     skip_bad: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    format: str | None = None,
 ) -> MoleculeSet:
     """All molecules of one or several sources, in memory.
 
     Arguments and errors are those of `stream_molecules`.
     """
     stream = stream_molecules(
-        sources, _ALL, elements, hydrogens, embed, skip_bad, seed, progress=progress
+        sources,
+        _ALL,
+        elements,
+        hydrogens,
+        embed,
+        skip_bad,
+        seed,
+        progress=progress,
+        format=format,
     )
     parts = list(stream)
     return parts[0] if len(parts) == 1 else MoleculeSet.concatenate(parts, stream.name)
@@ -154,11 +181,13 @@ def _as_list(sources: Any) -> Sequence[Any]:  # noqa: ANN401
     return [sources]
 
 
-def _paths(source: str | os.PathLike[str], embed: bool) -> list[Path]:
+def _paths(source: str | os.PathLike[str], embed: bool, wanted: str | None) -> list[Path]:
     """The files behind a name: itself, those of a folder, or those of a pattern."""
     name, path = os.fspath(source), Path(source)
     if path.is_dir():
         kinds = {kind for kind in READERS if embed or kind not in _GRAPHS}
+        if wanted is not None:
+            kinds = {kind for kind, reader in READERS.items() if reader == READERS[wanted]}
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
         files = [file for file in files if _kind(file) in kinds]
         fault = f"the folder {name} has no file of molecules"
@@ -166,41 +195,70 @@ def _paths(source: str | os.PathLike[str], embed: bool) -> list[Path]:
         files = [Path(file) for file in sorted(glob.glob(name, recursive=True))]
         fault = f"no file matches {name}"
     else:
-        return [path]
+        is_file = name != STANDARD_INPUT and path == Path(STANDARD_INPUT)  # ./- is one
+        return [path.absolute() if is_file else path]
     if not files:
         raise DataError(f"{fault}. Allowed: {_ALLOWED}.")
     return files
 
 
-def _file(path: Path, hydrogens: Hydrogens, embed: bool, seed: int) -> Format[Any]:
-    kind = _kind(path)
-    if kind not in READERS and (path.suffix or path.exists()):
+def _file(
+    path: Path, wanted: str | None, hydrogens: Hydrogens, embed: bool, seed: int
+) -> Format[Any]:
+    source = Input(path)
+    kind = wanted or _kind(path)
+    if kind not in READERS and (path.suffix or source.is_pipe or path.exists()):
         raise DataError(
-            f"cannot tell what {path} is. Allowed: {_ALLOWED}. Open Babel converts others: "
-            f"obabel {path.name} -O {path.stem}.sdf"
+            f"cannot tell what {source.name} is. Allowed: {_ALLOWED}. "
+            f"{_advice(path, source.is_pipe)}"
         )
-    if not path.is_file():
-        siblings = [one.name for one in path.parent.glob("*")]
-        close = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f" Did you mean {path.parent / close[0]}?" if close else ""
-        raise DataError(f"there is no file{'' if path.suffix else ' or folder'} {path}.{hint}")
-    if path.stat().st_size == 0:
+    if not source.is_pipe and not path.is_file():
+        raise DataError(_missing(path))
+    if not source.is_pipe and path.stat().st_size == 0:
         raise DataError(f"{path} is empty. Pass a file with at least one molecule.")
     if kind in _GRAPHS and not embed:
         raise DataError(
-            f"{path} holds SMILES, which have no geometry. Pass --embed (embed=True) for one by "
-            "ETKDG."
+            f"{source.name} holds SMILES, which have no geometry. Pass --embed (embed=True) for "
+            "one by ETKDG."
         )
     module, name = READERS[kind]
-    reader: Callable[..., FileFormat[Any]] = getattr(
+    reader: type[FileFormat[Any]] = getattr(
         import_module(f"gaga_adapter.molecules.formats.{module}"), name
     )
-    return reader(path, hydrogens, embed, seed)
+    if reader.needs_file and source.is_pipe:
+        raise DataError(
+            f"{source.name} is a pipe, and {kind} files are not read from front to back. Save it "
+            "in a file."
+        )
+    return reader(source, hydrogens, embed, seed)
+
+
+def _advice(path: Path, is_pipe: bool) -> str:
+    """What to do with a source of a kind that is not known."""
+    named = (
+        "If it holds one of these formats, name that with --format (format=): "
+        f"{', '.join(FORMATS)}."
+    )
+    if is_pipe or not path.suffix or path.suffix.lower() in COMPRESSIONS:
+        return named
+    return f"{named} Open Babel converts others: obabel {path.name} -O {path.stem}.sdf"
+
+
+def _missing(path: Path) -> str:
+    """That there is no such file, and what may be meant."""
+    if path.is_symlink() and not path.exists():
+        return f"{path} is a link to {os.readlink(path)}, which does not exist."
+    if path.exists():
+        return f"{path} is neither a file nor a pipe."
+    siblings = [one.name for one in path.parent.glob("*")]
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f" Did you mean {path.parent / close[0]}?" if close else ""
+    return f"there is no file{'' if path.suffix else ' or folder'} {path}.{hint}"
 
 
 def _kind(path: Path) -> str:
-    """The suffix, without .gz where a format can be compressed."""
+    """The suffix, without that of a compression where a format can be compressed."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes[-1:] == [".gz"] and suffixes[0] in _COMPRESSED:
-        return suffixes[0]
+    if suffixes[-1:] != [] and suffixes[-1] in COMPRESSIONS and len(suffixes) == 2:
+        return suffixes[0] if suffixes[0] in READERS and suffixes[0] not in _PLAIN else ""
     return suffixes[-1] if suffixes else ""

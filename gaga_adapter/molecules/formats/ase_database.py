@@ -5,10 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from gaga_adapter.errors import DataError, MissingExtraError
+from gaga_adapter.molecules.formats.opening import Input
 from gaga_adapter.molecules.formats.record import FileFormat, Record
 
 _ROWS = 512  # number of rows in one query; ase fetches all rows of a query at once
@@ -18,8 +18,10 @@ _COLUMNS = ["id", "numbers", "positions", "pbc", "charge"]
 class AseDatabase(FileFormat[int]):
     """One ASE database; its pieces are the ids of the rows, in order."""
 
-    def __init__(self, path: Path, *how: Any) -> None:  # noqa: ANN401  # as `FileFormat`
-        super().__init__(path, *how)
+    needs_file = True
+
+    def __init__(self, source: Input, *how: Any) -> None:  # noqa: ANN401  # as `FileFormat`
+        super().__init__(source, *how)
         self._fetched: dict[int, Any] = {}
         try:
             import ase.db  # noqa: F401
@@ -29,7 +31,7 @@ class AseDatabase(FileFormat[int]):
     def records(self) -> Iterator[int]:  # noqa: D102
         try:
             with closing(
-                sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+                sqlite3.connect(f"{self.source.path.resolve().as_uri()}?mode=ro", uri=True)
             ) as db:
                 for (row,) in db.execute("SELECT id FROM systems ORDER BY id"):
                     yield row
@@ -46,7 +48,7 @@ class AseDatabase(FileFormat[int]):
     def _fetch(self, first: int) -> dict[int, Any]:
         from ase.db import connect
 
-        rows = connect(self._path, type="db").select(
+        rows = connect(self.source.path, type="db").select(
             [("id", ">=", first), ("id", "<", first + _ROWS)], columns=_COLUMNS, include_data=False
         )
         try:

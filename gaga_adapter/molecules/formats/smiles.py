@@ -1,4 +1,8 @@
-"""Molecules from SMILES: .smi files, and the SMILES column of .csv files, embedded by ETKDG."""
+"""Molecules from SMILES: .smi files, and the SMILES column of .csv files, embedded by ETKDG.
+
+Every row of a .csv file is one line. A quote that is not closed on its line thus spoils one row,
+and not all those up to the next quote.
+"""
 
 from __future__ import annotations
 
@@ -7,53 +11,91 @@ from collections.abc import Iterator
 from typing import Any
 
 from gaga_adapter.errors import DataError
-from gaga_adapter.molecules.formats.rdkit_mol import embed
+from gaga_adapter.molecules.formats.rdkit_mol import complaint, embed
 from gaga_adapter.molecules.formats.record import FileFormat, Record, record_of
+
+_DELIMITERS = ",;\t|"
 
 
 class SmilesFile(FileFormat[str]):
-    """One file of SMILES, also .gz; every molecule gets all its hydrogens and a geometry.
+    """One .smi file: a SMILES and perhaps a name on each line, under a header or not.
 
-    It is .smi (a SMILES and perhaps a name on each line), or .csv with a header.
+    Every molecule gets all its hydrogens and a geometry.
     """
 
     states_bonds = True
 
     def records(self) -> Iterator[str]:  # noqa: D102
-        with self._text() as stream:
-            if ".csv" not in self._path.suffixes[-2:]:
-                for line in stream:
-                    if line.strip():
-                        yield line.split()[0]
-                return
-            rows = csv.reader(stream)
-            column = _smiles_column(next(rows, []), self.name)
-            for number, row in enumerate(rows, 2):
-                if len(row) > column:
-                    yield row[column].strip()
-                elif row:
-                    raise DataError(f"{self.name}: line {number} has {len(row)} columns only.")
+        with self.source.text() as stream:
+            rows = (line.split() for line in self._lines(stream))
+            for number, row in enumerate(row for row in rows if row):
+                if number or row[0].lower() not in ("smiles", "canonical_smiles"):
+                    yield row[0]
 
     def molecule(self, piece: str, index: int) -> Record:  # noqa: D102
         from rdkit import rdBase
 
+        smiles = self.smiles(piece)
+        graph = _graph(smiles)
         with rdBase.BlockLogs():
-            return record_of(embed(_graph(piece), self._seed, index), piece)
+            return record_of(embed(graph, self._seed, index), smiles)
 
     def elements(self, piece: str, index: int) -> set[int]:
         """Elements of the graph, without a geometry."""
-        from rdkit import Chem, rdBase
+        from rdkit import Chem
 
-        with rdBase.BlockLogs():
-            return {atom.GetAtomicNum() for atom in Chem.AddHs(_graph(piece)).GetAtoms()}
+        graph = Chem.AddHs(_graph(self.smiles(piece)))
+        return {atom.GetAtomicNum() for atom in graph.GetAtoms()}
+
+    def smiles(self, piece: str) -> str:
+        """The SMILES in a piece."""
+        return piece
+
+
+class CsvFile(SmilesFile):
+    """One .csv file with a header; the columns are set apart by `,`, `;`, `|` or tabs."""
+
+    def records(self) -> Iterator[str]:  # noqa: D102
+        with self.source.text() as stream:
+            lines = self._lines(stream)
+            header = next(lines, "")
+            self._delimiter = max(_DELIMITERS, key=header.count)
+            titles = next(csv.reader([header], delimiter=self._delimiter), [])
+            self._n_columns = len(titles)
+            self._column = _smiles_column(titles, self.name)
+            for number, line in enumerate(lines, 2):
+                if line.strip():
+                    yield f"{number} {line}"
+
+    def smiles(self, piece: str) -> str:
+        """The SMILES in a numbered row."""
+        number, _, line = piece.partition(" ")
+        try:
+            row = next(csv.reader([line], delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            raise DataError(
+                f"has a stray quote in line {number}: {line.strip()[:80]!r}. A row is one line, "
+                "and every quote in it has its counterpart"
+            ) from error
+        if len(row) < self._n_columns or any(row[self._n_columns :]):
+            raise DataError(
+                f"has {len(row)} columns in line {number}, and the header has {self._n_columns}"
+            )
+        return row[self._column].strip()
 
 
 def _graph(smiles: str) -> Any:  # noqa: ANN401  # rdkit has no types
-    from rdkit import Chem
+    from rdkit import Chem, rdBase
 
-    mol = Chem.MolFromSmiles(smiles)
+    if not smiles.isascii():
+        raise DataError(f"has {smiles[:200]!r}, which is no SMILES: its letters are not ASCII")
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
     if mol is None or not mol.GetNumAtoms():
-        raise DataError(f"has the SMILES {smiles!r}, which rdkit cannot read")
+        raise DataError(
+            f"has the SMILES {smiles[:200]!r}, which rdkit cannot read"
+            f"{complaint(lambda: Chem.MolFromSmiles(smiles))}"
+        )
     return mol
 
 

@@ -7,6 +7,8 @@ the batches r, r + W, ... and only cuts the others out of the file.
 
 from __future__ import annotations
 
+import lzma
+import struct
 import warnings
 import zlib
 from collections import Counter
@@ -23,6 +25,7 @@ from gaga_adapter.elements import SYMBOLS, atomic_numbers
 from gaga_adapter.errors import DataError, GAGAWarning
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats.record import (
+    FileFormat,
     Format,
     Hydrogens,
     NotEmbedded,
@@ -32,6 +35,8 @@ from gaga_adapter.molecules.formats.record import (
 )
 
 _EXAMPLES = 3  # of skipped molecules that are named
+_FAR = 10_000  # angstrom; the columns of many formats end there
+_MARKS = ("charged", "periodic", "bare", "radical", "isotopic", "split", "flat")
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,13 @@ class Tally:
         n_not_embedded: Number of graphs left out, for which ETKDG found no geometry.
         n_charged: Number of these whose source states charges of atoms, which are dropped.
         n_periodic: Number of these whose source states a cell, which is dropped.
-        n_bare: Number of these that lack the hydrogens which their bonds imply.
+        n_bare: Number of these that lack the hydrogens which their bonds imply: all of them, or
+            those on carbon.
+        n_radical: Number of these whose source states unpaired electrons, which are dropped.
+        n_isotopic: Number of these whose source states isotopes, which are dropped.
+        n_split: Number of these that are in several pieces by the bonds of their source.
+        n_flat: Number of these that lie in the plane z = 0 and are called spatial by their source.
+        n_far: Number of these with an atom 10,000 angstrom or more from the origin.
         examples: The first molecules that were left out, and why.
     """
 
@@ -54,6 +65,11 @@ class Tally:
     n_charged: int = 0
     n_periodic: int = 0
     n_bare: int = 0
+    n_radical: int = 0
+    n_isotopic: int = 0
+    n_split: int = 0
+    n_flat: int = 0
+    n_far: int = 0
     examples: tuple[str, ...] = ()
 
     def describe(self) -> str | None:
@@ -68,16 +84,44 @@ class Tally:
                 f"skipped {left_out:,} of {left_out + self.n_molecules:,} molecules "
                 f"({', '.join(parts)}): {'; '.join(self.examples)}{more}."
             )
-        dropped = {"formal charges": self.n_charged, "a periodic cell": self.n_periodic}
+        dropped = {
+            "formal charges": self.n_charged,
+            "unpaired electrons": self.n_radical,
+            "isotopes": self.n_isotopic,
+            "a periodic cell": self.n_periodic,
+        }
         for what, count in dropped.items():
             if count:
                 sentences.append(f"{count:,} molecules have {what} in the file; dropped.")
+        if self.n_split:
+            sentences.append(
+                f"{self.n_split:,} molecules are in several pieces by the bonds in the file; each "
+                "is taken as one molecule."
+            )
+        if self.n_far:
+            sentences.append(
+                f"{self.n_far:,} molecules have atoms {_FAR:,} angstrom or more from the origin, "
+                "where single precision keeps three decimals or fewer. Are these angstrom?"
+            )
+        if 2 * self.n_flat > self.n_molecules:
+            sentences.append(
+                f"{self.n_flat:,} molecules have z = 0 throughout, though the file calls them 3D. "
+                "If they are drawings, write them without that mark and pass --embed (embed=True)."
+            )
         if 2 * self.n_bare > self.n_molecules:
             sentences.append(
-                f"{self.n_bare:,} molecules have no hydrogens, though their bonds imply some: "
-                "--hydrogens add puts them there, --hydrogens remove says that this is meant."
+                f"{self.n_bare:,} molecules lack hydrogens that their bonds imply (all of them, or "
+                "those on carbon): --hydrogens add puts them there, --hydrogens remove says that "
+                "this is meant."
             )
         return " ".join(sentences) or None
+
+
+#: What the decompressors and archives of the standard library raise for damaged bytes.
+UNREADABLE = (
+    OSError, EOFError, ValueError, OverflowError, RuntimeError,
+    zlib.error, lzma.LZMAError, struct.error, BadZipFile,
+)  # fmt: skip
 
 
 class MoleculeStream:
@@ -141,12 +185,31 @@ class MoleculeStream:
         """The molecules of all batches one by one, with the bonds that their sources state."""
         whole = self.shared(0, 1)  # with a tally of its own
         for source, piece, place in whole._pieces():
-            record = whole._read(source, piece, place)
+            record = whole._read(source, piece, place, with_bonds=True)
             if record is not None:
                 yield record
 
+    def keep(self) -> None:
+        """Keep what pipes give in temporary files, so that more than one pass is possible.
+
+        It has to be called before the first pass, and does nothing for files and for objects.
+        """
+        for one in self._formats:
+            if isinstance(one, FileFormat):
+                one.source.keep()
+
+    def only(self, elements: Sequence[str]) -> MoleculeStream:
+        """The same stream, in which other elements than these are an error."""
+        one = self.shared(*self._share)
+        one._elements = tuple(elements)
+        return one
+
     def found_elements(self) -> tuple[str, ...]:
-        """Chemical symbols that occur, by atomic number; one pass over all sources."""
+        """Chemical symbols that occur, by atomic number; one pass over all sources.
+
+        Another pass is possible afterwards, since pipes are kept (`keep`).
+        """
+        self.keep()
         numbers: set[int] = set()
         for source, piece, place in self._pieces():
             try:
@@ -172,9 +235,9 @@ class MoleculeStream:
                 self.name,
                 smiles if len(smiles) == len(records) else None,
             )
-            self._counts["n_charged"] += sum(one.is_charged for one in records)
-            self._counts["n_periodic"] += sum(one.is_periodic for one in records)
-            self._counts["n_bare"] += sum(one.is_bare for one in records)
+            for mark in _MARKS:
+                count = sum(getattr(one, f"is_{mark}") for one in records)
+                self._counts[f"n_{mark}"] += count
             return self._checked(whole, places)
 
         for at, (source, piece, place) in enumerate(self._pieces()):
@@ -186,7 +249,9 @@ class MoleculeStream:
                 continue
             record = self._read(source, piece, place)
             if record is not None:
-                records.append(replace(record, mol=None))  # bonds would fill the memory
+                if record.mol is not None:  # bonds would fill the memory
+                    record = replace(record, mol=None)
+                records.append(record)
                 places.append((source.name, place))
         if records:
             yield batch()
@@ -200,17 +265,24 @@ class MoleculeStream:
                     yield source, piece, place
             except DataError:
                 raise
-            except (OSError, EOFError, ValueError, zlib.error, BadZipFile) as error:
+            except UNREADABLE as error:
                 raise DataError(
                     f"cannot read {source.name} behind {place + 1:,} molecules: {error}."
                 ) from error
             if place < 0:
                 raise DataError(f"{source.name}: no molecules. Pass at least one.")
 
-    def _read(self, source: Format[Any], piece: Any, place: int) -> Record | None:  # noqa: ANN401
+    def _read(
+        self,
+        source: Format[Any],
+        piece: Any,  # noqa: ANN401
+        place: int,
+        with_bonds: bool = False,
+    ) -> Record | None:
         """One molecule, or None if it is left out."""
         try:
-            record = source.molecule(piece, place)
+            parse = source.with_bonds if with_bonds else source.molecule
+            record = parse(piece, place)
             return without_hydrogens(record) if self._hydrogens == "remove" else record
         except DataError as error:
             is_graph = isinstance(error, NotEmbedded)
@@ -237,6 +309,8 @@ class MoleculeStream:
                     f"{', '.join(self._elements)}. For these data pass `gaga fit` --elements "
                     f"{wider}, or --elements auto to have all of them looked up."
                 )
+        far = (np.abs(batch.positions) >= _FAR).any(axis=(1, 2))
+        self._counts["n_far"] += int(np.count_nonzero(far))
         self._counts["n_molecules"] += len(batch)
         return batch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_ligands_of_the_protein_data_bank_agree_with_rdkits_own_reader():
     file = f"{datasets}/1of6/1of6_ligands.sdf"
     mols = list(Chem.SDMolSupplier(file, sanitize=False, removeHs=False))
     assert len(mols) > 5
-    with pytest.warns(GAGAWarning, match=r"have no hydrogens, though .*--hydrogens add"):
+    with pytest.warns(GAGAWarning, match=r"lack hydrogens that .*--hydrogens add"):
         check(read_molecules(file), mols)
     whole = [Chem.AddHs(mol, addCoords=True) for mol in Chem.SDMolSupplier(file)]
     check(read_molecules(file, hydrogens="add"), whole)
@@ -101,14 +102,17 @@ def test_flat_molecules_that_are_marked_3d_or_small_are_geometries(tmp_path):
         for x, s in ((0, "C"), (1.16, "O"), (-1.16, "O"))
     )
     (tmp_path / "a.sdf").write_text(co2 + "M  END\n$$$$\n")
-    with pytest.warns(GAGAWarning, match="no hydrogens"):  # without its bonds
+    with pytest.warns(
+        GAGAWarning, match="in several pieces .* lack hydrogens"
+    ):  # without its bonds
         assert read_molecules(tmp_path / "a.sdf").n_atoms.tolist() == [3]
     benzene = embedded(BENZENE)
     positions = benzene.GetConformer().GetPositions()
     positions[:, 2] = 0
     benzene.GetConformer().SetPositions(positions)
     (tmp_path / "a.sdf").write_text(sdf_of([benzene]))
-    check(read_molecules(tmp_path / "a.sdf"), [benzene])
+    with pytest.warns(GAGAWarning, match=r"1 molecules have z = 0 throughout, though .* 3D"):
+        check(read_molecules(tmp_path / "a.sdf"), [benzene])
 
 
 def test_charges_are_dropped_and_said_to_be(tmp_path):
@@ -124,7 +128,7 @@ def test_hydrogens_in_and_out(tmp_path, mols):
     heavy = [Chem.RemoveHs(mol) for mol in mols]
     (tmp_path / "heavy.sdf").write_text(sdf_of(heavy))
     (tmp_path / "all.sdf").write_text(sdf_of(mols))
-    with pytest.warns(GAGAWarning, match="3 molecules have no hydrogens"):
+    with pytest.warns(GAGAWarning, match="3 molecules lack hydrogens"):
         check(read_molecules(tmp_path / "heavy.sdf"), heavy)
     check(read_molecules(tmp_path / "all.sdf", hydrogens="remove"), heavy)
     added = read_molecules(tmp_path / "heavy.sdf", hydrogens="add")
@@ -247,7 +251,7 @@ def test_npz_is_read_in_blocks(tmp_path, monkeypatch, save):
     ("arrays", "message"),
     [
         ({"positions": np.zeros((2, 3))}, r"does not fit charges \(2, 2\)"),
-        ({"charges": np.array([["H", "C"]] * 2)}, "array of <U1"),
+        ({"charges": np.array([["H", "C"]] * 2)}, "array charges holds <U1"),
         ({"charges": np.array([[6, 1], [0, 1]])}, "molecule 1 has 1 charges, but num_atoms says 2"),
         ({"charges": np.array([[6, 1], [200, 1]])}, "molecule 1 has an atomic number"),
         ({"positions": np.full((2, 2, 3), np.inf)}, "molecule 0 has NaN or infinite"),
@@ -269,8 +273,140 @@ def test_npz_that_makes_no_sense(tmp_path, arrays, message):
 def test_npz_with_a_gap_in_its_charges(tmp_path):
     arrays = {"num_atoms": [2], "charges": [[6, 0, 1]], "positions": np.zeros((1, 3, 3))}
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(DataError, match="molecule 0 has a gap in its charges"):
+    with pytest.raises(DataError, match="molecule 0 has charges that are no atomic numbers"):
         read_molecules(tmp_path / "a.npz")
+
+
+GOOD = {
+    "num_atoms": np.array([2, 1]),
+    "charges": np.array([[6, 1], [8, 0]]),
+    "positions": np.arange(12.0).reshape(2, 2, 3) * np.array([[[1], [1]], [[1], [0]]]),
+}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.asfortranarray,
+        lambda array: array.astype(array.dtype.newbyteorder(">")),
+        lambda array: array.astype(np.float64),
+        lambda array: array.astype(np.float16 if array.dtype.kind == "f" else np.int8),
+        lambda array: np.asfortranarray(array.astype(">f4")),
+    ],
+)
+def test_npz_of_any_order_and_number(tmp_path, monkeypatch, save, change):
+    monkeypatch.setattr("gaga_adapter.molecules.formats.npz._ROWS", 1)
+    save(tmp_path / "a.npz", **{key: change(array) for key, array in GOOD.items()})
+    read = read_molecules(tmp_path / "a.npz")
+    np.testing.assert_array_equal(read.atomic_numbers, GOOD["charges"])
+    np.testing.assert_array_equal(read.positions, GOOD["positions"].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"charges": [[6.5, 1.0], [8, 0]]},
+            r"molecule 0 has the atomic number 6.5, which is",
+        ),
+        ({"charges": [[-6, 1], [8, 0]]}, r"molecule 0 has charges that are no atomic numbers"),
+        ({"charges": [[np.nan, 1], [8, 0]]}, r"molecule 0 has charges that are no atomic numbers"),
+        ({"num_atoms": [2.5, 1]}, r"molecule 0 has 2 charges, but num_atoms says 2.5"),
+        ({"charges": [[True, True], [True, False]]}, r"array charges holds bool. Allowed: integ"),
+        ({"positions": np.zeros((2, 2, 3), complex)}, r"array positions holds complex128"),
+        (
+            {"charges": np.array([[6, 1], [8, None]], object)},
+            r"array charges holds pickled objects, which are never read",
+        ),
+        ({"num_atoms": np.int64(2)}, r"num_atoms \(\) does not fit charges \(2, 2\)"),
+    ],
+)
+def test_npz_whose_numbers_are_none(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **{**GOOD, **arrays})
+    with pytest.raises(DataError, match=message):
+        read_molecules(tmp_path / "a.npz")
+
+
+def test_npz_of_another_kind_is_told_by_its_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", R=np.zeros((5, 2, 3)), z=[1, 1], E=np.zeros(5))
+    with pytest.raises(DataError, match=r"has no num_atoms, charges, positions; it has R, z, E"):
+        read_molecules(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "shape", ["(10**12, 2, 3)", "(2, 10**12, 3)", "(-2, 2, -3)", "(2, 2)", "()"]
+)
+def test_a_shape_that_the_file_cannot_hold_is_refused_before_it_is_read(tmp_path, shape):
+    """The header says anything; numpy would ask for terabytes."""
+    header = f"{{'descr': '<f8', 'fortran_order': True, 'shape': {eval(shape)}, }}"
+    np.savez(tmp_path / "b.npz", **GOOD)
+    with (
+        zipfile.ZipFile(tmp_path / "b.npz") as source,
+        zipfile.ZipFile(tmp_path / "a.npz", "w") as target,
+    ):
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "positions.npy":
+                text = header.ljust(117) + "\n"
+                data = data[:8] + len(text).to_bytes(2, "little") + text.encode() + data[-96:]
+            target.writestr(name, data)
+    with pytest.raises(DataError, match=r"the array positions has 96 bytes; its shape .* need"):
+        read_molecules(tmp_path / "a.npz")
+
+
+def csv_of(tmp_path, text, **how):
+    (tmp_path / "a.csv").write_text(text)
+    return read_molecules(tmp_path / "a.csv", embed=True, **how)
+
+
+@pytest.mark.parametrize("row", ['3,"O,c', '3,O,"c', '"3,O,c'])
+def test_a_stray_quote_in_a_csv_spoils_one_row(tmp_path, row):
+    rows = [f"{k},O,water" for k in range(40)]
+    rows[3] = row
+    text = "id,smiles,name\n" + "\n".join(rows) + "\n"
+    with pytest.raises(DataError, match=r"molecule 3 has a stray quote in line 5: .*--skip-bad"):
+        csv_of(tmp_path, text)
+    with pytest.warns(GAGAWarning, match=r"skipped 1 of 40 molecules \(1 malformed\)"):
+        assert len(csv_of(tmp_path, text, skip_bad=True)) == 39
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("id;SMILES;note", "1;O;a,b"),
+        ("smiles\tid", "O\t1"),
+        ("id,smiles", '1,"O"'),
+        ("id,smiles,n", "1,O,2,,"),
+        ('"id","smiles"', '"a ""b""",O'),
+    ],
+)
+def test_csv_dialects(tmp_path, header, row):
+    assert csv_of(tmp_path, f"{header}\n\n{row}\n").smiles == ("O",)
+
+
+@pytest.mark.parametrize("row", ["1,acid, acetic,O", "1,O", ","])
+def test_a_csv_row_of_another_length_is_not_read_from_the_wrong_column(tmp_path, row):
+    with pytest.raises(DataError, match=r"molecule 0 has \d columns in line 2, and the he"):
+        csv_of(tmp_path, f"id,name,smiles\n{row}\n")
+
+
+def test_smiles_under_a_header_and_in_capital_files(tmp_path):
+    (tmp_path / "a.smi").write_text("smiles zinc_id\nO ZINC1\n")
+    assert read_molecules(tmp_path / "a.smi", embed=True).smiles == ("O",)
+    (tmp_path / "B.CSV").write_text("id,smiles\n1,O\n")
+    assert read_molecules(tmp_path / "B.CSV", embed=True).smiles == ("O",)
+    (tmp_path / "b.smi").write_text("C(C\n")
+    with pytest.raises(DataError, match=r"which rdkit cannot read: SMILES Parse Error: extra open"):
+        read_molecules(tmp_path / "b.smi", embed=True)
+
+
+def test_atomic_numbers_of_objects_that_are_no_whole_numbers():
+    for numbers in ([6.5], [np.nan], [1e300]):
+        with pytest.raises(DataError, match=r"molecule 0 has (the|an) atomic number"):
+            read_molecules([([[0.0, 0, 0]], numbers)])
+        with pytest.raises(DataError, match=r"molecule 0 has an atomic number that is not one of"):
+            MoleculeSet.from_list([([[0.0, 0, 0]], numbers)])
 
 
 def test_smiles_are_embedded_when_asked(tmp_path):
@@ -306,7 +442,7 @@ def test_smiles_that_are_none_and_columns_that_are_none(tmp_path):
     (tmp_path / "b.csv").write_text("id,canonical_smiles,n\n1,O,3\n")
     assert read_molecules(tmp_path / "b.csv", embed=True).smiles == ("O",)
     (tmp_path / "b.csv").write_text("id,smiles\n1\n")
-    with pytest.raises(DataError, match=r"line 2 has 1 columns only"):
+    with pytest.raises(DataError, match=r"has 1 columns in line 2, and the header has 2"):
         read_molecules(tmp_path / "b.csv", embed=True)
 
 
@@ -329,7 +465,7 @@ def test_a_truncated_archive_says_where_it_ends(tmp_path, mols):
         read_molecules(tmp_path / "a.sdf.gz")
     (tmp_path / "b.sdf.gz").write_text(text)
     with pytest.raises(
-        DataError, match=r"cannot read .*b.sdf.gz behind 0 molecules: Not a gzipped"
+        DataError, match=r"b.sdf.gz ends in .gz, but does not begin like such a file"
     ):
         read_molecules(tmp_path / "b.sdf.gz")
     np.savez(tmp_path / "a.npz", num_atoms=[1], charges=[[6]], positions=np.zeros((1, 1, 3)))
