@@ -9,7 +9,7 @@ the process that read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from gaga_adapter.batches import Batch, check_layout, check_stream, layout_of, read_batch
 from gaga_adapter.distributed import Processes, Progress
 from gaga_adapter.errors import DataError
 from gaga_adapter.hashing import splitmix64
-from gaga_adapter.layout import AtomLayout, DenseLayout, Layout, MoleculeLayout
+from gaga_adapter.layout import DenseLayout, Layout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
 
 if TYPE_CHECKING:
     from gaga_adapter.moments import DenseKind, Moments
 
-Batch = Tensor | Sequence[Tensor]
 #: How the processes of a run share a stream: `processes` of `fit`.
 Sharing = Literal["deal", "own", "alone"]
-_NO_DATA = "no data: the stream was empty. Pass at least one batch."
+_NO_DATA = (
+    "no data: the stream was empty. Pass at least one batch; a generator can be read only once."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,7 @@ def collect(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
     sharing: Sharing = "deal",
+    channels: int | None = None,
 ) -> Collected | None:
     """Stream a data set once; the result on the first of the processes, `None` on the others.
 
@@ -69,26 +72,19 @@ def collect(
     """
     if n_criterion < 1:
         raise DataError(f"n_criterion={n_criterion}: the criterion needs items to see. Pass more.")
-    if isinstance(data, Tensor):
-        raise DataError(
-            f"data is one tensor {tuple(data.shape)}, and an iterable of batches is needed. "
-            "Pass [x], or x.split(512)."
-        )
-    if layout is not None and not isinstance(layout, AtomLayout | DenseLayout | MoleculeLayout):
-        raise DataError(
-            f"layout={layout!r} is no layout. Pass DenseLayout(shape) or MoleculeLayout(elements), "
-            "or none; what comes behind it is named, such as criterion='cumulant'."
-        )
+    check_stream(data)
+    check_layout(layout, channels)
     processes = sharing_processes(sharing)
     if layout is None:
-        layout, data = _peek(data, processes)
+        layout, data = _peek(data, channels, processes)
     moments: Moments
     if isinstance(layout, DenseLayout):
         from gaga_adapter.moments.dense import DenseMoments
 
-        moments = DenseMoments(layout.shape, kind=covariance)
+        moments = DenseMoments(layout.shape, covariance, channels=layout.channels)
     else:
-        moments = ExchangeableMoments(layout.n_features)
+        table = {} if layout.n_positions else {"table_size": 0}  # tokens have no shapes to draw
+        moments = ExchangeableMoments(layout.n_features, n_positions=layout.n_positions, **table)
     seed = int(torch.randint(2**62, (), generator=generator))
     sample = _UniformSample(n_criterion, processes.everyones(seed)[0])
 
@@ -102,7 +98,11 @@ def collect(
         for place, batch in enumerate(share):
             number = processes.index + processes.count * place  # in the whole stream
             try:
-                x, mask = _update(moments, batch)
+                x, mask = read_batch(batch, layout)
+                if isinstance(moments, ExchangeableMoments):
+                    moments.update(x, mask)
+                else:
+                    moments.update(x)
                 sample.update(x, mask, number)
             except DataError as error:
                 if processes.count == 1:
@@ -119,74 +119,18 @@ def collect(
     return None if whole is None else Collected(layout, whole[0], *whole[1].tensors())
 
 
-def layout_of(batch: Batch) -> Layout:
-    """The layout that a batch shows by itself: its event shape, or unnamed features per atom.
-
-    One-hot features are refused: which elements they stand for is not in the data.
-    """
-    x, rest = _parts(batch)
-    if not rest:
-        if x.ndim < 2:
-            raise DataError(
-                f"a batch of shape {tuple(x.shape)} has no channels. Pass batches (B, C, ...)."
-            )
-        return DenseLayout(tuple(x.shape[1:]))
-    mask = rest[0]
-    if len(rest) > 1 or x.ndim != 3 or x.shape[-1] < 3 or mask.shape != x.shape[:2]:
-        raise DataError(
-            f"batches of shapes {[tuple(part.shape) for part in (x, *rest)]} are neither dense "
-            "data nor pairs of x (B, N, 3+F) and mask (B, N). Pass one of these."
-        )
-    features = x[..., 3:][mask.bool()]
-    n_features = features.shape[-1]
-    for n, charges in ((n_features, "None"), (n_features - 1, "...")):
-        onehot = features[:, : max(n, 0)]
-        height = float(onehot.max()) if onehot.numel() else 0.0
-        is_high = onehot == height
-        if height > 0 and bool((is_high.sum(1) == 1).all() and (is_high | (onehot == 0)).all()):
-            raise DataError(
-                f"the features look like a one-hot element of height {height:g}, and nothing says "
-                f"which {n} elements these are. Pass layout=MoleculeLayout(elements=(...), "
-                f"onehot_scale={1 / height:g}, charge_scale={charges}), or "
-                f"layout=AtomLayout({n_features}) if they are no elements."
-            )
-    return AtomLayout(n_features)
-
-
-def _peek(data: Iterable[Batch], processes: Processes) -> tuple[Layout, Iterable[Batch]]:
+def _peek(
+    data: Iterable[Batch], channels: int | None, processes: Processes
+) -> tuple[Layout, Iterable[Batch]]:
     """The layout of the first batch, and the same stream from its beginning."""
     batches = iter(data)
     with processes.in_step():  # a failure of one process ends all
         first = list(islice(batches, 1))
-        mine = layout_of(first[0]) if first else None
+        mine = layout_of(first[0], channels) if first else None
     layout = next((one for one in processes.everyones(mine) if one is not None), None)
     if layout is None:
         raise DataError(_NO_DATA)
     return layout, chain(first, batches)
-
-
-def _update(moments: Moments, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Add one batch to the moments; returns its x and, for molecules, its mask."""
-    x, rest = _parts(batch)
-    if isinstance(moments, ExchangeableMoments):
-        if len(rest) != 1:
-            raise DataError(f"molecules need pairs (x, mask); got {1 + len(rest)} tensors.")
-        moments.update(x, rest[0])
-        return x, rest[0]
-    if rest:
-        raise DataError(f"dense data are x alone; got batches of {1 + len(rest)} entries.")
-    moments.update(x)
-    return x, None
-
-
-def _parts(batch: Batch) -> tuple[Tensor, list[Tensor]]:
-    """The x of a batch, and the other tensors in it."""
-    if not isinstance(batch, Tensor | tuple | list):
-        raise DataError(
-            f"a batch is a {type(batch).__name__}, not a tensor. Pass torch.from_numpy(batch)."
-        )
-    x, *rest = (batch,) if isinstance(batch, Tensor) else batch
-    return x, rest
 
 
 class _UniformSample:
@@ -210,8 +154,8 @@ class _UniformSample:
             self._add(other.keys, other.x, other.mask)
 
     def _add(self, keys: Tensor, x: Tensor, mask: Tensor | None) -> None:
-        self.x = _stack(self.x, x)
-        self.mask = None if mask is None else _stack(self.mask, mask)
+        self.x = _stack(self.x, x, is_dense=mask is None)
+        self.mask = None if mask is None else _stack(self.mask, mask, is_dense=False)
         self.keys = torch.cat([self.keys, keys])
         if len(self.keys) > 2 * self.size:
             self.shrink()
@@ -240,14 +184,15 @@ def _merge(one: _Share, other: _Share) -> _Share:
     return one
 
 
-def _stack(old: Tensor | None, new: Tensor) -> Tensor:
+def _stack(old: Tensor | None, new: Tensor, is_dense: bool) -> Tensor:
     """Concatenate batches; molecules (B, N, ...) of different width are padded with zeros."""
     if old is None:
         return new
-    if old.shape[2:] != new.shape[2:]:
+    if old.shape[2:] != new.shape[2:] or (is_dense and old.shape[1:] != new.shape[1:]):
         raise DataError(
             f"batches of shapes {tuple(old.shape[1:])} and {tuple(new.shape[1:])}: the criterion "
-            "needs one. Fit one resolution at a time."
+            "needs one. Fit one resolution at a time; a fit with covariance='channel' then serves "
+            "the others."
         )
     if old.shape[1:] != new.shape[1:]:
         width = max(old.shape[1], new.shape[1])

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gaga_adapter"
 LAYERS = [
     ["errors"],
     ["layout", "files", "distributed", "elements", "hashing", "subspace", "covariance"],
-    ["noise"],
+    ["noise", "batches"],
     ["moments"],
     ["reference"],
     ["criteria"],

@@ -28,8 +28,8 @@ from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, WriteE
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 
 if TYPE_CHECKING:
+    from gaga_adapter.batches import Batch
     from gaga_adapter.molecules.formats import MoleculeStream
-    from gaga_adapter.streaming import Batch
 
 _BATCH = 2048  # molecules
 _BATCH_NUMBERS = 4_000_000  # of dense arrays
