@@ -42,12 +42,13 @@ class MoleculeLayout:
     charge_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.elements, str) or not isinstance(self.elements, Iterable):
+        given: Any = self.elements
+        if isinstance(given, str) or not isinstance(given, Iterable):
             raise DataError(
-                f"elements={self.elements!r} is no sequence of symbols. Pass a tuple, such as "
+                f"elements={given!r} is no sequence of symbols. Pass a tuple, such as "
                 '("H", "C", "N").'
             )
-        elements = tuple(self.elements)
+        elements = tuple(given)
         named = all(isinstance(symbol, str) for symbol in elements)
         if not named or not elements or len(set(elements)) < len(elements):
             raise DataError(
@@ -164,13 +165,14 @@ class DenseLayout:
     channels: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.shape, str) or not isinstance(self.shape, Iterable):
+        given: Any = self.shape
+        if isinstance(given, str) or not isinstance(given, Iterable):
             raise DataError(
-                f"shape={self.shape!r} is no shape. Pass a tuple of the sizes of an event without "
+                f"shape={given!r} is no shape. Pass a tuple of the sizes of an event without "
                 "the batch, such as (4, 64, 64)."
             )
         shape = tuple(
-            _count(size, f"axis {axis} of the shape", 1) for axis, size in enumerate(self.shape)
+            _count(size, f"axis {axis} of the shape", 1) for axis, size in enumerate(given)
         )
         if not shape:
             raise DataError("shape=() has no axis. An event has one at least, such as (64,).")

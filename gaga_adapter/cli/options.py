@@ -21,11 +21,12 @@ import numpy as np
 import torch
 import typer
 
+from gaga_adapter.batches import layout_of
 from gaga_adapter.cli.console import Quiet
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, WriteError
-from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
+from gaga_adapter.layout import Layout, MoleculeLayout
 
 if TYPE_CHECKING:
     from gaga_adapter.batches import Batch
@@ -176,6 +177,15 @@ class Reading:
         float | None,
         typer.Option(help="Atomic numbers are divided by it; without it there is no such channel."),
     ] = None
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            help="Axis of an event of a .npy that holds the channels: 0 is the first, -1 the last "
+            "(tokens x channels), 1 the second (frames x channels x height x width). The first if "
+            "not given, with a warning if the numbers point to another.",
+            show_default=False,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +236,12 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
             raise DataError(
                 f"got {', '.join(reading.data)}: pass one .npy file at a time, and it alone."
             )
-        return _open_array(Path(arrays[0]))
+        return _open_array(Path(arrays[0]), reading.channels)
+    if reading.channels is not None:
+        raise DataError(
+            f"--channels {reading.channels} names an axis of a .npy, and {', '.join(reading.data)} "
+            "are molecules. Leave it out."
+        )
     from gaga_adapter.molecules.formats import stream_molecules
 
     def opened(elements: tuple[str, ...] | None) -> MoleculeStream:
@@ -251,7 +266,7 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
     return Source(molecules.name, layout, molecules)
 
 
-def _open_array(file: Path) -> Source:
+def _open_array(file: Path, channels: int | None) -> Source:
     if not file.is_file():
         raise DataError(f"no file {file}.")
     try:
@@ -261,9 +276,11 @@ def _open_array(file: Path) -> Source:
     if array.ndim < 2 or not len(array) or array.dtype.kind != "f":
         raise DataError(
             f"{file} holds {array.dtype} {array.shape}; need floats (M, C, ...), one event per "
-            "row and channels first, scaled as the model sees them."
+            "row, scaled as the model sees them."
         )
-    return Source(str(file), DenseLayout(tuple(array.shape[1:])), array)
+    step = max(1, _BATCH_NUMBERS // max(1, array[0].size))
+    first = torch.from_numpy(np.array(array[:step]))
+    return Source(str(file), layout_of(first, channels), array)
 
 
 # -- judges ----------------------------------------------------------------------------------------

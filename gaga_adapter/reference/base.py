@@ -24,7 +24,8 @@ from gaga_adapter.subspace import project
 if TYPE_CHECKING:
     from typing import Self
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 LOG_2_PI = math.log(2 * math.pi)
 
 
