@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gaga_adapter.batches import Batch
 from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
 from gaga_adapter.criteria.levels import falling_levels
@@ -36,7 +35,7 @@ from gaga_adapter.selection import (
     select_by_size,
 )
 from gaga_adapter.stats import GAGAStats, library_versions
-from gaga_adapter.streaming import Collected, Sharing, collect, sharing_processes
+from gaga_adapter.streaming import Batch, Collected, Sharing, collect, sharing_processes
 
 if TYPE_CHECKING:
     from gaga_adapter.moments import DenseKind

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from gaga_adapter import GAGAStats, compare, fit
-from gaga_adapter.batches import layout_of
 from gaga_adapter.criteria import TwoSample
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.layout import AtomLayout, DenseLayout
-from gaga_adapter.streaming import _UniformSample
+from gaga_adapter.streaming import _UniformSample, layout_of
 from gaga_adapter.subspace import mask_from_sizes, project
 
 

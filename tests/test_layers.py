@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gaga_adapter"
 LAYERS = [
     ["errors"],
     ["layout", "files", "distributed", "elements", "hashing", "subspace", "covariance"],
-    ["noise", "batches"],
+    ["noise"],
     ["moments"],
     ["reference"],
     ["criteria"],

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import typer
 
-from gaga_adapter.batches import layout_of
 from gaga_adapter.cli.console import Quiet
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
@@ -29,8 +28,8 @@ from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, WriteE
 from gaga_adapter.layout import Layout, MoleculeLayout
 
 if TYPE_CHECKING:
-    from gaga_adapter.batches import Batch
     from gaga_adapter.molecules.formats import MoleculeStream
+    from gaga_adapter.streaming import Batch
 
 _BATCH = 2048  # molecules
 _BATCH_NUMBERS = 4_000_000  # of dense arrays
@@ -278,6 +277,8 @@ def _open_array(file: Path, channels: int | None) -> Source:
             f"{file} holds {array.dtype} {array.shape}; need floats (M, C, ...), one event per "
             "row, scaled as the model sees them."
         )
+    from gaga_adapter.streaming import layout_of
+
     step = max(1, _BATCH_NUMBERS // max(1, array[0].size))
     first = torch.from_numpy(np.array(array[:step]))
     return Source(str(file), layout_of(first, channels), array)
