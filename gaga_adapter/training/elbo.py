@@ -145,8 +145,8 @@ def truncated_elbo(
     channels = x.shape[axis] if is_dense == (mask is None) and axis < x.dim() else None
     if channels != stats.layout.n_channels:
         raise StatsMismatchError(
-            f"the data are {tuple(x.shape)} {'without' if mask is None else 'with'} a mask, the "
-            f"statistics are of {stats.layout.describe()}."
+            f"the channels of the data {tuple(x.shape)}, {'without' if mask is None else 'with'} a "
+            f"mask, are not those of the statistics: {stats.layout.describe()}."
         )
     n_positions = 0 if isinstance(stats.layout, TokenLayout) else 3
     denoiser = replace(as_denoiser(model), n_positions=n_positions)
