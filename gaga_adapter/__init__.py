@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         remove_patch,
         truncate_sigmas,
     )
-    from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
+    from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout, TokenLayout
     from gaga_adapter.molecules.denoiser import MoleculeDenoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
     from gaga_adapter.noise.paths import (
@@ -67,7 +67,7 @@ _ROOMS = {
         "remove_patch",
         "truncate_sigmas",
     ),
-    "layout": ("AtomLayout", "DenseLayout", "MoleculeLayout"),
+    "layout": ("AtomLayout", "DenseLayout", "MoleculeLayout", "TokenLayout"),
     "molecules.denoiser": ("MoleculeDenoiser",),
     "molecules.pipeline": ("MoleculePipeline",),
     "noise.paths": ("FlowPath", "GaussianPath", "TabulatedPath", "VEPath", "VPPath", "named_path"),
@@ -94,6 +94,7 @@ __all__ = [
     "MoleculePipeline",
     "ReferenceGaussian",
     "TabulatedPath",
+    "TokenLayout",
     "TruncatedTimesteps",
     "TwoSample",
     "VEPath",

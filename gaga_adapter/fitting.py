@@ -12,6 +12,7 @@ one draws the curve, and all return the same artefact (`streaming.py`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,19 @@ import torch
 
 from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
+from gaga_adapter.criteria.levels import falling_levels
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, TruncationError, check_seed, whole_number
 from gaga_adapter.layout import Layout
 from gaga_adapter.reference import make_reference
-from gaga_adapter.selection import Selection, bootstrap, check_tolerance, select, select_by_size
+from gaga_adapter.selection import (
+    DEFAULT_TOLERANCES,
+    Selection,
+    bootstrap,
+    check_tolerance,
+    select,
+    select_by_size,
+)
 from gaga_adapter.stats import GAGAStats, library_versions
 from gaga_adapter.streaming import Batch, Collected, Sharing, collect, sharing_processes
 
@@ -86,17 +95,22 @@ def fit(
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
     processes: Sharing = "deal",
+    channels: int | None = None,
 ) -> GAGAStats:
     """Fit the statistics of a data set and choose its characteristic log-SNR.
 
     Args:
-        data: Batches. Molecules are pairs of x (B, N, 3+F) and mask (B, N) bool; dense data are x
-            (B, C, ...), alone or as the only entry of a tuple or list.
+        data: Batches of floats, in one pass. Molecules and tokens are pairs of x (B, N, 3+F) or
+            (B, N, F) and mask (B, N), true on what is real; dense data are x (B, C, ...), alone or
+            as the only entry of a tuple or list.
         layout: Meaning of the channels. When `None` it is read off the first batch: the event
-            shape of dense data, or unnamed features per atom. Molecules whose features name
-            elements need `MoleculeLayout(elements, ...)`.
+            shape of dense data, or three positions and unnamed features per atom. Molecules whose
+            features name elements need `MoleculeLayout(elements, ...)`, tokens without positions
+            `TokenLayout(F)`.
         criterion: Name of a criterion of Gaussianity, or one with settings of its own.
-        reference: Kind of the closed-form start that is judged; `auto` is `shape` for molecules.
+        reference: Kind of the closed-form start that is judged; `auto` is `shape` for molecules,
+            `size` for tokens, and the covariance for dense data. The artefact remembers it: its t*
+            is for this start, which `auto` then means everywhere.
         covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`.
         tolerance: Nats that may remain at t*, or the rate of false alarms of p-values, see
             `selection`; the default of the criterion's unit when `None`.
@@ -111,30 +125,34 @@ def fit(
             the same stream, and each takes its share of the batches; `own`: each passes its own
             share, as a distributed sampler makes it; `alone`: this process fits by itself, and
             the others need not call.
+        channels: Axis of an event of dense data that holds the channels, where no layout says it:
+            -1 for tokens x channels, 1 for frames x channels x height x width. When `None` it is
+            the first, with a warning if the numbers point to another one.
 
     Returns:
         The artefact, the same on all processes; `save_pretrained` writes it.
 
     Raises:
-        DataError: If there are no data, batches have another form, values are not finite, or there
-            are too few for the criterion.
+        DataError: If there are no data, batches have another form, values are not finite, there
+            are too few for the criterion, or an argument makes no sense.
         StatsMismatchError: If batches have other channels than the layout, or the data do not
             have this reference.
         TruncationError: If the criterion never comes within the tolerance.
         ProcessError: If another process failed or is gone.
     """
-    judge = criterion_named(criterion) if isinstance(criterion, str) else criterion
+    judge = _judge(criterion)
     check_tolerance(tolerance, judge.unit)
+    levels = _levels(log_snr, provenance)
     generator = torch.Generator().manual_seed(check_seed(seed))
     n_criterion = whole_number("n_criterion", n_criterion)
     n_bootstrap = whole_number("n_bootstrap", n_bootstrap, 0)
     collected = collect(
-        data, layout, n_criterion, reference, covariance, generator, progress, processes
+        data, layout, n_criterion, reference, covariance, generator, progress, processes, channels
     )
 
     def conclude(beat: Callable[[], None]) -> GAGAStats:
         assert collected is not None
-        curve = _draw(judge, collected, reference, log_snr, generator, progress, beat)
+        curve = _draw(judge, collected, reference, levels, generator, progress, beat)
         selection = _choose(curve, tolerance, n_bootstrap, generator)
         if by_size:
             selection = replace(selection, by_size=select_by_size(curve, tolerance))
@@ -159,6 +177,7 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
     processes: Sharing = "deal",
+    channels: int | None = None,
 ) -> Comparison:
     """Judge with several criteria how Gaussian the same data are.
 
@@ -168,21 +187,29 @@ def compare(
     `seed`, whatever ran before it.
 
     Raises:
-        DataError: If there are no data, batches have another form, or values are not finite.
+        DataError: If there are no data, batches have another form, values are not finite, or an
+            argument makes no sense.
         StatsMismatchError: If batches have other channels than the layout, or the data do not
             have this reference.
         TruncationError: If a tolerance is not positive and finite.
         ProcessError: If another process failed or is gone.
     """
-    judges = [criterion_named(c) if isinstance(c, str) else c for c in criteria]
+    if isinstance(criteria, str) or not isinstance(criteria, Sequence) or not criteria:
+        raise DataError(f"criteria={criteria!r}: pass a list of one or more, such as ['cumulant'].")
+    judges = [_judge(one) for one in criteria]
+    if unknown := set(tolerances or {}) - set(DEFAULT_TOLERANCES):
+        raise DataError(
+            f"tolerances are by unit, and {', '.join(sorted(map(repr, unknown)))} is none. Known: "
+            f"{', '.join(DEFAULT_TOLERANCES)}."
+        )
     tolerance_of = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
+    levels = _levels(log_snr)
     generator = torch.Generator().manual_seed(check_seed(seed))
     n_criterion = whole_number("n_criterion", n_criterion)
     n_bootstrap = whole_number("n_bootstrap", n_bootstrap, 0)
     collected = collect(
-        data, layout, n_criterion, reference, covariance, generator, progress, processes
+        data, layout, n_criterion, reference, covariance, generator, progress, processes, channels
     )
-    levels = tuple(log_snr)
 
     def conclude(beat: Callable[[], None]) -> Comparison:
         assert collected is not None
@@ -200,6 +227,39 @@ def compare(
         return Comparison(collected.layout, collected.moments.count, len(collected.x), verdicts)
 
     return sharing_processes(processes).by_first(conclude)
+
+
+def _judge(criterion: str | Criterion) -> Criterion:
+    """A criterion by its name, or the one that was passed; refuses what is none, and a class."""
+    if isinstance(criterion, str):
+        return criterion_named(criterion)
+    if isinstance(criterion, type) or not hasattr(criterion, "curve"):
+        raise DataError(
+            f"criterion={criterion!r} is no criterion. Pass a name such as 'cumulant', or an "
+            "object such as TwoSample()."
+        )
+    return criterion
+
+
+def _levels(log_snr: Iterable[float], provenance: dict[str, Any] | None = None) -> list[float]:
+    """The levels of the curve, from data to noise; refuses arguments before the data are read."""
+    try:
+        levels = falling_levels(
+            torch.tensor([float(level) for level in log_snr], dtype=torch.float64)
+        )
+    except (TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"log_snr={log_snr!r} is no list of levels. Pass numbers such as (2.0, 0.0, -2.0)."
+        ) from error
+    try:
+        json.dumps(provenance)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"provenance cannot be stored as JSON ({error}). Pass text, numbers and lists of them."
+        ) from error
+    return levels
 
 
 def _draw(

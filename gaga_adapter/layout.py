@@ -8,8 +8,11 @@ something else.
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
 
 from gaga_adapter.errors import ArtefactError, DataError
 
@@ -31,21 +34,35 @@ class MoleculeLayout:
             finite.
     """
 
+    n_positions: ClassVar[int] = 3
+
     elements: tuple[str, ...] = ("H", "C", "N", "O", "F")
     position_scale: float = 1.0
     onehot_scale: float = 4.0
     charge_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.elements or len(set(self.elements)) < len(self.elements):
+        given: Any = self.elements
+        if isinstance(given, str) or not isinstance(given, Iterable):
             raise DataError(
-                f"elements are {self.elements}. Name one or more, each of them once, such as "
-                "H,C,N,O,F."
+                f"elements={given!r} is no sequence of symbols. Pass a tuple, such as "
+                '("H", "C", "N").'
             )
+        elements = tuple(given)
+        named = all(isinstance(symbol, str) for symbol in elements)
+        if not named or not elements or len(set(elements)) < len(elements):
+            raise DataError(
+                f"elements are {elements}. Name one or more, each of them once, such as H,C,N,O,F."
+            )
+        object.__setattr__(self, "elements", elements)
         for name in ("position_scale", "onehot_scale", "charge_scale"):
             scale = getattr(self, name)
-            if scale is not None and not 0 < scale < math.inf:
-                raise DataError(f"{name}={scale} must be positive and finite.")
+            if scale is None and name == "charge_scale":
+                continue
+            is_number = isinstance(scale, Real) and not isinstance(scale, bool)
+            if not is_number or not 0 < scale < math.inf:
+                raise DataError(f"{name}={scale!r} must be a positive and finite number.")
+            object.__setattr__(self, name, scale if type(scale) is int else float(scale))
 
     @property
     def n_features(self) -> int:
@@ -70,10 +87,18 @@ class AtomLayout:
     """Channels `[positions, features]` per atom of unnamed features, such as a learned latent.
 
     Attributes:
-        n_features: Number of feature channels F.
+        n_features: Number of feature channels F, 0 or more.
+
+    Raises:
+        DataError: If the number is no such integer.
     """
 
+    n_positions: ClassVar[int] = 3
+
     n_features: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_features", _count(self.n_features, "n_features", 0))
 
     @property
     def n_channels(self) -> int:
@@ -86,34 +111,128 @@ class AtomLayout:
 
 
 @dataclass(frozen=True)
-class DenseLayout:
-    """A dense tensor of one fixed event shape, channels first, such as an image or a latent.
+class TokenLayout:
+    """Sets of tokens (N, F) without order and without positions, padded and with a mask.
+
+    Where every item has the same number of tokens and their order means something, as in a packed
+    image, use `DenseLayout((N, F), channels=-1)` instead.
 
     Attributes:
-        shape: Event shape (C, ...), without the batch.
+        n_features: Number of channels F of a token, at least 1.
+
+    Raises:
+        DataError: If the number is no such integer.
     """
 
-    shape: tuple[int, ...]
+    n_positions: ClassVar[int] = 0
+
+    n_features: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_features", _count(self.n_features, "n_features", 1))
 
     @property
     def n_channels(self) -> int:
-        """Size of the first axis."""
-        return self.shape[0]
+        """All channels, F."""
+        return self.n_features
 
     def describe(self) -> str:
         """One line for messages."""
-        return f"dense {'x'.join(map(str, self.shape))}"
+        return f"tokens of {self.n_features} channels, without positions"
 
 
-Layout = MoleculeLayout | AtomLayout | DenseLayout
+@dataclass(frozen=True)
+class DenseLayout:
+    """A dense tensor of one event shape, such as an image, a latent or packed tokens.
 
-_KINDS: dict[str, Any] = {"molecule": MoleculeLayout, "atoms": AtomLayout, "dense": DenseLayout}
+    The axis of the channels matters for the covariance `channel`, which keeps a mean and a variance
+    per channel and serves any size of the other axes:
+
+        DenseLayout((4, 64, 64))                        channels x height x width
+        DenseLayout((1024, 64), channels=-1)            packed tokens x channels (Flux, LTX)
+        DenseLayout((13, 16, 60, 90), channels=1)       frames x channels x height x width
+
+    Attributes:
+        shape: Event shape, without the batch.
+        channels: Axis of the event that holds the channels, the first by default; a negative one
+            counts from the end and is stored from the front.
+
+    Raises:
+        DataError: If the shape is not one or more positive integers, or has no such axis.
+    """
+
+    shape: tuple[int, ...]
+    channels: int = 0
+
+    def __post_init__(self) -> None:
+        given: Any = self.shape
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise DataError(
+                f"shape={given!r} is no shape. Pass a tuple of the sizes of an event without "
+                "the batch, such as (4, 64, 64)."
+            )
+        shape = tuple(
+            _count(size, f"axis {axis} of the shape", 1) for axis, size in enumerate(given)
+        )
+        if not shape:
+            raise DataError("shape=() has no axis. An event has one at least, such as (64,).")
+        channels = _integer(self.channels)
+        if channels is None or not -len(shape) <= channels < len(shape):
+            raise DataError(
+                f"channels={self.channels!r} is no axis of an event {shape}. Pass one of "
+                f"{-len(shape)} to {len(shape) - 1}, such as -1 for the last."
+            )
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "channels", channels % len(shape))
+
+    @property
+    def n_channels(self) -> int:
+        """Size of the axis of the channels."""
+        return self.shape[self.channels]
+
+    def describe(self) -> str:
+        """One line for messages: `dense 4x64x64`, `dense 1024x64 (64 channels, last axis)`."""
+        sizes = f"dense {'x'.join(map(str, self.shape))}"
+        if not self.channels:
+            return sizes
+        is_last = self.channels == len(self.shape) - 1
+        where = "last axis" if is_last else f"axis {self.channels}"
+        return f"{sizes} ({self.n_channels} channels, {where})"
+
+
+Layout = MoleculeLayout | AtomLayout | TokenLayout | DenseLayout
+
+_KINDS: dict[str, Any] = {
+    "molecule": MoleculeLayout,
+    "atoms": AtomLayout,
+    "tokens": TokenLayout,
+    "dense": DenseLayout,
+}
+
+
+def _integer(value: Any) -> int | None:  # noqa: ANN401 - whatever a user passed
+    """An integer, also of numpy or a tensor; `None` for anything else and for truth values."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _count(value: Any, name: str, least: int) -> int:  # noqa: ANN401 - whatever a user passed
+    """An integer of at least `least`."""
+    number = _integer(value)
+    if number is None or number < least:
+        raise DataError(f"{name} is {value!r}. It must be an integer of at least {least}.")
+    return number
 
 
 def layout_to_dict(layout: Layout) -> dict[str, Any]:
     """JSON form of a layout, the inverse of `layout_from_dict`."""
     kind = next(name for name, cls in _KINDS.items() if type(layout) is cls)
-    return {"kind": kind, **asdict(layout)}
+    fields = asdict(layout)
+    if fields.get("channels") == 0:  # the first axis goes without saying, as in version 0.1
+        del fields["channels"]
+    return {"kind": kind, **fields}
 
 
 def layout_from_dict(data: dict[str, Any]) -> Layout:

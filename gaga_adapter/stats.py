@@ -26,10 +26,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
+from gaga_adapter.errors import (
+    ArtefactError,
+    GAGAError,
+    StatsMismatchError,
+    TruncationError,
+    warn,
+)
 from gaga_adapter.files import card_writer
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.layout import DenseLayout, Layout, layout_from_dict, layout_to_dict
+from gaga_adapter.layout import DenseLayout, Layout, TokenLayout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
@@ -40,7 +46,7 @@ if TYPE_CHECKING:
 
     from gaga_adapter.moments import DenseMoments
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CONFIG_NAME = "gaga_config.json"
 TENSORS_NAME = "gaga_stats.safetensors"
 #: Artefacts that ship with the package, by name.
@@ -75,30 +81,86 @@ class GAGAStats:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "log_snr_star", float(self.log_snr_star))
+        except (TypeError, ValueError) as error:
+            raise TruncationError(f"log_snr_star={self.log_snr_star!r} is no number.") from error
         if not -60 < self.log_snr_star < 60:
             raise TruncationError(
                 f"log_snr_star={self.log_snr_star} is not a plausible log-SNR. "
                 "Choose one inside of [-60, 60], such as 0.0 where signal and noise are equal."
             )
         moments, layout = self.moments, self.layout
+        for what, value, member in (
+            ("layout", layout, "describe"),
+            ("moments", moments, "state_dict"),
+        ):
+            if not hasattr(value, member):
+                raise StatsMismatchError(
+                    f"{what}={value!r} is none. Pass what a fit gives: GAGAStats(layout, moments, "
+                    "log_snr_star), or let `fit` make the statistics."
+                )
         if isinstance(moments, ExchangeableMoments):
-            fits = not isinstance(layout, DenseLayout) and moments.n_features == layout.n_features
+            fits = not isinstance(layout, DenseLayout) and (
+                (moments.n_features, moments.n_positions) == (layout.n_features, layout.n_positions)
+            )
         else:
-            fits = isinstance(layout, DenseLayout) and moments.shape == layout.shape
+            fits = isinstance(layout, DenseLayout) and (
+                (moments.shape, moments.channels) == (layout.shape, layout.channels)
+            )
         if not fits:
             raise StatsMismatchError(
                 f"the layout has {layout.describe()}, the moments are {moments.metadata()}. "
                 "Pass the moments of data in this layout."
             )
 
+    def __repr__(self) -> str:
+        judged = self.judged_reference
+        start = "" if judged is None else f", {judged} reference"
+        count = f"{self.moments.count:,} items"
+        return (
+            f"GAGAStats({self.layout.describe()}, {count}{start}, "
+            f"log_snr_star={self.log_snr_star:.4g})"
+        )
+
+    @property
+    def judged_reference(self) -> str | None:
+        """Kind of the reference that t* was chosen for; `None` if it was chosen on no curve."""
+        return None if self.selection is None else self.selection.curve.reference
+
     def reference(self, kind: str = "auto") -> ReferenceGaussian:
         """The closed-form start of the given kind, at the level of the data (a=1, b=0).
 
         Args:
-            kind: Kind of the reference; `auto` is `shape` for molecules and the fitted covariance
-                for dense data.
+            kind: Kind of the reference; `auto` is the one that t* was chosen for. Without a curve
+                it is `shape` for molecules, `size` for tokens and the fitted covariance for dense
+                data.
         """
+        judged = self.judged_reference
+        if kind == "auto" and judged is not None:
+            try:
+                return make_reference(self.moments, judged)
+            except StatsMismatchError:  # a criterion of the user's own may name another law
+                pass
         return make_reference(self.moments, kind)
+
+    def start(self, kind: str = "auto", log_snr_star: float | None = None) -> ReferenceGaussian:
+        """The reference for a sampler that starts at t*, with a warning if t* is for another one.
+
+        Args:
+            kind: Kind of the reference, as in `reference`.
+            log_snr_star: Log-SNR of the start, if the user chose one by hand; then nothing is
+                said.
+        """
+        reference, judged = self.reference(kind), self.judged_reference
+        is_fitted = log_snr_star is None or log_snr_star == self.log_snr_star
+        if judged is not None and is_fitted and reference.kind != judged:
+            warn(
+                f"t* was chosen for the {judged!r} reference, and the start is the "
+                f"{reference.kind!r} one: how far it is from the noised data there was not "
+                f"measured. Leave the reference out, or fit with reference={reference.kind!r}."
+            )
+        return reference
 
     def at_size(self, n_atoms: int) -> GAGAStats:
         """The same statistics with the t* of molecules of one size.
@@ -291,15 +353,23 @@ class GAGAStats:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, ready for JSON."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": 2 if self._needs_schema_2 else 1,
             "log_snr_star": self.log_snr_star,
-            "symmetry": "none" if isinstance(self.layout, DenseLayout) else "O(3) and permutations",
+            "symmetry": _symmetry(self.layout),
             "layout": layout_to_dict(self.layout),
             "moments": self.moments.metadata(),
             "selection": None if self.selection is None else self.selection.to_dict(),
             "provenance": dict(self.provenance),
             "digest": _digest(self._tensors()),
         }
+
+    @property
+    def _needs_schema_2(self) -> bool:
+        """Whether version 0.1 could not read this layout: tokens, or channels on another axis."""
+        layout = self.layout
+        if isinstance(layout, DenseLayout):
+            return layout.channels > 0
+        return isinstance(layout, TokenLayout)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: tensor.contiguous() for name, tensor in self.moments.state_dict().items()}
@@ -320,6 +390,12 @@ class GAGAStats:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fault = error if isinstance(error, GAGAError) else repr(error)
             raise _corrupt(folder, fault) from error
+
+
+def _symmetry(layout: Layout) -> str:
+    if isinstance(layout, DenseLayout):
+        return "none"
+    return "O(3) and permutations" if layout.n_positions else "permutations"
 
 
 def library_versions() -> dict[str, str]:

@@ -130,7 +130,7 @@ def truncate_sigmas(
                 f'{float(noisy[-1]):.6g}. Use spacing="suffix".'
             )
     first = float(part[0])
-    return part, KarrasStart(first, stats.reference(reference).at(data_scale, first))
+    return part, KarrasStart(first, stats.start(reference).at(data_scale, first))
 
 
 def _check_sigmas(sigmas: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from gaga_adapter.files.atomic import (
     is_standard_output,
     is_stream,
 )
-from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
+from gaga_adapter.layout import Layout, MoleculeLayout
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.formats import MoleculeStream
@@ -217,6 +217,15 @@ class Reading:
         float | None,
         typer.Option(help="Atomic numbers are divided by it; without it there is no such channel."),
     ] = None
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            help="Axis of an event of a .npy that holds the channels: 0 is the first, -1 the last "
+            "(tokens x channels), 1 the second (frames x channels x height x width). The first if "
+            "not given, with a warning if the numbers point to another.",
+            show_default=False,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +276,12 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
             raise DataError(
                 f"got {', '.join(reading.data)}: pass one .npy file at a time, and it alone."
             )
-        return _open_array(Path(arrays[0]))
+        return _open_array(Path(arrays[0]), reading.channels)
+    if reading.channels is not None:
+        raise DataError(
+            f"--channels {reading.channels} names an axis of a .npy, and {', '.join(reading.data)} "
+            "are molecules. Leave it out."
+        )
     from gaga_adapter.molecules.formats import stream_molecules
 
     molecules = stream_molecules(
@@ -291,7 +305,7 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
     return Source(molecules.name, layout, molecules)
 
 
-def _open_array(file: Path) -> Source:
+def _open_array(file: Path, channels: int | None) -> Source:
     if not file.is_file():
         if file.exists():
             raise DataError(f"{file} is no regular file, and arrays are mapped from disk. Copy it.")
@@ -303,9 +317,13 @@ def _open_array(file: Path) -> Source:
     if array.ndim < 2 or not array.size or array.dtype.kind != "f":
         raise DataError(
             f"{file} holds {array.dtype} {array.shape}; need floats (M, C, ...), one event per "
-            "row and channels first, scaled as the model sees them."
+            "row, scaled as the model sees them."
         )
-    return Source(str(file), DenseLayout(tuple(array.shape[1:])), array)
+    from gaga_adapter.streaming import layout_of
+
+    step = max(1, _BATCH_NUMBERS // max(1, array[0].size))
+    first = torch.from_numpy(np.array(array[:step]))
+    return Source(str(file), layout_of(first, channels), array)
 
 
 # -- judges ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, UnsupportedModelError
-from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
+from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout, TokenLayout
 from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
 from gaga_adapter.streaming import collect
@@ -130,7 +130,7 @@ def _held_out(
     from gaga_adapter.report.histograms import HeldOut
 
     layout = stats.layout
-    if isinstance(layout, AtomLayout):
+    if isinstance(layout, AtomLayout | TokenLayout):
         raise DataError(
             "these statistics are of a model's own latents, which no file holds. Encode the data "
             "and call gaga_adapter.report.page.report in Python."
@@ -140,7 +140,8 @@ def _held_out(
         raise DataError(
             f"--data {data} does not fit statistics of {layout.describe()}. Pass {kind}."
         )
-    reading = options.Reading([data])
+    axis = layout.channels if isinstance(layout, DenseLayout) else None
+    reading = options.Reading([data], channels=axis)
     if isinstance(layout, MoleculeLayout):
         reading = options.Reading(
             [data],

@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 from gaga_adapter.errors import DataError
 from gaga_adapter.reference import MoleculeReference, ReferenceGaussian, ShapeReference
 from gaga_adapter.reference.base import draw_noise
-from gaga_adapter.subspace import project
 
 
 def falling_levels(log_snr: Tensor) -> list[float]:
@@ -37,7 +36,7 @@ def add_noise(
 ) -> Tensor:
     """The data (M, ...) at the level of the reference: `a x_0 + b P eps` of clean data `x`."""
     y = reference.a * x + reference.b * draw_noise(x.shape, generator, x.device, x.dtype)
-    return y if mask is None else project(y, mask)
+    return reference.project(y, mask)
 
 
 def draw_like(
@@ -46,6 +45,16 @@ def draw_like(
     """Draws of the reference, one per item of `x` and of its size; molecules have atoms first."""
     size = x.shape if mask is None else mask.sum(1)
     return reference.sample(size, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def channels_first(x: Tensor, reference: ReferenceGaussian) -> Tensor:
+    """Dense events (M, ...) with their channels on the first axis of the event."""
+    return x.movedim(1 + getattr(reference, "channels", 0), 1)
+
+
+def n_positions(reference: ReferenceGaussian) -> int:
+    """Number of position channels of what the reference describes: 0 for tokens, else 3."""
+    return int(getattr(reference, "n_positions", 3))
 
 
 def is_gaussian(reference: ReferenceGaussian) -> bool:
@@ -75,8 +84,11 @@ def check_data(x: Tensor, mask: Tensor | None) -> None:
             raise DataError(f"dense data are floats (M, C, ...), got {x.dtype} {tuple(x.shape)}.")
         finite = torch.isfinite(x).flatten(1).all(1)
     else:
-        if x.dim() != 3 or x.shape[-1] < 3 or not x.is_floating_point():
-            raise DataError(f"molecules are floats (M, N, 3+F), got {x.dtype} {tuple(x.shape)}.")
+        if x.dim() != 3 or not x.shape[-1] or not x.is_floating_point():
+            raise DataError(
+                f"molecules are floats (M, N, 3+F) and tokens (M, N, F), got {x.dtype} "
+                f"{tuple(x.shape)}."
+            )
         if mask.shape != x.shape[:2] or mask.dtype != torch.bool or not bool(mask.any(1).all()):
             raise DataError(
                 f"the mask must be bool {tuple(x.shape[:2])} with an atom in every row, "

@@ -30,6 +30,7 @@ from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
+from gaga_adapter.subspace import as_mask
 
 _DISCRETE_NUMBERS, _DISCRETE_ITEMS = 16, 100
 
@@ -177,6 +178,8 @@ class BaseCriterion(ABC):
         progress: Progress | None,
     ) -> Task:
         """The checked data and levels of `curve`; progress is told the name of the criterion."""
+        if mask is not None and (known := as_mask(mask, x)) is not None:
+            mask = known
         check_data(x, mask)
         tick = None if progress is None else partial(progress, self.name)
         return Task(x, mask, falling_levels(log_snr), generator, tick)

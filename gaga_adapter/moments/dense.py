@@ -1,4 +1,4 @@
-r"""Moments of dense tensors of one event shape, channels first: images, latents, signals.
+r"""Moments of dense tensors of one event shape: images, latents, signals, packed tokens.
 
 Four descriptions of the same covariance, from the coarsest to the finest:
 
@@ -18,6 +18,7 @@ the part that is cut off, the least possible at each step, goes to the residual.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from gaga_adapter.covariance import Covariance, DiagonalCovariance, EigenCovariance
 from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError
+from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments.central import central_sums, merge_central, merge_scatter
 
 DenseKind = Literal["channel", "element", "low_rank", "full"]
@@ -42,16 +44,25 @@ class DenseMoments:
         shape: Shape of an event (C, ...).
         kind: Description of the covariance, one of the four above.
         rank: Number of eigenvectors that `low_rank` reports.
+        channels: Axis of the event that holds the channels, as in `DenseLayout`.
 
     Raises:
         StatsMismatchError: If the kind is unknown, or the event too large for it.
+        DataError: If `DenseLayout` refuses the shape or the axis.
     """
 
-    def __init__(self, shape: tuple[int, ...], kind: DenseKind = "channel", rank: int = 64) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        kind: DenseKind = "channel",
+        rank: int = 64,
+        channels: int = 0,
+    ) -> None:
         if kind not in get_args(DenseKind):
             known = ", ".join(get_args(DenseKind))
             raise StatsMismatchError(f"unknown kind of moments {kind!r}. Known: {known}.")
-        self.shape = tuple(shape)
+        layout = DenseLayout(shape, channels)
+        self.shape, self.channels = layout.shape, layout.channels
         self.kind = kind
         self.rank = rank
         size = math.prod(self.shape)
@@ -60,7 +71,7 @@ class DenseMoments:
                 f"a full covariance of {size} entries exceeds the limit of {FULL_LIMIT}. "
                 'Use kind="low_rank".'
             )
-        own = self.shape[:1] if kind == "channel" else self.shape
+        own = (layout.n_channels,) if kind == "channel" else self.shape
         side = size if kind == "full" else 0
         width = size if kind == "low_rank" else 0
         self._count = torch.zeros((), dtype=torch.float64)
@@ -78,11 +89,10 @@ class DenseMoments:
             DataError: If a number is not finite; the first such event is named by index.
         """
         channels_only = self.kind == "channel"
-        fits = x.shape[1:2] == self.shape[:1] if channels_only else x.shape[1:] == self.shape
-        if x.dim() < 2 or not fits:
+        if not fits(x.shape[1:], self.shape, self.channels, any_size=channels_only):
             raise StatsMismatchError(
                 f"these {self.kind} moments describe events of shape {self.shape}, "
-                f"got {tuple(x.shape[1:])}."
+                f"got {tuple(x.shape[1:])}. {next_step(x.shape[1:], self.shape, self.channels)}"
             )
         x = x.detach().to("cpu", torch.float64)
         bad = (~torch.isfinite(x).flatten(1).all(1)).nonzero().flatten()
@@ -93,10 +103,11 @@ class DenseMoments:
             )
         if not len(x):
             return
-        part = DenseMoments(self.shape, self.kind, self.rank)
+        part = DenseMoments(self.shape, self.kind, self.rank, self.channels)
         part._count = torch.tensor(float(len(x)), dtype=torch.float64)
-        part._entries = part._count * (math.prod(x.shape[2:]) if channels_only else 1)
-        dims = (0, *range(2, x.dim())) if channels_only else (0,)
+        rest = [axis for axis in range(1, x.dim()) if axis != 1 + self.channels]
+        dims = (0, *rest) if channels_only else (0,)
+        part._entries = part._count * (math.prod(x.shape[k] for k in rest) if channels_only else 1)
         part._sums = central_sums(x, dims)
         part._std = x.flatten(1).std(1, correction=0).mean()
         if not channels_only:
@@ -155,13 +166,19 @@ class DenseMoments:
     @property
     def channel_mean(self) -> Tensor:
         """Mean per channel (C,), whatever the kind."""
-        return self.mean.reshape(self.shape[0], -1).mean(1)
+        return self._by_channel(self.mean).mean(1)
 
     @property
     def channel_var(self) -> Tensor:
         """Variance per channel (C,) over events and the other axes, whatever the kind."""
-        mean = self.mean.reshape(self.shape[0], -1)
-        return self.var.reshape(self.shape[0], -1).mean(1) + mean.var(1, correction=0)
+        mean = self._by_channel(self.mean)
+        return self._by_channel(self.var).mean(1) + mean.var(1, correction=0)
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        """Values per channel (C,) or per entry (*shape) as (C, entries)."""
+        if self.kind != "channel":
+            values = values.movedim(self.channels, 0)
+        return values.reshape(self.shape[self.channels], -1)
 
     @property
     def paper_variance(self) -> float:
@@ -192,9 +209,11 @@ class DenseMoments:
 
     def metadata(self) -> dict[str, Any]:
         """Meaning of the tensors of `state_dict`, in a form that JSON can hold."""
+        axis = {"channels": self.channels} if self.channels else {}  # as in `layout_to_dict`
         return {
             "moments": "dense",
             "shape": list(self.shape),
+            **axis,
             "kind": self.kind,
             "max_order": 2,  # constant; version 0.1 reads it
             "rank": self.rank,
@@ -213,7 +232,8 @@ class DenseMoments:
             ArtefactError: If something is missing or of another shape.
         """
         try:
-            moments = cls(tuple(metadata["shape"]), metadata["kind"], metadata["rank"])
+            shape, channels = tuple(metadata["shape"]), metadata.get("channels", 0)
+            moments = cls(shape, metadata["kind"], metadata["rank"], channels)
             for name, tensor in moments.state_dict().items():
                 if state[name].shape[1:] != tensor.shape[1:]:
                     raise ArtefactError(f"tensor {name!r} of the moments has an unexpected shape.")
@@ -222,6 +242,36 @@ class DenseMoments:
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"cannot read dense moments: {error!r}.") from error
         return moments
+
+
+def fits(event: Sequence[int], shape: Sequence[int], channels: int, any_size: bool) -> bool:
+    """Whether events have this shape, or this axis of channels and any size of the other axes."""
+    event, shape = tuple(event), tuple(shape)
+    if not any_size:
+        return event == shape
+    return len(event) == len(shape) and event[channels] == shape[channels]
+
+
+def next_step(event: Sequence[int], shape: Sequence[int], channels: int) -> str:
+    """What to do about events of another shape than the fitted one, in a sentence or two."""
+    event, n = tuple(event), shape[channels]
+    if not event or min(event) < 1:
+        return "Pass batches (B, *event) of such events."
+    elsewhere = [axis for axis, size in enumerate(event) if size == n]
+    if fits(event, shape, channels, any_size=True):
+        return (
+            f"Only covariance='channel' serves other sizes of the same {n} channels. Fit with it, "
+            "or fit again on events of the size that is wanted."
+        )
+    if elsewhere:
+        return (
+            f"If axis {elsewhere[-1]} of these events holds the {n} channels, fit on such events "
+            f"and say so: DenseLayout({event}, channels={elsewhere[-1]})."
+        )
+    return (
+        "Fit on events as the scheduler sees them, packed as the pipeline packs them, and name "
+        f"the axis of the channels: DenseLayout({event}, channels=...)."
+    )
 
 
 def _leading_rows(rows: Tensor, n: int) -> Tensor:

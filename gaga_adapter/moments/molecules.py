@@ -40,9 +40,10 @@ from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError, wa
 from gaga_adapter.hashing import atom_hashes, splitmix64
 from gaga_adapter.moments.central import merge_central, merge_scatter
 from gaga_adapter.moments.table import BottomK
-from gaga_adapter.subspace import mask_from_padding
+from gaga_adapter.subspace import as_mask, mask_from_padding
 
 _CHUNK = 1024  # molecules per pass: their atoms stay in the cache
+_MOST_NUMBERS = 2**27  # of the covariances of all sizes together: 1 GiB
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,12 @@ class ExchangeableMoments:
     Args:
         n_features: Number of feature channels F.
         table_size: Number of molecules sampled per size; 0 for none.
+        n_positions: Number of position channels, 3; 0 for tokens (B, N, F), which have none.
     """
 
-    def __init__(self, n_features: int, table_size: int = 1024) -> None:
+    def __init__(self, n_features: int, table_size: int = 1024, n_positions: int = 3) -> None:
         self.n_features = n_features
+        self.n_positions = n_positions
         self.table_size = table_size
         f = n_features
         self._upper = torch.triu_indices(f, f)
@@ -96,7 +99,7 @@ class ExchangeableMoments:
         self._count = torch.zeros(0, dtype=torch.float64)
         self._mean = torch.zeros(0, 3 + f + f * f, dtype=torch.float64)
         self._scatter = torch.zeros(0, 1 + f, 1 + f, dtype=torch.float64)
-        self._table = BottomK(3 + f + self._upper.shape[1], table_size)
+        self._table = BottomK(n_positions + f + self._upper.shape[1], table_size)
 
     def update(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take in a batch; nothing changes if it is refused.
@@ -107,10 +110,18 @@ class ExchangeableMoments:
 
         Raises:
             StatsMismatchError: If `x` has another number of channels.
-            DataError: If a molecule, named by index, has no atoms or a number that is not finite.
+            DataError: If a molecule, named by index, has no atoms or a number that is not finite;
+                or if the covariances of so many channels for sizes up to the largest are too many.
         """
-        mask = matching_mask(x, mask, self.n_features, "these moments describe").detach().cpu()
+        described = (self.n_features, self.n_positions)
+        mask = matching_mask(x, mask, *described, "these moments describe").detach().cpu()
         x = x.detach().cpu()
+        if x.shape[1] * self.n_features**2 > _MOST_NUMBERS:
+            raise DataError(
+                f"{x.shape[1]} atoms or tokens with {self.n_features} features need a covariance "
+                f"for each size, more than {_MOST_NUMBERS} numbers. If all items have as many, fit "
+                f"DenseLayout({tuple(x.shape[1:])}, channels=-1)."
+            )
         occupied = mask.any(-1)
         if not bool(torch.isfinite(x.sum()) & occupied.all()):  # one number tells the usual case
             self._refuse(x, mask, occupied)
@@ -139,14 +150,15 @@ class ExchangeableMoments:
         n = mask.sum(1)
         mean = _ordered_sum(atoms) / n
         centred = (atoms - mean) * real
-        positions, features = centred[:, :3], centred[:, 3:]
+        positions, features = centred.tensor_split([self.n_positions], 1)
         gyration = _ordered_gram(positions) / (n - 1).clamp(min=1)
         within = _ordered_gram(features) / (n - 1).clamp(min=1)
-        q = gyration.diagonal().sum(-1) / 3
+        q = gyration.diagonal().sum(-1) / max(self.n_positions, 1)
         squares = (gyration.diagonal().sum(-1) + within.diagonal().sum(-1)) * (n - 1)
         std = (squares / (n * len(mean))).sqrt()
         quartic = (positions**2).sum(1).square().sum(0) / n
-        summary = torch.cat([q[None], mean[3:], std[None], quartic[None], within.flatten(0, 1)]).T
+        mean = mean[self.n_positions :]
+        summary = torch.cat([q[None], mean, std[None], quartic[None], within.flatten(0, 1)]).T
 
         self._merge_sizes(*self._reduce(n, summary))
         if self.table_size:
@@ -155,7 +167,7 @@ class ExchangeableMoments:
             entrants = self._table.admits(n, priorities)
             eigenvalues = torch.linalg.eigvalsh(gyration[..., entrants].permute(2, 0, 1))
             upper = within[self._upper[0], self._upper[1]][:, entrants].T
-            rows = torch.cat([eigenvalues.clamp(min=0), mean[3:, entrants].T, upper], dim=1)
+            rows = torch.cat([eigenvalues.clamp(min=0), mean[:, entrants].T, upper], dim=1)
             self._table.add(n[entrants], priorities[entrants], rows)
 
     def _reduce(self, n: Tensor, summary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -322,7 +334,11 @@ class ExchangeableMoments:
         informative = self.sizes >= min(n_atoms, 2)  # single atoms say nothing of positions
         sizes, counts = self.sizes[informative], self.counts[informative]
         if not len(sizes):
-            raise DataError("found molecules of 1 atom only, need 2 atoms to know positions.")
+            raise DataError(
+                "found molecules of 1 atom only, need 2 atoms to know positions."
+                if self.n_positions
+                else "found sets of 1 token only, need 2 to know how the tokens of a set differ."
+            )
         if not 0.75 * int(sizes[0]) <= n_atoms <= 1.25 * int(sizes[-1]):
             warn(
                 f"{n_atoms} atoms is far outside of the sizes seen, {int(sizes[0])} to "
@@ -383,16 +399,18 @@ class ExchangeableMoments:
         They are the eigenvalues of their gyration matrices (K, 3), ascending, their feature means
         (K, F), and their W (K, F, F).
         """
-        f, (i, j) = self.n_features, self._upper
+        p, f, (i, j) = self.n_positions, self.n_features, self._upper
         rows = self._table.group(n_atoms).double()
         within = torch.zeros(len(rows), f, f, dtype=torch.float64)
-        within[:, i, j] = within[:, j, i] = rows[:, 3 + f :]
-        return rows[:, :3], rows[:, 3 : 3 + f], within
+        within[:, i, j] = within[:, j, i] = rows[:, p + f :]
+        return rows[:, :p], rows[:, p : p + f], within
 
     def metadata(self) -> dict[str, Any]:
         """Meaning of the tensors of `state_dict`, in a form that JSON can hold."""
+        usual = self.n_positions == 3  # goes without saying, as in version 0.1
         return {
             "moments": "exchangeable",
+            **({} if usual else {"n_positions": self.n_positions}),
             "n_features": self.n_features,
             "max_order": 2,  # constant; version 0.1 reads it
             "table_size": self.table_size,
@@ -421,7 +439,8 @@ class ExchangeableMoments:
             ArtefactError: If something is missing or of another shape.
         """
         try:
-            moments = cls(metadata["n_features"], metadata["table_size"])
+            n_positions = metadata.get("n_positions", 3)
+            moments = cls(metadata["n_features"], metadata["table_size"], n_positions)
             sizes, rows = len(state["count"]), len(state["table_rows"])
             for name, empty in moments.state_dict().items():
                 expected = [rows if name.startswith("table") else sizes, *empty.shape[1:]]
@@ -440,17 +459,23 @@ class ExchangeableMoments:
         return moments
 
 
-def matching_mask(x: Tensor, mask: Tensor | None, n_features: int, subject: str) -> Tensor:
+def matching_mask(
+    x: Tensor, mask: Tensor | None, n_features: int, n_positions: int, subject: str
+) -> Tensor:
     """The mask (B, N) of molecules; refuses channels other than 3 + F, and what is no mask."""
-    if x.dim() != 3 or x.shape[-1] != 3 + n_features:
+    if x.dim() != 3 or x.shape[-1] != n_positions + n_features:
         expected = f"molecules (B, N, 3+{n_features})"
+        if not n_positions:
+            expected = f"tokens without positions (B, N, {n_features})"
         raise StatsMismatchError(f"{subject} {expected}, got {tuple(x.shape)}.")
-    mask = mask_from_padding(x) if mask is None else mask
-    if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+    given = mask_from_padding(x) if mask is None else mask
+    known = as_mask(given, x)
+    if known is None:
         raise StatsMismatchError(
-            f"the mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}."
+            f"the mask must be bool {tuple(x.shape[:2])}, or 0 and 1 in this shape, got "
+            f"{given.dtype} {tuple(given.shape)}."
         )
-    return mask
+    return known
 
 
 def _pad(values: Tensor, length: int) -> Tensor:

@@ -33,14 +33,16 @@ def make_reference(
         moments: Moments of the data; copied, so that later updates do not reach the reference.
         kind: Kind of the reference: of molecules `unit`, `paper`, `channel`, `size` or `shape`; of
             dense data `unit`, `paper`, or any kind that is not finer than the moments. `auto` is
-            `shape` for molecules, and the moments' own kind for dense data.
+            `shape` for molecules, `size` for tokens without positions (they have no `shape`), and
+            the moments' own kind for dense data.
 
     Raises:
         StatsMismatchError: If the kind is unknown, or finer than the moments.
     """
     if isinstance(moments, ExchangeableMoments):
-        kind = "shape" if kind == "auto" else kind
-        known = (*MoleculeReference.kinds, *ShapeReference.kinds)
+        has_shape = moments.n_positions > 0
+        kind = ("shape" if has_shape else "size") if kind == "auto" else kind
+        known = (*MoleculeReference.kinds, *(ShapeReference.kinds if has_shape else ()))
         if kind in known:
             family = ShapeReference if kind in ShapeReference.kinds else MoleculeReference
             return family(kind, copy.deepcopy(moments))

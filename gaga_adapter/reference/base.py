@@ -10,17 +10,22 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import wraps
+from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
+from gaga_adapter.subspace import project
 
 if TYPE_CHECKING:
     from typing import Self
 
+P = ParamSpec("P")
+T = TypeVar("T")
 LOG_2_PI = math.log(2 * math.pi)
 
 
@@ -62,13 +67,21 @@ class ReferenceGaussian(ABC):
             )
         return level
 
+    def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The projector P on the space of the noise: that of molecules if there is a mask.
+
+        Args:
+            x: Data or noise (B, ...).
+            mask: Real atoms (B, N), bool; `None` for dense data, which fill their space.
+        """
+        return x if mask is None else project(x, mask)
+
     @abstractmethod
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map unit noise to the reference, deterministically and example by example.
 
         The kind `unit` only scales, so at `a² + b² = 1` it returns the noise itself, bit for bit.
-        Others work in float64 on molecules, whose positions they project first; on dense data in
-        float32, or float64 for such noise.
+        Others work in float64, also under autocast, and project the positions of molecules first.
 
         Args:
             z: Unit noise (B, ...); molecules have padding of exactly zero.
@@ -140,6 +153,23 @@ class ReferenceGaussian(ABC):
             raise TruncationError(
                 f"{self!r} has no density at b=0. Take it at a noise level first: at(a, b)."
             )
+
+
+def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
+    """A function whose products are not rounded to half precision where it is called in autocast.
+
+    Autocast leaves float64 alone, so only work in float32 needs it.
+    """
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        with ExitStack() as stack:
+            if torch.is_autocast_enabled():  # of CUDA
+                stack.enter_context(torch.autocast("cuda", enabled=False))
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+            return function(*args, **kwargs)
+
+    return called
 
 
 def draw_noise(

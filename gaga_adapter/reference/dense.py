@@ -19,6 +19,7 @@ from torch import Tensor
 from gaga_adapter.covariance import Covariance, DiagonalCovariance
 from gaga_adapter.errors import StatsMismatchError
 from gaga_adapter.moments import DenseKind, DenseMoments
+from gaga_adapter.moments.dense import fits, next_step
 from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
 
 # Kinds of moments that each kind of reference can be made from: its own and all finer ones.
@@ -34,7 +35,12 @@ _KNOWN_FROM: dict[str, tuple[str, ...]] = {
 class DenseReference(ReferenceGaussian):
     """A Gaussian over tensors of one event shape.
 
-    The kinds `unit`, `paper` and `channel` serve any resolution of the same channels.
+    The kinds `unit`, `paper` and `channel` serve any resolution of the same channels: any height
+    and width, any number of frames or of tokens.
+
+    Attributes:
+        shape: Shape of the events that were fitted.
+        channels: Axis of an event that holds the channels.
 
     Raises:
         StatsMismatchError: If the moments are too coarse for the kind.
@@ -49,51 +55,48 @@ class DenseReference(ReferenceGaussian):
                 f"reference {kind!r} needs moments of kind {' or '.join(_KNOWN_FROM[kind])}, "
                 f"these are {moments.kind!r}. Fit again with that kind."
             )
-        self.shape = moments.shape
+        self.shape, self.channels = moments.shape, moments.channels
         self._any_resolution = kind in ("unit", "paper", "channel")
         self._covariance: Covariance
         diagonal = kind == "element"  # the covariance of finer moments is not
         if self._any_resolution:
-            mean = torch.zeros(self.shape[0], dtype=torch.float64)
+            mean = torch.zeros(self.shape[self.channels], dtype=torch.float64)
             var = torch.ones_like(mean)
             if kind == "paper":
                 var = torch.full_like(mean, moments.paper_variance)
             elif kind == "channel":
                 mean, var = moments.channel_mean, moments.channel_var
-            per_channel = (-1, *([1] * (len(self.shape) - 1)))
+            per_channel = [-1 if axis == self.channels else 1 for axis in range(len(self.shape))]
             self._mean = mean.reshape(per_channel)
             self._covariance = DiagonalCovariance(var.reshape(per_channel))
         else:
             self._mean, var = moments.mean, moments.var.flatten()
             self._covariance = DiagonalCovariance(var) if diagonal else moments.covariance()
 
-    def gaussian(
-        self, event: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float64
-    ) -> tuple[Tensor, Covariance]:
-        """Mean (D,) and covariance of a flattened event of shape (C, ...) at this level.
+    def gaussian(self, event: Sequence[int], device: torch.device) -> tuple[Tensor, Covariance]:
+        """Mean (D,) and covariance, float64, of a flattened event of this shape at this level.
 
         Raises:
             StatsMismatchError: If the reference describes other events.
         """
         event = tuple(event)
-        fits = event[:1] == self.shape[:1] and len(event) == len(self.shape)
-        if not (fits and (self._any_resolution or event == self.shape)):
+        if not fits(event, self.shape, self.channels, self._any_resolution):
             raise StatsMismatchError(
-                f"this reference ({self.kind}) describes events of shape {self.shape}, got {event}."
+                f"this reference ({self.kind}) describes events of shape {self.shape}, got "
+                f"{event}. {next_step(event, self.shape, self.channels)}"
             )
         mean, covariance = self._mean, self._covariance
         if self._any_resolution and isinstance(covariance, DiagonalCovariance):
             covariance = DiagonalCovariance(covariance.var.expand(event).flatten())
-        mean = (self.a * mean.expand(event).flatten()).to(device, dtype)
-        return mean, covariance.affine(self.a, self.b).to(device, dtype)
+        mean = (self.a * mean.expand(event).flatten()).to(device)
+        return mean, covariance.affine(self.a, self.b).to(device)
 
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map unit noise (B, *event) to the reference; see `ReferenceGaussian.transport`."""
-        dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-        mean, covariance = self.gaussian(z.shape[1:], workspace(z.device), dtype)
+        mean, covariance = self.gaussian(z.shape[1:], workspace(z.device))
         if self.kind == "unit":
             return self._unit_transport(z)
-        noise = z.to(mean.device, dtype).flatten(1)
+        noise = z.to(mean.device, torch.float64).flatten(1)  # autocast leaves float64 alone
         return (mean + covariance.sqrt_mul(noise)).reshape(z.shape).to(z.device, z.dtype)
 
     def sample(

@@ -31,17 +31,17 @@ class MoleculeStatistics:
     """What the log-density of B molecules depends on."""
 
     n_atoms: Tensor  # sizes (B,), float64 so that everything they multiply is
-    positions: Tensor  # `sum_i x_i x_i'` (B, 3, 3)
+    positions: Tensor  # `sum_i x_i x_i'` (B, 3, 3); of tokens (B, 0, 0)
     mean: Tensor  # mean feature (B, F)
     features: Tensor  # `sum_i (h_i - m)(h_i - m)'` (B, F, F)
     mean_noise: float = 0.0  # variance of each entry of `sqrt(n) m` that `mean` leaves out
 
     @classmethod
-    def of(cls, x: Tensor, mask: Tensor) -> MoleculeStatistics:
+    def of(cls, x: Tensor, mask: Tensor, n_positions: int = 3) -> MoleculeStatistics:
         """Statistics of molecules (B, N, 3 + F); their centre of mass is removed."""
-        x = project(x.to(torch.float64), mask)
+        x = project(x.to(torch.float64), mask, n_positions)
         n_atoms = mask.sum(1).to(torch.float64)
-        positions, features = x[..., :3], x[..., 3:]
+        positions, features = x.tensor_split([n_positions], -1)
         mean = features.sum(1) / n_atoms[:, None]
         around = (features - mean[:, None]) * mask[..., None]
         return cls(n_atoms, positions.mT @ positions, mean, around.mT @ around)
@@ -69,7 +69,7 @@ class MoleculeGaussian:
     `axes` are `None` if G is a multiple of I, or until the axes of a mixture's rows are drawn.
     """
 
-    gyration: Tensor  # eigenvalues of G (R, 3)
+    gyration: Tensor  # eigenvalues of G (R, 3); of tokens, without positions, (R, 0)
     axes: Tensor | None  # eigenvectors of G in columns (R, 3, 3)
     mean: Tensor  # m (R, F)
     within: EigenCovariance  # W, batch (R)
@@ -115,7 +115,7 @@ class MoleculeGaussian:
 
     def transport(self, z: Tensor, mask: Tensor) -> Tensor:
         """Unit noise (R, N, 3 + F), projected, to molecules, by symmetric square roots."""
-        positions, features = z[..., :3], z[..., 3:]
+        positions, features = z.tensor_split([self.gyration.shape[-1]], -1)
         scale = self.gyration.sqrt()[:, None]
         if self.axes is None:
             positions = scale * positions
@@ -142,7 +142,10 @@ class MoleculeGaussian:
 
     def position_log_density(self, statistics: MoleculeStatistics) -> Tensor:
         """Log-density (R) of the positions alone, for G a multiple of I."""
+        n_positions = self.gyration.shape[-1]
+        if not n_positions:
+            return torch.zeros_like(statistics.n_atoms)
         variance = self.gyration[..., 0]
         square = statistics.positions.diagonal(dim1=-2, dim2=-1).sum(-1)
-        dimension = 3 * (statistics.n_atoms - 1)
+        dimension = n_positions * (statistics.n_atoms - 1)
         return -0.5 * (dimension * (LOG_2_PI + variance.log()) + square / variance)

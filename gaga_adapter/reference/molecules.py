@@ -8,6 +8,8 @@ mean and covariances of features:
 - `channel`: sizes pooled: one v_x, and a mean and variance per feature channel;
 - `size`:    the moments of each size, `G = v_x(n) I`;
 - `shape`:   a mixture over single molecules of that size (`shape.py`).
+
+Tokens are molecules without positions: of each size they have `m`, `W` and `B`, and no `shape`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class MoleculeReference(ReferenceGaussian):
 
     def __init__(self, kind: str, moments: ExchangeableMoments) -> None:
         super().__init__(kind)
-        self.n_features = moments.n_features
+        self.n_features, self.n_positions = moments.n_features, moments.n_positions
         self.moments = moments
         self._known: dict[int, MoleculeGaussian] = {}  # by size, shared between levels
 
@@ -65,7 +67,7 @@ class MoleculeReference(ReferenceGaussian):
             size = self.moments.at_size(n_atoms)
             v_x, mean = size.v_x, size.feature_mean
             within, between = size.within, size.between
-        gyration = torch.full((1, 3), v_x, dtype=torch.float64)
+        gyration = torch.full((1, self.n_positions), v_x, dtype=torch.float64)
         covariances = (EigenCovariance.from_matrix(matrix[None]) for matrix in (within, between))
         return MoleculeGaussian(gyration, None, mean[None], *covariances)
 
@@ -79,6 +81,10 @@ class MoleculeReference(ReferenceGaussian):
         rows = MoleculeGaussian.cat([self._rows(int(n)) for n in sizes])
         return rows.to(n_atoms.device).take(index)
 
+    def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Molecules with mean-free positions and zero padding; see `ReferenceGaussian.project`."""
+        return project(x, mask, self.n_positions)
+
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map unit noise (B, N, 3 + F) to molecules; see `ReferenceGaussian.transport`."""
         mask = self._checked_mask(z, mask)
@@ -87,7 +93,7 @@ class MoleculeReference(ReferenceGaussian):
         home = workspace(z.device)
         noise, mask = z.to(home), mask.to(home)
         law = self._choose(noise, mask).at(self.a, self.b)
-        molecules = law.transport(project(noise.to(torch.float64), mask), mask)
+        molecules = law.transport(self.project(noise.to(torch.float64), mask), mask)
         return molecules.to(z.device, z.dtype)
 
     def sample(
@@ -103,9 +109,10 @@ class MoleculeReference(ReferenceGaussian):
         if sizes.dim() != 1 or not bool((sizes >= 1).all()):
             raise DataError(f"n_atoms must be a list of sizes of at least 1, got {n_atoms}.")
         mask = mask_from_sizes(sizes)
-        noise = draw_noise((*mask.shape, 3 + self.n_features), generator, device, dtype)
+        shape = (*mask.shape, self.n_positions + self.n_features)
+        noise = draw_noise(shape, generator, device, dtype)
         mask = mask.to(noise.device)
-        return self.transport(project(noise, mask), mask)
+        return self.transport(self.project(noise, mask), mask)
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-density of molecules in nats (B,), float64; see `ReferenceGaussian.log_prob`."""
@@ -117,7 +124,7 @@ class MoleculeReference(ReferenceGaussian):
         self._require_noise()
         clean = self._statistics(x0, mask)
         n = clean.n_atoms
-        dimension = 3 * (n - 1) + self.n_features * n
+        dimension = self.n_positions * (n - 1) + self.n_features * n
         entropy = 0.5 * dimension * (1 + LOG_2_PI + 2 * math.log(self.b))
         return -entropy - self._log_density(clean.expected(self.a, self.b))
 
@@ -129,10 +136,11 @@ class MoleculeReference(ReferenceGaussian):
     def _statistics(self, x: Tensor, mask: Tensor | None) -> MoleculeStatistics:
         mask = self._checked_mask(x, mask)
         home = workspace(x.device)
-        return MoleculeStatistics.of(x.to(home), mask.to(home))
+        return MoleculeStatistics.of(x.to(home), mask.to(home), self.n_positions)
 
     def _checked_mask(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        mask = matching_mask(x, mask, self.n_features, "this reference describes")
+        described = (self.n_features, self.n_positions)
+        mask = matching_mask(x, mask, *described, "this reference describes")
         if not bool(mask.any(1).all()):
             raise DataError("a molecule of the batch has no atoms: its mask or its rows are empty.")
         return mask

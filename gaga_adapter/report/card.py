@@ -100,6 +100,7 @@ def card_section(stats: GAGAStats, repo_id: str, has_picture: bool) -> str:
         "picture": PICTURE if has_picture else None,
         "rows": curve_rows(chosen.curve, stats.log_snr_star) if chosen is not None else [],
         "is_dense": isinstance(layout, DenseLayout),
+        "has_table": getattr(stats.moments, "table_size", 0) > 0,
         "has_model": layout == MoleculeLayout(),  # the model that ships makes such molecules
         "margin": MARGIN,
     }

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaga_adapter.criteria.levels import add_noise, coefficients, draw_like
+from gaga_adapter.criteria.levels import add_noise, channels_first, coefficients, draw_like
 from gaga_adapter.errors import StatsMismatchError
-from gaga_adapter.layout import AtomLayout, DenseLayout, Layout
+from gaga_adapter.layout import AtomLayout, DenseLayout, Layout, TokenLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import GAGAStats
@@ -87,13 +87,16 @@ def histograms(
         fitted = draw_like(x, mask, reference, generator)
         fitted_mask = None if mask is None else mask_from_sizes(mask.sum(1))
     fitted = fitted / a
+    if isinstance(stats.layout, DenseLayout):
+        fitted = channels_first(fitted, reference)
+        noisy = None if noisy is None else channels_first(noisy, reference)
     channels = _channels(stats.layout)
     panels = []
     for name, unit, columns, scale in channels:
         data = None if noisy is None else _numbers(noisy, mask, columns) * scale
         start = _numbers(fitted, fitted_mask, columns) * scale
         panels.append(_histogram(name, unit, start, data, scale / a))
-    if fitted_mask is not None:
+    if not isinstance(stats.layout, DenseLayout | TokenLayout) and fitted_mask is not None:
         _, unit, _, scale = channels[0]
         data = None if noisy is None or mask is None else _sizes(noisy, mask) * scale**2
         start = _sizes(fitted, fitted_mask) * scale**2
@@ -104,6 +107,9 @@ def histograms(
 def _channels(layout: Layout) -> list[tuple[str, str, slice, float]]:
     """Name, unit, columns and the factor that brings a channel to that unit."""
     if isinstance(layout, DenseLayout):
+        count = min(layout.n_channels, MOST_CHANNELS)
+        return [(f"channel {k}", "model units", slice(k, k + 1), 1.0) for k in range(count)]
+    if isinstance(layout, TokenLayout):
         count = min(layout.n_channels, MOST_CHANNELS)
         return [(f"channel {k}", "model units", slice(k, k + 1), 1.0) for k in range(count)]
     if isinstance(layout, AtomLayout):

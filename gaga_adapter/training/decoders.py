@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gaga_adapter.elements import atomic_numbers
 from gaga_adapter.errors import DataError, StatsMismatchError
-from gaga_adapter.layout import Layout, MoleculeLayout
+from gaga_adapter.layout import Layout, MoleculeLayout, TokenLayout
 from gaga_adapter.subspace import degrees_of_freedom
 
 
@@ -37,24 +37,30 @@ class Decoder(Protocol):
         """
 
 
-def dimensions(x: Tensor, mask: Tensor | None) -> Tensor:
+def dimensions(x: Tensor, mask: Tensor | None, n_positions: int = 3) -> Tensor:
     """Degrees of freedom (B,) of data (B, ...), float64."""
     if mask is None:
         return torch.full((len(x),), float(x[0].numel()), dtype=torch.float64, device=x.device)
     n = mask.sum(1)
-    return (degrees_of_freedom(n) + n * (x.shape[-1] - 3)).double()
+    return (degrees_of_freedom(n, n_positions) + n * (x.shape[-1] - n_positions)).double()
 
 
 @dataclass(frozen=True)
 class Continuous:
-    """Density of real numbers, `N(x; prediction, sigma² P)`."""
+    """Density of real numbers, `N(x; prediction, sigma² P)`.
+
+    Attributes:
+        n_positions: Number of position channels of molecules, 3; 0 for tokens, which have none.
+    """
+
+    n_positions: int = 3
 
     def nats(
         self, x: Tensor, mask: Tensor | None, noisy: Tensor, predicted: Tensor, sigma: float
     ) -> Tensor:
         """`d/2 log(2 pi sigma²) + |x - prediction|² / (2 sigma²)`, d degrees of freedom."""
         square = (x - predicted).double().square().flatten(1).sum(1)
-        d = dimensions(x, mask)
+        d = dimensions(x, mask, self.n_positions)
         return 0.5 * (d * math.log(2 * math.pi * sigma**2) + square / sigma**2)
 
 
@@ -149,4 +155,6 @@ class Atoms:
 
 def default_decoder(layout: Layout) -> Decoder:
     """The decoder of elements if the layout names them, else that of real numbers."""
-    return Atoms(layout) if isinstance(layout, MoleculeLayout) else Continuous()
+    if isinstance(layout, MoleculeLayout):
+        return Atoms(layout)
+    return Continuous(0 if isinstance(layout, TokenLayout) else 3)

@@ -24,7 +24,7 @@ and of small variance because the two densities are close.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ from torch import Generator, Tensor
 from gaga_adapter.criteria.certificate.denoisers import Denoiser, Predict, as_denoiser
 from gaga_adapter.criteria.levels import check_data
 from gaga_adapter.errors import DataError, StatsMismatchError, TruncationError
+from gaga_adapter.layout import DenseLayout, TokenLayout
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.reference.base import draw_noise
@@ -139,12 +140,16 @@ def truncated_elbo(
     stats = stats if isinstance(stats, GAGAStats) else GAGAStats.from_pretrained(stats)
     if min(n_levels, batch_size) < 1:
         raise DataError(f"n_levels={n_levels}, batch_size={batch_size}: need at least 1 and 1.")
-    channels = x.shape[-1] if mask is not None else x.shape[1]
+    axis = 1 + stats.layout.channels if isinstance(stats.layout, DenseLayout) else -1
+    is_dense = isinstance(stats.layout, DenseLayout)
+    channels = x.shape[axis] if is_dense == (mask is None) and axis < x.dim() else None
     if channels != stats.layout.n_channels:
         raise StatsMismatchError(
-            f"the data have {channels} channels, the statistics are of {stats.layout.describe()}."
+            f"the channels of the data {tuple(x.shape)}, {'without' if mask is None else 'with'} a "
+            f"mask, are not those of the statistics: {stats.layout.describe()}."
         )
-    denoiser = as_denoiser(model)
+    n_positions = 0 if isinstance(stats.layout, TokenLayout) else 3
+    denoiser = replace(as_denoiser(model), n_positions=n_positions)
     start = stats.t_star(path) if t_star is None else float(t_star)
     nodes = _nodes(path, start, cleanest)
     a, b = float(path.a(start)), float(path.b(start))
@@ -162,7 +167,7 @@ def truncated_elbo(
         )
         parts.append(torch.stack([term.cpu() for term in terms]))
     prior_nats, between, last = torch.cat(parts, 1)
-    return TruncatedELBO(start, prior_nats, between, last, dimensions(x, mask).cpu())
+    return TruncatedELBO(start, prior_nats, between, last, dimensions(x, mask, n_positions).cpu())
 
 
 # -- the levels ----------------------------------------------------------------------------------
@@ -258,7 +263,7 @@ class _Items:
     def _denoise(self, sigma: float) -> tuple[Tensor, Tensor]:
         """`x + sigma eps` and the prediction of x, both like x."""
         noisy = self.x + sigma * self._noise()
-        noisy = noisy if self.mask is None else project(noisy, self.mask)
+        noisy = noisy if self.mask is None else project(noisy, self.mask, self.denoiser.n_positions)
         return noisy, self.denoiser(noisy, sigma, self.mask)
 
     def _noise(self) -> Tensor:

@@ -55,12 +55,12 @@ from gaga_adapter.criteria.levels import (
     add_noise,
     anchor_of,
     is_gaussian,
+    n_positions,
 )
 from gaga_adapter.criteria.protocol import BaseCriterion, Task
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, TruncationError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.subspace import project
 
 _FEWEST = 10  # items that one half needs to decide for the other
 _SURE = 4.0  # standard errors from which a model counts as worse than linear: 3e-5 per level
@@ -141,7 +141,7 @@ class Certificate(BaseCriterion):
         task.require(_FEWEST)
         task = task.sample(self.n_samples)
         x = task.x if task.x.dtype == torch.float64 else task.x.float()
-        task = replace(task, x=x if task.mask is None else project(x, task.mask))
+        task = replace(task, x=x if task.mask is None else anchor.project(x, task.mask))
         nodes = self._nodes(levels, denoiser)
         tick = task.ticker(len(nodes) + len(levels) * len(references))
         linear, model = self._errors(anchor, task, nodes, tick)
@@ -186,6 +186,7 @@ class Certificate(BaseCriterion):
     ) -> tuple[Tensor, Tensor]:
         """Squared errors of the linear denoiser and of the model (M, K) each, float64."""
         denoiser, x, mask = as_denoiser(self.denoiser), task.x, task.mask
+        denoiser = replace(denoiser, n_positions=n_positions(anchor))
         linear, model = torch.zeros(2, len(x), len(nodes), dtype=torch.float64)
         # Molecules of like size share a batch, which is cut to the largest of them.
         order = torch.arange(len(x)) if mask is None else mask.sum(1).argsort(stable=True).cpu()

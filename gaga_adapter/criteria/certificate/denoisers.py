@@ -30,10 +30,12 @@ class Denoiser:
     Attributes:
         predict: Function that it calls; returns a tensor, or an object with one under `.sample`.
         levels: Log-SNRs that it was made for, in any order; `None` for any.
+        n_positions: Number of position channels of molecules, 3; 0 for tokens, which have none.
     """
 
     predict: Predict
     levels: tuple[float, ...] | None = None
+    n_positions: int = 3
 
     @torch.no_grad()
     def __call__(self, noisy: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
@@ -59,7 +61,7 @@ class Denoiser:
                 "must predict the clean data and nothing else (a learned variance must be cut off)."
             )
         clean = clean.to(noisy)
-        clean = clean if mask is None else project(clean, mask)
+        clean = clean if mask is None else project(clean, mask, self.n_positions)
         if not bool(torch.isfinite(clean).all()):
             raise UnsupportedModelError(
                 f"the denoiser returned a number that is not finite at sigma={sigma:.4g}. Check "

@@ -70,14 +70,20 @@ class SizeBatches:
         assert isinstance(anchor, MoleculeReference)
         law = anchor.at(1.0, 0.0).gaussian(n_atoms)
         bases = law.within.basis[0], law.between.basis[0]
-        p, u, g = law.gyration[0, 0], law.between.eigenvalues[0], law.within.eigenvalues[0]
+        p = law.gyration[0, 0] if reference.n_positions else torch.ones((), dtype=torch.float64)
+        u, g = law.between.eigenvalues[0], law.within.eigenvalues[0]
         mean = math.sqrt(n_atoms) * (law.mean[0] @ bases[1])
-        known = {"v": p, "W": g.diag(), "B": u.diag(), "m": mean}
-        parts, of_draws = _parts(x, *bases), None
+        known = {
+            "v": p if reference.n_positions else 0 * p,
+            "W": g.diag(),
+            "B": u.diag(),
+            "m": mean,
+        }
+        parts, of_draws = _parts(x, *bases, reference.n_positions), None
         if not is_gaussian(reference):
             sizes = torch.full((len(x) * draws_per_item,), n_atoms)
             draws = reference.at(1.0, 0.0).sample(sizes, generator=generator, dtype=torch.float64)
-            of_draws = _parts(draws, *bases)
+            of_draws = _parts(draws, *bases, reference.n_positions)
         higher, second = [], []
         for number in range(int(batch.max()) + 1):
             rows = batch == number
@@ -112,9 +118,12 @@ class SizeBatches:
         return blocks
 
 
-def _parts(x: Tensor, within: Tensor, between: Tensor) -> Parts:
-    """Molecules (n, N, 3 + F) in their parts, with features along the given axes (F, F)."""
-    positions, features = x[..., :3], x[..., 3:]
+def _parts(x: Tensor, within: Tensor, between: Tensor, n_positions: int) -> Parts:
+    """Molecules (n, N, 3 + F) in their parts, with features along the given axes (F, F).
+
+    Tokens have positions (n, N, 0), and all that is odd in nothing is zero.
+    """
+    positions, features = x.tensor_split([n_positions], -1)
     mean = features.mean(1)
     return Parts(
         positions - positions.mean(1, keepdim=True),

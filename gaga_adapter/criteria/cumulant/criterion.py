@@ -195,7 +195,8 @@ class Cumulant(BaseCriterion):
         """A function per size that makes its batches: one at a time, as their tensors are large."""
         assert task.mask is not None
         x, mask = task.x, task.mask
-        order, f = min(self.max_order, _MAX_MOLECULE_ORDER), x.shape[2] - 3
+        order = min(self.max_order, _MAX_MOLECULE_ORDER)
+        f = x.shape[2] - reference.n_positions
         if f**order > TENSOR_LIMIT:
             raise DataError(
                 f"cumulants of order {order} of {f} feature channels are {f}^{order} numbers, too "

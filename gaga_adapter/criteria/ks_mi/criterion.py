@@ -40,10 +40,11 @@ from gaga_adapter.criteria.ks_mi.item_statistics import (
     ItemStatistics,
     MoleculeStatistics,
 )
-from gaga_adapter.criteria.levels import add_noise, coefficients
+from gaga_adapter.criteria.levels import add_noise, coefficients, n_positions
 from gaga_adapter.criteria.protocol import BaseCriterion, Task
 from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference.base import without_autocast
 from gaga_adapter.reference.haar import rotations
 
 _FEWEST_ITEMS = 40
@@ -91,14 +92,18 @@ class KSMI(BaseCriterion):
         """Atoms of the smallest molecule whose mutual information says something: k + 2."""
         return self.n_neighbors + 2
 
+    @without_autocast
     def _draw(self, task: Task, reference: ReferenceGaussian) -> CriterionCurve:
-        task = self._sample(task)
+        task = self._sample(task, n_positions(reference))
         tick = task.ticker(len(task.levels))
         first = math.ceil(self.pilot * len(task))
         settings = (self.n_neighbors, self.n_pairs, task.generator)
-        statistics: ItemStatistics = MoleculeStatistics(*settings)
+        statistics: ItemStatistics
         if task.mask is None:
-            statistics = DenseStatistics(task.x.shape[1:], *settings)
+            axis = getattr(reference, "channels", 0)
+            statistics = DenseStatistics(task.x.shape[1:], *settings, channels=axis)
+        else:
+            statistics = MoleculeStatistics(*settings, n_positions=n_positions(reference))
         terms: list[Tensor] = []
         extra: dict[str, tuple[float, ...]] = {"ks": (), "mi": (), "pass_rate": ()}
         for level in task.levels:
@@ -117,7 +122,7 @@ class KSMI(BaseCriterion):
         parts = Contributions.of_items(torch.stack(terms, 1), mask)
         return self._curve(task, reference, parts, extra)
 
-    def _sample(self, task: Task) -> Task:
+    def _sample(self, task: Task, n_positions: int) -> Task:
         """Distinct items in random order, at most `n_samples`; molecules large enough, turned."""
         task = task.in_workspace()
         if task.sizes is not None:
@@ -134,7 +139,7 @@ class KSMI(BaseCriterion):
         first = np.sort(np.unique(group, return_index=True)[1])  # a copy is no further evidence
         task = task.take(torch.from_numpy(first))
         task.require(_FEWEST_ITEMS, " that can be tested")
-        if task.mask is None:
+        if task.mask is None or not n_positions:
             return task
         home = None if task.generator is None else task.generator.device
         u = torch.rand(len(task), 3, generator=task.generator, device=home, dtype=torch.float64)

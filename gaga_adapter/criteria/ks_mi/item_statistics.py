@@ -64,36 +64,53 @@ class ItemStatistics(ABC):
 
 
 class MoleculeStatistics(ItemStatistics):
-    """Statistics of molecules of one size (B, N, 3 + F)."""
+    """Statistics of molecules of one size (B, N, 3 + F), or of tokens (B, N, F)."""
+
+    def __init__(
+        self, n_neighbors: int, n_pairs: int, generator: Generator | None, n_positions: int = 3
+    ) -> None:
+        super().__init__(n_neighbors, n_pairs, generator)
+        self._n_positions = n_positions
 
     def standard(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation (3 + F,) of the channels; positions have mean 0 and one deviation."""
         atoms = draws.flatten(0, 1).to(torch.float64)
         mean, deviation = atoms.mean(0), atoms.std(0)
-        mean[:3], deviation[:3] = 0, atoms[:, :3].square().mean().sqrt()
+        if self._n_positions:
+            mean[:3], deviation[:3] = 0, atoms[:, :3].square().mean().sqrt()
         return mean, deviation
 
     def views(self, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Positions, and features where there are some (for mutual information, two)."""
-        positions, features = z[..., :3], z[..., 3:]
-        width = features.shape[-1]
-        samples = [positions.flatten(1)] + [features.flatten(1)] * (width > 0)
-        return samples, [positions.mT] + [features.mT] * (width > 1)
+        """Positions and features where there are some (for mutual information, two)."""
+        parts = [part for part in z.tensor_split([self._n_positions], -1) if part.shape[-1]]
+        columns = [part.mT for part in parts if part.shape[-1] > 1]
+        if not columns:
+            raise DataError(
+                "tokens of one channel have no pair of channels, which mutual information needs. "
+                "Use another criterion."
+            )
+        return [part.flatten(1) for part in parts], columns
 
 
 class DenseStatistics(ItemStatistics):
-    """Statistics of dense items (B, C, ...) of one shape (C, ...).
+    """Statistics of dense items of one shape, with channels on this axis of it.
 
     Raises:
         DataError: If an item has too few places in a row.
     """
 
     def __init__(
-        self, shape: torch.Size, n_neighbors: int, n_pairs: int, generator: Generator | None
+        self,
+        shape: torch.Size,
+        n_neighbors: int,
+        n_pairs: int,
+        generator: Generator | None,
+        channels: int = 0,
     ) -> None:
         super().__init__(n_neighbors, n_pairs, generator)
-        places = shape[1:].numel()
-        self._shape = (1, shape[0]) if places == 1 else (shape[0], places)
+        places = shape.numel() // shape[channels]
+        self._axis = channels
+        self._shape = (1, shape[channels]) if places == 1 else (shape[channels], places)
         channels, places = self._shape
         if places < n_neighbors + 3:
             raise DataError(
@@ -110,7 +127,7 @@ class DenseStatistics(ItemStatistics):
     def views(self, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Entries; channels where there are two, and one channel beside its own next place."""
         places = self._places.to(z.device)
-        flat = z.reshape(len(z), *self._shape)
+        flat = z.movedim(1 + self._axis, 1).reshape(len(z), *self._shape)
         neighbours = torch.stack([flat[:, 0, places], flat[:, 0, places + 1]], dim=1)
         columns = [neighbours] if len(flat[0]) == 1 else [flat[:, :, places], neighbours]
         return [flat.flatten(1)[:, self._entries.to(z.device)]], columns

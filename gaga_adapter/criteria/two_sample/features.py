@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaga_adapter.criteria.levels import add_noise, draw_like
+from gaga_adapter.criteria.levels import add_noise, channels_first, draw_like, n_positions
 from gaga_adapter.criteria.protocol import Task
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference.base import without_autocast
 from gaga_adapter.subspace import mask_from_sizes
 
 
+@without_autocast
 def paired_features(
     task: Task, reference: ReferenceGaussian, group: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:
@@ -32,11 +34,20 @@ def paired_features(
     if mask is None:
         from gaga_adapter.criteria.two_sample.features_dense import DenseUnits, dense_features
 
+        one, other = (channels_first(y, reference) for y in (one, other))
         units = DenseUnits.of(torch.cat([one, other]))
         return dense_features(one, units), dense_features(other, units)
+    both = (one, mask), (other, mask_from_sizes(mask.sum(1)))
+    if not n_positions(reference):
+        from gaga_adapter.criteria.two_sample.features_tokens import token_features
+
+        numbers = torch.cat([y[real] for y, real in both])
+        scale = numbers.std(0, correction=0)
+        token_units = numbers.mean(0), torch.where(scale > 0, scale, 1.0)
+        one, other = (token_features(y, real, *token_units) for y, real in both)
+        return one, other
     from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
 
-    both = (one, mask), (other, mask_from_sizes(mask.sum(1)))
     length = _root_mean_square([y[..., :3][real] for y, real in both])
     amplitude = _root_mean_square([y[..., 3:][real] for y, real in both])
     one, other = (molecule_features(y, real, length, amplitude) for y, real in both)

@@ -87,14 +87,14 @@ def _features(positions: Tensor, features: Tensor, mask: Tensor) -> Tensor:
         torch.linalg.eigvalsh(r.mT @ r / n_free[..., None]),
         (square.sum(1, keepdim=True) / n_free).square(),
         square.square().sum(1, keepdim=True) / n,
-        _quantiles(square.sqrt(), mask),
+        quantiles(square.sqrt(), mask),
         mean,
-        _upper(g.mT @ g) / n_free,
+        upper(g.mT @ g) / n_free,
         g.pow(3).sum(1) / n,
         g.pow(4).sum(1) / n,
         (g * (square - square.sum(1, keepdim=True) / n)[..., None]).sum(1) / n_free,
-        _upper(dipole @ dipole.mT) / n_free**2,
-        _quantiles(distance.amin(2).clamp(max=_LONE), mask),
+        upper(dipole @ dipole.mT) / n_free**2,
+        quantiles(distance.amin(2).clamp(max=_LONE), mask),
     ]
     columns += [_bin(distance, centre, _FINE_WIDTH).sum((1, 2))[:, None] / n for centre in _FINE]
     pulls = []
@@ -104,20 +104,20 @@ def _features(positions: Tensor, features: Tensor, mask: Tensor) -> Tensor:
         columns += [(neighbours * g).sum(1) / n, (near @ g * g).sum(1) / n]
         pulls.append(near @ r - neighbours * r)
     pull = torch.stack(pulls, -1).flatten(1, 2)  # (B, 3 N, bins)
-    return torch.cat([*columns, _upper(pull.mT @ pull) / n], dim=1)
+    return torch.cat([*columns, upper(pull.mT @ pull) / n], dim=1)
 
 
 def _bin(distance: Tensor, centre: float, width: float) -> Tensor:
     return torch.exp(-0.5 * ((distance - centre) / width) ** 2)
 
 
-def _upper(matrix: Tensor) -> Tensor:
+def upper(matrix: Tensor) -> Tensor:
     """Entries on and above the diagonal of symmetric matrices (B, F, F)."""
     rows, columns = torch.triu_indices(matrix.shape[-1], matrix.shape[-1]).to(matrix.device)
     return matrix[:, rows, columns]
 
 
-def _quantiles(values: Tensor, mask: Tensor) -> Tensor:
+def quantiles(values: Tensor, mask: Tensor) -> Tensor:
     """Quantiles (B, Q) of the real entries of values (B, N), linear between order statistics."""
     ordered = torch.where(mask, values, torch.inf).sort(1).values
     last = (mask.sum(1) - 1)[:, None]
