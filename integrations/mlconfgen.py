@@ -42,6 +42,7 @@ class MLConfGen(Adapter):
 
     name = "mlconfgen"
     starts = ("forward", "animate")
+    loss = None
     prior_term = None
     refused: ClassVar[Mapping[str, str]] = {
         "inpaint": _ABSOLUTE,
