@@ -42,7 +42,6 @@ class MLConfGen(Adapter):
 
     name = "mlconfgen"
     starts = ("forward", "animate")
-    loss = None
     prior_term = None
     refused: ClassVar[Mapping[str, str]] = {
         "inpaint": _ABSOLUTE,

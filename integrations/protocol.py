@@ -36,7 +36,7 @@ class Adapter(ABC):
         network: Method that calls the denoiser; it takes the normalised time as `t`.
         noise: Method that draws unit noise for a `node_mask` (B, N, 1).
         starts: Methods whose first noise is the start of a sample.
-        loss: Method that computes the loss; `None` for a codebase that only samples.
+        loss: Method that computes the loss, where a class has one.
         prior_term: Method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
             `node_mask`, where a class has one; `None` for a codebase that only samples.
         refused: Methods that mean absolute steps, with the reason why they are refused.
@@ -46,7 +46,7 @@ class Adapter(ABC):
     network: ClassVar[str] = "phi"
     noise: ClassVar[str] = "sample_combined_position_feature_noise"
     starts: ClassVar[tuple[str, ...]] = ("sample", "sample_chain")
-    loss: ClassVar[str | None] = "forward"
+    loss: ClassVar[str] = "forward"
     prior_term: ClassVar[str | None] = "kl_prior"
     refused: ClassVar[Mapping[str, str]] = {}
 
@@ -156,6 +156,11 @@ class Adapter(ABC):
     def inner_swaps(self, model: Model, fix_last_class: bool) -> list[tuple[nn.Module, Recipe]]:
         """Modules inside of the model that get a generated subclass, too."""
         return []
+
+    def loss_method(self) -> str | None:
+        """Name of the method that computes the loss; `None` for a codebase that only samples."""
+        only_samples = self.prior_term is None or self.loss in self.starts
+        return None if only_samples else self.loss
 
     def trained_parts(self, model: Model) -> list[nn.Module]:
         """Modules whose checkpoints say how far they were trained: the model, and its network."""

@@ -94,9 +94,10 @@ def _check_noise(name: str, noise: Tensor, start: Tensor, n_channels: int) -> No
 def _fault_of_loss(model: Model, probe: Truncation) -> str | None:
     """Why the loss is not one of the truncated model, as a sentence; `None` if it is."""
     adapter = probe.adapter
-    if adapter.loss is None or type(adapter).draw_loss is Adapter.draw_loss:
+    name = adapter.loss_method()
+    if name is None or type(adapter).draw_loss is Adapter.draw_loss:
         return None  # there is none, or only its calls of the network can be checked
-    method = getattr(type(model), adapter.loss, None)
+    method = getattr(type(model), name, None)
     if method is None or method is nn.Module.forward:
         return "its class has no loss."
 
@@ -115,7 +116,7 @@ def _fault_of_loss(model: Model, probe: Truncation) -> str | None:
             return (
                 f"its loss in {mode} mode draws times up to {last:.4g}, cut at step {probe.t_star} "
                 f"of {probe.n_steps}: it does not take their end from the number of steps of the "
-                f"model. The arguments of {adapter.loss} are "
+                f"model. The arguments of {name} are "
                 f"{', '.join(list(inspect.signature(method).parameters)[1:])}."
             )
     return None

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from inspect import isfunction
 from typing import Any
 
 import torch
@@ -200,8 +201,8 @@ def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
     adapter = adapter_named(adapter_name)
     wrappers: dict[str, Callable[[_Call], Any]] = {adapter.network: _network, adapter.noise: _noise}
     wrappers |= {name: _start for name in adapter.starts if hasattr(base, name)}
-    if adapter.loss is not None:
-        wrappers[adapter.loss] = _loss
+    if (loss := adapter.loss_method()) is not None and hasattr(base, loss):
+        wrappers[loss] = _loss
     if adapter.prior_term is not None and hasattr(base, adapter.prior_term):
         wrappers[adapter.prior_term] = _prior_term
     refused = {**_other_samplers(base, adapter), **adapter.refused}
@@ -214,13 +215,12 @@ def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
 
 def _other_samplers(base: type[Any], adapter: Adapter) -> dict[str, str]:
     """Methods that sample molecules as `sample` does, and that the adapter does not know."""
+    names = {name for cls in base.__mro__ for name, value in vars(cls).items() if isfunction(value)}
     return {
         name: "the patch does not know where this sampler starts"
-        for name in dir(base)
-        if name not in (*adapter.starts, adapter.noise)
-        and inspect.isfunction(getattr(base, name))
-        and {"n_samples", "n_nodes", "edge_mask"}
-        <= set(inspect.signature(getattr(base, name)).parameters)
+        for name in sorted(names - {*adapter.starts, adapter.noise})
+        if {"n_samples", "n_nodes", "edge_mask"}
+        <= inspect.signature(getattr(base, name)).parameters.keys()
     }
 
 

@@ -129,16 +129,17 @@ def test_evaluation_starts_where_training_did(gaga, kind):
     assert printed(out, "calls") == "23"
 
 
-def test_a_t_star_beyond_that_of_the_training_is_warned_of(gaga, edm):
+def test_a_t_star_beyond_that_of_the_training_is_refused(gaga, edm):
     gaga("run", "edm", "--t-star", 22, "--", "main_qm9.py")
     _, _, err = gaga("run", "edm", "--t-star", 22, "--", "eval_analyze.py")
     assert "trained" not in err
     with warnings.catch_warnings():
         warnings.simplefilter("always", GAGAWarning)
         code, _, err = gaga("run", "edm", "--t-star", 30, "--", "eval_analyze.py")
-    assert code == 0
+    assert code == 2
     assert "gaga: warning: t* = 30 is at log-SNR" in err
     assert "trained up to 0.028 only" in err
+    assert "knows nothing noisier" in err
 
 
 def test_the_wish_of_one_evaluation_is_not_taken_for_a_choice(gaga, trained, edm):
