@@ -7,7 +7,8 @@ Samplers that call the network at a noisier level are refused.
 
 The record follows the weights, in whatever order they are copied, loaded, trained and saved:
 
-- copies of a network, such as averaged weights, are recorded with it, as they are trained with it;
+- copies of a network, such as averaged weights, are recorded with it, once their weights have
+  changed as well: a copy that stays as it was knows what it knew;
 - `load_state_dict` of any module restores the record that the weights bring. This needs a wrapper
   around `torch.nn.Module.load_state_dict`, because torch offers no hook for modules that nobody has
   prepared, and weights are mostly loaded first;
@@ -158,6 +159,8 @@ class _Record:
     extent: Extent | None = None
     family: weakref.WeakSet[_Record] = field(default_factory=weakref.WeakSet)
     source: object = None  # what recorded the extent, see `record_training`
+    # The extent of its original, which is its own as soon as its weights are no longer these.
+    pending: tuple[Extent, tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
         self.family.add(self)
@@ -165,7 +168,7 @@ class _Record:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Record:
         copied = memo.get(id(self.module()))  # `copy` notes an object before it copies its contents
         where = weakref.ref(copied) if isinstance(copied, nn.Module) else _gone
-        return _Record(where, self.extent, self.family, self.source)
+        return _Record(where, self.extent, self.family, self.source, self.pending)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Record, (_gone, self.extent)
@@ -177,6 +180,10 @@ def extent_of(module: Any) -> Extent | None:  # noqa: ANN401 - any object
     log_snr = config.get(KEY) if hasattr(config, "get") else None
     record = getattr(module, "__dict__", {}).get(_RECORD)
     found = None if log_snr is None else Extent(float(log_snr))
+    if record is not None and record.pending is not None:
+        extent, weights = record.pending
+        if _weights_of(module) != weights:
+            record.extent, record.pending = extent, None
     return _shortest((found, None if record is None else record.extent))
 
 
@@ -194,7 +201,7 @@ def watch_checkpoints(model: nn.Module) -> None:
 def unwatch_checkpoints(model: nn.Module) -> None:
     """Undo `watch_checkpoints`, unless the module was trained on a shorter trajectory."""
     record = model.__dict__.get(_RECORD)
-    if record is not None and record.extent is None:
+    if record is not None and record.extent is None and record.pending is None:
         hooks = model._state_dict_hooks
         for key in [key for key, hook in hooks.items() if hook is _write]:
             del hooks[key]
@@ -243,7 +250,8 @@ def _write_extent(module: nn.Module, extent: Extent | None) -> None:
             # An `EMAModel` saves the configuration that the network had when it was made.
             dict.__setitem__(before, KEY, log_snr)
     watch_checkpoints(module)
-    module.__dict__[_RECORD].extent = extent
+    record = module.__dict__[_RECORD]
+    record.extent, record.pending = extent, None
 
 
 def _pass_on(modules: Iterable[nn.Module]) -> None:
@@ -251,13 +259,26 @@ def _pass_on(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         record = module.__dict__[_RECORD]
         for other in list(record.family):
-            same = other.extent is not None and other.extent.time == record.extent.time is not None
-            extent = record.extent if same else _shortest((other.extent, record.extent))
-            copied = other.module()
-            if copied is None:
+            copied, now = other.module(), other.extent
+            same = now is not None and now.time == record.extent.time is not None
+            extent = record.extent if same else _shortest((now, record.extent))
+            if other is record or extent is now:
+                continue
+            if copied is None or same:
                 other.extent = extent
-            elif copied is not module and extent is not other.extent:
+            elif hasattr(copied, "register_to_config"):  # it may be saved without being asked
                 _write_extent(copied, extent)
+            elif other.pending is not None:
+                other.pending = extent, other.pending[1]
+            else:
+                other.pending = extent, _weights_of(copied)
+
+
+def _weights_of(module: nn.Module) -> tuple[float, ...]:
+    """Sums of the weights of a module, which change with them."""
+    with torch.no_grad():
+        sums = [p.double().sum() for p in module.parameters()]
+        return tuple(torch.stack(sums).tolist()) if sums else ()
 
 
 def _find_copies(module: nn.Module) -> None:
