@@ -179,5 +179,5 @@ def _mode(model: Model, training: bool) -> Iterator[None]:
 def _describe(error: Exception) -> str:
     """An exception with the line that raised it, as many upstream assertions say nothing."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}"
-    return f"{type(error).__name__}{f': {error}' if str(error) else ''}{where if frames else ''}"
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}, `{frames[-1].line}`"
+    return f"{type(error).__name__}{where if frames else ''}{f': {error}' if str(error) else ''}"

@@ -18,7 +18,7 @@ import pytest
 import torch
 from fakes import edm_like
 from fakes.checkout import write_checkout
-from gaga_adapter.integrations.launcher.prepare import write_data
+from gaga_adapter.integrations.launcher.prepare import SMILES, write_data
 from gaga_adapter.integrations.protocol import adapter_named
 
 from gaga_adapter import GAGAStats
@@ -509,7 +509,7 @@ def upstream(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("upstream") / "repo"
     shutil.copytree(repo, folder, ignore=shutil.ignore_patterns(".git", "outputs", "temp"))
     splits = {"train": chains(128), "valid": chains(32), "test": chains(24)}
-    write_data(folder, splits, {"qm9": ["C"], "qm9_second_half": ["C"]})
+    write_data(folder, splits, {name: ["C"] for name in SMILES})
 
     def run(*arguments, code=0):
         command = [sys.executable, "-c", _COUNTED, "run", request.param, *map(str, arguments)]
@@ -537,6 +537,11 @@ def test_551_instead_of_1001_network_calls_through_upstreams_own_scripts(upstrea
     assert max(cut) <= 550
     assert "network calls: 551 per sample, from t* = 550 of T = 1000 (1001 without)" in err
     assert "Final test nll" in out
+    _, _, err = run("--stats", "none", "--t-star", 1000, "--", *judge, code=2)
+    assert "knows nothing noisier" in err  # the averaged weights say how far they were trained
+    whole_path = ["--stats", "none", "--t-star", 1000, "--", *train, "--exp_name", "whole"]
+    run(*whole_path)
+    judge[2] = "outputs/whole"
     whole, _, err = run("--stats", "none", "--t-star", 1000, "--", *judge)
     assert whole[:1001] == list(range(1000, -1, -1))
     assert len(whole) - len(cut) == 450  # the calls of the likelihood are as many
