@@ -21,6 +21,7 @@ import functools
 import gc
 import math
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,7 +90,7 @@ def record_trained(model: Any, log_snr: float | None, time: float | None = None)
         return
     _find_copies(model)
     _write_extent(model, Extent(float(log_snr), time))
-    _pass_on([model])
+    _pass_on([model], at_once=True)  # the training may be over, and they have changed already
 
 
 def trained_log_snr(model: Any) -> float | None:  # noqa: ANN401 - any model or state dict
@@ -230,7 +231,7 @@ def record_training(modules: Iterable[nn.Module], extent: Extent | None, source:
             _find_copies(module)
         _write_extent(module, extent)
     if extent is not None:
-        _pass_on(modules)
+        _pass_on(modules, at_once=False)
 
 
 def last_source(module: nn.Module) -> object:
@@ -246,16 +247,20 @@ def _write_extent(module: nn.Module, extent: Extent | None) -> None:
         before = module.config
         log_snr = None if extent is None else extent.log_snr
         write(**{KEY: log_snr})
-        if isinstance(before, dict):
-            # An `EMAModel` saves the configuration that the network had when it was made.
-            dict.__setitem__(before, KEY, log_snr)
+        if isinstance(before, OrderedDict):
+            # An `EMAModel` saves the configuration that the network had when it was made, so this
+            # object gets the entry, too; diffusers freezes it for everyone else.
+            OrderedDict.__setitem__(before, KEY, log_snr)
     watch_checkpoints(module)
     record = module.__dict__[_RECORD]
     record.extent, record.pending = extent, None
 
 
-def _pass_on(modules: Iterable[nn.Module]) -> None:
-    """Let the copies of modules know no more than these do, and exactly that if they did before."""
+def _pass_on(modules: Iterable[nn.Module], at_once: bool) -> None:
+    """Let the copies of modules know no more than these do, and exactly that if they did before.
+
+    Unless `at_once`, this holds as soon as their weights change.
+    """
     for module in modules:
         record = module.__dict__[_RECORD]
         for other in list(record.family):
@@ -266,7 +271,7 @@ def _pass_on(modules: Iterable[nn.Module]) -> None:
                 continue
             if copied is None or same:
                 other.extent = extent
-            elif hasattr(copied, "register_to_config"):  # it may be saved without being asked
+            elif at_once or hasattr(copied, "register_to_config"):  # which is saved unasked
                 _write_extent(copied, extent)
             elif other.pending is not None:
                 other.pending = extent, other.pending[1]
