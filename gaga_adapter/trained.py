@@ -60,7 +60,7 @@ class Extent:
         return log_snr >= self.log_snr - TOLERANCE
 
 
-def record_trained(model: Any, log_snr: float | None, time: float | None = None) -> None:  # noqa: ANN401
+def record_trained(model: Any, log_snr: float | None) -> None:  # noqa: ANN401
     """Record how far a network was trained, in its checkpoints, too.
 
     Call it before the training begins. Then copies of the network, such as averaged weights, are
@@ -71,7 +71,6 @@ def record_trained(model: Any, log_snr: float | None, time: float | None = None)
         model: Diffusers model, its `EMAModel`, or any module.
         log_snr: Log-SNR of the noisiest level in training, such as `scheduler.trained_log_snr`;
             `None` for the whole path, of this network alone.
-        time: Time t* / T of that level, for a network of integer steps whose schedule is learned.
 
     Raises:
         TruncationError: If `log_snr` is not finite.
@@ -89,7 +88,7 @@ def record_trained(model: Any, log_snr: float | None, time: float | None = None)
                 _write_extent(module, None)
         return
     _find_copies(model)
-    _write_extent(model, Extent(float(log_snr), time))
+    _write_extent(model, Extent(float(log_snr)))
     _pass_on([model], at_once=True)  # the training may be over, and they have changed already
 
 
@@ -219,8 +218,8 @@ def record_training(modules: Iterable[nn.Module], extent: Extent | None, source:
 
     Args:
         modules: Modules that are trained.
-        extent: How far; `None` for the whole path.
-        source: What trains them; their copies are looked for where it changes.
+        extent: Extent of the training; `None` for the whole path.
+        source: Object that trains them; where it changes, their copies are looked for.
     """
     modules = list(modules)
     for module in modules:

@@ -175,7 +175,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("patched", ["before", "waiting", "after"])
 @pytest.mark.parametrize("wrap", WRAPPED)
-@pytest.mark.parametrize("options", [{}, {"strict": False}, {"assign": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"strict": False, "assign": True}], ids=str)
 def test_weights_bring_their_record(trained, patched, wrap, options):
     state = saved(WRAPPED[wrap](trained).state_dict())
     assert trained_log_snr(state) == trained_log_snr(trained)
@@ -372,7 +372,7 @@ class Bench:
         return state_of(self.models[i]).t_star <= self.known[i]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_no_order_of_operations_is_silent(seed):
     bench, history = Bench(seed), []
     for _ in range(25):
