@@ -14,6 +14,7 @@ from .edm import EDM
 from .geoldm import GeoLDM
 from .mlconfgen import MLConfGen
 from .molcraftdiffusion import MolCraftDiffusion
+from .paper import PaperGAGA
 from .patching.fitting import fit_from
 from .patching.patch import PatchHandle, apply_patch, patched, remove_patch
 from .protocol import register
@@ -41,7 +42,13 @@ __all__ = [
     "truncate_sigmas",
 ]
 
-for _adapter in (EDM(), GeoLDM(), MolCraftDiffusion(), MLConfGen()):  # the special ones come last
+for _adapter in (
+    EDM(),
+    GeoLDM(),
+    MolCraftDiffusion(),
+    MLConfGen(),
+    PaperGAGA(),
+):  # the special ones come last
     register(_adapter)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -32,7 +32,6 @@ ATTRIBUTES = (
 )
 METHODS = {
     "phi": ("x", "t"),
-    "kl_prior": ("xh", "node_mask"),
     "sample_combined_position_feature_noise": ("n_samples", "n_nodes", "node_mask"),
     "sample": ("n_samples", "n_nodes", "node_mask", "edge_mask", "context"),
     "sample_p_xh_given_z0": ("z0", "node_mask"),
@@ -45,6 +44,8 @@ class EDM(Adapter):
     """`EnVariationalDiffusion` and what has its structure."""
 
     name = "edm"
+    #: Whether noise and data of the features have zero mean over the atoms, as positions have.
+    centred_features: ClassVar[bool] = False
 
     def reasons(self, model: Model) -> list[str]:
         """What an `EnVariationalDiffusion` has and this model lacks."""
@@ -94,6 +95,25 @@ class EDM(Adapter):
         """The encoded molecules of a batch."""
         molecules = read_molecules(batch, self.atom_model(model))
         return self.encode(model, molecules, context, generator), molecules[2][..., 0] > 0
+
+    def draw_loss(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
+        """The loss of molecules of atoms on a line, of all elements in turn."""
+        atoms = self.atom_model(model)
+        n_molecules, n_nodes = node_mask.shape[:2]
+        index = torch.arange(n_nodes, device=node_mask.device)
+        positions = torch.stack([index, 0 * index, 0 * index], -1).expand(n_molecules, -1, -1)
+        one_hot = F.one_hot(index % atoms.num_classes, atoms.num_classes) * node_mask
+        charges = (index[:, None] + 1) * node_mask if atoms.include_charges else node_mask[:0, 0, 0]
+        mask = node_mask[..., 0] > 0
+        x, h = remove_mean(positions.to(node_mask), mask), {"categorical": one_hot}
+        if self.centred_features:
+            h = {"categorical": remove_mean(one_hot, mask)}
+            charges = remove_mean(charges, mask) if atoms.include_charges else charges
+        model(x, {**h, "integer": charges}, node_mask, edge_mask, self.no_context(model, node_mask))
+
+    def no_context(self, model: Model, node_mask: Tensor) -> Tensor | None:
+        """A context for the loss of the self-check, in which the network takes none."""
+        return None
 
     def faults(self, model: Model) -> list[str]:
         """The lost element class of models without charges."""

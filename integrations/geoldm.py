@@ -87,6 +87,11 @@ class GeoLDM(EDM):
         warnings.warn(advice, GAGAWarning, stacklevel=2)
         return None
 
+    def no_context(self, model: Model, node_mask: Tensor) -> Tensor | None:
+        """Zeros for an encoder that takes a context."""
+        width = _n_context(model.vae)
+        return node_mask.new_zeros(*node_mask.shape[:2], width) if width else None
+
     def extra_methods(self, base: type[Any]) -> dict[str, Any]:
         """None: elements are decoded by the autoencoder, see `inner_swaps`."""
         return {}

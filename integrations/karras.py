@@ -5,7 +5,7 @@ Their path is `x = x_0 + sigma eps` (Karras et al. 2022), so with a = 1 and b = 
 of sigmas, from unit noise times its first. The list is cut at sigma*, and the start comes from the
 fitted Gaussian:
 
-    sigmas, start = truncate_sigmas(sigmas, stats="my-stats")
+    sigmas, start = truncate_sigmas(sigmas, stats="my-stats")    # or sigma_star=1.5, from noise
     x = start.initial_sample((64, 3, 32, 32), generator)    # not noise * sigmas[0]
     x = sample_heun(model, x, sigmas)                       # k-diffusion
     t_steps, x_next = sigmas, start.transport(latents)      # NVlabs/edm: not latents * t_steps[0]
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import GAGAWarning, TruncationError
+from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError
 from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.scheduler.options import Options
@@ -35,11 +35,11 @@ class KarrasStart:
 
     Attributes:
         sigma: First sigma of the list.
-        reference: Law of `data_scale x_0 + sigma eps`.
+        reference: Law of `data_scale x_0 + sigma eps`; `None` for `sigma eps`, without statistics.
     """
 
     sigma: float
-    reference: ReferenceGaussian
+    reference: ReferenceGaussian | None
 
     def initial_sample(
         self,
@@ -56,7 +56,17 @@ class KarrasStart:
             device: Device of the sample; that of the generator by default.
             dtype: Number type of the sample; torch's default by default.
         """
-        return self.reference.sample(size, generator=generator, device=device, dtype=dtype)
+        if self.reference is not None:
+            return self.reference.sample(size, generator=generator, device=device, dtype=dtype)
+        if isinstance(size, Tensor):
+            raise TruncationError(
+                "without statistics a start has no layout of molecules. Pass the shape of dense "
+                "data, or start.transport(noise) of the loop's own noise."
+            )
+        home = generator.device if device is None and generator is not None else device
+        source = home if generator is None else generator.device
+        noise = torch.randn(tuple(size), generator=generator, device=source, dtype=dtype)
+        return self.transport(noise.to(home))
 
     def transport(self, noise: Tensor, mask: Tensor | None = None) -> Tensor:
         """The start that a loop's own unit noise becomes; same shape, dtype and device.
@@ -65,22 +75,26 @@ class KarrasStart:
             noise: Unit noise (B, ...), before any factor of sigma.
             mask: Real atoms (B, N), bool, of molecules.
         """
+        if self.reference is None:
+            return noise * self.sigma
         return self.reference.transport(noise, mask)
 
 
 def truncate_sigmas(
     sigmas: Tensor | Sequence[float],
-    stats: GAGAStats | str | Path,
+    stats: GAGAStats | str | Path | None = None,
     spacing: str = "suffix",
     reference: str = "auto",
     data_scale: float = 1.0,
     rho: float = 7.0,
+    sigma_star: float | None = None,
 ) -> tuple[Tensor, KarrasStart]:
     """The part of a list of sigmas that is to be walked, and the Gaussian at its first entry.
 
     Args:
         sigmas: Positive and falling numbers (n,), ties allowed; one zero at the end stays.
-        stats: Fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
+        stats: Fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`); `None`
+            to start at `sigma_star` from the loop's own noise, `sigma eps`.
         spacing: Word `suffix`, to keep the entries from the last one at or beyond sigma* on: fewer
             steps, the same ones; or `respace`, to keep their number, all from sigma* on.
         reference: Kind of the Gaussian, as in `GAGAStats.reference`.
@@ -89,6 +103,8 @@ def truncate_sigmas(
         rho: Exponent of respacing, which is linear in `sigma^(1 / rho)` and the entry's index: for
             lists of Karras et al. 2022, Eq. 5, of that `rho` it gives the list of the same kind
             from sigma* on.
+        sigma_star: Noise level to start at, in the model's units; that of the statistics when
+            `None`.
 
     Returns:
         Sigmas, of the dtype and device given (float32 for a list), and the start at `sigmas[0]`.
@@ -96,20 +112,30 @@ def truncate_sigmas(
     Raises:
         TruncationError: If the list does not fall, has no positive entry, or no room below sigma*
             for as many steps; or if an option is unknown.
-        ArtefactError: If the statistics cannot be read.
+        ArtefactError: If the statistics cannot be read, or neither they nor `sigma_star` are given.
         StatsMismatchError: If the reference is unknown or finer than what was fitted.
     """
     Options(spacing=spacing)  # refuses an unknown one
     if not (0 < data_scale < math.inf and 0 < rho < math.inf):
         raise TruncationError(f"data_scale={data_scale} and rho={rho} must be positive.")
-    if not isinstance(stats, GAGAStats):
+    if isinstance(stats, str | Path):
         stats = GAGAStats.from_pretrained(stats)
+    if sigma_star is None:
+        if stats is None:
+            raise ArtefactError("neither stats nor sigma_star is given. Pass one, or both.")
+        sigma_star = data_scale * math.exp(-stats.log_snr_star / 2)
+    elif not 0 < sigma_star < math.inf:
+        raise TruncationError(f"sigma_star={sigma_star} must be a positive, finite number.")
+    if stats is None and (reference not in ("auto", "unit") or data_scale != 1.0):
+        raise ArtefactError(
+            f"reference={reference!r} and data_scale={data_scale} need fitted statistics. "
+            "Pass stats=..., or sigma_star alone."
+        )
     entries = torch.as_tensor(sigmas)
     if not entries.is_floating_point():
         entries = entries.to(torch.get_default_dtype())
     levels = _check_sigmas(entries)
     noisy = levels[levels > 0]
-    sigma_star = data_scale * math.exp(-stats.log_snr_star / 2)
     beyond = len(noisy) - first_beyond(-2 * noisy.log().flip(0), -2 * math.log(sigma_star))
     if beyond == 0:
         warnings.warn(
@@ -130,7 +156,10 @@ def truncate_sigmas(
                 f'{float(noisy[-1]):.6g}. Use spacing="suffix".'
             )
     first = float(part[0])
-    return part, KarrasStart(first, stats.start(reference).at(data_scale, first))
+    if stats is None:
+        return part, KarrasStart(first, None)
+    chosen = -2 * math.log(sigma_star / data_scale)
+    return part, KarrasStart(first, stats.start(reference, chosen).at(data_scale, first))
 
 
 def _check_sigmas(sigmas: Tensor) -> Tensor:

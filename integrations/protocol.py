@@ -36,8 +36,9 @@ class Adapter(ABC):
         network: Method that calls the denoiser; it takes the normalised time as `t`.
         noise: Method that draws unit noise for a `node_mask` (B, N, 1).
         starts: Methods whose first noise is the start of a sample.
+        loss: Method that computes the loss, where a class has one.
         prior_term: Method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
-            `node_mask`; `None` for a class that has no loss.
+            `node_mask`, where a class has one; `None` for a codebase that only samples.
         refused: Methods that mean absolute steps, with the reason why they are refused.
     """
 
@@ -45,6 +46,7 @@ class Adapter(ABC):
     network: ClassVar[str] = "phi"
     noise: ClassVar[str] = "sample_combined_position_feature_noise"
     starts: ClassVar[tuple[str, ...]] = ("sample", "sample_chain")
+    loss: ClassVar[str] = "forward"
     prior_term: ClassVar[str | None] = "kl_prior"
     refused: ClassVar[Mapping[str, str]] = {}
 
@@ -93,7 +95,7 @@ class Adapter(ABC):
             return -float(self.gamma_at(model, step / self.n_steps(model)))
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
-        """Look at the arguments of one of `starts` before it runs, and change them in place.
+        """Look at the arguments of one of `starts`, or the loss, and change them in place.
 
         A chain has no more frames than there are steps.
 
@@ -155,10 +157,27 @@ class Adapter(ABC):
         """Modules inside of the model that get a generated subclass, too."""
         return []
 
+    def loss_method(self) -> str | None:
+        """Name of the method that computes the loss; `None` for a codebase that only samples."""
+        only_samples = self.prior_term is None or self.loss in self.starts
+        return None if only_samples else self.loss
+
+    def trained_parts(self, model: Model) -> list[nn.Module]:
+        """Modules whose checkpoints say how far they were trained: the model, and its network."""
+        network = getattr(model, "dynamics", None)
+        return [model, network] if isinstance(network, nn.Module) else [model]
+
     def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
         """Sample once without context, for the self-check, which stubs the network."""
         n_samples, n_nodes = node_mask.shape[:2]
         model.sample(n_samples, n_nodes, node_mask, edge_mask, None)
+
+    def draw_loss(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
+        """Compute the loss once, of any molecules, for the self-check, which stubs the network.
+
+        An adapter that does not say how leaves the loss unchecked until it calls the network.
+        """
+        raise NotImplementedError
 
 
 def lacks(

@@ -6,13 +6,14 @@ import io
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet1DModel
+from diffusers.training_utils import EMAModel
 from torch import nn
 
 from gaga_adapter import GAGAScheduler, MoleculeDenoiser, MoleculePipeline
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.molecules.pipeline import edm_scheduler
 from gaga_adapter.noise.timesteps import timestep_log_snr
-from gaga_adapter.trained import unwatch_checkpoints, watch_checkpoints
+from gaga_adapter.trained import KEY, unwatch_checkpoints, watch_checkpoints
 from gaga_adapter.training import record_trained, trained_log_snr
 
 
@@ -31,6 +32,67 @@ def test_a_diffusers_model_keeps_it_in_its_configuration(tmp_path):
     record_trained(model, 0.25)
     model.save_pretrained(tmp_path)
     assert trained_log_snr(UNet1DModel.from_pretrained(tmp_path)) == 0.25
+
+
+def unet():
+    torch.manual_seed(0)
+    return UNet1DModel(block_out_channels=(8, 8, 16), sample_size=8)
+
+
+def config_of(model, folder):
+    """The record of a model that is saved and loaded."""
+    model.save_pretrained(folder)
+    return trained_log_snr(UNet1DModel.from_pretrained(folder))
+
+
+@pytest.mark.parametrize("first", ["average", "record"])
+def test_averages_of_a_diffusers_model_keep_it_in_whatever_order(first, tmp_path):
+    model = unet()
+    if first == "record":
+        record_trained(model, 0.25)
+    average = EMAModel(model.parameters(), model_cls=UNet1DModel, model_config=model.config)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    copied, other = copy.deepcopy(model), unet()
+    other.load_state_dict(model.state_dict())
+    if first == "average":
+        record_trained(model, 0.25)
+    assert config_of(average, tmp_path / "ema") == 0.25
+    again = EMAModel.from_pretrained(tmp_path / "ema", UNet1DModel)
+    assert config_of(again, tmp_path / "again") == 0.25
+    for each in (averaged, copied, other):
+        assert trained_log_snr(torch.optim.swa_utils.AveragedModel(each)) == 0.25
+        assert trained_log_snr(each.state_dict()) == 0.25
+    assert config_of(copied, tmp_path / "copied") == 0.25
+    assert config_of(other, tmp_path / "other") == 0.25
+
+
+def test_an_average_whose_configuration_is_a_copy_is_told_itself(tmp_path):
+    model = unet()
+    average = EMAModel(model.parameters(), model_cls=UNet1DModel, model_config=dict(model.config))
+    record_trained(average, 0.5)
+    assert config_of(average, tmp_path) == 0.5
+    assert trained_log_snr(model) is None
+
+
+def test_the_state_dict_of_a_diffusers_model_brings_it():
+    model = unet()
+    record_trained(model, 0.25)
+    other = unet()
+    other.load_state_dict(model.state_dict())
+    assert trained_log_snr(other) == other.config[KEY] == 0.25
+    full = nn.Module.state_dict(unet())
+    other.load_state_dict(dict(full))  # without metadata
+    assert trained_log_snr(other) == 0.25
+    other.load_state_dict(full)
+    assert trained_log_snr(other) is None
+
+
+def test_wrappers_are_recorded_inside():
+    model = nn.Linear(2, 2)
+    record_trained(nn.DataParallel(torch.compile(model, backend="eager")), 0.5)
+    assert trained_log_snr(model) == 0.5
+    record_trained(nn.DataParallel(model), None)
+    assert trained_log_snr(model) is None
 
 
 def test_a_module_keeps_it_in_the_metadata_of_its_state_dict():

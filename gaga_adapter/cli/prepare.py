@@ -32,6 +32,7 @@ def run(
         edm_arrays,
         require_room,
         second_half,
+        without_hydrogens,
         write_data,
     )
     from gaga_adapter.molecules.metrics.chemistry import to_smiles
@@ -55,11 +56,13 @@ def run(
             splits[name] = edm_arrays(part.positions, part.atomic_numbers, own)
         train = everything.subset(np.sort(split_indices("train")))
         smiles: list[str | None] = []
+        heavy: list[str | None] = []
         for part in train.batches(1000):
             smiles += to_smiles(part, largest_fragment=False)
+            heavy += to_smiles(without_hydrogens(part), largest_fragment=False)
             progress("SMILES", len(smiles), len(train))
     half = [smiles[row] for row in second_half(len(train))]
-    lists = {"qm9": smiles, "qm9_second_half": half}
+    lists = {"qm9": smiles, "qm9_second_half": half, "qm9_noH": heavy}
     valid = {name: [one for one in some if one is not None] for name, some in lists.items()}
     files = [str(file) for file in write_data(into, splits, valid, force)]
     for file in files:

@@ -167,7 +167,8 @@ class GAGAScheduler(TruncatedRun):
         if options.t_star is not None:
             log_snr_star = timestep_log_snr(base, options.t_star)
         check_trained(options.trained_log_snr, log_snr_star)
-        reference = stats.reference(options.reference)
+        chosen = None if options.t_star is None else log_snr_star
+        reference = stats.start(options.reference, chosen)
         channel, unit = stats.reference("channel"), stats.reference("unit").at(0.0, 1.0)
         result._gaga = Truncation(stats, options, log_snr_star, reference, channel, unit)
         result._gaga_finest = {}

@@ -1,12 +1,14 @@
 """The statistics of a script's model, fitted once and read by every later script.
 
-They lie beside the model, in the folder `gaga` of the experiment. They are fitted anew if the
-autoencoder has changed since, or if their t* was given for one evaluation. A model that was trained
-from t* on knows nothing beyond it.
+They lie beside the model, in the folder `gaga` of the experiment. A training that is resumed keeps
+those that it began with, so that its t* stays. They are fitted anew if the autoencoder has changed
+since, or if their t* was given for one evaluation. A model that was trained from t* on knows
+nothing beyond it.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -29,9 +31,10 @@ from .options import Options, ProgressBar, Say
 class CachedStats:
     """Reads the statistics in the folder of a model, or fits them and writes them there."""
 
-    folder: Path
+    folder: Path  # where they are written
+    known: Path | None  # where they may be already; `None` for a model that is new
     options: Options
-    trains: bool  # whether the script trains; then the model is always fitted anew
+    trains: bool  # whether the script trains
     loader: Iterable[Any]  # the script's own, which trains the model
     data: str  # what the loader reads, for the provenance
     context: Context | None  # for a conditional autoencoder
@@ -40,25 +43,42 @@ class CachedStats:
 
     def __call__(self, model: Model) -> GAGAStats:
         """The statistics of a model that has its weights."""
+        stats = None if self.options.refit else self._read(model)
+        if stats is None:
+            begin = time.monotonic()
+            stats = self._fit(model)
+            self.say(
+                f"fitted {stats.moments.count:,} molecules in {time.monotonic() - begin:.1f} s, "
+                "which the script counts as its own time"
+            )
+        elif self.known == self.folder:
+            return stats
         folder = self.folder / "gaga"
-        if (folder / CONFIG_NAME).is_file() and not (self.trains or self.options.refit):
-            stats = GAGAStats.from_pretrained(folder)
-            purpose = stats.provenance.get("fitted for")
-            if self.options.t_star is None and purpose == "evaluation at a given t*":
-                reason: str | None = "their t* was given, not chosen"
-            else:
-                reason = adapter_for(model).stale(model, stats.provenance)
-            if reason is None:
-                self._warn_beyond_training(model, stats)
-                self.say(f"statistics of {folder}")
-                return stats
-            self.say(f"statistics of {folder} are not used: {reason}")
-        stats = self._fit(model)
         try:
             stats.save_pretrained(folder)
             self.say(f"statistics of {stats.moments.count:,} molecules are in {folder}")
         except WriteError as error:
             warnings.warn(f"the statistics are not kept: {error}", GAGAWarning, stacklevel=2)
+        return stats
+
+    def _read(self, model: Model) -> GAGAStats | None:
+        """The statistics that are there, if they are of this model."""
+        folder = None if self.known is None else self.known / "gaga"
+        if folder is None or not (folder / CONFIG_NAME).is_file():
+            if self.trains and folder is not None:
+                self.say(f"no statistics in {folder}: they are fitted anew, and t* may move")
+            return None
+        stats = GAGAStats.from_pretrained(folder)
+        purpose = stats.provenance.get("fitted for")
+        if self.options.t_star is None and purpose == "evaluation at a given t*":
+            reason: str | None = "their t* was given, not chosen"
+        else:
+            reason = adapter_for(model).stale(model, stats.provenance)
+        if reason is not None:
+            self.say(f"statistics of {folder} are not used: {reason}")
+            return None
+        self._warn_beyond_training(model, stats)
+        self.say(f"statistics of {folder}")
         return stats
 
     def _warn_beyond_training(self, model: Model, stats: GAGAStats) -> None:

@@ -45,9 +45,8 @@ class CallCounter:
     def lines(self) -> list[str]:
         """The report, for people."""
         return [
-            f"network calls: {calls} per sample, from t* = {t_star} of T = {n_steps} "
-            f"({n_steps + 1} without); {n} {'batch' if n == 1 else 'batches'} sampled"
-            for (calls, t_star, n_steps), n in self.batches.items()
+            f"{_sentence(*key)}; {n} {'batch' if n == 1 else 'batches'} sampled"
+            for key, n in self.batches.items()
         ]
 
     def _count_call(self, model: Model, adapter: Adapter, run: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -74,10 +73,20 @@ class CallCounter:
             result = run()
             state, t_star = state_of(model), adapter.n_steps(model)
             n_steps = state.n_steps if isinstance(state, Truncation) else t_star
-            self.batches[self._calls, t_star, n_steps] += 1
+            key = self._calls, t_star, n_steps
+            self.batches[key] += 1
+            if self.batches[key] == 1 and isinstance(state, Truncation):
+                self._say(_sentence(*key))  # at once: scripts do other things for hours afterwards
             return result
         finally:
             self._calls = None
+
+
+def _sentence(calls: int, t_star: int, n_steps: int) -> str:
+    return (
+        f"network calls: {calls} per sample, from t* = {t_star} of T = {n_steps} "
+        f"({n_steps + 1} without)"
+    )
 
 
 def _around(method: Callable[..., Any], count: Callable[..., Any], adapter: Adapter) -> Any:  # noqa: ANN401

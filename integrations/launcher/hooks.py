@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.abc import Loader, MetaPathFinder
@@ -56,6 +59,34 @@ def after_import(
         sys.meta_path.insert(0, finder)
         changes.callback(sys.meta_path.remove, finder)
         yield
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Let the signals that end a process raise `SystemExit`, so that what is under way can report.
+
+    Its code is 128 + the number of the signal, as shells give it. Processes that are forked inside
+    of the block, such as the workers of a loader, end as ever.
+    """
+    owner = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() == owner:
+            raise SystemExit(128 + number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # One that is ignored, as SIGHUP is under nohup, stays ignored.
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _StandIn(MetaPathFinder, Loader):

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from gaga_adapter.errors import DataError, WriteError
 from gaga_adapter.files.atomic import replacing
+from gaga_adapter.molecules.data import MoleculeSet
 
 SPLITS = ("train", "valid", "test")
-#: Data sets with a list of SMILES; the second half trains conditional models.
-SMILES = ("qm9", "qm9_second_half")
+#: Data sets with a list of SMILES; the second half trains conditional models, and models of QM9
+#: without hydrogens (--remove_h) are compared with the heavy atoms alone.
+SMILES = ("qm9", "qm9_second_half", "qm9_noH")
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -37,6 +39,13 @@ def second_half(n_train: int) -> NDArray[np.int64]:
     """Rows of the training split that upstream calls `qm9_second_half`, in its order."""
     permutation = np.random.RandomState(42).permutation(n_train)  # upstream's own
     return permutation[n_train // 2 :].astype(np.int64)
+
+
+def without_hydrogens(molecules: MoleculeSet) -> MoleculeSet:
+    """The heavy atoms of molecules, in their order, as upstream's loader gives them."""
+    every = (molecules.molecule(index) for index in range(len(molecules)))
+    heavy = [(positions[numbers > 1], numbers[numbers > 1]) for positions, numbers in every]
+    return MoleculeSet.from_list(heavy, "heavy atoms")
 
 
 def edm_arrays(

@@ -12,6 +12,7 @@ import functools
 import inspect
 import sys
 import traceback
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -21,7 +22,7 @@ from typing import IO, Any
 
 import torch
 
-from gaga_adapter.errors import DataError, GAGAError
+from gaga_adapter.errors import DataError, GAGAError, GAGAWarning, TruncationError
 from gaga_adapter.stats import GAGAStats
 
 from ..patching.fitting import Context
@@ -30,15 +31,17 @@ from ..protocol import Model, adapter_for
 from .cached_stats import CachedStats
 from .call_counter import CallCounter
 from .checkouts import Codebase, require_checkout
-from .hooks import after_import, replace_attribute
+from .hooks import after_import, exit_on_signals, replace_attribute
 from .options import Options, ProgressBar, Say
 from .pickles import after_load
 from .shims import SHIMS, apply_shims
 
 _MOVING_LATENT = (
     "with --trainable_ae and no --ae_path the latent is random when training starts, so statistics "
-    "and t* of it mean nothing later. Train as upstream does and start at t* afterwards "
-    "(gaga run geoldm -- eval_analyze.py ...), or train the autoencoder first and pass --ae_path."
+    "and t* of it mean nothing later. Three ways work: start at a step of your own from N(0, I), "
+    "gaga run geoldm --stats none --t-star N -- main_qm9.py ...; train the autoencoder first, and "
+    "pass its folder as --ae_path; or train as upstream does, and start at t* afterwards, "
+    "gaga run geoldm -- eval_analyze.py ..."
 )
 
 
@@ -54,9 +57,17 @@ def run_script(
     codebase = require_checkout(checkout, kind)
     script = _script(checkout, command)
     run = _Run(codebase, script, options, say, progress)
-    with apply_shims(SHIMS, say), run.in_place(), _as_main(checkout, script, command) as main:
-        code = _exit_code(script, main)
-    run.report(code)
+    code = 1
+    try:
+        with (
+            exit_on_signals(),
+            apply_shims(SHIMS, say),
+            run.in_place(),
+            _as_main(checkout, script, command) as main,
+        ):
+            code = _exit_code(script, main)
+    finally:
+        run.report(code)
     return code
 
 
@@ -87,8 +98,10 @@ class _Run:
             try:
                 yield
             finally:
-                for handle in self.handles:
-                    handle.remove()
+                with warnings.catch_warnings():  # nobody samples from these models afterwards
+                    warnings.simplefilter("ignore", GAGAWarning)
+                    for handle in self.handles:
+                        handle.remove()
 
     def report(self, code: int) -> None:
         """Say how many network calls the samples took."""
@@ -131,10 +144,13 @@ class _Run:
         elif options.stats == "auto":
             if self.trains and getattr(args, "trainable_ae", False) and args.ae_path is None:
                 raise GAGAError(_MOVING_LATENT)
-            # The folder of the model: where its arguments were read from, or its experiment's.
+            # Where the arguments of the model were read from: it was trained before, so it is
+            # evaluated, or its training is resumed. Else the folder of its experiment.
             folders = [folder for namespace, folder in self.folders if namespace is args]
+            own = Path("outputs", args.exp_name)
             stats = CachedStats(
-                folders[0] if folders and not self.trains else Path("outputs", args.exp_name),
+                own if self.trains or not folders else folders[0],
+                folders[0] if folders else None if self.trains else own,
                 options,
                 self.trains,
                 loader,
@@ -143,9 +159,24 @@ class _Run:
                 self.progress,
                 self.say,
             )
-        how = options.t_star, options.reference, options.fix_last_class
+        how = self._t_star(args), options.reference, options.fix_last_class
         self.handles.append(apply_patch(model, stats, *how))
         return self.handles[-1]
+
+    def _t_star(self, args: Namespace) -> int | None:
+        """The step to start at: the one asked for, or the last that the paper's code trains."""
+        last, t_star = getattr(args, "max_t", None), self.options.t_star
+        if not isinstance(last, int) or last >= args.diffusion_steps:
+            return t_star
+        if t_star is None:
+            self.say(f"--max_t={last}: the model is trained up to this step, and starts there")
+            return last
+        if t_star > last:
+            raise TruncationError(
+                f"--t-star {t_star} is beyond --max_t={last}, the last step that this model is "
+                f"trained at. Pass {last} or less, or leave --t-star out."
+            )
+        return t_star
 
     def _context(self, model: Model, args: Namespace, properties: Any) -> Context | None:  # noqa: ANN401
         """The function that makes the context of a batch, for an autoencoder that takes one."""

@@ -17,6 +17,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -181,6 +182,20 @@ def _weights_only(report: Report) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _flow_for_resume(report: Report) -> AbstractContextManager[None]:
+    inner = torch.load
+
+    @functools.wraps(inner)
+    def load(file: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - torch's own
+        path = Path(file) if isinstance(file, str | os.PathLike) else Path()
+        if path.name == "flow.npy" and not path.exists():
+            report()
+            file = path.with_name("generative_model.npy")
+        return inner(file, *args, **options)
+
+    return replace_attribute(torch, "load", load)
+
+
 # -- the list --------------------------------------------------------------------------------------
 
 #: In the order in which they are put in place.
@@ -197,6 +212,7 @@ SHIMS = (
         imsave=_save_picture,
         mimsave=_save_film,
     ),
+    _package("IPython", "nothing of it is used", embed=_ignore),
     _package("msgpack", "only building GEOM from its source needs it"),
     Shim(
         "Axes3D.w_xaxis",
@@ -220,4 +236,9 @@ SHIMS = (
         _cpu_without_cuda,
     ),
     Shim("torch.load", "reads weights, no code", _weights_only),
+    Shim(
+        "flow.npy",
+        "--resume asks for it and nothing writes it; generative_model.npy is read",
+        _flow_for_resume,
+    ),
 )

@@ -17,7 +17,7 @@ from gaga_adapter.stats import GAGAStats
 
 from ..protocol import Adapter, Model, adapter_named
 from .subclass import original_class, swap, swap_back
-from .truncated import STATE, Method, Truncation
+from .truncated import STATE, Method, Truncation, unwatch, watch
 
 #: Fits the statistics of a model.
 Fit = Callable[[Model], GAGAStats]
@@ -43,11 +43,13 @@ class LatePatch:
         """Let the model wait."""
         model.__dict__[STATE] = self
         swap(model, waiting_body, self.adapter.name)
+        watch(self.adapter, model)
 
     def uninstall(self, model: Model) -> None:
         """Undo `install`."""
         swap_back(model)
         del model.__dict__[STATE]
+        unwatch(self.adapter, model)
 
     def settle(self, model: Model) -> None:
         """Fit, and patch the model; a data-parallel replica is refused, as it is thrown away."""

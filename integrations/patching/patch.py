@@ -22,16 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError
+from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError, warn
 from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.stats import GAGAStats
+from gaga_adapter.trained import trained_extent, unwrapped
 
 from ..protocol import Adapter, Model, adapter_for
 from .late import Fit, LatePatch
 from .relayout import in_layout
-from .truncated import STATE, Truncation, check_by_sampling, check_fresh
+from .self_check import check_by_running
+from .subclass import original_class
+from .truncated import STATE, Truncation, check_fresh
 
 Stats = GAGAStats | str | Path | Fit
 State = Truncation | LatePatch
@@ -81,6 +83,7 @@ class PatchHandle:
         now = state_of(self.model)
         if now is not None and (now is self.state or getattr(now, "origin", None) is self.state):
             now.uninstall(self.model)
+            _warn_of_the_whole_path(self.model)
 
 
 def apply_patch(
@@ -119,11 +122,12 @@ def apply_patch(
     cut = functools.partial(
         _cut, adapter, t_star=t_star, reference=reference, fix_last_class=fix_last_class
     )
-    remove_patch(model)
+    if before is not None:
+        before.uninstall(model)
     try:
         if stats is None or isinstance(stats, GAGAStats):
             return PatchHandle(model, cut(model, stats))
-        check_by_sampling(model, Truncation(adapter, adapter.n_steps(model), 1))
+        check_by_running(model, Truncation(adapter, adapter.n_steps(model), 1))
         late = LatePatch(adapter, stats, cut)
         late.install(model)
         return PatchHandle(model, late)
@@ -139,6 +143,7 @@ def remove_patch(model: Model) -> None:
     state = state_of(model)
     if state is not None:
         state.uninstall(model)
+        _warn_of_the_whole_path(model)
 
 
 @contextmanager
@@ -155,7 +160,10 @@ def patched(
     try:
         yield handle
     finally:
-        remove_patch(model)
+        if before is None:
+            remove_patch(model)
+        elif (now := state_of(handle.model)) is not None:
+            now.uninstall(handle.model)
         if before is not None:
             before.install(handle.model)
 
@@ -167,10 +175,19 @@ def state_of(model: Model) -> State | None:
 
 
 def bare(model: Model) -> Model:
-    """The model inside of a data-parallel wrapper."""
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    return model
+    """The model inside of what parallelises, compiles or averages it."""
+    return unwrapped(model)
+
+
+def _warn_of_the_whole_path(model: Model) -> None:
+    """Say that a model that was trained up to t* would be sampled from T now."""
+    extent = trained_extent(model)
+    if extent is not None:
+        warn(
+            f"this {original_class(type(model)).__name__} was trained down to log-SNR "
+            f"{extent.log_snr:.4g} only, and without its patch it samples from the whole path: "
+            "it has never seen that noise. Patch it again before it samples."
+        )
 
 
 def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
@@ -234,7 +251,7 @@ def _cut(
     truncation = Truncation(
         adapter, n_steps, int(t_star), gaussian, prior, stats, fix_last_class, origin
     )
-    check_by_sampling(model, truncation)
+    truncation = check_by_running(model, truncation)
     truncation.install(model)
     if not fix_last_class:
         for fault in adapter.faults(model):

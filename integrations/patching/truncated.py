@@ -4,37 +4,41 @@ r"""The methods of a truncated model: a generated body around upstream's own, wh
 - the first noise of a sample goes to the fitted Gaussian at t*; every later one stays as it is;
 - the prior term is the divergence from that Gaussian;
 - a model that is trained says so in its state dict, and starts no sample at a noisier level;
-- methods that mean absolute steps are refused.
+- methods that mean absolute steps are refused, and so is every network call beyond t*;
+- a loss that the self-check (`self_check.py`) could not follow is refused where it is called.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from inspect import isfunction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError
+from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import (
+    Extent,
     check_trained,
-    record_trained,
-    trained_log_snr,
+    last_source,
+    record_training,
+    trained_extent,
     unwatch_checkpoints,
     watch_checkpoints,
+    weights_say_nothing,
 )
 
 from ..protocol import Adapter, Model, adapter_named
 from .prior import divergence, start
-from .subclass import swap, swap_back
+from .subclass import original_class, swap, swap_back
 
 STATE = "_gaga"  # the attribute of a patched model that holds its `Truncation`
 
@@ -56,6 +60,7 @@ class Truncation:
     stats: GAGAStats | None = None
     fix_last_class: bool = False
     origin: object = None  # the `LatePatch` that made this truncation, if one did
+    loss_fault: str | None = None  # why the loss of the model is refused, see `self_check.py`
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Truncation:
         return self
@@ -72,14 +77,14 @@ class Truncation:
             for module, recipe in self.adapter.inner_swaps(model, self.fix_last_class):
                 swap(module, recipe)
             swap(model, truncated_body, self.adapter.name)
-            watch_checkpoints(model)
+            watch(self.adapter, model)
         except BaseException:
             self.uninstall(model)
             raise
 
     def uninstall(self, model: Model) -> None:
         """Undo `install`; what says how far the model was trained stays."""
-        unwatch_checkpoints(model)
+        unwatch(self.adapter, model)
         swap_back(model)
         for module, _ in self.adapter.inner_swaps(model, self.fix_last_class):
             swap_back(module)
@@ -93,8 +98,27 @@ class Truncation:
         """Write down that a model is trained in [0, t*]; a learned schedule moves that level."""
         schedule = self.adapter.schedule(model)
         learned = any(parameter.requires_grad for parameter in schedule.parameters())
-        if self.t_star < self.n_steps and (learned or trained_log_snr(model) is None):
-            record_trained(model, self.adapter.log_snr(model, self.t_star))
+        known = last_source(model) is self
+        if known and not learned:
+            return
+        before, extent = trained_extent(model), None
+        if self.t_star < self.n_steps:
+            extent = Extent(self.adapter.log_snr(model, self.t_star), self.time)
+        elif before is None:
+            return
+        if not known and before is not None and not (extent and before.covers(*_level(extent))):
+            warn(
+                f"this {original_class(type(model)).__name__} was trained down to log-SNR "
+                f"{before.log_snr:.4g}, and is trained up to t* = {self.t_star} of "
+                f"{self.n_steps} from now on. Its checkpoints say so: train it until it knows the "
+                "new levels as well, before you sample from there."
+            )
+        record_training(self.adapter.trained_parts(model), extent, self)
+
+    @property
+    def time(self) -> float:
+        """Time of t* as the network is given it, 0 to 1."""
+        return self.t_star / self.n_steps
 
     def absolute(self, t: Tensor) -> Tensor:
         """The time that schedule and network know, for a time in units of t*."""
@@ -103,6 +127,22 @@ class Truncation:
     def gamma(self, model: Model) -> Tensor:
         """`gamma = -log SNR` at t* (1, 1), by the schedule of the patched model as it stands."""
         return self.adapter.gamma_at(model, 1.0)
+
+
+def _level(extent: Extent) -> tuple[float, float | None]:
+    return extent.log_snr, extent.time
+
+
+def watch(adapter: Adapter, model: Model) -> None:
+    """Let the checkpoints of a model say how far it was trained."""
+    for part in adapter.trained_parts(model):
+        watch_checkpoints(part)
+
+
+def unwatch(adapter: Adapter, model: Model) -> None:
+    """Undo `watch`, except for a model that was trained on a shorter trajectory."""
+    for part in adapter.trained_parts(model):
+        unwatch_checkpoints(part)
 
 
 @dataclass(frozen=True)
@@ -121,8 +161,27 @@ class AbsoluteTime:
 # The model whose next noise is the start of a sample; a context variable, so that threads that
 # sample from one model do not meet.
 _NEXT_START: ContextVar[Any] = ContextVar("gaga_next_start", default=None)
-# What a self-check sees: the width of the first noise, then the times of the network.
-_SELF_CHECK: ContextVar[list[float] | None] = ContextVar("gaga_self_check", default=None)
+
+
+@dataclass
+class Observations:
+    """What a self-check sees of a run, in which the network is stubbed.
+
+    Attributes:
+        noise: First noise of the sampler and the start that it became (B, N, 3 + F); `None` before
+            it is drawn.
+        times: Times of each call of the network, flat.
+    """
+
+    noise: tuple[Tensor, Tensor] | None = None
+    times: list[Tensor] = field(default_factory=list)
+
+
+class EndOfCheck(BaseException):
+    """Ends the sampling of a self-check; no upstream `except Exception` stops it."""
+
+
+SELF_CHECK: ContextVar[Observations | None] = ContextVar("gaga_self_check", default=None)
 
 
 class _Call:
@@ -142,12 +201,26 @@ def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
     adapter = adapter_named(adapter_name)
     wrappers: dict[str, Callable[[_Call], Any]] = {adapter.network: _network, adapter.noise: _noise}
     wrappers |= {name: _start for name in adapter.starts if hasattr(base, name)}
-    if adapter.prior_term is not None:
+    if (loss := adapter.loss_method()) is not None and hasattr(base, loss):
+        wrappers[loss] = _loss
+    if adapter.prior_term is not None and hasattr(base, adapter.prior_term):
         wrappers[adapter.prior_term] = _prior_term
+    refused = {**_other_samplers(base, adapter), **adapter.refused}
     return {
         **{name: _around(base, name, wrapper) for name, wrapper in wrappers.items()},
-        **{name: _refusal(base, name, why) for name, why in adapter.refused.items()},
+        **{name: _refusal(base, name, why) for name, why in refused.items() if hasattr(base, name)},
         **adapter.extra_methods(base),
+    }
+
+
+def _other_samplers(base: type[Any], adapter: Adapter) -> dict[str, str]:
+    """Methods that sample molecules as `sample` does, and that the adapter does not know."""
+    names = {name for cls in base.__mro__ for name, value in vars(cls).items() if isfunction(value)}
+    return {
+        name: "the patch does not know where this sampler starts"
+        for name in sorted(names - {*adapter.starts, adapter.noise})
+        if {"n_samples", "n_nodes", "edge_mask"}
+        <= inspect.signature(getattr(base, name)).parameters.keys()
     }
 
 
@@ -163,14 +236,22 @@ def _around(base: type[Any], name: str, wrapper: Callable[[_Call], Any]) -> Meth
 
 
 def _network(call: _Call) -> Any:  # noqa: ANN401
-    """The network gets the time that it was trained with."""
-    model, t = call.model, call.truncation.absolute(call.arguments["t"])
-    observations = _SELF_CHECK.get()
+    """The network gets the time that it was trained with, and none beyond t*."""
+    model, truncation = call.model, call.truncation
+    relative, t = call.arguments["t"], truncation.absolute(call.arguments["t"])
+    observations = SELF_CHECK.get()
     if observations is not None:
-        observations.append(float(t.flatten()[0]))
-        if observations[-1] == 0 or len(observations) > 4:
-            raise _EndOfCheck
+        observations.times.append(t.detach().flatten().cpu())
+        ends = observations.noise is not None and float(t.flatten()[0]) == 0
+        if ends or len(observations.times) > 4:
+            raise EndOfCheck
         return call.arguments["x"].clone()  # not zeros: these read as a failure upstream
+    if not torch.compiler.is_compiling() and bool((relative > 1 + 1e-4).any()):
+        raise UnsupportedModelError(
+            f"{original_class(type(model)).__name__} asks its network for the time "
+            f"{float(t.max()):.4g}, beyond t* = {truncation.t_star} of {truncation.n_steps}: this "
+            "method does not follow the patch. Call remove_patch(model) first."
+        )
     call.arguments["t"] = t
     output = call.run()
     if isinstance(output, Tensor) and output.requires_grad:
@@ -186,29 +267,58 @@ def _noise(call: _Call) -> Any:  # noqa: ANN401
     if _NEXT_START.get() is not call.model:
         return z
     _NEXT_START.set(None)
-    truncation, observations = call.truncation, _SELF_CHECK.get()
+    truncation, observations, begin = call.truncation, SELF_CHECK.get(), z
+    if truncation.reference is not None and (observations is None or _fits(truncation, z)):
+        gamma = truncation.gamma(call.model)
+        begin = start(truncation.reference, gamma, z, call.arguments["node_mask"])
     if observations is not None:
-        observations.append(z.shape[-1])
-        return z
-    if truncation.reference is None:
-        return z
-    gamma = truncation.gamma(call.model)
-    return start(truncation.reference, gamma, z, call.arguments["node_mask"])
+        observations.noise = z, begin
+    return begin
+
+
+def _fits(truncation: Truncation, z: Tensor) -> bool:
+    """Whether a first noise has the channels of the statistics."""
+    return truncation.stats is None or truncation.stats.layout.n_channels == z.shape[-1]
+
+
+def _loss(call: _Call) -> Any:  # noqa: ANN401
+    """The loss, unless the self-check found that it is none of the truncated model."""
+    truncation, model = call.truncation, call.model
+    if truncation.loss_fault is not None:
+        raise UnsupportedModelError(
+            f"{original_class(type(model)).__name__} can be sampled from t*, but not be trained or "
+            f"evaluated there: {truncation.loss_fault} Call remove_patch(model) first."
+        )
+    truncation.adapter.prepare(model, call.name, call.arguments)
+    return call.run()
 
 
 def _start(call: _Call) -> Any:  # noqa: ANN401
     """A sample starts at t*, if statistics and weights allow it."""
     truncation, model = call.truncation, call.model
     truncation.adapter.prepare(model, call.name, call.arguments)
-    if truncation.stats is not None and _SELF_CHECK.get() is None:
-        check_fresh(truncation.adapter, model, truncation.stats)
-    trained = trained_log_snr(model)
-    if trained is not None:
-        check_trained(trained, truncation.adapter.log_snr(model, truncation.t_star))
+    if SELF_CHECK.get() is None:
+        if truncation.stats is not None:
+            check_fresh(truncation.adapter, model, truncation.stats)
+        check_extent(truncation, model)
     if inspect.isgeneratorfunction(call.method):
         return _frames(call)
     with _next_noise_is_start(model):
         return call.run()
+
+
+def check_extent(truncation: Truncation, model: Model) -> None:
+    """Refuse to start where the network was not trained; say so if its weights say nothing."""
+    extent = trained_extent(model)
+    if extent is not None:
+        check_trained(extent, truncation.adapter.log_snr(model, truncation.t_star), truncation.time)
+    elif weights_say_nothing(model):
+        warn(
+            "the weights of this model were loaded from a dict without metadata, so they cannot "
+            f"say how far they were trained; it starts at t* = {truncation.t_star} of "
+            f"{truncation.n_steps}. Load the state dict as it was saved, or say it: "
+            "record_trained(model, log_snr), with None for the whole path."
+        )
 
 
 @contextmanager
@@ -232,7 +342,8 @@ def _frames(call: _Call) -> Iterator[Any]:
 def _prior_term(call: _Call) -> Any:  # noqa: ANN401
     """The prior term is the divergence from the reference."""
     truncation, model = call.truncation, call.model
-    reference = truncation.prior if model.training else truncation.reference
+    quick = model.training or SELF_CHECK.get() is not None
+    reference = truncation.prior if quick else truncation.reference
     if reference is None:
         return call.run()
     xh, node_mask = call.arguments["xh"], call.arguments["node_mask"]
@@ -249,63 +360,8 @@ def _refusal(base: type[Any], name: str, why: str) -> Method:
     return refuse
 
 
-# -- the checks ------------------------------------------------------------------------------------
-
-
 def check_fresh(adapter: Adapter, model: Model, stats: GAGAStats) -> None:
     """Refuse statistics of another space than the model diffuses now."""
     reason = adapter.stale(model, stats.provenance)
     if reason is not None:
         raise StatsMismatchError(f"{reason} Fit again: fit_from(model, loader).")
-
-
-class _EndOfCheck(BaseException):
-    """Ends the sampling of a self-check; no upstream `except Exception` stops it."""
-
-
-def check_by_sampling(model: Model, truncation: Truncation) -> None:
-    """See that an unpatched model would start at t*: sample three atoms, cut at step 2 or 1.
-
-    A model is refused whose sampler does not start from noise or counts other steps, and so are
-    statistics of other channels than its noise has. The network is stubbed, and afterwards torch's
-    global random state is as it was.
-    """
-    name, n_steps = type(model).__name__, truncation.n_steps
-    probe = replace(truncation, t_star=min(2, n_steps))
-    device = next(model.parameters()).device
-    node_mask = torch.ones(2, 3, 1, device=device)
-    edge_mask = 1 - torch.eye(3, device=device).repeat(2, 1, 1).view(-1, 1)
-    observations: list[float] = []
-    probe.install(model)
-    token = _SELF_CHECK.set(observations)
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            truncation.adapter.draw(model, node_mask, edge_mask)
-    except _EndOfCheck:
-        pass
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"cannot patch {name}: sampling three atoms with a stubbed network failed "
-            f"({type(error).__name__}: {error})."
-        ) from error
-    finally:
-        _SELF_CHECK.reset(token)
-        probe.uninstall(model)
-    width, *times = observations or [0.0]
-    if width < 1 or width % 1:
-        raise UnsupportedModelError(
-            f"cannot patch {name}: its sampler calls the network before it draws noise with "
-            f"{truncation.adapter.noise}, so there is nothing to start from the Gaussian."
-        )
-    expected = [step / n_steps for step in range(probe.t_star, -1, -1)]
-    if len(times) != len(expected) or math.dist(times, expected) > 1e-6:
-        raise UnsupportedModelError(
-            f"cannot patch {name}: it ignores the number of steps. Cut at step {probe.t_star} of "
-            f"{n_steps}, its network must see the times {expected}, it saw {times}."
-        )
-    channels = None if truncation.stats is None else truncation.stats.layout.n_channels
-    if channels not in (None, int(width)):
-        raise StatsMismatchError(
-            f"the statistics have {channels} channels, {name} draws noise of {int(width)}. "
-            "Fit again: fit_from(model, loader)."
-        )

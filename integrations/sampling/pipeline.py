@@ -281,6 +281,11 @@ def as_pipeline(
             f"{type(model).__name__} ({adapter.name}) has no step from z_0 to a molecule that a "
             "pipeline could end with. Use apply_patch(model, stats)."
         )
+    if adapter.centred_features:
+        raise UnsupportedModelError(
+            f"the features of this {type(model).__name__} ({adapter.name}) have zero mean over the "
+            "atoms, and the noise of a scheduler does not. Use apply_patch(model, stats)."
+        )
     denoiser = EDMNetwork(model, adapter)
     if elements is not None and len(elements) != denoiser.n_classes:
         raise DataError(

@@ -33,6 +33,7 @@ REACHED_BY = {
     "integrations/launcher/cached_stats.py": ("run",),
     "integrations/launcher/prepare.py": ("prepare",),
     "integrations/launcher": ("run",),
+    "integrations/paper.py": ("run",),
 }
 #: Messages of `cli/options.py` that other commands print, by a part of them.
 OF_OTHERS = {
@@ -42,7 +43,7 @@ OF_OTHERS = {
 #: Options of other programs, by the words before them.
 FOREIGN = re.compile(
     r"(--num_processes|--multi_gpu|--nproc-per-node|--trainable_ae|--ae_path|--resume|--model_path"
-    r"|--n_epochs|--dataset|--help|--version)\b"
+    r"|--n_epochs|--max_t|--dataset|--help|--version)\b"
 )
 OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]*|-n\b)")
 

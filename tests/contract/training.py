@@ -120,6 +120,12 @@ def checkpoints_say_how_far_the_model_was_trained(case):
     average = copy.deepcopy(model)
     assert trained_log_snr(average.state_dict()) is None
     case.loss(model.train()).mean().backward()
+    assert trained_log_snr(average.state_dict()) is None  # its weights are as they were
+    with torch.no_grad():
+        for mine, new in zip(average.parameters(), model.parameters(), strict=True):
+            if new.requires_grad:
+                new -= 1e-2
+                mine.data = 0.5 * mine.data + 0.5 * new.data
     trained = trained_log_snr(average.state_dict())
     assert abs(trained - handle.log_snr) < 1e-5
     file = io.BytesIO()

@@ -77,7 +77,7 @@ _UTILS = """
         return torch.stack(parts, -1)[:, None] * batch["atom_mask"][..., None]
 """
 _COMMON = '''
-    import argparse, copy, os, pickle, sys
+    import argparse, copy, os, pickle, signal, sys
     import torch
     from configs.datasets_config import Loader
     from qm9 import utils
@@ -114,12 +114,16 @@ _COMMON = '''
     parser.add_argument("--conditioning", nargs="+", default=[])
     parser.add_argument("--trainable_ae", action="store_true")
     parser.add_argument("--ae_path")
+    parser.add_argument("--max_t", type=int)
+    parser.add_argument("--resume")
     parser.add_argument("--end", default="")
     options = parser.parse_args()
 
 
     def end():
         """Stop as the command line says."""
+        if options.end.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, options.end))
         if options.end == "raise":
             raise RuntimeError("the script failed")
         if options.end:
@@ -127,6 +131,10 @@ _COMMON = '''
 '''
 _MAIN = """
     args = options
+    if options.resume:
+        with open(os.path.join(options.resume, "args.pickle"), "rb") as file:
+            args = pickle.load(file)
+        args.exp_name = args.exp_name + "_resume"
     args.dataset, args.dp = "qm9", True
     os.makedirs("outputs/" + args.exp_name, exist_ok=True)
     data = Loader()
@@ -136,6 +144,8 @@ _MAIN = """
         properties.normalizer = NORMS
     if options.end == "early":
         sys.exit("early")
+    if options.resume:
+        model.load_state_dict(torch.load(os.path.join(options.resume, "flow.npy")))
     model_ema = copy.deepcopy(model)
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3)
     torch.manual_seed(2)
@@ -152,7 +162,8 @@ _MAIN = """
         average.data = 0.5 * average.data + 0.5 * new.data
     print("loss", loss.item())
     sample(model_ema, len(args.conditioning))
-    torch.save(model_ema.state_dict(), "outputs/" + args.exp_name + "/generative_model_ema.npy")
+    for name, each in (("generative_model", model), ("generative_model_ema", model_ema)):
+        torch.save(each.state_dict(), "outputs/" + args.exp_name + "/" + name + ".npy")
     with open("outputs/" + args.exp_name + "/args.pickle", "wb") as file:
         pickle.dump(args, file)
     end()

@@ -73,6 +73,35 @@ def test_respacing_gives_a_list_of_the_same_kind(sigma_star):
     torch.testing.assert_close(sigmas, expected, rtol=1e-4, atol=0)
 
 
+def test_a_sigma_of_ones_own_needs_no_statistics():
+    levels = karras_list(20)
+    sigmas, start = truncate_sigmas(levels, sigma_star=1.5)
+    assert torch.equal(sigmas, truncate_sigmas(levels, STATS)[0])
+    noise = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(start.transport(noise), noise * start.sigma)
+    drawn = start.initial_sample((8, 3, 4, 4), torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, noise * start.sigma)
+    respaced, _ = truncate_sigmas(levels, None, "respace", sigma_star=1.5)
+    assert torch.equal(respaced, truncate_sigmas(levels, STATS, "respace")[0])
+    closer, start = truncate_sigmas(levels, STATS, sigma_star=0.3)  # statistics of another sigma*
+    assert float(closer[1]) < 0.3 <= start.sigma
+    assert start.reference.kind == "channel"
+
+
+def test_what_a_sigma_alone_cannot_say_is_refused():
+    levels = karras_list(20)
+    with pytest.raises(ArtefactError, match="neither stats nor sigma_star"):
+        truncate_sigmas(levels)
+    for options in ({"reference": "channel"}, {"data_scale": 0.5}):
+        with pytest.raises(ArtefactError, match="need fitted statistics"):
+            truncate_sigmas(levels, sigma_star=1.5, **options)
+    for sigma_star in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(TruncationError, match="positive, finite"):
+            truncate_sigmas(levels, sigma_star=sigma_star)
+    with pytest.raises(TruncationError, match="no layout of molecules"):
+        truncate_sigmas(levels, sigma_star=1.5)[1].initial_sample(torch.tensor([3, 4]))
+
+
 def test_containers_dtypes_and_the_trailing_zero():
     given = [10.0, 5.0, 2.0, 1.0, 0.5, 0.0]
     sigmas, start = truncate_sigmas(given, STATS)

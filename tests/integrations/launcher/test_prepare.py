@@ -17,10 +17,13 @@ from gaga_adapter.integrations.launcher.prepare import (
     SPLITS,
     edm_arrays,
     second_half,
+    without_hydrogens,
     write_data,
 )
 
 from gaga_adapter.errors import DataError, WriteError
+from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.metrics.chemistry import to_smiles
 from gaga_adapter.molecules.qm9 import properties as qm9_properties
 
 # `n_nodes` and `atom_types` of `qm9_second_half` in EDM's configs/datasets_config.py.
@@ -40,7 +43,7 @@ def split(n=4, elements=(1, 6, 8), **more):
 
 
 SPLIT = {name: split() for name in SPLITS}
-LISTS = {"qm9": ["C", "O"], "qm9_second_half": ["O"]}
+LISTS = {"qm9": ["C", "O"], "qm9_second_half": ["O"], "qm9_noH": ["CO"]}
 
 
 def test_files_hold_what_upstream_reads(tmp_path):
@@ -51,6 +54,7 @@ def test_files_hold_what_upstream_reads(tmp_path):
         "qm9/temp/qm9/test.npz",
         "qm9/temp/qm9_smiles.pickle",
         "qm9/temp/qm9_second_half_smiles.pickle",
+        "qm9/temp/qm9_noH_smiles.pickle",
     ]
     for file in files[:3]:
         with np.load(file) as arrays:  # no pickle inside
@@ -172,6 +176,18 @@ def test_qm9_is_that_of_edm(prepared):
     assert set(smiles["qm9_second_half"]) < set(smiles["qm9"])
     assert 0.95 < len(smiles["qm9"]) / 100_000 <= 1
     assert 0.95 < len(smiles["qm9_second_half"]) / 50_000 <= 1
+    assert 0.9 < len(smiles["qm9_noH"]) / 100_000 <= 1
+    assert not any("H" in one for one in smiles["qm9_noH"][:1000])
+
+
+def test_models_without_hydrogens_are_compared_with_the_heavy_atoms():
+    water = np.array([[0, 0, 0.96], [0, 0, 0], [0.93, 0, -0.24]], np.float32)
+    ethanol = np.array([[0, 0, 0], [1.53, 0, 0], [0, -1.09, 0], [2.0, 1.34, 0]], np.float32)
+    molecules = [(water, [1, 8, 1]), (ethanol, [6, 6, 1, 8])]
+    heavy = without_hydrogens(MoleculeSet.from_list(molecules, "two"))
+    assert [heavy.molecule(i)[1].tolist() for i in range(2)] == [[8], [6, 6, 8]]
+    np.testing.assert_array_equal(heavy.molecule(1)[0], ethanol[[0, 1, 3]])
+    assert to_smiles(heavy, largest_fragment=False) == ("O", "CCO")
 
 
 _UPSTREAM = """

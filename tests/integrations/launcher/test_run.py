@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -17,12 +18,13 @@ import pytest
 import torch
 from fakes import edm_like
 from fakes.checkout import write_checkout
-from gaga_adapter.integrations.launcher.prepare import write_data
+from gaga_adapter.integrations.launcher.prepare import SMILES, write_data
 from gaga_adapter.integrations.protocol import adapter_named
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.layout import AtomLayout, MoleculeLayout
+from gaga_adapter.trained import trained_log_snr
 
 STEPS = 40
 KINDS = ("edm", "geoldm")
@@ -129,16 +131,97 @@ def test_evaluation_starts_where_training_did(gaga, kind):
     assert printed(out, "calls") == "23"
 
 
-def test_a_t_star_beyond_that_of_the_training_is_warned_of(gaga, edm):
+def test_a_t_star_beyond_that_of_the_training_is_refused(gaga, edm):
     gaga("run", "edm", "--t-star", 22, "--", "main_qm9.py")
     _, _, err = gaga("run", "edm", "--t-star", 22, "--", "eval_analyze.py")
     assert "trained" not in err
     with warnings.catch_warnings():
         warnings.simplefilter("always", GAGAWarning)
         code, _, err = gaga("run", "edm", "--t-star", 30, "--", "eval_analyze.py")
-    assert code == 0
+    assert code == 2
     assert "gaga: warning: t* = 30 is at log-SNR" in err
     assert "trained up to 0.028 only" in err
+    assert "knows nothing noisier" in err
+
+
+@pytest.mark.parametrize("stats", ["auto", "none"])
+def test_every_checkpoint_says_how_far_it_was_trained(gaga, kind, stats):
+    """The averaged weights are copied from a model that still waits to be fitted."""
+    code, _, err = gaga("run", kind, "--t-star", 22, "--stats", stats, "--", "main_qm9.py")
+    assert code == 0, err
+    level = float(re.search(r"t\* = 22 of T = 40 \(log-SNR (\S+)\)", err)[1])
+    for name in ("generative_model", "generative_model_ema"):
+        state = torch.load(f"outputs/x/{name}.npy", weights_only=True)
+        assert trained_log_snr(state) == pytest.approx(level, abs=1e-3), name
+    argv = ("run", kind, "--stats", "none", "--t-star", 30, "--", "eval_analyze.py")
+    code, _, err = gaga(*argv)
+    assert code == 2
+    assert "knows nothing noisier" in err
+
+
+def test_a_resumed_training_keeps_its_statistics(gaga, edm):
+    first = ("--criterion", "cumulant", "--tolerance", 1000)
+    code, _, err = gaga("run", "edm", *first, "--", "main_qm9.py")
+    assert code == 0, err
+    assert re.search(r"gaga: fitted 180 molecules in \d+\.\d s, which the script counts", err)
+    t_star = re.search(r"starts at t\* = (\d+)", err)[1]
+    code, _, err = gaga("run", "edm", "--", "main_qm9.py", "--resume", "outputs/x")
+    assert code == 0, err
+    assert f"starts at t* = {t_star} " in err
+    assert "gaga: statistics of outputs/x/gaga" in err
+    assert "gaga: flow.npy: --resume asks for it" in err
+    assert "fitted 180" not in err
+    assert stats_beside("x_resume").log_snr_star == stats_beside().log_snr_star
+    shutil.rmtree("outputs/x/gaga")
+    code, _, err = gaga("run", "edm", *first, "--", "main_qm9.py", "--resume", "outputs/x")
+    assert code == 0, err
+    assert "no statistics in outputs/x/gaga: they are fitted anew, and t* may move" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_run_that_is_stopped_says_what_its_samples_took(gaga, edm, name, code):
+    if signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        pytest.skip("this signal is ignored here, and stays so")
+    before = [signal.getsignal(getattr(signal, each)) for each in ("SIGTERM", "SIGHUP", "SIGINT")]
+    argv = ("run", "edm", "--stats", "none", "--t-star", 22, "--", "main_qm9.py", "--end", name)
+    ended, _, err = gaga(*argv)
+    assert ended == code
+    line = "gaga: network calls: 23 per sample, from t* = 22 of T = 40 (41 without)"
+    assert [text for text in err.splitlines() if "network calls" in text] == [
+        line,  # when the first batch was sampled
+        f"{line}; 1 batch sampled",
+    ]
+    after = [signal.getsignal(getattr(signal, each)) for each in ("SIGTERM", "SIGHUP", "SIGINT")]
+    assert after == before
+
+
+def test_max_t_of_the_papers_code_is_where_its_models_start(gaga, edm):
+    train = ("main_qm9.py", "--max_t", 25)
+    code, _, err = gaga("run", "edm", "--stats", "none", "--", *train)
+    assert code == 0, err
+    assert "gaga: --max_t=25: the model is trained up to this step, and starts there" in err
+    assert "starts at t* = 25 of T = 40" in err
+    code, _, err = gaga("run", "edm", "--stats", "none", "--t-star", 30, "--", "eval_analyze.py")
+    assert code == 2
+    assert "--t-star 30 is beyond --max_t=25" in err
+    code, _, err = gaga("run", "edm", "--stats", "none", "--t-star", 9, "--", "eval_analyze.py")
+    assert code == 0, err
+
+
+def test_the_commands_of_the_page_train_geoldm(gaga, geoldm):
+    moving = ("--", "main_qm9.py", "--trainable_ae")
+    code, _, err = gaga("run", "geoldm", "--t-star", 22, *moving)
+    assert code == 2
+    assert "gaga run geoldm --stats none --t-star N" in err
+    code, _, err = gaga("run", "geoldm", "--stats", "none", "--t-star", 22, *moving)
+    assert code == 0, err
+    code, _, err = gaga("run", "geoldm", "--t-star", 22, "--", "main_qm9.py", "--ae_path", "vae")
+    assert code == 0, err
+    page = Path(__file__).parents[3].joinpath("docs", "how-to", "geoldm.md").read_text()
+    lines = [line for line in page.splitlines() if "--trainable_ae --" in line]
+    assert lines
+    assert all("--stats none --t-star" in line for line in lines)
 
 
 def test_the_wish_of_one_evaluation_is_not_taken_for_a_choice(gaga, trained, edm):
@@ -426,7 +509,7 @@ def upstream(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("upstream") / "repo"
     shutil.copytree(repo, folder, ignore=shutil.ignore_patterns(".git", "outputs", "temp"))
     splits = {"train": chains(128), "valid": chains(32), "test": chains(24)}
-    write_data(folder, splits, {"qm9": ["C"], "qm9_second_half": ["C"]})
+    write_data(folder, splits, {name: ["C"] for name in SMILES})
 
     def run(*arguments, code=0):
         command = [sys.executable, "-c", _COUNTED, "run", request.param, *map(str, arguments)]
@@ -454,6 +537,11 @@ def test_551_instead_of_1001_network_calls_through_upstreams_own_scripts(upstrea
     assert max(cut) <= 550
     assert "network calls: 551 per sample, from t* = 550 of T = 1000 (1001 without)" in err
     assert "Final test nll" in out
+    _, _, err = run("--stats", "none", "--t-star", 1000, "--", *judge, code=2)
+    assert "knows nothing noisier" in err  # the averaged weights say how far they were trained
+    whole_path = ["--stats", "none", "--t-star", 1000, "--", *train, "--exp_name", "whole"]
+    run(*whole_path)
+    judge[2] = "outputs/whole"
     whole, _, err = run("--stats", "none", "--t-star", 1000, "--", *judge)
     assert whole[:1001] == list(range(1000, -1, -1))
     assert len(whole) - len(cut) == 450  # the calls of the likelihood are as many
