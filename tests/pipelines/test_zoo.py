@@ -38,6 +38,27 @@ def test_every_row_of_the_documentation_has_a_case():
     assert sum(line.startswith("| ") for line in lines_of_page()) == len(NAMES)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+        "FluxPipeline",
+        "DDPMPipeline",
+        "DDIMPipeline",
+        "DiTPipeline",
+        "ConsistencyModelPipeline",
+    ],
+)
+def test_no_start_is_wrong_where_nothing_is_cut(name, mode):
+    case = next(case for case in CASES if case.name == name)
+    bare = Bare(case, case.build())
+    bare.place = 0
+    verdict = measure(bare, mode)
+    assert verdict.word != "WRONG", verdict.reason
+
+
 # -- the oracle finds what is wrong ----------------------------------------------------------------
 
 
