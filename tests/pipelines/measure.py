@@ -252,6 +252,7 @@ class Bare:
             scale = float(getattr(self.pipe.scheduler, "init_noise_sigma", 1.0))
         return self.cut(run.main[0].seen) / (self.grid[0].seen * scale)
 
+    @functools.cached_property
     def given(self) -> Tensor | None:
         """Noise that a caller may pass as `latents`; `None` if the loop does not take it so."""
         accepted = inspect.signature(self.pipe.__call__).parameters
@@ -473,7 +474,7 @@ def measure(bare: Bare, mode: str) -> Verdict:
     """Run a pipeline with its truncated scheduler, and judge."""
     case, pipe = bare.case, bare.pipe
     before = len(bare.run.main)
-    given = bare.given()
+    given = bare.given
     try:
         scheduler = bare.truncated(mode)
         pipe.scheduler = scheduler
