@@ -47,7 +47,7 @@ from torch import Generator
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import DataError, TruncationError
 from gaga_adapter.files.checked import Fields
-from gaga_adapter.noise.levels import TOLERANCE
+from gaga_adapter.noise.levels import MOST_LOG_SNR, TOLERANCE
 
 #: Nats per data item that may separate the start from the data's own marginal.
 DEFAULT_TOLERANCE = 0.5
@@ -102,7 +102,7 @@ class Selection:
         noisy, clean = curve.log_snr[-1] - TOLERANCE, curve.log_snr[0] + TOLERANCE
         interval = None
         if about.is_given("interval"):
-            ends = about.numbers("interval", noisy, clean)
+            ends = about.numbers("interval", -MOST_LOG_SNR, MOST_LOG_SNR)
             if len(ends) != 2 or ends[0] > ends[1]:
                 raise about.refuse("interval", "its noise side and its data side")
             interval = ends[0], ends[1]
@@ -112,7 +112,7 @@ class Selection:
             for size in by_size.names():
                 if not re.fullmatch("[1-9][0-9]{0,8}", size):
                     raise about.refuse("by_size", "log-SNRs by the number of atoms")
-                stars[int(size)] = by_size.number(size, -60, 60)
+                stars[int(size)] = by_size.number(size, -MOST_LOG_SNR, MOST_LOG_SNR)
         limit = math.nextafter(1, 0) if curve.unit == "p-value" else _MOST_TOLERANCE
         return cls(
             log_snr_star=about.number("log_snr_star", noisy, clean),

@@ -249,8 +249,8 @@ class Tensors:
         tensor = self._named(name)
         if tensor.dtype != dtype or list(tensor.shape) != list(shape):
             raise ArtefactError(
-                f"tensor {name!r} of {self.where} is {_kind(tensor.dtype)} {list(tensor.shape)}, "
-                f"and must be {_kind(dtype)} {list(shape)}."
+                f"tensor {name!r} of {self.where} has shape {list(tensor.shape)} and holds "
+                f"{_kind(tensor.dtype)}; it must have {list(shape)} and {_kind(dtype)}."
             )
         return tensor.clone()
 
