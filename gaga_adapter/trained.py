@@ -8,7 +8,6 @@ Samplers that call the network at a noisier level are refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from gaga_adapter.errors import TruncationError
-from gaga_adapter.noise.levels import TOLERANCE
+from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.noise.levels import TOLERANCE, check_log_snr
 
 #: Entry of the configuration, and of the metadata of a state dict.
 KEY = "t_star_log_snr"
@@ -34,10 +33,10 @@ def record_trained(model: nn.Module, log_snr: float | None) -> None:
             `None` for the whole path.
 
     Raises:
-        TruncationError: If `log_snr` is not finite.
+        TruncationError: If `log_snr` is no number, or not between -60 and 60.
     """
-    if log_snr is not None and not math.isfinite(log_snr):
-        raise TruncationError(f"log_snr={log_snr} is no log-SNR. Pass that of t*, or None.")
+    if log_snr is not None:
+        log_snr = check_log_snr("log_snr", log_snr)
     write: Any = getattr(model, "register_to_config", None)
     if write is not None:
         write(**{KEY: log_snr})
@@ -51,6 +50,9 @@ def trained_log_snr(model: Any) -> float | None:  # noqa: ANN401 - any model or 
 
     Args:
         model: Network, or the state dict of one.
+
+    Raises:
+        ArtefactError: If the record is there and is no log-SNR.
     """
     if isinstance(model, Mapping):
         entries = getattr(model, "_metadata", {}).values()
@@ -60,7 +62,13 @@ def trained_log_snr(model: Any) -> float | None:  # noqa: ANN401 - any model or 
         log_snr = config.get(KEY) if hasattr(config, "get") else None
         record = getattr(model, "__dict__", {}).get(_RECORD)
         log_snr = record.log_snr if log_snr is None and record is not None else log_snr
-    return None if log_snr is None else float(log_snr)
+    try:
+        return None if log_snr is None else check_log_snr(KEY, log_snr)
+    except TruncationError as error:
+        raise ArtefactError(
+            f"the checkpoint does not say how far it was trained: {error} Save it again, with "
+            "record_trained(model, log_snr), or train anew."
+        ) from error
 
 
 def check_trained(trained: float | None, log_snr: float) -> None:

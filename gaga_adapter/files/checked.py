@@ -49,10 +49,11 @@ def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
     return text
 
 
-def from_json(content: str | bytes, where: str) -> Any:  # noqa: ANN401 - whatever it holds
+def from_json(content: str | bytes, where: str, infinite: bool = False) -> Any:  # noqa: ANN401
     """The value of a JSON text, with the standard's own strictness.
 
-    Numbers that are not finite, keys that occur twice and texts that are no Unicode are refused.
+    Keys that occur twice, texts that are no Unicode and numbers that are not finite are refused.
+    Diffusers writes infinite ones into its configurations; `infinite` says whether to allow them.
 
     Raises:
         ArtefactError: If it is no such JSON, or larger than a configuration ever is.
@@ -63,7 +64,7 @@ def from_json(content: str | bytes, where: str) -> Any:  # noqa: ANN401 - whatev
         )
     try:
         value = json.loads(content, object_pairs_hook=_without_duplicates)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=infinite).encode()
     except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{where} is no valid JSON ({error}).") from error
     return value
