@@ -188,7 +188,8 @@ class Fields:
         value = self.data.get(name)
         if not isinstance(value, list):
             raise self.refuse(name, "a list of whole numbers")
-        entries = Fields(dict(zip(map(str, range(len(value))), value, strict=True)), name)
+        where = f"{_name(name)} of {self.where}"
+        entries = Fields({f"entry {k}": entry for k, entry in enumerate(value)}, where)
         return tuple(entries.integer(place, low, high) for place in entries.data)
 
     def numbers(
