@@ -241,21 +241,20 @@ class GAGAStats:
 
         If somebody else writes there meanwhile, it is read again.
         """
-        for _ in range(_MOST_READS):
+        for left in reversed(range(_MOST_READS)):
             before = _stamps(folder)
             try:
                 return cls._read_once(folder, name)
-            except ArtefactError as error:
-                fault = error
-            except OSError as error:
-                fault = ArtefactError(
+            except (ArtefactError, OSError) as error:
+                if left and _stamps(folder) != before:
+                    continue
+                if isinstance(error, ArtefactError):
+                    raise
+                raise ArtefactError(
                     f"cannot read the artefact in {folder} ({error.strerror or error}). Check who "
                     "may read its files."
-                )
-                fault.__cause__ = error
-            if _stamps(folder) == before:
-                break
-        raise fault
+                ) from error
+        raise AssertionError("the last time it returns or raises")
 
     @classmethod
     def _read_once(cls, folder: Path, name: str) -> GAGAStats:

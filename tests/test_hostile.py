@@ -135,7 +135,7 @@ def configurations(draw, name):
                 inside[last] = draw(st.sampled_from(HOSTILE))
             elif kind == "drop":
                 del inside[last]
-            elif kind == "scale":
+            elif kind == "scale" and isinstance(inside[last], int | float):
                 inside[last] = inside[last] * draw(st.sampled_from([-1, 2, 0.5, 10**6]))
             elif isinstance(inside, dict):
                 inside[draw(st.sampled_from(["x", "1", "\x1b", ""]))] = draw(
@@ -161,9 +161,10 @@ def tensors_of(draw, name):
         if kind == "number" and tensor.numel():
             number = draw(st.sampled_from(NUMBERS))
             if not tensor.is_floating_point():
-                number = int(max(min(number, 2**31 - 1), -(2**31))) if number == number else 0
+                number = max(min(number, 2.0**31 - 1), -(2.0**31)) if number == number else 0.0
             tensors[key] = tensor = tensor.contiguous()
-            tensor.view(-1)[draw(st.integers(0, tensor.numel() - 1))] = number
+            place = draw(st.integers(0, tensor.numel() - 1))
+            tensor.view(-1)[place] = torch.tensor(number, dtype=torch.float64).to(tensor.dtype)
         elif kind == "scale":
             tensors[key] = tensor * draw(st.sampled_from([-1, 0, 2, 10**6]))
         elif kind == "shape":
@@ -232,7 +233,8 @@ def changed(name, **entries):
 
 LONG = "a" * (MOST_BYTES + 1)
 CORPUS = [
-    ("molecules", {"moments.n_features": 10**9}, {}, "has shape"),
+    ("molecules", {"moments.n_features": 10**9}, {}, "n_features .* is 1000000000"),
+    ("molecules", {"moments.n_features": 9}, {}, "has shape"),
     ("molecules", {"moments.n_features": True}, {}, "n_features .* is True, .* whole number"),
     ("molecules", {"moments.n_features": "2"}, {}, "n_features .* is '2'"),
     ("molecules", {"moments.table_size": 10**30}, {}, "table_size .* whole number from 0"),
@@ -307,9 +309,9 @@ def test_what_is_wrong_is_named_before_memory_is_taken(name, entries, changes, m
 @pytest.mark.parametrize(
     "text",
     [
-        '{"schema_version": 1, "schema_version": 1}',
+        '{"a": 1, "a": 1}',
         "[" * 10**5,
-        '{"schema_version": 1e999}',
+        '{"a": 1e999}',
         "1" * 9999,
     ],
     ids=["duplicate", "deep", "infinite", "long"],
