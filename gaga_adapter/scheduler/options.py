@@ -126,8 +126,9 @@ def _option(about: Fields, name: str) -> Any:  # noqa: ANN401 - of the type of t
         return about.text(name)
     if not about.is_given(name):
         return None
-    limit = MOST_LOG_SNR if name == "trained_log_snr" else 1e300
-    return about.number(name, -limit, limit)
+    if name == "t_star":
+        return about.number(name)
+    return about.number(name, -MOST_LOG_SNR, MOST_LOG_SNR)
 
 
 def _read_json(file: Path, infinite: bool = False) -> Fields:
@@ -137,7 +138,7 @@ def _read_json(file: Path, infinite: bool = False) -> Fields:
             content = stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise ArtefactError(f"cannot read {file}: {error.strerror or error}.") from error
-    return Fields(from_json(content, str(file), infinite), str(file))
+    return Fields(from_json(content, file.name, infinite), file.name)
 
 
 def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # noqa: ANN401
