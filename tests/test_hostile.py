@@ -35,6 +35,7 @@ NAMES = sorted(folder.name for folder in FOLDER.iterdir())
 CONFIGS = {n: json.loads((FOLDER / n / CONFIG_NAME).read_text(encoding="utf-8")) for n in NAMES}
 TENSORS = {name: load_file(FOLDER / name / TENSORS_NAME) for name in NAMES}
 BYTES = {(n, f): (FOLDER / n / f).read_bytes() for n in NAMES for f in (CONFIG_NAME, TENSORS_NAME)}
+BASE = DDPMScheduler()
 #: The cases are the same on every run, and take as long as they take.
 CASES = {
     "derandomize": True,
@@ -72,7 +73,7 @@ def use(stats, folder):
             return
         kinds, shape, mask = ("auto", "channel", "paper"), (2, *stats.layout.shape), None
     else:
-        sizes = stats.moments.sizes.tolist()[:3]
+        sizes = stats.moments.sizes.tolist()[:2]
         mask = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
         kinds = ("auto", "size", "channel", "paper")
         shape = (len(sizes), max(sizes), 3 + stats.moments.n_features)
@@ -81,8 +82,9 @@ def use(stats, folder):
     for kind in kinds:
         reference = stats.reference(kind).at(0.5**0.5, 0.5**0.5)
         assert reference.transport(z, mask).isfinite().all()
-        assert reference.log_prob(z, mask).isfinite().all()
-    scheduler = GAGAScheduler.from_pretrained(DDPMScheduler(), stats)
+        if kind in ("auto", "size"):
+            assert reference.log_prob(z, mask).isfinite().all()
+    scheduler = GAGAScheduler.from_pretrained(BASE, stats)
     scheduler.set_timesteps(10, device="cpu")
     assert repr(scheduler)
 
@@ -179,7 +181,7 @@ def tensors_of(draw, name):
     return tensors
 
 
-@pytest.mark.parametrize(("name", "n_cases"), [(name, 300) for name in NAMES])
+@pytest.mark.parametrize(("name", "n_cases"), [(n, 150 if "order" in n else 400) for n in NAMES])
 def test_changed_content_is_refused_or_works(name, n_cases, tmp_path):
     loaded = []
 

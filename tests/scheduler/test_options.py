@@ -367,3 +367,17 @@ def test_inside_of_a_pipeline(stats, tmp_path):
     told = in_a_new_process(code, tmp_path, tmp_path / "image.pt")
     assert told == ["GAGADDPMScheduler -1.0"]
     torch.testing.assert_close(torch.load(tmp_path / "image.pt", weights_only=True), expected)
+
+
+def test_only_files_of_known_names_are_downloaded(monkeypatch, tmp_path):
+    """A pattern with a star would match names that hold a path."""
+    asked = []
+
+    def download(name, patterns, *others):
+        asked.extend(patterns)
+        return tmp_path
+
+    monkeypatch.setattr("gaga_adapter.scheduler.options.download", download)
+    with pytest.raises(ArtefactError, match="no scheduler_config"):
+        GAGAScheduler.from_pretrained("someone/model", subfolder="scheduler")
+    assert sorted(asked) == sorted(f"scheduler/{name}" for name in FILES)
