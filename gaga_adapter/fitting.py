@@ -21,7 +21,7 @@ import torch
 from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.errors import DataError, TruncationError, check_seed, whole_number
 from gaga_adapter.layout import Layout
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import Selection, bootstrap, check_tolerance, select, select_by_size
@@ -125,7 +125,9 @@ def fit(
     """
     judge = criterion_named(criterion) if isinstance(criterion, str) else criterion
     check_tolerance(tolerance, judge.unit)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
+    n_criterion = whole_number("n_criterion", n_criterion)
+    n_bootstrap = whole_number("n_bootstrap", n_bootstrap, 0)
     collected = collect(
         data, layout, n_criterion, reference, covariance, generator, progress, processes
     )
@@ -174,7 +176,9 @@ def compare(
     """
     judges = [criterion_named(c) if isinstance(c, str) else c for c in criteria]
     tolerance_of = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
+    n_criterion = whole_number("n_criterion", n_criterion)
+    n_bootstrap = whole_number("n_bootstrap", n_bootstrap, 0)
     collected = collect(
         data, layout, n_criterion, reference, covariance, generator, progress, processes
     )

@@ -16,7 +16,15 @@ PACKAGE = ROOT / "gaga_adapter"
 LAYERS = [
     ["errors"],
     ["files"],
-    ["layout", "distributed", "elements", "hashing", "subspace", "covariance"],
+    [
+        "arguments",
+        "layout",
+        "distributed",
+        "elements",
+        "hashing",
+        "subspace",
+        "covariance",
+    ],
     ["noise"],
     ["moments"],
     ["reference"],

@@ -1,5 +1,8 @@
 """The compact denoiser under any diffusers scheduler; the loop is that of `sampling/loop.py`.
 
+A saved pipeline is loaded by this class: `DiffusionPipeline.from_pretrained` looks for the class in
+diffusers alone.
+
 pipe = MoleculePipeline.from_pretrained("qm9")
 pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, "qm9")
 molecules = pipe(16, num_inference_steps=100).molecules
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.checked import MOST_COUNTED
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
@@ -36,6 +40,7 @@ from gaga_adapter.sampling.loop import (
     draw_sizes,
     sample_atoms,
     walk,
+    wanted_sizes,
 )
 from gaga_adapter.sampling.solvers import ancestral_scheduler
 from gaga_adapter.trained import trained_log_snr
@@ -48,6 +53,14 @@ _UNREADABLE = (
     SafetensorError, TypeError, ValueError,
 )  # fmt: skip
 _OUTPUT_TYPES = ("molecules", "tensor", "rdkit", "sdf")
+_NOTE = """A molecule pipeline of gaga-adapter. Load it with
+
+    from gaga_adapter import MoleculePipeline
+    pipe = MoleculePipeline.from_pretrained("this folder, or its hub id")
+
+`DiffusionPipeline.from_pretrained` of diffusers looks for the class in diffusers alone, and fails
+with `AttributeError: module diffusers has no attribute MoleculePipeline`.
+"""
 _MAX_SIGMA = 1e3  # stands in for sigma = infinity at pure noise
 
 
@@ -126,31 +139,27 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         pretrained_model_name_or_path: str | Path,
         **kwargs: Any,  # noqa: ANN401 - diffusers' own signature
     ) -> "MoleculePipeline":
-        """A pipeline as diffusers loads it, or the QM9 model shipped here by its name `qm9`."""
-        name = embedded_name(pretrained_model_name_or_path)
-        folder = pretrained_model_name_or_path if name is None else EMBEDDED[name]
-        # Without accelerate, diffusers would choose the same with a warning.
-        kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
-        pipeline: MoleculePipeline = super().from_pretrained(folder, **kwargs)
-        return pipeline
-
-    @classmethod
-    def load(cls, name_or_path: str | Path = "qm9") -> "MoleculePipeline":
-        """A pipeline in float32 from a folder or the hub; `qm9` is the QM9 model shipped here.
+        """A pipeline as diffusers loads it, or the QM9 model shipped here by its name `qm9`.
 
         Raises:
             ArtefactError: If there is no such pipeline.
         """
-        name, known = str(name_or_path), embedded_name(name_or_path)
+        name, known = (
+            str(pretrained_model_name_or_path),
+            embedded_name(pretrained_model_name_or_path),
+        )
+        folder = Path(name) if known is None else EMBEDDED[known]
+        # Without accelerate, diffusers would choose the same with a warning.
+        kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
         try:
-            if known is None and not Path(name).is_dir() and "/" not in name:
+            if not folder.is_dir() and "/" not in name:
                 raise OSError("there is no such folder, and a hub id has the form user/name")
-            pipeline = cls.from_pretrained(name)
+            pipeline = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)
         except _UNREADABLE as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ArtefactError(
-                f"no molecule pipeline at {name} ({reason}). Pass a folder "
-                f"that `save_pretrained` wrote, a hub id, or {' or '.join(EMBEDDED)}."
+                f"no molecule pipeline at {name} ({reason}). Pass a "
+                f"folder that `save_pretrained` wrote, a hub id, or {' or '.join(EMBEDDED)}."
             ) from error
         if not isinstance(pipeline, cls):
             raise ArtefactError(
@@ -163,8 +172,30 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 "finite. Download or save them again."
             )
         trained_log_snr(pipeline.denoiser)  # refuses a record that is no log-SNR
+        return pipeline
+
+    @classmethod
+    def load(cls, name_or_path: str | Path = "qm9") -> "MoleculePipeline":
+        """A pipeline in float32 from a folder or the hub; `qm9` is the QM9 model shipped here.
+
+        Raises:
+            ArtefactError: If there is no such pipeline.
+        """
+        pipeline = cls.from_pretrained(name_or_path)
         pipeline.denoiser.float()
         return pipeline
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        **kwargs: Any,  # noqa: ANN401 - diffusers' own signature
+    ) -> None:
+        """Write the pipeline as diffusers does, with a README.md that says how to load it."""
+        note = Path(save_directory) / "README.md"
+        if not note.exists():
+            with replacing(note) as draft:
+                draft.write_text(_NOTE, encoding="utf-8")
+        super().save_pretrained(save_directory, **kwargs)
 
     def draw_sizes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Numbers of atoms (n,) as often as the data has them.
@@ -177,8 +208,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
     @torch.no_grad()
     def __call__(
         self,
-        n_molecules: int = 16,
-        n_atoms: Tensor | list[int] | None = None,
+        n_molecules: int | None = None,
+        n_atoms: Tensor | list[int] | int | None = None,
         num_inference_steps: int = DEFAULT_STEPS,
         generator: torch.Generator | None = None,
         batch_size: int = 64,
@@ -191,8 +222,9 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         the same seed start from the same noise. Molecules of like size share a batch.
 
         Args:
-            n_molecules: Number of molecules; ignored when `n_atoms` is given.
-            n_atoms: Sizes (n,), drawn from the data's own distribution by default.
+            n_molecules: Number of molecules; 16 by default, or as many as `n_atoms` has sizes.
+            n_atoms: Sizes (n,), or one for all molecules; drawn from the data's own distribution by
+                default.
             num_inference_steps: Number of steps for `scheduler.set_timesteps`.
             generator: CPU generator of everything random.
             batch_size: Number of molecules in one network call.
@@ -206,7 +238,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             The molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
 
         Raises:
-            DataError: If the output type is unknown, no molecule is asked for, or one has no atoms.
+            DataError: If the output type is unknown, a number is no whole one of 1 or more, there
+                are more or fewer sizes than molecules, or the generator is none of the CPU.
             StatsMismatchError: If the scheduler's statistics describe other channels than the
                 model's.
             TruncationError: If the scheduler refuses this number of steps, or starts at a noisier
@@ -217,7 +250,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             raise DataError(
                 f"output_type={output_type!r} is unknown. Known: {', '.join(_OUTPUT_TYPES)}."
             )
-        sizes = self.draw_sizes(n_molecules, generator) if n_atoms is None else n_atoms
+        sizes = wanted_sizes(n_molecules, n_atoms, self.config.size_counts, generator)
         n_channels, steps, calls = self.denoiser.layout.n_channels, num_inference_steps, 0
 
         def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:
