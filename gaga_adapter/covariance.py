@@ -156,3 +156,19 @@ class EigenCovariance:
 
 
 Covariance = DiagonalCovariance | EigenCovariance
+
+
+def is_covariance(matrix: Tensor, rounding: float) -> Tensor:
+    """Whether matrices (..., D, D) are symmetric and have no negative eigenvalue, bool (...).
+
+    Both may be missed by `rounding` times the largest entry of the diagonal.
+    """
+    if not matrix.shape[-1]:
+        return torch.ones(matrix.shape[:-2], dtype=torch.bool)
+    largest = matrix.diagonal(dim1=-2, dim2=-1).amax(-1).clamp(min=torch.finfo(matrix.dtype).tiny)
+    scaled = matrix / largest[..., None, None]
+    asymmetry = (scaled - scaled.mT).abs().flatten(-2).amax(-1)
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    failures: Tensor = torch.linalg.cholesky_ex((scaled + scaled.mT) / 2 + rounding * eye).info
+    proper: Tensor = (asymmetry <= rounding) & (failures == 0)
+    return proper

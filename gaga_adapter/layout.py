@@ -11,10 +11,12 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from numbers import Real
 from typing import Any, ClassVar
 
 from gaga_adapter.errors import ArtefactError, DataError
+from gaga_adapter.files.checked import Fields
 
 
 @dataclass(frozen=True)
@@ -241,11 +243,28 @@ def layout_from_dict(data: dict[str, Any]) -> Layout:
     Raises:
         ArtefactError: If the kind is unknown, or a field is missing or makes no sense.
     """
+    about = Fields(data, "the channel layout")
+    made = _KINDS[about.text("kind", tuple(_KINDS))]
+    about.only(("kind", *(field.name for field in dataclass_fields(made))))
+    given = {name: _read(about, name) for name in about.data if name != "kind"}
     try:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
-        layout: Layout = _KINDS[data["kind"]](**fields)
-        return layout
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtefactError(
-            f"cannot read the channel layout {data!r}. Known kinds: {', '.join(_KINDS)}."
-        ) from error
+        layout: Layout = made(**given)
+        layout.describe()
+    except (DataError, TypeError) as error:
+        raise ArtefactError(f"the channel layout is not valid: {error}") from error
+    return layout
+
+
+def _read(about: Fields, name: str) -> Any:  # noqa: ANN401 - of the type of the field
+    """One entry of a layout, checked."""
+    if name == "elements":
+        return about.texts(name)
+    if name == "shape":
+        return about.integers(name, 1, 2**31)
+    if name == "n_features":
+        return about.integer(name, 0, 2**20)
+    if name == "channels":
+        return about.integer(name, 0, 2**10)
+    if name == "charge_scale" and not about.is_given(name):
+        return None
+    return about.number(name, 1e-15, 1e15)

@@ -36,6 +36,7 @@ default keeps a factor of two below what was seen to do no harm; it leads to t* 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,9 @@ import torch
 from torch import Generator
 
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.errors import ArtefactError, DataError, TruncationError
+from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.files.checked import Fields
+from gaga_adapter.noise.levels import MOST_LOG_SNR, TOLERANCE
 
 #: Nats per data item that may separate the start from the data's own marginal.
 DEFAULT_TOLERANCE = 0.5
@@ -52,6 +55,7 @@ DEFAULT_TOLERANCE = 0.5
 DEFAULT_TOLERANCES = {"nats": DEFAULT_TOLERANCE, "p-value": 0.05}
 #: Standard errors that are added to a value before it is compared.
 MARGIN = 2.0
+_MOST_TOLERANCE = 1e15  # nats, of a selection that is read
 _TAILS = torch.tensor([0.05, 0.95], dtype=torch.float64)
 
 
@@ -93,20 +97,31 @@ class Selection:
         Raises:
             ArtefactError: If a field is missing or makes no sense.
         """
-        try:
-            interval = data.get("interval")
-            by_size = data.get("by_size") or {}
-            return cls(
-                log_snr_star=float(data["log_snr_star"]),
-                tolerance=float(data["tolerance"]),
-                curve=CriterionCurve.from_dict(data["curve"]),
-                reason=str(data["reason"]),
-                interval=None if interval is None else (float(interval[0]), float(interval[1])),
-                by_size={int(size): float(star) for size, star in by_size.items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            message = f"cannot read the selection of log_snr_star ({error!r})."
-            raise ArtefactError(message) from error
+        about = Fields(data, "the selection")
+        curve = CriterionCurve.from_dict(about.fields("curve").data)
+        noisy, clean = curve.log_snr[-1] - TOLERANCE, curve.log_snr[0] + TOLERANCE
+        interval = None
+        if about.is_given("interval"):
+            ends = about.numbers("interval", -MOST_LOG_SNR, MOST_LOG_SNR)
+            if len(ends) != 2 or ends[0] > ends[1]:
+                raise about.refuse("interval", "its noise side and its data side")
+            interval = ends[0], ends[1]
+        stars: dict[int, float] = {}
+        if about.is_given("by_size"):
+            by_size = about.fields("by_size")
+            for size in by_size.names():
+                if not re.fullmatch("[1-9][0-9]{0,8}", size):
+                    raise about.refuse("by_size", "log-SNRs by the number of atoms")
+                stars[int(size)] = by_size.number(size, -MOST_LOG_SNR, MOST_LOG_SNR)
+        limit = math.nextafter(1, 0) if curve.unit == "p-value" else _MOST_TOLERANCE
+        return cls(
+            log_snr_star=about.number("log_snr_star", noisy, clean),
+            tolerance=about.number("tolerance", 1e-300, limit),
+            curve=curve,
+            reason=about.text("reason"),
+            interval=interval,
+            by_size=stars,
+        )
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,16 @@ holds one complete artefact, the old or the new one. Nothing is pickled.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -30,13 +31,15 @@ from gaga_adapter.errors import (
     ArtefactError,
     GAGAError,
     StatsMismatchError,
-    TruncationError,
+    WriteError,
     warn,
 )
 from gaga_adapter.files import card_writer
 from gaga_adapter.files.atomic import replacing
+from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, to_json, visible
 from gaga_adapter.layout import DenseLayout, Layout, TokenLayout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
+from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.selection import Selection
@@ -51,6 +54,14 @@ CONFIG_NAME = "gaga_config.json"
 TENSORS_NAME = "gaga_stats.safetensors"
 #: Artefacts that ship with the package, by name.
 EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
+#: Most times that an artefact is read while somebody else writes it.
+_MOST_READS = 5
+#: What else may be in a folder, by the file that tells.
+_DIFFUSERS = {
+    "scheduler_config.json": "a scheduler",
+    "config.json": "a model",
+    "model_index.json": "a pipeline",
+}
 _INSTEAD = (
     "Pass a folder written by `gaga fit`, a hub id such as user/name, or one of: "
     f"{', '.join(EMBEDDED)}."
@@ -59,7 +70,7 @@ _INSTEAD = (
 
 @dataclass(frozen=True, eq=False)
 class GAGAStats:
-    """Fitted statistics of one data set.
+    r"""Fitted statistics of one data set.
 
     Attributes:
         layout: Meaning of the channels and how they were normalised.
@@ -67,7 +78,8 @@ class GAGAStats:
         log_snr_star: Characteristic log-SNR; from there on towards noise the data count as
             Gaussian.
         selection: Curve and rule that chose `log_snr_star`, if it was chosen on a curve.
-        provenance: Source of the data, their number, and library versions.
+        provenance: Source of the data, their number, and library versions. Control characters in
+            it are kept as their escapes, such as `\x1b`.
 
     Raises:
         TruncationError: If `log_snr_star` is outside of (-60, 60).
@@ -81,15 +93,9 @@ class GAGAStats:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "log_snr_star", float(self.log_snr_star))
-        except (TypeError, ValueError) as error:
-            raise TruncationError(f"log_snr_star={self.log_snr_star!r} is no number.") from error
-        if not -60 < self.log_snr_star < 60:
-            raise TruncationError(
-                f"log_snr_star={self.log_snr_star} is not a plausible log-SNR. "
-                "Choose one inside of [-60, 60], such as 0.0 where signal and noise are equal."
-            )
+        star = check_log_snr("log_snr_star", self.log_snr_star)
+        object.__setattr__(self, "log_snr_star", star)
+        object.__setattr__(self, "provenance", visible(self.provenance))
         moments, layout = self.moments, self.layout
         for what, value, member in (
             ("layout", layout, "describe"),
@@ -214,11 +220,19 @@ class GAGAStats:
 
         Raises:
             WriteError: If the folder cannot be written, such as on a full disk.
+            ArtefactError: If something in the statistics is not valid, such as provenance that JSON
+                does not have.
         """
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise WriteError(f"{folder} is a file, and fitted statistics are a folder. Name one.")
         tensors, config = self._tensors(), self.to_dict()
-        text = json.dumps(config, indent=2) + "\n"
-        blob = safetensors_bytes(tensors, metadata={"gaga_config": json.dumps(config)})
+        text = to_json(config, indent=2) + "\n"
+        blob = safetensors_bytes(tensors, metadata={"gaga_config": to_json(config)})
+        try:
+            self._from_config(from_json(text, CONFIG_NAME), tensors)
+        except GAGAError as error:
+            raise ArtefactError(f"these statistics could not be read again: {error}") from error
         with replacing(folder / TENSORS_NAME) as temporary:
             temporary.write_bytes(blob)
         with replacing(folder / CONFIG_NAME) as temporary:
@@ -249,16 +263,18 @@ class GAGAStats:
             ArtefactError: If there is no artefact, it cannot be read, is corrupt, or has a newer
                 schema.
         """
+        if not isinstance(name_or_path, str | Path):
+            raise ArtefactError(f"got {type(name_or_path).__name__}, not a name. {_INSTEAD}")
         name, folder = str(name_or_path), Path(name_or_path)
+        if not name:
+            raise ArtefactError(f"the name of the statistics is empty. {_INSTEAD}")
         if name in EMBEDDED and not (folder / CONFIG_NAME).is_file():
             return cls._read(EMBEDDED[name], name)
         from gaga_adapter.files.hub import check_repo_id, download
 
-        if not name:
-            raise ArtefactError(f"the name of the statistics is empty. {_INSTEAD}")
         if "://" in name:
             check_repo_id(name)
-        if folder.exists() or not _looks_like_hub_id(name):
+        if os.path.exists(folder) or not _looks_like_hub_id(name):
             return cls._read(folder, name)
         files = [CONFIG_NAME, TENSORS_NAME]
         folder = download(
@@ -274,37 +290,49 @@ class GAGAStats:
 
     @classmethod
     def _read(cls, folder: Path, name: str) -> GAGAStats:
-        """The artefact in a folder, which the user called `name`."""
+        """The artefact in a folder, which the user called `name`.
+
+        If somebody else writes there meanwhile, it is read again.
+        """
+        for left in reversed(range(_MOST_READS)):
+            before = _stamps(folder)
+            try:
+                return cls._read_once(folder, name)
+            except (ArtefactError, OSError) as error:
+                if left and _stamps(folder) != before:
+                    continue
+                if isinstance(error, ArtefactError):
+                    raise
+                raise ArtefactError(
+                    f"cannot read the artefact in {folder} ({error.strerror or error}). Check who "
+                    "may read its files."
+                ) from error
+        raise AssertionError("the last time it returns or raises")
+
+    @classmethod
+    def _read_once(cls, folder: Path, name: str) -> GAGAStats:
+        from gaga_adapter.files.tensors import read_tensors
+
         config_file, tensors_file = folder / CONFIG_NAME, folder / TENSORS_NAME
-        if folder.is_file():
-            raise ArtefactError(
-                f"{name} is a file, and fitted statistics are a folder. "
-                + (
-                    f"Pass {folder.parent}."
-                    if folder.name in (CONFIG_NAME, TENSORS_NAME)
-                    else f"If these are data, `gaga fit {name} --out stats/` makes one."
-                )
-            )
-        missing = [f.name for f in (config_file, tensors_file) if not f.is_file()]
+        missing = [f.name for f in (config_file, tensors_file) if not os.path.isfile(f)]
         if missing:
-            raise ArtefactError(
-                f"no fitted statistics in {name}: {' and '.join(missing)} not found. {_INSTEAD}"
-            )
+            raise ArtefactError(_what_is_missing(folder, name, missing))
+        with config_file.open("rb") as stream:
+            config = _configuration(stream.read(MOST_BYTES + 1), config_file)
         try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
-            with safe_open(tensors_file, framework="pt") as opened:
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}
-                header = json.loads((opened.metadata() or {}).get("gaga_config", "{}"))
-        except (SafetensorError, ValueError, OSError) as error:
+            tensors, texts = read_tensors(tensors_file)
+        except ArtefactError as error:
             raise _corrupt(folder, error) from error
-        _check_schema(config, folder)
         digest = _digest(tensors)
         if config.get("digest") != digest:  # a save was interrupted, or the file is damaged
-            if header.get("digest") != digest:
+            own = texts.get("gaga_config")
+            config = {} if own is None else _configuration(own, tensors_file)
+            if config.get("digest") != digest:
                 raise _corrupt(folder, "the tensors do not match their digest")
-            _check_schema(header, folder)
-            config = header
-        return cls._from_config(config, tensors, folder)
+        try:
+            return cls._from_config(config, tensors)
+        except GAGAError as error:
+            raise _corrupt(folder, error) from error
 
     def push_to_hub(
         self,
@@ -375,21 +403,16 @@ class GAGAStats:
         return {name: tensor.contiguous() for name, tensor in self.moments.state_dict().items()}
 
     @classmethod
-    def _from_config(
-        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
-    ) -> GAGAStats:
-        try:
-            selection = config["selection"]
-            return cls(
-                layout_from_dict(config["layout"]),
-                moments_from_state_dict(dict(tensors), config["moments"]),
-                float(config["log_snr_star"]),
-                None if selection is None else Selection.from_dict(selection),
-                dict(config["provenance"]),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            fault = error if isinstance(error, GAGAError) else repr(error)
-            raise _corrupt(folder, fault) from error
+    def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GAGAStats:
+        about = Fields(config, "the configuration")
+        selection = about.fields("selection").data if about.is_given("selection") else None
+        return cls(
+            layout_from_dict(dict(about.fields("layout").data)),
+            moments_from_state_dict(dict(tensors), dict(about.fields("moments").data)),
+            about.number("log_snr_star", -MOST_LOG_SNR, MOST_LOG_SNR),
+            None if selection is None else Selection.from_dict(selection),
+            dict(about.fields("provenance").data),
+        )
 
 
 def _symmetry(layout: Layout) -> str:
@@ -407,22 +430,60 @@ def library_versions() -> dict[str, str]:
 
 def _corrupt(folder: Path, fault: object) -> ArtefactError:
     return ArtefactError(
-        f"the artefact in {folder} is corrupt ({fault}). Write it again with `gaga fit`."
+        f"the artefact in {folder} is corrupt ({str(fault).rstrip('.')}). Write it again with "
+        "`gaga fit`."
     )
 
 
-def _check_schema(config: Any, folder: Path) -> None:  # noqa: ANN401 - whatever json held
+def _stamps(folder: Path) -> list[tuple[int, int, int]]:
+    """What changes when somebody else writes one of the files of an artefact."""
+    stamps = []
+    for name in (CONFIG_NAME, TENSORS_NAME):
+        with suppress(OSError, ValueError):
+            found = os.stat(folder / name)
+            stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
+    return stamps
+
+
+def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
+    """The message where there is no artefact: what there is, and what to pass."""
+    if os.path.isfile(folder):
+        instead = f"If these are data, `gaga fit {name} --out stats/` makes one."
+        if folder.name in (CONFIG_NAME, TENSORS_NAME):
+            instead = f"Pass {folder.parent}."
+        return f"{name} is a file, and fitted statistics are a folder. {instead}"
+    within = (
+        [sub.parent for sub in sorted(folder.glob(f"*/{CONFIG_NAME}")) if os.path.isfile(sub)]
+        if os.path.isdir(folder)
+        else []
+    )
+    if within:
+        return f"no fitted statistics in {name} itself. Pass {within[0]}."
+    what = f"{' and '.join(missing)} not found"
+    if os.path.isdir(folder):
+        for file, kind in _DIFFUSERS.items():
+            if os.path.isfile(folder / file):
+                what = f"it holds {kind} of diffusers, without statistics"
+    near = get_close_matches(name.lower(), EMBEDDED, 1)
+    guess = f" Did you mean {near[0]}?" if near and not folder.exists() else ""
+    return f"no fitted statistics in {name}: {what}.{guess} {_INSTEAD}"
+
+
+def _configuration(content: str | bytes, file: Path) -> Mapping[str, Any]:
+    """The configuration in a file, of a schema that this version reads."""
+    config = from_json(content, str(file))
     version = config.get("schema_version") if isinstance(config, dict) else None
-    if not isinstance(version, int) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtefactError(
-            f"{folder / CONFIG_NAME} has schema_version={version!r}; this version reads 1 to "
-            f"{SCHEMA_VERSION}. Write it again with `gaga fit`."
+            f"{file} has no schema_version from 1 to {SCHEMA_VERSION}, which this version reads. "
+            "Write it again with `gaga fit`."
         )
     if version > SCHEMA_VERSION:
         raise ArtefactError(
-            f"{folder / CONFIG_NAME} has schema_version={version}, this gaga-adapter reads "
-            f"up to {SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
+            f"{file} has schema_version={version}, this gaga-adapter reads up to "
+            f"{SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
         )
+    return dict(config)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -29,8 +28,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gaga_adapter.errors import TruncationError
-from gaga_adapter.noise.levels import TOLERANCE
+from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.noise.levels import TOLERANCE, check_log_snr
 
 #: Entry of the configuration, and of the metadata of a state dict.
 KEY = "t_star_log_snr"
@@ -73,10 +72,10 @@ def record_trained(model: Any, log_snr: float | None) -> None:  # noqa: ANN401
             `None` for the whole path, of this network alone.
 
     Raises:
-        TruncationError: If `log_snr` is not finite.
+        TruncationError: If `log_snr` is no number, or not between -60 and 60.
     """
-    if log_snr is not None and not math.isfinite(log_snr):
-        raise TruncationError(f"log_snr={log_snr} is no log-SNR. Pass that of t*, or None.")
+    if log_snr is not None:
+        log_snr = check_log_snr("log_snr", log_snr)
     if not isinstance(model, nn.Module) and isinstance(getattr(model, "model_config", None), dict):
         model.model_config = {**model.model_config, KEY: log_snr}  # diffusers' EMAModel
         return
@@ -97,6 +96,9 @@ def trained_log_snr(model: Any) -> float | None:  # noqa: ANN401 - any model or 
 
     Args:
         model: Network, or the state dict of one.
+
+    Raises:
+        ArtefactError: If the record is there and is no log-SNR.
     """
     extent = trained_extent(model)
     return None if extent is None else extent.log_snr
@@ -179,7 +181,7 @@ def extent_of(module: Any) -> Extent | None:  # noqa: ANN401 - any object
     config: Any = getattr(module, "config", None)
     log_snr = config.get(KEY) if hasattr(config, "get") else None
     record = getattr(module, "__dict__", {}).get(_RECORD)
-    found = None if log_snr is None else Extent(float(log_snr))
+    found = None if log_snr is None else Extent(_recorded(log_snr))
     if record is not None and record.pending is not None:
         extent, weights = record.pending
         if _weights_of(module) != weights:
@@ -351,7 +353,18 @@ def _metadata(state_dict: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 def _of_metadata(entry: Mapping[str, Any]) -> Extent | None:
     log_snr, time = entry.get(KEY), entry.get(_TIME_KEY)
-    return None if log_snr is None else Extent(float(log_snr), time)
+    return None if log_snr is None else Extent(_recorded(log_snr), time)
+
+
+def _recorded(log_snr: Any) -> float:  # noqa: ANN401 - whatever a checkpoint holds
+    """A log-SNR that was read from a checkpoint."""
+    try:
+        return check_log_snr(KEY, log_snr)
+    except TruncationError as error:
+        raise ArtefactError(
+            f"the checkpoint does not say how far it was trained: {error} Save it again, with "
+            "record_trained(model, log_snr), or train anew."
+        ) from error
 
 
 def _write(

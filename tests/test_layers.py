@@ -15,10 +15,10 @@ PACKAGE = ROOT / "gaga_adapter"
 # exception: an import inside of a function, or for a type checker alone, counts like any other.
 LAYERS = [
     ["errors"],
+    ["files"],
     [
         "arguments",
         "layout",
-        "files",
         "distributed",
         "elements",
         "hashing",

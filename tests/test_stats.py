@@ -207,3 +207,89 @@ def test_a_configuration_that_makes_no_sense_is_corrupt(change, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ArtefactError, match="is corrupt"):
         GAGAStats.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["between the files", "between header and numbers"])
+def test_a_reader_between_two_writers_gets_one_of_their_artefacts(tmp_path, monkeypatch, place):
+    """Another save is put where a file has been read and the next is not; or inside of a file.
+
+    safetensors itself opens a file a second time, by its name, for the numbers.
+    """
+    written = [molecule_stats(seed, log_snr_star=seed / 10) for seed in range(12)]
+    left = iter(written)
+    next(left).save_pretrained(tmp_path)
+    real_json, real_storage = json.loads, torch.UntypedStorage.from_file
+
+    def with_a_save(call):
+        def called(*args, **kwargs):
+            monkeypatch.undo()
+            next(left).save_pretrained(tmp_path)
+            intercept()
+            return call(*args, **kwargs)
+
+        return called
+
+    def intercept():
+        if place == "between the files":
+            monkeypatch.setattr(json, "loads", with_a_save(real_json))
+        else:
+            monkeypatch.setattr(torch.UntypedStorage, "from_file", with_a_save(real_storage))
+            calls = []
+
+            def second(*args, **kwargs):
+                calls.append(1)
+                load = with_a_save(real_json) if len(calls) == 2 else real_json
+                return load(*args, **kwargs)
+
+            monkeypatch.setattr(json, "loads", second)
+
+    intercept()
+    found = GAGAStats.from_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert any(same_stats(found, one) for one in written)
+
+
+def test_a_folder_that_is_being_copied_into_is_read_again(tmp_path, monkeypatch):
+    stats = molecule_stats()
+    stats.save_pretrained(tmp_path / "whole")
+    stats.save_pretrained(tmp_path / "here")
+    file = tmp_path / "here" / TENSORS_NAME
+    content = file.read_bytes()
+    file.write_bytes(content[:5000])
+    real, reads = GAGAStats._read_once.__func__, []
+
+    def read(cls, *args):
+        reads.append(1)
+        if len(reads) > 1:
+            return real(cls, *args)
+        try:
+            return real(cls, *args)
+        finally:
+            file.write_bytes(content)  # the copy is complete meanwhile
+
+    monkeypatch.setattr(GAGAStats, "_read_once", classmethod(read))
+    assert same_stats(GAGAStats.from_pretrained(tmp_path / "here"), stats)
+    assert len(reads) == 2
+
+
+def test_what_else_may_be_there(tmp_path):
+    with pytest.raises(ArtefactError, match=r"not found\. Did you mean qm9\?"):
+        GAGAStats.from_pretrained("qm8")
+    with pytest.raises(ArtefactError, match="the name of the statistics is empty"):
+        GAGAStats.from_pretrained("")
+    for name in (None, 3, molecule_stats()):
+        with pytest.raises(ArtefactError, match=f"got {type(name).__name__}, not a name"):
+            GAGAStats.from_pretrained(name)
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(ArtefactError, match="no fitted statistics in"):
+            GAGAStats.from_pretrained(name)
+    with pytest.raises(ArtefactError, match=r"no fitted statistics in .* not found"):
+        GAGAStats.from_pretrained(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ArtefactError, match="a pipeline of diffusers, without statistics"):
+        GAGAStats.from_pretrained(tmp_path)
+    molecule_stats().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ArtefactError, match=r"itself\. Pass .*scheduler\."):
+        GAGAStats.from_pretrained(tmp_path)
+    with pytest.raises(WriteError, match="is a file, and fitted statistics are a folder"):
+        molecule_stats().save_pretrained(tmp_path / "model_index.json")

@@ -10,7 +10,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from gaga_adapter import GAGAScheduler, MoleculeDenoiser, MoleculePipeline
-from gaga_adapter.errors import TruncationError
+from gaga_adapter.errors import ArtefactError, TruncationError
 from gaga_adapter.molecules.pipeline import edm_scheduler
 from gaga_adapter.noise.timesteps import timestep_log_snr
 from gaga_adapter.trained import KEY, unwatch_checkpoints, watch_checkpoints
@@ -138,8 +138,26 @@ def test_watching_leaves_nothing_behind_unless_there_is_something_to_say():
 
 
 def test_no_log_snr_is_refused():
-    with pytest.raises(TruncationError, match="no log-SNR"):
+    with pytest.raises(TruncationError, match="log_snr=nan is no finite number"):
         record_trained(nn.Linear(1, 1), float("nan"))
+
+
+@pytest.mark.parametrize("record", [float("nan"), "0.5", True, 1e9, [0.5]])
+def test_a_record_that_is_none_is_refused(record):
+    state = nn.Linear(1, 1).state_dict()
+    state._metadata[""]["t_star_log_snr"] = record
+    with pytest.raises(ArtefactError, match="does not say how far it was trained: t_star_log_snr="):
+        trained_log_snr(state)
+    model = UNet1DModel(block_out_channels=(8, 8, 16), sample_size=8)
+    model.register_to_config(t_star_log_snr=record)
+    with pytest.raises(ArtefactError, match="does not say how far it was trained"):
+        trained_log_snr(model)
+
+
+def test_a_limit_of_the_training_that_is_none_is_refused(qm9):
+    scheduler = GAGAScheduler.from_pretrained(DDPMScheduler(), stats=qm9)
+    with pytest.raises(TruncationError, match="trained_log_snr=nan is no finite number"):
+        scheduler.keep_within(float("nan"))
 
 
 # -- in the scheduler ----------------------------------------------------------------------------

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.distributed import process_index, started
-from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
+from gaga_adapter.errors import TruncationError, WriteError
 from gaga_adapter.files.atomic import is_stream
 from gaga_adapter.sampling import DEFAULT_STEPS
 
@@ -109,8 +108,6 @@ def run(
         pipeline.scheduler = GAGAScheduler.from_pretrained(
             pipeline.scheduler, stats=stats, t_star=t_star, spacing=spacing, reference=reference
         )
-        if t_star is not None:
-            _warn_beyond_the_curve(pipeline.scheduler, t_star)
     pipeline.to(options.torch_device(device))
     began = time.perf_counter()
     with progress_bar() as progress:
@@ -125,17 +122,3 @@ def run(
         calls += f" from timestep {float(pipeline.scheduler.timesteps[0]):g} on"
     earlier = f", {done.n_found} of them found in {out}.parts" if done.n_found else ""
     say(f"wrote {n} molecules to {out}{earlier}: {calls}, {seconds:.1f} s")
-
-
-def _warn_beyond_the_curve(scheduler: Any, t_star: float) -> None:  # noqa: ANN401
-    """Warn of a start that is nearer to the data than the whole curve."""
-    selection = scheduler.stats.selection
-    if selection is None or scheduler.log_snr_star <= (end := selection.curve.log_snr[0]):
-        return
-    warnings.warn(
-        f"--t-star {t_star:g} is at log-SNR {scheduler.log_snr_star:.3g}, where the data are "
-        f"nearly clean; their curve begins at {end:g}. It counts timesteps of the scheduler "
-        f"(of {scheduler.config.num_train_timesteps}), not a share of the path.",
-        GAGAWarning,
-        stacklevel=2,
-    )

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from gaga_adapter.criteria.contributions import Contributions
 from gaga_adapter.errors import ArtefactError, DataError
+from gaga_adapter.files.checked import MOST_COUNTED, Fields
 
 #: Units that `selection` has a rule for. Fewer nats are more Gaussian, and so is a larger p-value
 #: of the hypothesis that the noised data are the reference.
 UNITS = ("nats", "p-value")
+_MOST_NATS = 1e15  # of a value that is read
+_MOST_LOG_SNR = 200.0  # of a level that is read: its exponential is a number
 #: Columns (L,) of a curve by name.
 Columns = Mapping[str, tuple[float, ...]]
 
@@ -139,24 +142,22 @@ class CriterionCurve:
         Raises:
             ArtefactError: If a field is missing or makes no curve.
         """
+        about, most = Fields(data, "the curve"), _MOST_NATS
+        extra = about.fields("extra")
         try:
             return cls(
-                criterion=str(data["criterion"]),
-                reference=str(data["reference"]),
-                unit=str(data["unit"]),
-                n_samples=int(data["n_samples"]),
-                log_snr=_from_json(data["log_snr"]),
-                value=_from_json(data["value"]),
-                std_error=_from_json(data["std_error"]),
-                extra={str(name): _from_json(column) for name, column in data["extra"].items()},
+                criterion=about.text("criterion"),
+                reference=about.text("reference"),
+                unit=about.text("unit", UNITS),
+                n_samples=about.integer("n_samples", 1, MOST_COUNTED),
+                log_snr=about.numbers("log_snr", -_MOST_LOG_SNR, _MOST_LOG_SNR),
+                value=about.numbers("value", -most, most, or_null=True),
+                std_error=about.numbers("std_error", 0, most, or_null=True),
+                extra={n: extra.numbers(n, -most, most, or_null=True) for n in extra.names()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtefactError(f"cannot read the criterion's curve ({error!r}).") from error
+        except DataError as error:
+            raise ArtefactError(f"the curve is not valid: {error}") from error
 
 
 def _to_json(column: tuple[float, ...]) -> list[float | None]:
     return [None if math.isnan(number) else number for number in column]
-
-
-def _from_json(column: list[float | None]) -> tuple[float, ...]:
-    return tuple(math.nan if number is None else float(number) for number in column)

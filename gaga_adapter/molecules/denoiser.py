@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -30,10 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gaga_adapter.elements import atomic_numbers
-from gaga_adapter.errors import DataError, StatsMismatchError
+from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError
+from gaga_adapter.files.checked import Fields
 from gaga_adapter.layout import MoleculeLayout
 from gaga_adapter.subspace import remove_mean
 
+_MOST_WEIGHTS = 10**9
 _MAX_DISTANCE = 12.0  # angstrom; the radial basis covers distances up to here
 
 
@@ -114,6 +117,37 @@ class _Layer(nn.Module):
         return h + self.feed_out(functional.silu(self.feed_in(x))), e, v
 
 
+def _check(arguments: dict[str, Any]) -> None:
+    """Refuse the arguments of a denoiser, which may come from a file, before it allocates.
+
+    Raises:
+        DataError: If a number is none or out of range, or the network would be too large.
+    """
+    try:
+        about = Fields({**arguments, "elements": list(arguments["elements"])}, "the denoiser")
+        d, h = about.integer("width", 2, 2**14), about.integer("n_heads", 1, 2**10)
+        p, k = about.integer("pair_width", 1, 2**14), about.integer("n_vectors", 1, 2**14)
+        n_layers, n_radial = (
+            about.integer("n_layers", 0, 2**10),
+            about.integer("n_radial", 1, 2**16),
+        )
+        scales = ["position_scale", "onehot_scale", "position_std"]
+        scales += ["charge_scale"] if about.is_given("charge_scale") else []
+        for name in scales:
+            about.number(name, 1e-15, 1e15)
+        atomic_numbers(MoleculeLayout(about.texts("elements")).elements)
+    except (ArtefactError, TypeError) as error:
+        raise DataError(f"these arguments make no denoiser: {error}") from error
+    if d % h:
+        raise DataError(f"width={d} is no multiple of n_heads={h}. Pass one that is.")
+    of_layer = 10 * d**2 + 3 * d * p + 2 * p**2 + p * (h + 2 * k) + d * k + k**2
+    if n_layers * of_layer + d**2 + n_radial * p > _MOST_WEIGHTS:
+        raise DataError(
+            f"a denoiser of {n_layers} layers, width={d}, pair_width={p} and n_vectors={k} has "
+            f"more than {_MOST_WEIGHTS:.0e} weights. Pass smaller numbers."
+        )
+
+
 class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predicts the clean molecule from `x_0 + sigma eps`; see the module docstring.
 
@@ -131,6 +165,10 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         position_std: Standard deviation of a position coordinate per degree of freedom, in the
             layout's units.
         t_star_log_snr: Log-SNR that training was truncated at, `None` for the full path.
+
+    Raises:
+        DataError: If a number is out of range, `n_heads` does not divide `width`, or the network
+            would have more than 10^9 weights.
     """
 
     _supports_gradient_checkpointing = False
@@ -152,8 +190,14 @@ class MoleculeDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         t_star_log_snr: float | None = None,
     ) -> None:
         super().__init__()
-        if width % n_heads:
-            raise DataError(f"width={width} is no multiple of n_heads={n_heads}. Pass one that is.")
+        numbers = {
+            "width": width, "pair_width": pair_width, "n_vectors": n_vectors,
+            "n_layers": n_layers, "n_heads": n_heads, "n_radial": n_radial,
+            "position_scale": position_scale, "onehot_scale": onehot_scale,
+            "charge_scale": charge_scale, "position_std": position_std,
+            "elements": elements,
+        }  # fmt: skip
+        _check(numbers)
         n_elements = len(elements)
         self.embed_noise = nn.Sequential(
             nn.Linear(32, width // 2), nn.SiLU(), nn.Linear(width // 2, width // 2), nn.SiLU()

@@ -18,11 +18,13 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput, is_accelerate_available
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning
 from gaga_adapter.files.atomic import replacing
+from gaga_adapter.files.checked import MOST_COUNTED
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.formats import sdf_text
@@ -45,6 +47,11 @@ from gaga_adapter.trained import trained_log_snr
 
 #: Pipelines that ship with the package, by the name that their statistics have in `GAGAStats`.
 EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
+#: What diffusers raises where a pipeline is missing or damaged.
+_UNREADABLE = (
+    ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
+    SafetensorError, TypeError, ValueError,
+)  # fmt: skip
 _OUTPUT_TYPES = ("molecules", "tensor", "rdkit", "sdf")
 _NOTE = """A molecule pipeline of gaga-adapter. Load it with
 
@@ -107,6 +114,9 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         scheduler: Any diffusers scheduler, or a `GAGAScheduler`.
         size_counts: Number of molecules of each size in the data; index N counts size N. Without
             it, sizes must be given in the call.
+
+    Raises:
+        DataError: If `size_counts` does not count molecules.
     """
 
     model_cpu_offload_seq = "denoiser"
@@ -118,6 +128,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         size_counts: Optional[list[int]] = None,  # noqa: UP045 - older diffusers read only this
     ) -> None:
         super().__init__()
+        if size_counts is not None:
+            _check_counts(size_counts)
         self.register_modules(denoiser=denoiser, scheduler=scheduler)
         self.register_to_config(size_counts=size_counts)
 
@@ -143,15 +155,23 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             if not folder.is_dir() and "/" not in name:
                 raise OSError("there is no such folder, and a hub id has the form user/name")
             pipeline = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)
-        except (OSError, ValueError, AttributeError) as error:
+        except _UNREADABLE as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ArtefactError(
-                f"no molecule pipeline at {name} ({(str(error).splitlines() or [''])[0]}). Pass a "
+                f"no molecule pipeline at {name} ({reason}). Pass a "
                 f"folder that `save_pretrained` wrote, a hub id, or {' or '.join(EMBEDDED)}."
             ) from error
         if not isinstance(pipeline, cls):
             raise ArtefactError(
                 f"{name} holds a {type(pipeline).__name__}, not a MoleculePipeline."
             )
+        broken = [n for n, w in pipeline.denoiser.named_parameters() if not w.isfinite().all()]
+        if broken:
+            raise ArtefactError(
+                f"the weights of {name} are damaged: {broken[0]} holds a number that is not "
+                "finite. Download or save them again."
+            )
+        trained_log_snr(pipeline.denoiser)  # refuses a record that is no log-SNR
         return pipeline
 
     @classmethod
@@ -263,6 +283,18 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         if output_type == "sdf":
             molecules = sdf_text(molecules)
         return MoleculePipelineOutput(molecules=molecules, mask=mask, network_calls=calls)
+
+
+def _check_counts(counts: Any) -> None:  # noqa: ANN401 - a list, unless it is damaged
+    known = isinstance(counts, list | tuple) and all(
+        isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_COUNTED
+        for count in counts
+    )
+    if not known or not any(counts) or counts[0]:
+        raise DataError(
+            "size_counts must be a list of whole numbers whose entry N counts the molecules of N "
+            "atoms, with 0 at its begin."
+        )
 
 
 def _without_diverged(clean: Tensor) -> Tensor:

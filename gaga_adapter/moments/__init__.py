@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError
+from gaga_adapter.files.checked import Fields
 from gaga_adapter.moments.molecules import ExchangeableMoments, SizeMoments
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def moments_from_state_dict(state: dict[str, Tensor], metadata: dict[str, Any]) 
     Raises:
         ArtefactError: If the kind is unknown, or something is missing or of another shape.
     """
-    kind = metadata.get("moments")
-    if kind not in _KINDS:
-        raise ArtefactError(f"unknown moments {kind!r}. Known: {', '.join(_KINDS)}.")
+    kind = Fields(metadata, "the description of the moments").text("moments", _KINDS)
     if kind == "exchangeable":
         return ExchangeableMoments.from_state_dict(state, metadata)
     from gaga_adapter.moments.dense import DenseMoments

@@ -14,6 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Largest magnitude of data: fourth powers of it, summed, are far from the end of float64, and
+#: variances from that of float32, in which references work.
+LARGEST = 1e15
+
 
 def merge_central(n_a: Tensor, a: Tensor, n_b: Tensor, b: Tensor) -> Tensor:
     """`[mean]` (1, ...) or `[mean, M_2]` (2, ...) of the union; zeros where both parts are empty.

@@ -24,15 +24,23 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from gaga_adapter.covariance import Covariance, DiagonalCovariance, EigenCovariance
-from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError
+from gaga_adapter.covariance import (
+    Covariance,
+    DiagonalCovariance,
+    EigenCovariance,
+    is_covariance,
+)
+from gaga_adapter.errors import DataError, StatsMismatchError
+from gaga_adapter.files.checked import MOST_COUNTED, Fields, Tensors
 from gaga_adapter.layout import DenseLayout
-from gaga_adapter.moments.central import central_sums, merge_central, merge_scatter
+from gaga_adapter.moments.central import LARGEST, central_sums, merge_central, merge_scatter
 
 DenseKind = Literal["channel", "element", "low_rank", "full"]
 
 #: Most entries of an event whose full covariance is kept (128 MiB of float64).
 FULL_LIMIT = 4096
+
+_TENSORS = ("count", "entries", "sums", "std", "scatter", "sketch")
 
 
 class DenseMoments:
@@ -86,7 +94,8 @@ class DenseMoments:
 
         Raises:
             StatsMismatchError: If the events have another shape (for `channel`: other channels).
-            DataError: If a number is not finite; the first such event is named by index.
+            DataError: If a number is not finite, or beyond 1e15; the first such event is named by
+                index.
         """
         channels_only = self.kind == "channel"
         if not fits(x.shape[1:], self.shape, self.channels, any_size=channels_only):
@@ -95,11 +104,12 @@ class DenseMoments:
                 f"got {tuple(x.shape[1:])}. {next_step(x.shape[1:], self.shape, self.channels)}"
             )
         x = x.detach().to("cpu", torch.float64)
-        bad = (~torch.isfinite(x).flatten(1).all(1)).nonzero().flatten()
+        bad = (~(x.abs() <= LARGEST).flatten(1).all(1)).nonzero().flatten()
         if len(bad):
             raise DataError(
                 f"event {self.count + int(bad[0])} (number {int(bad[0])} of this batch) has a "
-                f"number that is not finite. {len(bad)} of {len(x)} events of it are unusable."
+                f"number that is not finite, or beyond {LARGEST:g}. {len(bad)} of {len(x)} events "
+                "of it are unusable."
             )
         if not len(x):
             return
@@ -221,8 +231,7 @@ class DenseMoments:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the moments hold, as a flat dict of contiguous tensors."""
-        names = ("count", "entries", "sums", "std", "scatter", "sketch")
-        return {name: getattr(self, f"_{name}").contiguous().clone() for name in names}
+        return {name: getattr(self, f"_{name}").contiguous().clone() for name in _TENSORS}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], metadata: dict[str, Any]) -> DenseMoments:
@@ -231,16 +240,54 @@ class DenseMoments:
         Raises:
             ArtefactError: If something is missing or of another shape.
         """
-        try:
-            shape, channels = tuple(metadata["shape"]), metadata.get("channels", 0)
-            moments = cls(shape, metadata["kind"], metadata["rank"], channels)
-            for name, tensor in moments.state_dict().items():
-                if state[name].shape[1:] != tensor.shape[1:]:
-                    raise ArtefactError(f"tensor {name!r} of the moments has an unexpected shape.")
-                setattr(moments, f"_{name}", state[name].clone())
-            moments._sums = moments._sums[:2].contiguous()  # it could stream M_3 and M_4 too
-        except (KeyError, TypeError) as error:
-            raise ArtefactError(f"cannot read dense moments: {error!r}.") from error
+        about = Fields(metadata, "the description of the moments")
+        shape = about.integers("shape", 1, 2**31)
+        kind = about.text("kind", get_args(DenseKind))
+        rank = about.integer("rank", 1, 2**31)
+        size = math.prod(shape)
+        channels = (
+            about.integer("channels", 0, max(len(shape), 1) - 1)
+            if "channels" in about.names()
+            else 0
+        )
+        if not shape or size > 2**31 or (kind == "full" and size > FULL_LIMIT):
+            raise about.refuse("shape", f"a shape that moments of kind {kind} can have")
+        tensors = Tensors(state, "the moments").only(_TENSORS)
+        own = (shape[channels],) if kind == "channel" else shape
+        orders = min(max(tensors.length("sums"), 2), 4)  # version 0.1 could stream M_3 and M_4 too
+        side, width = size * (kind == "full"), size * (kind == "low_rank")
+        rows = min(tensors.length("sketch"), 2 * rank) * (kind == "low_rank")
+        double = torch.float64
+        count = tensors.take("count", double, [])
+        entries = tensors.take("entries", double, [])
+        sums = tensors.take("sums", double, [orders, *own])[:2].contiguous()
+        std = tensors.take("std", double, [])
+        scatter = tensors.take("scatter", double, [side, side])
+        sketch = tensors.take("sketch", double, [rows, width])
+
+        tensors.within("count", count, 1, MOST_COUNTED)
+        tensors.within("entries", entries, 1, MOST_COUNTED)
+        tensors.within("std", std, 0, LARGEST)
+        whole = bool(count == count.round()) and bool(entries == entries.round())
+        same = entries >= count if kind == "channel" else entries == count
+        tensors.require("entries", whole and same, "it does not go with the count of events")
+        largest = float(entries) * LARGEST**2
+        tensors.within("sums", sums[0], -LARGEST, LARGEST)
+        tensors.within("sums", sums[1], 0, largest)
+        tensors.within("scatter", scatter, -largest, largest)
+        squares = sums[1].flatten()
+        slack = 1e-6 * float(squares.max())
+        if kind == "full":
+            agrees = (scatter.diagonal() - squares).abs().max() <= slack
+            proper = agrees and is_covariance(scatter, 1e-9)
+            tensors.require("scatter", proper, "it is not a covariance with the variances of sums")
+        if kind == "low_rank":
+            tensors.within("sketch", sketch, -(largest**0.5), largest**0.5)
+            fits = (sketch.square().sum(0) - squares).max() <= slack
+            tensors.require("sketch", fits, "it has more variance than the sums")
+        moments = cls(shape, kind, rank, channels)  # type: ignore[arg-type]  # one of those allowed
+        moments._count, moments._entries, moments._std = count, entries, std
+        moments._sums, moments._scatter, moments._sketch = sums, scatter, sketch
         return moments
 
 

@@ -36,12 +36,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError, warn
+from gaga_adapter.covariance import is_covariance
+from gaga_adapter.errors import DataError, StatsMismatchError, warn
+from gaga_adapter.files.checked import MOST_COUNTED, Fields, Tensors
 from gaga_adapter.hashing import atom_hashes, splitmix64
-from gaga_adapter.moments.central import merge_central, merge_scatter
+from gaga_adapter.moments.central import LARGEST, merge_central, merge_scatter
 from gaga_adapter.moments.table import BottomK
 from gaga_adapter.subspace import as_mask, mask_from_padding
 
+_TENSORS = ("count", "mean", "scatter", "atoms", "table_size", "table_priority", "table_rows")
 _CHUNK = 1024  # molecules per pass: their atoms stay in the cache
 _MOST_NUMBERS = 2**27  # of the covariances of all sizes together: 1 GiB
 
@@ -123,18 +126,21 @@ class ExchangeableMoments:
                 f"DenseLayout({tuple(x.shape[1:])}, channels=-1)."
             )
         occupied = mask.any(-1)
-        if not bool(torch.isfinite(x.sum()) & occupied.all()):  # one number tells the usual case
+        usual = not x.numel() or torch.linalg.vector_norm(x, math.inf) <= LARGEST
+        if not usual or not bool(occupied.all()):
             self._refuse(x, mask, occupied)
         for part, part_mask in zip(torch.split(x, _CHUNK), torch.split(mask, _CHUNK), strict=True):
             self._take(part, part_mask)
 
     def _refuse(self, x: Tensor, mask: Tensor, occupied: Tensor) -> None:
         """Refuse a batch with an unusable molecule, and name the first one."""
-        finite = (torch.isfinite(x).all(-1) | ~mask).all(-1)
+        finite = ((x.abs() <= LARGEST).all(-1) | ~mask).all(-1)
         bad = (~(finite & occupied)).nonzero().flatten()
         if len(bad):
             i = int(bad[0])
-            fault = "no atoms" if not bool(occupied[i]) else "a coordinate that is not finite"
+            fault = "no atoms"
+            if bool(occupied[i]):
+                fault = f"a coordinate that is not finite, or beyond {LARGEST:g}"
             raise DataError(
                 f"molecule {self.count + i} (number {i} of this batch) has {fault}. "
                 f"{len(bad)} of {len(x)} molecules of the batch are unusable; drop or repair them."
@@ -284,8 +290,17 @@ class ExchangeableMoments:
 
         The average over molecules of the standard deviation of all their N (3 + F) numbers, each
         channel around its molecule's mean.
+
+        Raises:
+            StatsMismatchError: If it is not known, as in statistics carried over to another layout.
         """
-        return self._pooled(self._mean[self.sizes, 1 + self.n_features], torch.ones(()))
+        value = self._pooled(self._mean[self.sizes, 1 + self.n_features], torch.ones(()))
+        if math.isnan(value):
+            raise StatsMismatchError(
+                "the published scalar is not known of statistics that were carried over to another "
+                "layout. Fit again in that layout."
+            )
+        return value
 
     @property
     def pooled_feature_mean(self) -> Tensor:
@@ -438,25 +453,66 @@ class ExchangeableMoments:
         Raises:
             ArtefactError: If something is missing or of another shape.
         """
-        try:
-            n_positions = metadata.get("n_positions", 3)
-            moments = cls(metadata["n_features"], metadata["table_size"], n_positions)
-            sizes, rows = len(state["count"]), len(state["table_rows"])
-            for name, empty in moments.state_dict().items():
-                expected = [rows if name.startswith("table") else sizes, *empty.shape[1:]]
-                if name != "atoms" and list(state[name].shape) != expected:
-                    raise ArtefactError(
-                        f"tensor {name!r} of the moments has shape {list(state[name].shape)}, "
-                        f"not {expected}."
-                    )
-            for name in ("count", "mean", "scatter"):
-                setattr(moments, f"_{name}", state[name].clone())
-            moments._table.add(
-                state["table_size"].to(torch.int64), state["table_priority"], state["table_rows"]
-            )
-        except (KeyError, TypeError) as error:
-            raise ArtefactError(f"cannot read molecule moments: {error!r}.") from error
+        about = Fields(metadata, "the description of the moments")
+        f, k = about.integer("n_features", 0, 2**20), about.integer("table_size", 0, 2**31)
+        n_positions = about.integer("n_positions", 0, 3) if "n_positions" in about.names() else 3
+        if n_positions not in (0, 3):
+            raise about.refuse("n_positions", "3, or 0 for tokens without positions")
+        tensors = Tensors(state, "the moments").only(_TENSORS)
+        sizes, rows = tensors.length("count"), tensors.length("table_rows")
+        width, double = n_positions + f + f * (f + 1) // 2, torch.float64
+        count = tensors.take("count", double, [sizes])
+        mean = tensors.take("mean", double, [sizes, 3 + f + f * f])
+        scatter = tensors.take("scatter", double, [sizes, 1 + f, 1 + f])
+        groups = tensors.take("table_size", torch.int32, [rows])
+        priorities = tensors.take("table_priority", torch.int64, [rows])
+        table = tensors.take("table_rows", torch.float32, [rows, width])
+        _check_sizes(tensors, f, count, mean, scatter)
+        _check_table(tensors, n_positions, f, k, count, groups, table)
+        moments = cls(f, k, n_positions)
+        moments._count, moments._mean, moments._scatter = count, mean, scatter
+        moments._table.add(groups.to(torch.int64), priorities, table)
         return moments
+
+
+def _check_sizes(tensors: Tensors, f: int, count: Tensor, mean: Tensor, scatter: Tensor) -> None:
+    """Refuse sums per size that no molecules have."""
+    tensors.within("count", count, 0, MOST_COUNTED)
+    whole = len(count) > 1 and not count[0] and bool((count == count.round()).all())
+    seen = 0 < float(count.sum()) <= MOST_COUNTED
+    tensors.require("count", whole and seen, "it does not count molecules by their size")
+    q, m, std, quartic, within = torch.split(mean, [1, f, 1, 1, f * f], 1)
+    tensors.within("mean", q, 0, LARGEST**2)
+    tensors.within("mean", m, -LARGEST, LARGEST)
+    if not bool(std.isnan().all()):  # what was mapped to another layout does not know it
+        tensors.within("mean", std, 0, LARGEST)
+    tensors.within("mean", quartic, 0, LARGEST**4)
+    tensors.within("mean", within, -(LARGEST**2), LARGEST**2)
+    proper = is_covariance(within.reshape(-1, f, f), 1e-9).all()
+    tensors.require("mean", proper, "a covariance of features is not symmetric and positive")
+    largest = float(count.max()) * LARGEST**4
+    tensors.within("scatter", scatter, -largest, largest)
+    proper = is_covariance(scatter, 1e-9).all()
+    tensors.require("scatter", proper, "a matrix is not symmetric and positive")
+
+
+def _check_table(
+    tensors: Tensors, p: int, f: int, k: int, count: Tensor, groups: Tensor, table: Tensor
+) -> None:
+    """Refuse single molecules that are none, or are not as many as their size has."""
+    tensors.within("table_size", groups, 1, len(count) - 1)
+    found = torch.bincount(groups, minlength=len(count))
+    expected = count.clamp(max=k)
+    tensors.require("table_size", (found == expected).all(), "the sample is not that of the counts")
+    eigenvalues, m, upper = torch.split(table, [p, f, f * (f + 1) // 2], 1)
+    tensors.within("table_rows", eigenvalues, 0, LARGEST**2)
+    tensors.within("table_rows", m, -LARGEST, LARGEST)
+    tensors.within("table_rows", upper, -(LARGEST**2), LARGEST**2)
+    i, j = torch.triu_indices(f, f)
+    within = table.new_zeros(len(table), f, f)
+    within[:, i, j] = within[:, j, i] = upper
+    proper = is_covariance(within, 1e-5).all()
+    tensors.require("table_rows", proper, "a covariance of features is not positive")
 
 
 def matching_mask(

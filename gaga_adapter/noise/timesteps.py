@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError
 from gaga_adapter.noise.conventions import Scheduler, convention_of, log_snr
-from gaga_adapter.noise.levels import first_beyond, is_beyond
+from gaga_adapter.noise.levels import first_beyond, is_beyond, plain_number
 
 
 def t_star(scheduler: Scheduler, log_snr_star: float) -> float:
@@ -34,15 +34,22 @@ def t_star(scheduler: Scheduler, log_snr_star: float) -> float:
     return noisy if log_snr_star <= most else convention.timestep_at(math.exp(-log_snr_star / 2))
 
 
+def timestep_range(scheduler: Scheduler) -> tuple[float, float]:
+    """The cleanest and the noisiest training timestep, in the scheduler's own units."""
+    clean, noisy = convention_of(scheduler).ends
+    return float(clean), float(noisy)
+
+
 def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
-    """Log-SNR of a training timestep, given in the scheduler's own units."""
+    """Log-SNR of a training timestep, given in the scheduler's own units.
+
+    Raises:
+        TruncationError: If it is no finite number, or outside of the training timesteps.
+    """
     convention = convention_of(scheduler)
     low, high = sorted(convention.ends)
-    try:
-        inside = low <= timestep <= high
-    except TypeError as error:
-        raise TruncationError(f"t_star={timestep!r} is no number. Pass a timestep.") from error
-    if not inside:
+    timestep = plain_number("t_star", timestep, "Pass an entry of scheduler.timesteps.")
+    if not low <= timestep <= high:
         count = scheduler.config.get("num_train_timesteps")
         total = f"(num_train_timesteps={count})" if count else ""
         raise TruncationError(

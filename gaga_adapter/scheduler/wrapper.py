@@ -163,9 +163,7 @@ class GAGAScheduler(TruncatedRun):
         result = empty(base._gaga_base if isinstance(base, GAGAScheduler) else type(base))
         own = {k: v for k, v in base.__dict__.items() if not k.startswith("_gaga")}
         result.__dict__.update(copy.deepcopy(own))
-        log_snr_star = stats.log_snr_star
-        if options.t_star is not None:
-            log_snr_star = timestep_log_snr(base, options.t_star)
+        log_snr_star = options.log_snr_star(base, stats)
         check_trained(options.trained_log_snr, log_snr_star)
         chosen = None if options.t_star is None else log_snr_star
         reference = stats.start(options.reference, chosen)

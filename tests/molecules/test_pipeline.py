@@ -1,6 +1,7 @@
 """The molecule pipeline under every scheduler: subspace, sizes, seeds, outputs, disk."""
 
 import inspect
+import json
 import math
 
 import diffusers
@@ -359,3 +360,37 @@ def test_one_default_number_of_steps():
         )
     ]
     assert set(defaults) == {DEFAULT_STEPS}
+
+
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [
+        ("denoiser/config.json", {"n_layers": 10**9}),
+        ("denoiser/config.json", {"width": 10**6}),
+        ("denoiser/config.json", {"width": 8192, "n_layers": 900}),
+        ("denoiser/config.json", {"n_heads": 0}),
+        ("denoiser/config.json", {"n_radial": "32"}),
+        ("denoiser/config.json", {"elements": ["H", "Xx"]}),
+        ("denoiser/config.json", {"elements": 5}),
+        ("denoiser/config.json", {"onehot_scale": -1}),
+        ("denoiser/config.json", {"t_star_log_snr": "late"}),
+        ("model_index.json", {"size_counts": [0, -1]}),
+        ("model_index.json", {"size_counts": ["many"]}),
+        ("model_index.json", {"size_counts": [0, 0]}),
+    ],
+    ids=str,
+)
+def test_a_pipeline_that_is_damaged_is_refused_by_name(file, entries, tmp_path):
+    MoleculePipeline.load("qm9").save_pretrained(tmp_path)
+    content = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(content | entries))
+    with pytest.raises(ArtefactError):
+        MoleculePipeline.load(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    pipe = MoleculePipeline.load("qm9")
+    pipe.denoiser.to_logits.bias.data[0] = float("nan")
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ArtefactError, match=r"to_logits\.bias holds a number that is not finite"):
+        MoleculePipeline.load(tmp_path)

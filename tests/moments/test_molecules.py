@@ -329,7 +329,7 @@ def test_state_round_trips_exactly():
 def test_broken_states_are_refused():
     moments = moments_of(*toy_molecules())
     state, metadata = moments.state_dict(), moments.metadata()
-    with pytest.raises(ArtefactError, match="unknown moments 'x'"):
+    with pytest.raises(ArtefactError, match="'x', and must be one of dense, exchangeable"):
         moments_from_state_dict(state, {**metadata, "moments": "x"})
     with pytest.raises(ArtefactError, match="scatter"):
         moments_from_state_dict({k: v for k, v in state.items() if k != "scatter"}, metadata)

@@ -1,11 +1,13 @@
 """Truncated schedulers on disk: alone and in a pipeline, in the same process and in a new one."""
 
 import json
+import math
 import pickle
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -13,13 +15,14 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     UNet2DModel,
 )
 
 from gaga_adapter import GAGAScheduler, GAGAStats
-from gaga_adapter.errors import ArtefactError, WriteError
+from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError, WriteError
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments
 
@@ -159,6 +162,19 @@ def test_the_configuration_is_the_bases(stats, tmp_path):
         ('{"schema_version": 99}', "schema_version=99, this version of gaga-adapter reads up to 1"),
         ('{"schema_version": 1, "colour": "red"}', "is corrupt"),
         ("[]", "is corrupt"),
+        (
+            '{"schema_version": 1, "t_star": "400"}',
+            "t_star .* is '400', and must be a finite",
+        ),
+        ('{"schema_version": 1, "t_star": NaN}', "is corrupt .*no valid JSON"),
+        ('{"schema_version": 1, "t_star": true}', "t_star .* is True"),
+        ('{"schema_version": 1, "trained_log_snr": 1e9}', "trained_log_snr .* from -60 to 60"),
+        ('{"schema_version": 1, "spacing": "wide"}', "spacing='wide' is unknown"),
+        (
+            '{"schema_version": 1, "handover": null}',
+            "handover .* is None, and must be a short",
+        ),
+        ('{"schema_version": true}', "schema_version .* is True"),
     ],
 )
 def test_damaged_options(stats, tmp_path, content, message):
@@ -168,12 +184,57 @@ def test_damaged_options(stats, tmp_path, content, message):
         GAGAScheduler.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"_class_name": "GAGANothingScheduler"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"_class_name": "GAGANothingScheduler"}',
+        '{"_class_name": "KarrasDiffusionSchedulers"}',
+        '{"_class_name": "DDIMScheduler", "num_train_timesteps": 1000000000000}',
+        '{"_class_name": "DDIMScheduler", "num_train_timesteps": "many"}',
+        '{"_class_name": "DDIMScheduler", "beta_start": "low"}',
+        '{"_class_name": "DDIMScheduler", "beta_schedule": "unknown"}',
+    ],
+)
 def test_damaged_configuration(stats, tmp_path, content):
     GAGAScheduler.from_pretrained(DDIMScheduler(), stats=stats).save_pretrained(tmp_path)
     (tmp_path / "scheduler_config.json").write_text(content)
-    with pytest.raises(ArtefactError, match=r"no configuration of a scheduler|does not have"):
+    with pytest.raises(ArtefactError, match=r"no configuration|does not have"):
         GAGAScheduler.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "number", [400, 400.0, np.float32(400), np.int64(400), torch.tensor([400])]
+)
+def test_t_star_of_the_timesteps_is_saved_as_a_number(stats, tmp_path, number):
+    gaga = GAGAScheduler.from_pretrained(DDIMScheduler(), stats=stats, t_star=number)
+    assert saved_options(gaga, tmp_path)["t_star"] == 400
+    base = DDIMScheduler()
+    base.set_timesteps(20)
+    gaga = GAGAScheduler.from_pretrained(base, stats=stats, t_star=base.timesteps[7])
+    assert GAGAScheduler.from_pretrained(tmp_path).t_star == 400
+    assert gaga.t_star == int(base.timesteps[7])
+
+
+@pytest.mark.parametrize("number", [True, "400", math.nan, torch.tensor([1, 2]), 1j, 10**400])
+def test_t_star_that_is_no_number_is_refused_by_name(stats, number):
+    with pytest.raises(TruncationError, match=r"t_star=.* is no finite number\. Pass an entry of"):
+        GAGAScheduler.from_pretrained(DDIMScheduler(), stats=stats, t_star=number)
+
+
+@pytest.mark.parametrize("base", [DDIMScheduler, FlowMatchEulerDiscreteScheduler])
+def test_a_share_of_the_path_is_warned_of(stats, base):
+    with pytest.warns(GAGAWarning, match=r"t_star=0\.4 .*nearly clean.* It counts timesteps"):
+        GAGAScheduler.from_pretrained(base(), stats=stats, t_star=0.4)
+    with pytest.warns(GAGAWarning, match=r"their curve begins at 2\.5"):
+        GAGAScheduler.from_pretrained(base(), stats="qm9", t_star=3)
+    GAGAScheduler.from_pretrained(base(), stats=stats, t_star=400)
+
+
+def test_a_share_is_a_timestep_where_timesteps_are_shares(stats):
+    """Of Karras' schedulers: a quarter of the logarithm of sigma."""
+    assert GAGAScheduler.from_pretrained(EDMEulerScheduler(), stats=stats, t_star=0.4).t_star == 0.4
 
 
 def test_a_full_disk_leaves_the_old_scheduler(stats, tmp_path, monkeypatch):
@@ -306,3 +367,17 @@ def test_inside_of_a_pipeline(stats, tmp_path):
     told = in_a_new_process(code, tmp_path, tmp_path / "image.pt")
     assert told == ["GAGADDPMScheduler -1.0"]
     torch.testing.assert_close(torch.load(tmp_path / "image.pt", weights_only=True), expected)
+
+
+def test_only_files_of_known_names_are_downloaded(monkeypatch, tmp_path):
+    """A pattern with a star would match names that hold a path."""
+    asked = []
+
+    def download(name, patterns, *others):
+        asked.extend(patterns)
+        return tmp_path
+
+    monkeypatch.setattr("gaga_adapter.scheduler.options.download", download)
+    with pytest.raises(ArtefactError, match="no scheduler_config"):
+        GAGAScheduler.from_pretrained("someone/model", subfolder="scheduler")
+    assert sorted(asked) == sorted(f"scheduler/{name}" for name in FILES)

@@ -16,6 +16,7 @@ import csv
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -155,6 +156,13 @@ def _parse_qm9pack(progress: Progress | None = None) -> MoleculeSet:
     return MoleculeSet.from_list(molecules, "qm9", [columns["SMILES"][row] for row in order])
 
 
+#: What numpy raises where the cache is missing or damaged.
+_DAMAGED = (
+    OSError, KeyError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+
+
 def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     usual = Path.home() / ".cache" / "gaga-adapter"
     return Path(cache_dir or os.environ.get("GAGA_CACHE") or usual)
@@ -166,7 +174,7 @@ def _load_cache(path: Path) -> MoleculeSet | None:
         with path.open("rb") as stream, np.load(stream) as arrays:
             smiles = tuple(arrays["smiles"].astype(str).tolist())
             return MoleculeSet(arrays["positions"], arrays["atomic_numbers"], "qm9", smiles)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except _DAMAGED:
         return None
 
 

@@ -8,12 +8,15 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gaga_adapter.integrations.launcher.pickles import load_plain
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gaga_adapter.errors import ArtefactError
 
@@ -147,6 +150,49 @@ def test_a_broken_file_fails_as_with_pickle(broken):
     with pytest.raises(kinds) as ours:
         load_plain(io.BytesIO(broken))
     assert type(ours.value) is type(theirs.value)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\x80\x04Nr\xff\xff\xff\x7f.",  # the memo's place 2^31
+        b"I0x10\nNr\xff\xff\xff\x7f.",  # behind a number that only the fast reader knows
+        b"Np4294967295\n.",
+        b"\x80\x04\x8e\xff\xff\xff\xff\x03\x00\x00\x00a.",  # 16 GiB of bytes, of which 2 are there
+        b"\x8b\xff\xff\xff\x7fa.",  # a number of 2 GiB
+    ],
+)
+def test_a_pickle_gets_no_more_memory_than_it_fills(bomb):
+    tracemalloc.start()
+    try:
+        with pytest.raises((ArtefactError, EOFError, pickle.UnpicklingError)):
+            load_plain(io.BytesIO(bomb))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
+@settings(max_examples=400, derandomize=True, deadline=None, database=None)
+def test_a_damaged_file_of_arguments_is_read_or_refused(place, byte, cut):
+    arguments = argparse.Namespace(
+        n=1, lr=1e-4, name="edm", sizes=[1, 2], cuda=True, kinds={"H", "C"}, at=torch.device("cpu")
+    )
+    content = bytearray(pickle.dumps(arguments, 4))
+    content[place % len(content)] = byte
+    content = content[: len(content) - 5 * cut]
+    try:
+        load_plain(io.BytesIO(bytes(content)))
+    except (ArtefactError, EOFError, pickle.UnpicklingError):
+        pass
+
+
+def test_two_pickles_in_one_file(tmp_path):
+    with (tmp_path / "two.pickle").open("w+b") as stream:
+        pickle.dump([1], stream)
+        pickle.dump("b", stream)
+        stream.seek(0)
+        assert [load_plain(stream), load_plain(stream)] == [[1], "b"]
 
 
 @pytest.mark.upstream
