@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import items
 import sampling_tables
 import scaling
 import training
@@ -177,6 +178,7 @@ TABLES = {
     "sampling_quality": (SAMPLING, "sampling", sampling_tables.quality),
     "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
     "training": (SAMPLING, "training", training.markdown),
+    "items": (CRITERIA, "items", items.markdown),
     "scaling": (SCALING, "scaling", scaling.markdown),
 }
 

@@ -104,7 +104,7 @@ class Selection:
             told.append("The values are estimates, not bounds.")
         else:
             told.append(
-                f"The values are lower bounds at {curve.n_samples:,} items: {grows} can only find "
+                f"The values are lower bounds at {curve.n_samples:,} items: {grows} would find "
                 f"more, and the divergence at t* may exceed {self.tolerance:g} nats."
             )
         if len(self.by_items) > 1:

@@ -265,7 +265,7 @@ def test_selection_round_trips_through_json_exactly():
 
 def test_a_choice_says_what_it_is_not():
     bound = select(curve([1.0, 0.3, 0.1]), 0.5)
-    assert "lower bounds at 4,000 items: more items can only find more" in bound.meaning
+    assert "lower bounds at 4,000 items: more items would find more" in bound.meaning
     assert "may exceed 0.5 nats" in bound.meaning
     assert "allow a share of 66 % to fall to 20 %" in bound.meaning
     counted = replace(bound, by_items={250: (0.1, 0.05), 500: (0.2, 0.04), 1000: (0.3, 0.03)})
