@@ -74,6 +74,8 @@ class Convention(ABC):
 
     #: Whether the pipelines of this kind take noise as it is, without `init_noise_sigma`.
     noise_is_bare: ClassVar[bool] = False
+    #: Whether `step` looks its timestep up in a table, which may be too short for it.
+    looks_up: ClassVar[bool] = False
 
     def __init__(self, scheduler: Scheduler, row: Row) -> None:
         self.scheduler = scheduler
@@ -177,13 +179,20 @@ class Convention(ABC):
 class _Table(Convention):
     """Variance preserving, with the level in `alphas_cumprod[timestep]`."""
 
+    looks_up = True
+
     @cached_property
     def table(self) -> Tensor:
         abar = torch.as_tensor(self.scheduler.alphas_cumprod).detach().to("cpu", torch.float64)
         return ((1 - abar) / abar).sqrt()
 
     def grid(self) -> Tensor:
-        return self.table[self.scheduler.timesteps.cpu().long()]
+        return self._entries(self.scheduler.timesteps.cpu().long())
+
+    def _entries(self, timesteps: Tensor) -> Tensor:
+        """Entries of the table; what lies beyond it (`steps_offset`) counts as pure noise."""
+        last = len(self.table) - 1
+        return torch.where(timesteps > last, math.inf, self.table[timesteps.clamp(max=last)])
 
     def ratio_at(self, timestep: float) -> float:
         """Linear in log r between two training timesteps, as diffusers' own conversion is."""
@@ -207,11 +216,13 @@ class _AscendingTable(_Table):
     """A table of PNDM, which keeps its plain grid, ascending, in `_timesteps`."""
 
     def grid(self) -> Tensor:
-        return self.table[torch.from_numpy(self.scheduler._timesteps[::-1].astype("int64"))]
+        return self._entries(torch.from_numpy(self.scheduler._timesteps[::-1].astype("int64")))
 
 
 class _PreservingSigmas(_Table):
     """Variance preserving samples over a training table, solver in sigma."""
+
+    looks_up = False
 
     def grid(self) -> Tensor:
         return _sigmas(self.scheduler)

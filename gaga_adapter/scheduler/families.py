@@ -41,6 +41,9 @@ class Family:
     short_run: int = 0
     #: Arguments of `set_timesteps` that list the grid; `True` if the data follow after the list.
     explicit: Mapping[str, bool] = field(default_factory=dict)
+    #: Number of steps left of a cut grid below which a solver that remembers steps loses accuracy,
+    #: since it begins at order 1.
+    least_memory: int = 0
     noises_by_grid: bool = False  # whether `add_noise` looks a timestep up in the current grid
 
 
@@ -130,7 +133,8 @@ _TABLE = Family(("timesteps",), repair=_count_steps)
 _ANCESTRAL = replace(_TABLE, explicit={"timesteps": False})
 _STRIDE = Family(("timesteps",), settle=_even_timesteps)
 _SOLVER = Family(repair=_count_steps, noises_by_grid=True)
-_LONG = replace(_SOLVER, short_run=15)
+_MEMORY = replace(_SOLVER, least_memory=5)
+_LONG = replace(_MEMORY, short_run=15)
 _INTERPOLATED = replace(_SOLVER, arrays=(*_SOLVER.arrays, "sigmas_interpol"))
 _FLOW = replace(_SOLVER, explicit={"sigmas": True, "timesteps": True})
 
@@ -146,21 +150,26 @@ FAMILIES: dict[str, Family] = {
     "CogVideoXDDIMScheduler": _STRIDE,
     "CogVideoXDPMScheduler": _STRIDE,
     "PNDMScheduler": Family(
-        (), steps=_pndm_steps, repair=_pndm_lists, settle=_pndm_even, least_steps=_pndm_least
+        (),
+        steps=_pndm_steps,
+        repair=_pndm_lists,
+        settle=_pndm_even,
+        least_steps=_pndm_least,
+        least_memory=5,
     ),
     "RePaintScheduler": Family(("timesteps",), steps=_first_visits),
     "DDPMWuerstchenScheduler": Family(("timesteps",), explicit={"timesteps": False}),
-    "IPNDMScheduler": replace(_TABLE, arrays=("timesteps", "betas", "alphas")),
+    "IPNDMScheduler": replace(_TABLE, arrays=("timesteps", "betas", "alphas"), least_memory=5),
     "DPMSolverMultistepScheduler": replace(_LONG, explicit={"timesteps": False}),
     "DPMSolverSinglestepScheduler": replace(
         _SOLVER, repair=_single_step_orders, explicit={"timesteps": False}
     ),
     "DEISMultistepScheduler": _LONG,
-    "UniPCMultistepScheduler": replace(_SOLVER, explicit={"sigmas": True}),
-    "SASolverScheduler": replace(_SOLVER, noises_by_grid=False),
+    "UniPCMultistepScheduler": replace(_MEMORY, explicit={"sigmas": True}),
+    "SASolverScheduler": replace(_MEMORY, noises_by_grid=False),
     "EulerDiscreteScheduler": replace(_SOLVER, explicit={"timesteps": False, "sigmas": False}),
     "EulerAncestralDiscreteScheduler": _SOLVER,
-    "LMSDiscreteScheduler": _SOLVER,
+    "LMSDiscreteScheduler": _MEMORY,
     "HeunDiscreteScheduler": replace(_SOLVER, explicit={"timesteps": False}),
     "KDPM2DiscreteScheduler": _INTERPOLATED,
     "KDPM2AncestralDiscreteScheduler": replace(

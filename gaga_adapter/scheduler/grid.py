@@ -41,7 +41,9 @@ class Cut:
     reaches: bool  # whether the first entry left is at or beyond t*
     before: float | None  # timestep of the last entry that was cut off, if any
     place: int  # number of entries that were cut off
+    front: Mapping[str, Any]  # entries of the attributes at the last step that was cut off, if any
     whole: Mapping[str, Any] | None  # attributes before the cut, if the solver gets them back
+    timesteps: list[float]  # the scheduler's own grid, before cut and respacing
 
 
 class Finest(NamedTuple):
@@ -67,12 +69,14 @@ class GridMaker:
         self.family = family_of(self.scheduler)
         self.convention = convention_of(self.scheduler)
         self.limit = -math.inf if self.trained_log_snr is None else self.trained_log_snr
+        self._make_with()
+        self.own: list[float] = self.scheduler.timesteps.tolist()
+        self._check_own_grid()
 
     # -- the two spacings -------------------------------------------------------------------------
 
     def suffix(self) -> Cut:
         """The grid of the call, cut at t*."""
-        self._make_with()
         n_steps = self._n_steps_beyond()
         return self._cut(n_steps, is_whole=n_steps == len(self._ratios()), keep_whole=True)
 
@@ -86,7 +90,6 @@ class GridMaker:
             for name, value in self.call.arguments.items()
             if name in ("sigmas", "timesteps") and value is not None
         }
-        self._make_with()
         n_steps = len(self._ratios())
         if self._n_steps_beyond() == n_steps:  # the grid begins at t*, or does not get there
             return self._cut(n_steps, is_whole=True)
@@ -110,6 +113,31 @@ class GridMaker:
         """Make the scheduler's own grid for the arguments of the call, some of them changed."""
         call = inspect.BoundArguments(self.call.signature, {**self.call.arguments, **changed})
         self.make(*call.args, **call.kwargs)
+
+    def _check_own_grid(self) -> None:
+        """Refuse entries that are no levels of this scheduler, or that do not fall.
+
+        Raises:
+            TruncationError: If there are such entries.
+        """
+        ratios, name = self._ratios(), type(self.scheduler).__name__
+        if not len(ratios) or not bool((ratios >= 0).all()):  # neither are NaN
+            wrong = [t for t, r in zip(self.own, ratios.tolist(), strict=False) if not r >= 0]
+            raise TruncationError(
+                f"the grid of {name} has entries that are no noise levels: timesteps {wrong[:3]}. "
+                "Pass sigmas or timesteps in the scheduler's own units (a flow's sigmas lie in "
+                "[0, 1]), or another num_inference_steps."
+            )
+        if len(ratios) > 1 and ratios[0] == ratios[-1]:
+            raise TruncationError(
+                f"all entries of the grid of {name} are timestep {self.own[0]:g}: it has no room "
+                "for so many steps. Ask for fewer, or use another timestep_spacing."
+            )
+        if bool((ratios[1:] > ratios[:-1]).any()):
+            raise TruncationError(
+                f"the entries given to {name} do not fall from noise to data. Pass them in "
+                "descending noise."
+            )
 
     # -- reading the grid -----------------------------------------------------------------------
 
@@ -138,10 +166,19 @@ class GridMaker:
         scheduler, ratios = self.scheduler, self._ratios()
         n_dropped = len(ratios) - n_steps
         positions = self.family.steps(scheduler)
-        place, before = int(positions[n_dropped]), None
+        place, before, front = int(positions[n_dropped]), None, {}
         whole = {name: getattr(scheduler, name) for name in self.family.arrays}
+        first, last_trained = float(scheduler.timesteps[place]), self.convention.ends[1]
+        if self.convention.looks_up and first > last_trained:
+            raise TruncationError(
+                f"the grid of {type(scheduler).__name__} begins at timestep {first:g}, and the "
+                f"last one in training is {last_trained:g}: steps_offset pushes it out. Ask for "
+                "fewer steps, or set steps_offset=0."
+            )
         if n_dropped:
-            before = float(scheduler.timesteps[int(positions[n_dropped - 1])])
+            last = int(positions[n_dropped - 1])
+            before = float(scheduler.timesteps[last])
+            front = {name: array[last] for name, array in whole.items()}
             for name, array in whole.items():
                 setattr(scheduler, name, array[place:])
         if not is_whole:
@@ -155,6 +192,8 @@ class GridMaker:
             reaches=self._is_beyond(ratios[n_dropped]) or bool(is_limited),
             before=before,
             place=place,
+            front=front,
+            timesteps=self.own,
             whole=whole if keep_whole and is_shortened else None,
         )
 

@@ -11,21 +11,38 @@ import inspect
 import math
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from gaga_adapter.errors import ArtefactError, HandoverError, TruncationError, warn
+from gaga_adapter.errors import (
+    ArtefactError,
+    HandoverError,
+    StatsMismatchError,
+    TruncationError,
+    warn,
+)
 from gaga_adapter.noise.conventions import convention_of
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.scheduler.families import family_of
-from gaga_adapter.scheduler.grid import Finest, GridMaker
-from gaga_adapter.scheduler.handover import HANDOVERS, Handover, NoiseMap, Start, is_same
+from gaga_adapter.scheduler.fractions import (
+    check_end,
+    forgets_data,
+    loop_arguments,
+    moved_entry,
+    starts_from_data,
+    warn_of_fractions,
+)
+from gaga_adapter.scheduler.grid import Cut, Finest, GridMaker
+from gaga_adapter.scheduler.handover import HANDOVERS, Event, Handover, State
+from gaga_adapter.scheduler.noise_map import NoiseMap
 from gaga_adapter.scheduler.options import Options
+from gaga_adapter.scheduler.start import Entry, Start
+from gaga_adapter.scheduler.watch import Watch
 from gaga_adapter.stats import GAGAStats
 
 Method = Callable[..., Any]  # of the base, unbound
@@ -51,9 +68,42 @@ class Truncation:
     options: Options
     log_snr_star: float  # a run starts at the last entry of the grid at or below this log-SNR
     reference: ReferenceGaussian  # Gaussian start, at the level of the data
+    channel: ReferenceGaussian  # the coarsest Gaussian of the same data
+    unit: ReferenceGaussian  # the law of unit noise
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Truncation:
         return self
+
+
+@dataclass(frozen=True)
+class SolverView:
+    """The grid that a solver works on, where it is another than the loop's.
+
+    The loop's grid has an extra timestep that no solver may see; and a solver that ends a short
+    run at lower orders gets its long grid back, of which the loop has the last entries only.
+    """
+
+    loop: Named  # attributes of the scheduler as the loop reads them
+    solver: Named  # the same attributes for the solver
+    offset: int  # place in the solver's grid of the loop's first entry
+
+    def call(self, scheduler: Any, method: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
+        """Call a method of the base with the solver's grid, and places counted in it."""
+        state = scheduler.__dict__
+        state.update(self.solver)
+        self._shift(state, self.offset)
+        try:
+            return method(scheduler, *args, **kwargs)
+        finally:
+            state.update(self.loop)
+            self._shift(state, -self.offset)
+
+    @staticmethod
+    def _shift(state: Named, by: int) -> None:
+        for name in ("_step_index", "_begin_index"):
+            place = state.get(name)
+            if place is not None:
+                state[name] = max(0, place + by)  # the extra timestep is the first entry to it
 
 
 class TruncatedRun:
@@ -61,6 +111,7 @@ class TruncatedRun:
 
     # Attributes of the base, or of most bases.
     timesteps: Tensor
+    order: int
     step_index: int | None
     _begin_index: Any
 
@@ -70,13 +121,15 @@ class TruncatedRun:
     _gaga: Truncation | None = None
     #: Results of the searches for respaced grids.
     _gaga_finest: dict[Any, Finest]
-    #: Start of the run to come; `None` before `set_timesteps`.
+    #: State of the hand-over, and the noise that has been handed over.
     _gaga_start: Start | None = None
-    #: False while the run is the base's own, bit for bit.
-    _gaga_intercepts: bool = True
+    #: The grid before the cut, for what a loop says in fractions of it.
+    _gaga_whole: Sequence[float] = ()
+    #: The solver's own view of the grid, where it differs from the loop's.
+    _gaga_view: SolverView | None = None
     #: Steps left in the run; at zero, the next call is the first of a run.
     _gaga_left: int = 0
-    _gaga_hook: RemovableHandle | None = None
+    _gaga_watch: Watch | None = None
 
     def _gaga_truncation(self) -> Truncation:
         if self._gaga is None:
@@ -89,151 +142,188 @@ class TruncatedRun:
     # -- a run -----------------------------------------------------------------------------------
 
     def _gaga_mode(self) -> Handover:
-        watched = self._gaga_hook is not None
+        watched = self._gaga_watch is not None
         return HANDOVERS["hook" if watched else self._gaga_truncation().options.handover]
+
+    def _gaga_at(self) -> Start:
+        """The start, whose run is over when no step of it is left."""
+        start = self._gaga_start
+        if start is None:
+            self._gaga_truncation()
+            start = self._gaga_start = Start()
+        if start.state is State.RUNNING and not self._gaga_left:
+            start.move(Event.LAST)
+        return start
 
     @property
     def init_noise_sigma(self) -> Any:  # noqa: ANN401 - a number, or what maps
         """The base's own while the run is the base's own, else what maps noise to the start."""
-        if self._gaga_intercepts:
-            return NoiseMap(self._gaga_map_noise) if self._gaga_mode().takes_init else 1.0
-        own = self.__dict__.get("init_noise_sigma")
-        return getattr(super(), "init_noise_sigma", 1.0) if own is None else own
+        own: Any = self.__dict__.get("init_noise_sigma")
+        own = getattr(super(), "init_noise_sigma", 1.0) if own is None else own
+        if self._gaga is None:
+            return own
+        start = self._gaga_at()
+        if start.state is State.NO_GRID:  # latents before the grid: the loop is caught later
+            start.number = float(own)
+            return own
+        if start.state is State.OWN:
+            return own
+        return NoiseMap(start.multiply) if self._gaga_mode().takes_init else 1.0
 
     @init_noise_sigma.setter
     def init_noise_sigma(self, value: Any) -> None:  # noqa: ANN401
         self.__dict__["init_noise_sigma"] = value
 
-    def _gaga_map_noise(self, noise: Tensor) -> Tensor:
-        start = self._gaga_start
-        if start is None or self._gaga_left:
-            when = "before set_timesteps" if start is None else "in the middle of a run"
-            raise HandoverError(
-                f"init_noise_sigma was used {when}. "
-                "Call scheduler.set_timesteps, then scale the noise, for every run."
-            )
-        if start.shown is not None and is_same(noise, start.shown):
-            raise HandoverError(
-                "this start has been mapped already: scale the noise by init_noise_sigma once."
-            )
-        start.shown = start.transport(noise)
-        start.is_mapped = True
-        return start.shown
-
     def _gaga_set_timesteps(self, make: Method, args: Args, kwargs: Named) -> None:
         """The base's grid, cut; and the start of the run to come."""
         truncation = self._gaga_truncation()
         call = self._gaga_signatures["set_timesteps"].bind(self, *args, **kwargs)
+        start = self._gaga_at()
+        start.ask()
+        self._gaga_view, self._gaga_left = None, 0
+        loop = loop_arguments(self)
+        if starts_from_data(loop) and truncation.options.trained_log_snr is None:
+            make(*call.args, **call.kwargs)
+            self._gaga_own()
+            return
         maker = GridMaker(
             self, make, call, truncation.log_snr_star, truncation.options.trained_log_snr
         )
         is_suffix = truncation.options.spacing == "suffix"
         cut = maker.suffix() if is_suffix else maker.respace(self._gaga_finest)
-        self._gaga_start = None
-        self._gaga_intercepts = not (cut.is_whole and truncation.reference.kind == "unit")
-        self._gaga_left = 0 if self._gaga_intercepts else _UNBOUNDED
-        if not self._gaga_intercepts:
+        reference = truncation.reference.at(cut.level.a, cut.level.b)
+        mode = self._gaga_mode()
+        is_bare = maker.convention.noise_is_bare or call.arguments.get("device") is None
+        leads = mode.leads_always or (mode.leads_bare and is_bare)
+        # Where nothing is cut, there is nothing to gain from the start that a call would cost.
+        is_noise = reference.kind == "unit" or reference.a == 0
+        if cut.is_whole and (is_noise or (cut.reaches and leads and not mode.leads_always)):
+            self._gaga_own()
             return
-        timesteps = self.timesteps
+        timesteps, first = self.timesteps, float(self.timesteps[0])
         if not cut.reaches:
+            fewer = "." if len(cut.timesteps) == 1 else ", or fewer steps."
             warn(
-                f"the grid of {self._gaga_base.__name__} begins at timestep "
-                f"{float(timesteps[0]):g}, closer to the data than t*; the start is taken there. "
-                "Use another timestep_spacing, or fewer steps."
+                f"the grid of {self._gaga_base.__name__} begins at timestep {first:g}, closer to "
+                "the data than t*; the start is taken there. Use another timestep_spacing" + fewer
             )
-        bare = maker.convention.noise_is_bare or call.arguments.get("device") is None
-        lead = _lead(timesteps, cut.before) if self._gaga_mode().leads(bare) else None
-        self._gaga_start = Start(
-            reference=truncation.reference.at(cut.level.a, cut.level.b),
-            noise_scale=maker.convention.row.noise_scale(self),
-            first=float(timesteps[0]),
-            lead=lead,
-            cut=cut,
-            awaits_lead=lead is not None,
-            is_extended=lead is not None,
+        if is_suffix and 0 < len(timesteps) < min(family_of(self).least_memory, len(cut.timesteps)):
+            warn(
+                f"{len(timesteps)} of {len(cut.timesteps)} steps are left from t* on, and "
+                f"{self._gaga_base.__name__} begins with steps of order 1. For as many calls, and "
+                f'finer steps, use spacing="respace" with num_inference_steps={len(timesteps)}.'
+            )
+        if not cut.is_whole:
+            n_train = int(getattr(self, "config", {}).get("num_train_timesteps", 1000))
+            check_end(loop, n_train, first)
+            n_asked = call.arguments.get("num_inference_steps")
+            warn_of_fractions(loop, cut.timesteps, timesteps.tolist(), n_asked)
+        lead = _lead(timesteps, cut.before) if leads else None
+        self._gaga_whole = cut.timesteps
+        self._gaga_view = self._gaga_two_views(cut, lead)
+        start.forgets_data = forgets_data(loop)
+        start.set_grid(
+            Entry(
+                reference=reference,
+                channel=truncation.channel.at(cut.level.a, cut.level.b),
+                unit=truncation.unit,
+                noise_scale=maker.convention.row.noise_scale(self),
+                timestep=first,
+                lead=lead,
+                is_whole=cut.is_whole,
+            )
         )
+
+    def _gaga_own(self) -> None:
+        """Leave the run to the base, bit for bit."""
+        self._gaga_at().move(Event.OWN_GRID)
+        self._gaga_left = _UNBOUNDED
+
+    def _gaga_two_views(self, cut: Cut, lead: float | None) -> SolverView | None:
+        """Put the extra timestep into the loop's grid; what the solver sees of it all."""
+        arrays = {name: getattr(self, name) for name in family_of(self).arrays}
+        arrays.setdefault("timesteps", self.timesteps)
+        loop, solver, offset = arrays, arrays, 0
         if lead is not None:
-            self.timesteps = torch.cat([timesteps.new_tensor([lead]), timesteps])
+            fronts = {**cut.front, "timesteps": lead}
+            loop = {name: _with_front(array, fronts.get(name)) for name, array in arrays.items()}
+            # of one storage, so that what a loop writes into an entry reaches the solver
+            solver, offset = {name: array[1:] for name, array in loop.items()}, -1
+        if cut.whole is not None:
+            solver, offset = dict(cut.whole), cut.place + offset
+        self.__dict__.update(loop)
+        return None if loop is solver else SolverView(loop, solver, offset)
+
+    def _gaga_call(self, method: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
+        """A method of the base, in the solver's view of the grid."""
+        if self._gaga_view is None:
+            return method(self, *args, **kwargs)
+        return self._gaga_view.call(self, method, args, kwargs)
 
     def _gaga_scale(self, scale: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`scale_model_input`, which may map before the first step of a run."""
-        start = self._gaga_start
-        if start is None or self._gaga_left:
-            return scale(self, *args, **kwargs)
+        start = self._gaga_at()
+        if start.entry is None or self._gaga_left:
+            return self._gaga_call(scale, args, kwargs)
         call = self._gaga_signatures["scale_model_input"].bind(self, *args, **kwargs)
         sample: Tensor = call.arguments["sample"]
         # some bases name the timestep, others take it as one of *args
         timestep = _number(kwargs.get("timestep", (*args, None, None)[1]))
         if start.is_lead(timestep):
             return sample
-        self._gaga_enter(start, timestep)
-        if timestep not in (None, start.first) or start.is_settled:
-            return scale(self, *args, **kwargs)
-        if not self._gaga_mode().takes_scale:
-            raise self._gaga_unmapped()
-        call.arguments["sample"] = start.map_for_network(sample)
-        start.shown = scale(*call.args, **call.kwargs)
-        return start.shown
+        self._gaga_place(timestep)
+        if timestep in (None, start.entry.timestep) and start.state is not State.DATA:
+            if not self._gaga_mode().takes_scale and start.state is not State.MAPPED:
+                raise self._gaga_unmapped()
+            if self._gaga_mode().takes_scale:
+                call.arguments["sample"] = start.show(sample)
+        result: Tensor = self._gaga_call(scale, call.args[1:], call.kwargs)
+        if start.state is State.SHOWN:
+            start.seen = result
+        return result
 
     def _gaga_first_step(self, step: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`step` when no run is under way: the extra timestep, or the first step of a run."""
-        start = self._gaga_start
-        if start is None:
-            raise HandoverError("there is no grid yet: call scheduler.set_timesteps first.")
+        start = self._gaga_at()
+        if start.entry is None:
+            start.move(Event.FIRST)
         call = self._gaga_signatures["step"].bind(self, *args, **kwargs)
         sample: Tensor = call.arguments["sample"]
         timestep = _number(call.arguments["timestep"])
         if start.is_lead(timestep):
-            if not start.is_settled:
-                sample = start.transport(sample, start.noise_scale)
-            start.is_mapped, start.awaits_lead = True, False
-            self._gaga_drop_lead()
+            sample = start.lead(sample)
+            if getattr(self, "_begin_index", None) == 0:
+                self._begin_index = 1
             return _step_output(call, sample)
-        n_entries = self._gaga_enter(start, timestep)
-        if not start.is_settled:
-            if timestep != start.first:  # a loop that leaves out entries starts from noised data
-                if timestep not in self.timesteps.tolist():
-                    raise HandoverError(
-                        f"the first step is at timestep {timestep}, which is no entry of "
-                        "scheduler.timesteps. Pass its entries as they are."
-                    )
-                if not start.has_run:
-                    self._gaga_warn_inside(start)
-            elif start.noise is None:
-                raise self._gaga_unmapped()
-            else:
-                call.arguments["sample"] = start.sample_for_step(sample)
-        start.reset()
-        self._gaga_left = n_entries - 1
-        return step(*call.args, **call.kwargs)
+        entry = start.entry
+        assert entry is not None
+        is_first = timestep == entry.timestep
+        if not is_first and timestep not in self.timesteps.tolist():
+            raise HandoverError(
+                f"the first step is at timestep {timestep}, which is no entry of "
+                "scheduler.timesteps. Pass its entries as they are."
+            )
+        event = Event.FIRST if is_first else Event.INSIDE
+        if is_first and start.state in (State.READY, State.DONE):
+            raise self._gaga_unmapped()
+        if event is Event.INSIDE and start.state is State.READY:
+            self._gaga_warn_inside(timestep)
+        if event is Event.FIRST:
+            call.arguments["sample"] = start.first_sample(sample)
+        self._gaga_place(timestep)
+        start.begin(event)
+        place = 0 if is_first else self.timesteps.tolist().index(timestep)
+        n_taken = max(place, int(entry.lead is not None)) + 1
+        self._gaga_left = len(self.timesteps) - n_taken
+        return self._gaga_call(step, call.args[1:], call.kwargs)
 
-    def _gaga_enter(self, start: Start, timestep: float | None) -> int:
-        """Give the base its own grid, with the loop's place in it; how many entries the loop has.
-
-        The base learns the first entry by its place and not by its value.
-        """
-        self._gaga_drop_lead()
-        start.awaits_lead = False
-        n_entries = len(self.timesteps)
-        place, whole = 0, start.cut.whole
-        if whole is not None:
-            place, n_entries = start.cut.place, len(whole["timesteps"]) - start.cut.place
-            for name, array in whole.items():
-                setattr(self, name, array)
+    def _gaga_place(self, timestep: float | None) -> None:
+        """Tell the base where the loop begins: by the place of the entry, not by its value."""
+        entry = self._gaga_at().entry
+        if entry is None or timestep != entry.timestep:
+            return
         if getattr(self, "_begin_index", 0) is None and self.step_index is None:
-            if timestep == start.first:
-                self._begin_index = place
-        elif whole is not None and self.step_index is None and not start.is_placed:
-            self._begin_index += place
-        start.is_placed = True
-        return n_entries
-
-    def _gaga_drop_lead(self) -> None:
-        """Take the extra timestep off the grid, before the base reads it."""
-        start = self._gaga_start
-        if start is not None and start.is_extended:
-            self.timesteps = self.timesteps[1:]
-            start.is_extended = False
+            self._begin_index = int(entry.lead is not None)
 
     def _gaga_unmapped(self) -> HandoverError:
         mode = self._gaga_mode()
@@ -249,21 +339,37 @@ class TruncatedRun:
         """`set_begin_index`: a loop that begins beyond the first entry starts from noised data."""
         call = self._gaga_signatures["set_begin_index"].bind(self, *args, **kwargs)
         begin_index = call.arguments.get("begin_index", 0)
-        start = self._gaga_start
-        if start is not None and not self._gaga_left and begin_index > 0:
-            begin_index -= start.is_extended
-            self._gaga_drop_lead()
-            start.is_data, start.awaits_lead = True, False
-            self._gaga_warn_inside(start)
+        start = self._gaga_at()
+        if start.entry is not None and not self._gaga_left and begin_index > 0:
+            start.move(Event.BEGIN_INSIDE)
+            start.awaits_lead = False
+            if begin_index < len(self.timesteps):
+                self._gaga_warn_inside(float(self.timesteps[begin_index]))
         begin(self, begin_index)
 
-    def _gaga_warn_inside(self, start: Start) -> None:
-        if not start.cut.is_whole:
-            warn(
-                "this loop starts inside of a truncated grid, from noised data: its sample stays "
-                "as it is, and a strength counts from t*, not from pure noise. For the whole path "
-                f"use {self._gaga_base.__name__}.from_config(scheduler.config)."
-            )
+    def _gaga_warn_inside(self, timestep: float | None) -> None:
+        """Say which strength starts where the loop would have started without truncation."""
+        start, whole = self._gaga_at(), self._gaga_whole
+        entry = start.entry
+        if entry is None or entry.is_whole or timestep in (None, entry.timestep):
+            return
+        if start.has_warned:
+            return
+        start.has_warned = True
+        cut = self.timesteps.tolist()[int(entry.lead is not None) :]
+        place = cut.index(timestep) + int(entry.lead is not None)
+        wanted = whole[min(place, len(whole) - 1)]
+        moved = moved_entry(place, whole, cut)
+        plain = f"{self._gaga_base.__name__}.from_config(scheduler.config)"
+        advice = f"use {plain}"
+        if moved or wanted == entry.timestep:
+            share = 1 - math.floor(moved + 1e-9) / len(whole)
+            advice = f"pass strength={share:.3g}, or {advice}"
+        warn(
+            f"this loop starts inside of a truncated grid, from noised data at timestep "
+            f"{timestep:g}: its sample stays as it is, and a strength counts from t*. Without "
+            f"truncation it would start at {wanted:g}; for that {advice}."
+        )
 
     def _gaga_noise(self, add: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`add_noise` and `scale_noise`, also before `set_timesteps` and off the grid.
@@ -271,27 +377,40 @@ class TruncatedRun:
         The schedulers that solve in sigma look a timestep up in the current grid and take some
         other level if it is not there; then the level is taken from the training path.
         """
-        start = self._gaga_start
+        start = self._gaga_at()
         data_name, noise_name, time_name = _NOISING[add.__name__]
         call = self._gaga_signatures[add.__name__].bind(self, *args, **kwargs)
         timesteps = torch.as_tensor(call.arguments[time_name])
         if not timesteps.numel():
+            plain = f"{self._gaga_base.__name__}.from_config(scheduler.config)"
+            n_whole, n_cut = len(self._gaga_whole), len(self.timesteps)
+            advice = f"use {plain}"
+            if n_cut < n_whole:
+                more = 1 - n_cut / n_whole
+                advice = f"pass a strength that is larger by {more:.3g}, or {advice}"
             raise HandoverError(
-                "the loop starts beyond the end of the truncated grid. Use spacing='respace', or "
-                f"{self._gaga_base.__name__}.from_config(scheduler.config)."
+                "the loop starts beyond the end of the truncated grid: a strength counts from t*. "
+                f"For the timestep that it would start at without truncation {advice}."
             )
-        if start is not None and not self._gaga_left:
-            start.is_data = True
-            self._gaga_drop_lead()
-            if start.lead is not None and start.awaits_lead:
-                first = torch.full_like(timesteps, start.first)
-                timesteps = torch.where(timesteps.eq(start.lead), first, timesteps)
+        has_grid = start.entry is not None or start.state is State.OWN
+        if start.entry is not None and not self._gaga_left:
+            entry = start.entry
+            if entry.lead is not None and start.awaits_lead:
+                first = torch.full_like(timesteps, entry.timestep)
+                timesteps = torch.where(timesteps.eq(entry.lead), first, timesteps)
                 call.arguments[time_name] = timesteps
+            is_first = bool(timesteps.eq(entry.timestep).all())
+            if start.forgets_data and is_first and start.state is State.READY:
+                return self._gaga_without_data(call.arguments[noise_name])
+            if start.state is not State.MAPPED:
+                inside = _number(timesteps)
+                if not is_first and inside in self.timesteps.tolist():
+                    self._gaga_warn_inside(inside)
+            start.move(Event.ADD_NOISE)
         grid = self.timesteps
-        has_grid = start is not None or not self._gaga_intercepts
         on_grid = has_grid and bool(torch.isin(timesteps.to(grid.device), grid).all())
         if on_grid or not family_of(self).noises_by_grid:
-            return add(*call.args, **call.kwargs)
+            return self._gaga_call(add, call.args[1:], call.kwargs)
         data, noise = call.arguments[data_name], call.arguments[noise_name]
         convention = convention_of(self)
         low, high = sorted(convention.ends)
@@ -308,11 +427,41 @@ class TruncatedRun:
         result: Tensor = a * data + b * noise
         return result
 
-    def _gaga_watch(self, sample: Tensor) -> Tensor:
-        start = self._gaga_start
-        if start is None or self._gaga_left or start.is_settled or start.shown is not None:
+    def _gaga_without_data(self, noise: Tensor) -> Tensor:
+        """The start in place of data that are noised to the end of the path (`strength=1`)."""
+        try:
+            return self._gaga_at().multiply(noise)
+        except StatsMismatchError as error:
+            raise HandoverError(
+                "strength=1 noises data until nothing of them is left, which is the Gaussian "
+                f"start; but they are noised in another layout than was fitted: {error} Pass a "
+                "strength below 1, or use the plain scheduler."
+            ) from error
+
+    # -- a watched pipeline ----------------------------------------------------------------------
+
+    def _gaga_n_steps(self, asked: int) -> int:
+        """Steps of the loop, for the progress bar of a pipeline that asked for so many."""
+        is_cut = self._gaga_at().entry is not None and asked == len(self._gaga_whole) // self.order
+        return -(-len(self.timesteps) // self.order) if is_cut else asked
+
+    def _gaga_show(self, sample: Tensor, timesteps: Tensor | None) -> Tensor:
+        """What a watched network is given: the start, before the first step of a run."""
+        start = self._gaga_at()
+        if start.entry is None or self._gaga_left or start.is_lead(None):
             return sample
-        return start.map_for_network(sample)
+        if start.state is State.DATA:
+            return sample
+        if timesteps is not None and timesteps.numel() > 1 and timesteps.min() < timesteps.max():
+            raise HandoverError(
+                "the network is given several noise levels at once, as for frames that are known "
+                "beforehand. A single start has one level: use the plain scheduler here."
+            )
+        return start.show(sample)
+
+    def _gaga_prepare(self, latents: Tensor) -> Tensor:
+        """What a watched pipeline goes on with, of the latents that it has prepared."""
+        return self._gaga_at().prepare(latents)
 
 
 # -- small parts of a run ------------------------------------------------------------------------
@@ -323,6 +472,14 @@ def _number(timestep: Any) -> float | None:  # noqa: ANN401 - whatever a loop pa
     if timestep is None:
         return None
     return float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
+
+
+def _with_front(array: Any, front: Any) -> Any:  # noqa: ANN401 - Tensor or numpy array
+    """An array with one entry more at the front; its own first entry again if none is named."""
+    if isinstance(array, Tensor):
+        head = array[:1] if front is None else array.new_tensor([float(front)])
+        return torch.cat([head, array])
+    return np.concatenate([array[:1] if front is None else np.asarray([front], array.dtype), array])
 
 
 def _lead(timesteps: Tensor, before: float | None) -> float:

@@ -26,7 +26,6 @@ from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.noise.draws import batch_uniforms, entries
 from gaga_adapter.noise.timesteps import t_star as first_timestep
 from gaga_adapter.noise.timesteps import timestep_log_snr, training_timesteps
-from gaga_adapter.scheduler.handover import watch, watched_network
 from gaga_adapter.scheduler.options import (
     CONFIG_NAME,
     PREFIX,
@@ -36,6 +35,7 @@ from gaga_adapter.scheduler.options import (
     scheduler_folder,
 )
 from gaga_adapter.scheduler.run import Args, Method, Named, TruncatedRun, Truncation
+from gaga_adapter.scheduler.watch import networks_of, watch
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import check_trained, trained_log_snr
 
@@ -168,7 +168,8 @@ class GAGAScheduler(TruncatedRun):
             log_snr_star = timestep_log_snr(base, options.t_star)
         check_trained(options.trained_log_snr, log_snr_star)
         reference = stats.reference(options.reference)
-        result._gaga = Truncation(stats, options, log_snr_star, reference)
+        channel, unit = stats.reference("channel"), stats.reference("unit").at(0.0, 1.0)
+        result._gaga = Truncation(stats, options, log_snr_star, reference, channel, unit)
         result._gaga_finest = {}
         return result
 
@@ -203,7 +204,7 @@ class GAGAScheduler(TruncatedRun):
         base.save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {k: v for k, v in self.__dict__.items() if k != "_gaga_hook"}
+        state = {k: v for k, v in self.__dict__.items() if k != "_gaga_watch"}
         return empty, (self._gaga_base,), state
 
     @property
@@ -323,30 +324,34 @@ class GAGAScheduler(TruncatedRun):
     # -- watching a network ----------------------------------------------------------------------
 
     def attach(self, pipe: Any) -> None:  # noqa: ANN401 - any diffusers pipeline
-        """Become the pipeline's scheduler, and map the first input of its network.
+        """Become the pipeline's scheduler, and map the noise that it prepares.
 
+        The latents that `prepare_latents` returns are mapped, for all networks of the pipeline; if
+        there is no such method, the first input of every network that takes a timestep is mapped.
         No pipeline then needs an extra network call. Copies and saved schedulers are not attached.
-        If the checkpoint of the network says how far it was trained, no run starts beyond.
+        If the checkpoint of a network says how far it was trained, no run starts beyond.
 
         Args:
-            pipe: Pipeline with a `unet`, `transformer`, `prior`, `decoder` or `denoiser`.
+            pipe: Pipeline with a network that takes a timestep, such as a `unet`, a `transformer`
+                or a `prior`.
 
         Raises:
-            HandoverError: If it has none of these.
-            TruncationError: If the network was trained on a shorter trajectory than t*.
+            HandoverError: If it has no such network, or several schedulers.
+            TruncationError: If a network was trained on a shorter trajectory than t*.
         """
         self.detach()
-        trained = trained_log_snr(watched_network(pipe))
-        if trained is not None:
-            self.keep_within(trained)
-        self._gaga_hook = watch(pipe, self._gaga_watch)
+        records = [trained_log_snr(network) for network in networks_of(pipe)]
+        trained = [record for record in records if record is not None]
+        if trained:
+            self.keep_within(max(trained))
+        self._gaga_watch = watch(pipe, self._gaga_show, self._gaga_prepare, self._gaga_n_steps)
         pipe.scheduler = self
 
     def detach(self) -> None:
-        """Stop watching the network; nothing happens if it was not watched."""
-        if self._gaga_hook is not None:
-            self._gaga_hook.remove()
-            self._gaga_hook = None
+        """Stop watching the pipeline; nothing happens if it was not watched."""
+        if self._gaga_watch is not None:
+            self._gaga_watch.remove()
+            self._gaga_watch = None
 
 
 def _entries(numbers: re.Match[str]) -> str:
@@ -399,7 +404,9 @@ def _wrap(method: Method, handler: Callable[..., Any] | None) -> Method:
         left = self._gaga_left
         if left:
             self._gaga_left = left - 1
-            return method(self, *args, **kwargs)
+            if self._gaga_view is None:
+                return method(self, *args, **kwargs)
+            return self._gaga_call(method, args, kwargs)
         return self._gaga_first_step(method, args, kwargs)
 
     @functools.wraps(method)

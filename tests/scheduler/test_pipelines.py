@@ -1,5 +1,6 @@
 """Unmodified pipelines of diffusers with small random networks: what these see, how often."""
 
+import re
 import warnings
 
 import numpy as np
@@ -334,7 +335,7 @@ def test_attach_and_detach():
     gaga.detach()
     gaga.detach()
     assert not pipe.unet._forward_pre_hooks
-    with pytest.raises(HandoverError, match="object has no network"):
+    with pytest.raises(HandoverError, match="object has no network that takes a timestep"):
         gaga.attach(type("object", (), {})())
 
 
@@ -344,45 +345,72 @@ def image_to_image(scheduler, strength):
     watched = Watched(pipe)
     image = torch.full((1, 4, SIZE, SIZE), 5.0)  # latents, far from the data that were fitted
     with torch.no_grad():
-        pipe(**call, image=image, strength=strength, generator=seeded())
-    return watched
+        result = pipe(**call, image=image, strength=strength, generator=seeded())[0]
+    return result, watched
 
 
-@pytest.mark.parametrize("strength", [0.5, 1.0])
+@pytest.mark.parametrize("strength", [0.3, 0.8])
+@pytest.mark.parametrize("spacing", ["suffix", "respace"])
 @pytest.mark.parametrize("handover", ["auto", "init", "step"])
 @pytest.mark.parametrize(
     "base", [DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler]
 )
-def test_image_to_image_is_never_mapped(base, handover, strength):
-    """The first input of the network is the noised image, at the level of the first timestep."""
+def test_image_to_image_is_the_bare_schedulers_own_run(base, handover, spacing, strength):
+    """Also where the image is noised beyond t*: there is no start to replace."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected, bare = image_to_image(base(), strength)
     gaga = GAGAScheduler.from_pretrained(
-        base(), stats=stats(LATENT), handover=handover, spacing="respace"
+        base(), stats=stats(LATENT), handover=handover, spacing=spacing
     )
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        watched = image_to_image(gaga, strength)
-    # DDIM has no set_begin_index, which is what tells
-    named = strength < 1 and base is not DDIMScheduler
-    assert any("a strength counts from t" in str(w.message) for w in told) == named
-    first = watched.timesteps[0]
-    plain = GAGAScheduler.from_pretrained(gaga, handover="init")
-    plain.set_timesteps(N, device="cpu")
-    is_extra = first not in plain.timesteps.tolist()
-    assert is_extra == (handover == "step" and strength == 1)
-    first = float(plain.timesteps[0]) if is_extra else first
-    signal = float(np.interp(first, np.arange(1000), gaga.alphas_cumprod.double())) ** 0.5
-    if is_extra and base is HeunDiscreteScheduler:
-        signal = 1.0  # its sample is data + sigma noise, and the extra timestep scales nothing
-    seen = watched.samples[0][0]
-    assert float(seen.mean()) == pytest.approx(5.0 * signal, abs=0.1 + 5 / np.sqrt(seen.numel()))
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("error", GAGAWarning)
+        torch.manual_seed(0)
+        result, watched = image_to_image(gaga, strength)
+    assert watched.timesteps == bare.timesteps
+    assert torch.equal(result, expected)
 
 
-def test_image_to_image_with_a_shorter_grid():
-    """20 steps at strength 0.8 begin at entry 4; the cut grid has 9."""
-    gaga = GAGAScheduler.from_pretrained(DPMSolverMultistepScheduler(), stats=stats(LATENT))
-    with pytest.warns(GAGAWarning, match="starts inside of a truncated grid"):
-        watched = image_to_image(gaga, 0.8)
-    assert 0 < len(watched.timesteps) < 9
-    with pytest.raises(HandoverError, match="beyond the end of the truncated grid"):
-        with pytest.warns(GAGAWarning):
-            image_to_image(gaga, 0.3)
+@pytest.mark.parametrize("handover", ["auto", "init", "step"])
+@pytest.mark.parametrize(
+    "base", [DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler]
+)
+def test_strength_one_forgets_the_image_as_the_whole_path_does(base, handover):
+    gaga = GAGAScheduler.from_pretrained(base(), stats=stats(LATENT), handover=handover)
+    _, watched = image_to_image(gaga, 1.0)
+    n_extra = int(handover == "step")
+    first = watched.timesteps[n_extra]
+    ratio = float(np.exp(-timestep_log_snr(gaga, first) / 2))
+    signal = 1 / np.hypot(1, ratio)
+    seen = watched.samples[n_extra][0]
+    assert float(seen.mean()) == pytest.approx(0.3 * signal, abs=6 / np.sqrt(seen.numel()))
+
+
+def test_a_loop_of_ones_own_that_counts_a_strength():
+    """It cannot be recognised as a pipeline's; the value to pass is in the warning."""
+    gaga = GAGAScheduler.from_pretrained(DDIMScheduler(), stats=stats(LATENT), t_star=700)
+    plain = DDIMScheduler()
+    data, noise = torch.ones(1, *LATENT), torch.randn(1, *LATENT, generator=seeded())
+    plain.set_timesteps(N)
+
+    def start(strength):
+        gaga.set_timesteps(N, device="cpu")
+        place = N - int(N * strength)
+        timesteps = gaga.timesteps[place:]
+        gaga.add_noise(data, noise, timesteps[:1])
+        return float(timesteps[0]) if len(timesteps) else None
+
+    wanted = float(plain.timesteps[N - int(N * 0.6)])
+    pattern = rf"Without truncation it would start at {wanted:g}; for that pass strength=(\S+),"
+    with pytest.warns(GAGAWarning, match=pattern) as caught:
+        assert start(0.6) != wanted
+    strength = float(re.search(pattern, str(caught[0].message))[1])
+    assert strength == pytest.approx(0.6 + 5 / N)
+    with pytest.warns(GAGAWarning, match="a strength counts from t"):
+        assert start(strength + 1e-9) == wanted
+    with pytest.warns(
+        GAGAWarning, match=r"would start at .*; for that use DDIMScheduler\.from_conf"
+    ):
+        start(0.95)  # beyond t*, where no value can lead
+    with pytest.raises(HandoverError, match=r"a strength that is larger by 0\.25, or use DDIM"):
+        start(0.1)

@@ -1,0 +1,380 @@
+"""The start of a run: noise that a loop hands over, and the Gaussian that it becomes.
+
+A `Start` lives as long as its scheduler. It keeps the noise that was handed over until a run
+begins, also across grids: latents that were drawn before `set_timesteps` are mapped by it, and a
+start that was made for one grid is made again for the next.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaga_adapter.errors import HandoverError, StatsMismatchError
+from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.scheduler.handover import ADVICE, TRANSITIONS, Event, State
+
+#: Unit noise has a root mean square of one; beyond this factor the loop itself has scaled it.
+SCALED = 2.0
+#: Fewest numbers on which that can be decided.
+ENOUGH = 100
+#: Nats by which a tensor is likelier as a start than as unit noise before it is refused as noise.
+#: Unit noise gets there with probability exp(-30) at most (Markov's inequality on the ratio).
+LIKELIER = 30.0
+#: Noises of one run, and starts of earlier runs, that are recognised as such.
+REMEMBERED = 8
+
+
+@dataclass
+class Handed:
+    """Noise that a loop has handed over."""
+
+    noise: Tensor  # as the loop drew it
+    scale: float  # standard deviation of it
+    given: Tensor  # what the loop has got for it
+    level: tuple[float, float] | None  # level of the start, `None` while there is no grid
+    is_ours: bool  # whether the loop holds this very tensor and nobody else does
+
+    @property
+    def was_given(self) -> bool:
+        """Whether the loop has got something else than its noise."""
+        return self.given is not self.noise
+
+
+@dataclass
+class Entry:
+    """The first entry of a grid, and the laws of noise and start there."""
+
+    reference: ReferenceGaussian  # the start, at the level of the entry
+    channel: ReferenceGaussian  # its coarsest relative, which tells starts from noise
+    unit: ReferenceGaussian  # the law of unit noise
+    noise_scale: float  # standard deviation that the loop gives to its unit noise by itself
+    timestep: float
+    lead: float | None  # extra timestep before the entry, if there is one
+    is_whole: bool  # whether nothing was cut off
+
+    @property
+    def level(self) -> tuple[float, float]:
+        """Signal and noise coefficients."""
+        return self.reference.a, self.reference.b
+
+
+@dataclass
+class Start:
+    """What stands between `set_timesteps` and the first step."""
+
+    state: State = State.NO_GRID
+    entry: Entry | None = None  # `None` before the first grid
+    awaits_lead: bool = False  # whether the loop may still come to the extra timestep
+    forgets_data: bool = False  # whether the loop noises data to the very end of the path
+    has_warned: bool = False  # whether the user knows that the loop counts from t*
+    number: float | None = None  # the base's own `init_noise_sigma`, if it was read without a grid
+    seen: Tensor | None = None  # what the network has seen of the start
+    handed: list[Handed] = field(default_factory=list)
+    earlier: list[weakref.ref[Tensor]] = field(default_factory=list)  # starts of other runs
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "earlier": []}  # weak references are not pickled
+
+    def move(self, event: Event) -> None:
+        """Go on by one transition of the table.
+
+        Raises:
+            HandoverError: If the table has none for this event.
+        """
+        following = TRANSITIONS[self.state].get(event)
+        if following is None:
+            advice = ADVICE.get(event, 'Use handover="step".')
+            raise HandoverError(
+                f"{event.value} came while the loop is {self.state.value}. {advice}"
+            )
+        self.state = following
+
+    def may(self, event: Event) -> bool:
+        """Whether the table has a transition."""
+        return event in TRANSITIONS[self.state]
+
+    def is_lead(self, timestep: float | None) -> bool:
+        """Whether this is the extra timestep; `None` is, while the grid begins with it."""
+        return self.awaits_lead and timestep in (None, self._entry.lead)
+
+    # -- a grid ---------------------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """Stand without a grid, until there is a new one."""
+        self.move(Event.ASK)
+        self.entry, self.seen = None, None
+        self.awaits_lead = self.forgets_data = self.has_warned = False
+
+    def set_grid(self, entry: Entry) -> None:
+        """Stand before the first step of a new grid; noise that is here already becomes its start.
+
+        Noise is mapped again if the grid begins elsewhere than the one that it was mapped for.
+        """
+        self.move(Event.GRID)
+        self.entry = entry
+        self.awaits_lead = entry.lead is not None
+        for handed in self.handed:
+            if handed.level is not None and math.dist(handed.level, entry.level) < 1e-9:
+                self.move(Event.MULTIPLY)
+            elif handed.is_ours:
+                try:
+                    start = self._start(handed.noise, handed.scale)
+                except StatsMismatchError:
+                    continue  # these latents are another network's
+                handed.given.copy_(start)
+                handed.level = entry.level
+                self.move(Event.PREPARE)
+
+    def begin(self, event: Event) -> None:
+        """Begin a run: nothing of the noise is needed any more."""
+        self.move(event)
+        held = [weakref.ref(handed.given) for handed in self.handed if handed.level is not None]
+        self.earlier = [*self.earlier, *held][-REMEMBERED:]
+        self.handed, self.seen, self.number = [], None, None
+        self.awaits_lead = self._entry.lead not in (None, self._entry.timestep)
+
+    # -- noise ----------------------------------------------------------------------------------
+
+    def multiply(self, noise: Tensor) -> Tensor:
+        """What the loop gets for noise that it multiplies by `init_noise_sigma`."""
+        if not isinstance(noise, Tensor):
+            raise HandoverError(
+                f"init_noise_sigma was multiplied by a {type(noise).__name__}. While the start is "
+                "to be mapped it can only be multiplied by the noise, a tensor; use "
+                'handover="step" for this loop.'
+            )
+        for handed in self.handed:
+            if handed.level is not None and is_same(noise, handed.given):
+                if handed.is_ours:  # mapped as it came out of prepare_latents
+                    return noise
+                raise self._mapped_twice()
+        if not self.may(Event.MULTIPLY):
+            self.move(Event.MULTIPLY)
+        start = self._start(noise)
+        self.move(Event.MULTIPLY)
+        self._hand(Handed(noise, 1.0, start, self._entry.level, is_ours=False))
+        return start
+
+    def prepare(self, latents: Tensor) -> Tensor:
+        """What a watched pipeline gets for the latents that it has prepared."""
+        if self.state in (State.MAPPED, State.DATA, State.OWN):
+            return latents
+        if self.state is not State.READY:  # the grid is still to come
+            self.move(Event.PREPARE)
+            scale = self._scale(latents)
+            self._hand(Handed(latents.clone(), scale, latents, None, is_ours=True))
+            return latents
+        scale = self._scale(latents)
+        try:
+            start = self._start(latents, scale)
+        except StatsMismatchError:
+            return latents  # of another network; if they are not, the first step says so
+        self.move(Event.PREPARE)
+        self._hand(Handed(latents, scale, start, self._entry.level, is_ours=True))
+        return start
+
+    def lead(self, sample: Tensor) -> Tensor:
+        """What the step at the extra timestep returns."""
+        result = sample
+        if self.state in (State.READY, State.DONE):
+            known = next((h for h in self.handed if is_same(sample, h.given)), None)
+            if known is not None:  # multiplied for an earlier grid
+                result = self._start(known.noise, known.scale)
+            else:
+                result = self._start(sample, self._scale(sample))
+        self.move(Event.LEAD)
+        self.awaits_lead = False
+        return result
+
+    def show(self, sample: Tensor) -> Tensor:
+        """What the network is to see first; `first_sample` then finds the sample again.
+
+        Noise may come in copies for guidance, and with other channels behind it.
+        """
+        if self.state is State.DATA:
+            return sample
+        for handed in self.handed:
+            for known in (handed.noise, handed.given):
+                if known is handed.given and handed.level == self._entry.level:
+                    continue  # this is the start already
+                if exchange(sample, known, known) is not None:
+                    start = self._start(handed.noise, handed.scale)
+                    self.move(Event.SHOW)
+                    self.seen = exchange(sample, known, start)
+                    assert self.seen is not None
+                    return self.seen
+        if self.state is State.MAPPED or (self.seen is not None and is_same(sample, self.seen)):
+            return sample
+        scale = self._scale(sample)
+        self.seen = self._start(sample, scale)
+        self.move(Event.SHOW)
+        self._hand(Handed(sample, scale, sample, None, is_ours=False))
+        return self.seen
+
+    def first_sample(self, sample: Tensor) -> Tensor:
+        """The mapped start, whether the loop passes its noise or what the network saw.
+
+        Raises:
+            HandoverError: If the loop passes something else.
+        """
+        if self.state is State.SHOWN:
+            if self.seen is not None and is_same(sample, self.seen):
+                return sample
+            for handed in self.handed:
+                if is_same(sample, handed.noise):
+                    return self._start(sample, handed.scale)
+                if handed.level != self._entry.level and is_same(sample, handed.given):
+                    return self._start(handed.noise[: len(sample)], handed.scale)
+                if handed.level == self._entry.level and is_part(sample, handed.given):
+                    return sample
+            raise HandoverError(
+                "the sample of the first step is neither the noise that the network saw nor its "
+                "mapped start. Multiply the noise by scheduler.init_noise_sigma, or use "
+                'handover="step".'
+            )
+        for handed in self.handed:
+            if handed.is_ours and not is_part(sample, handed.given):
+                raise HandoverError(
+                    "the sample of the first step is not the start that prepare_latents returned: "
+                    "the pipeline has changed it in between. Detach the scheduler and use "
+                    'handover="step".'
+                )
+            if handed.was_given and is_same(sample, handed.noise):
+                raise HandoverError(
+                    "the loop goes on with its noise and not with the product of noise and "
+                    "init_noise_sigma. Pass the product to the network and to step."
+                )
+        return sample
+
+    # -- small parts ----------------------------------------------------------------------------
+
+    @property
+    def _entry(self) -> Entry:
+        assert self.entry is not None
+        return self.entry
+
+    def _hand(self, handed: Handed) -> None:
+        self.handed = [*self.handed, handed][-REMEMBERED:]
+
+    def _mapped_twice(self) -> HandoverError:
+        return HandoverError(
+            "this start has been mapped already: scale the noise by init_noise_sigma once."
+        )
+
+    def _scale(self, noise: Tensor) -> float:
+        """The standard deviation that the loop has given to its noise, out of those it may have.
+
+        A loop without a grid has scaled by the base's own number.
+        """
+        own = 1.0 if self.entry is None else self.entry.noise_scale
+        if self.number is None or self.number == own:
+            return own
+        rms = root_mean_square(noise) or own
+        return min((own, self.number), key=lambda scale: abs(math.log(rms / scale)))
+
+    def _start(self, noise: Tensor, scale: float = 1.0) -> Tensor:
+        """Unit noise (B, ...), times `scale`, as the start; same shape, dtype and device.
+
+        Raises:
+            HandoverError: If it is not unit noise: scaled otherwise, or a start already.
+        """
+        entry = self._entry
+        if any(is_same(noise, held) for ref in self.earlier if (held := ref()) is not None):
+            raise self._mapped_twice()
+        noise = noise if scale == 1.0 else noise / scale
+        start = entry.reference.transport(noise)
+        if noise.numel() < ENOUGH:
+            return start
+        rms = root_mean_square(noise)
+        if not 1 / SCALED < rms < SCALED:
+            raise HandoverError(
+                f"the start has a root mean square of {rms:.3g}; the Gaussian start is made of "
+                "unit noise. Scale it by scheduler.init_noise_sigma once, and by nothing else."
+            )
+        nats = self._nats_over_noise(noise)
+        if nats > LIKELIER:
+            raise HandoverError(
+                "the start is no unit noise: as noised data, or as a start that was mapped "
+                f"already, it is likelier by {nats:.0f} nats. Hand over unit noise, once; pass "
+                "noised data to step only at the entry whose level they have."
+            )
+        return start
+
+    def _nats_over_noise(self, noise: Tensor) -> float:
+        """How much likelier a tensor is as a start of this grid than as unit noise, in nats.
+
+        The ratio of any two densities will do, so the coarsest reference stands for the start. A
+        tensor that is neither, such as noise that was scaled on purpose, counts as noise.
+        """
+        entry = self._entry
+        x = noise.detach()
+        mask = (x != 0).any(-1) if not hasattr(entry.channel, "shape") else None
+        log_ratio = entry.channel.log_prob(x, mask) - entry.unit.log_prob(x, mask)
+        centre = entry.channel.transport(torch.zeros_like(x), mask)
+        energy = 2 * (entry.channel.log_prob(centre, mask) - entry.channel.log_prob(x, mask))
+        share = float(energy.sum()) / int((x != 0).sum())
+        return float(log_ratio.sum()) if 1 / SCALED < share < SCALED else -math.inf
+
+
+def root_mean_square(noise: Tensor) -> float:
+    """Of the entries that are not zero, as the padding of molecules is."""
+    entries = noise.detach().float()
+    count = int((entries != 0).sum())
+    return float(entries.square().sum().div(max(count, 1)).sqrt())
+
+
+def is_same(sample: Tensor, seen: Tensor) -> bool:
+    """Whether both are equal, in the precision of `seen`, which may hold copies for guidance."""
+    if sample is seen:
+        return True
+    if sample.shape[1:] != seen.shape[1:] or len(sample) > len(seen):
+        return False
+    return torch.equal(sample.to(seen), seen[: len(sample)])
+
+
+def is_part(sample: Tensor, start: Tensor) -> bool:
+    """Whether a sample has no entries but those of a start, in any order.
+
+    Pipelines pack latents into tokens, and take the frames that are given off the front.
+    """
+    if is_same(sample, start):
+        return True
+    if sample.numel() == start.numel():
+        held = start.to(sample).flatten().sort().values
+        return torch.equal(sample.flatten().sort().values, held)
+    return exchange(start.to(sample), sample, sample, from_end=True) is not None
+
+
+def exchange(sample: Tensor, old: Tensor, new: Tensor, from_end: bool = False) -> Tensor | None:
+    """A sample with `new` in the place of `old`; `None` if `old` is not there.
+
+    The sample may hold copies of it along the batch, and more along one other axis behind it (or
+    before it, with `from_end`).
+    """
+    if sample.ndim != old.ndim or not len(old) or len(sample) % len(old):
+        return None
+    longer = [d for d in range(1, old.ndim) if sample.shape[d] != old.shape[d]]
+    if len(longer) > 1 or any(sample.shape[d] < old.shape[d] for d in longer):
+        return None
+    axis = longer[0] if longer else 0
+    length = old.shape[axis] if longer else len(sample)
+    begin = sample.shape[axis] - length if from_end else 0
+    copies = len(sample) // len(old)
+    arrangements: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda x: x.repeat(copies, *([1] * (x.ndim - 1))),
+        lambda x: x.repeat_interleave(copies, dim=0),
+    )
+    part = sample.narrow(axis, begin, length)
+    for arrange in arrangements:
+        if torch.equal(part, arrange(old.to(sample))):
+            result = sample.clone()
+            result.narrow(axis, begin, length).copy_(arrange(new.to(sample)))
+            return result
+    return None

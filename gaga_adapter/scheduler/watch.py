@@ -1,0 +1,169 @@
+"""Watching a pipeline: the latents that it prepares, and what its networks see first.
+
+A pipeline makes its noise in `prepare_latents`, one place for all its networks: a ControlNet, a
+second expert, a refiner. The networks are watched besides, for pipelines without that method.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from gaga_adapter.errors import HandoverError
+
+#: Arguments by which a network that denoises is told from an encoder or decoder.
+_TIMES = ("timestep", "timesteps", "t", "r")
+#: Names that networks give to their sample.
+_SAMPLES = ("sample", "hidden_states", "x")
+_PREPARE, _BAR = "prepare_latents", "progress_bar"
+#: Fewest numbers on which white noise can be told, and standard errors that it may be off.
+_ENOUGH, _ERRORS = 100, 6.0
+
+
+@dataclass
+class Watch:
+    """A watched pipeline, until it is left alone again."""
+
+    pipe: Any
+    handles: list[RemovableHandle] = field(default_factory=list)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
+        return self  # some pipelines copy all that a scheduler has, once per window
+
+    def remove(self) -> None:
+        """Take the hooks off the networks, and give the pipeline its own methods back."""
+        for handle in self.handles:
+            handle.remove()
+        for name in (_PREPARE, _BAR):
+            vars(self.pipe).pop(name, None)
+
+
+def watch(
+    pipe: Any,  # noqa: ANN401 - any diffusers pipeline
+    show: Callable[[Tensor, Tensor | None], Tensor],
+    prepare: Callable[[Tensor], Tensor],
+    n_steps: Callable[[int], int],
+) -> Watch:
+    """Let latents and network inputs of a pipeline go through two mappings.
+
+    Args:
+        pipe: Pipeline of diffusers, or an object that holds its networks as attributes.
+        show: Mapping of what a network is given, with the timesteps that it is given.
+        prepare: Mapping of the noise that `prepare_latents` returns.
+        n_steps: Steps that are left of as many as the pipeline's progress bar counts.
+
+    Raises:
+        HandoverError: If the pipeline has no network that takes a timestep.
+    """
+    networks = networks_of(pipe)
+    if not hasattr(pipe, "scheduler") and any(n.endswith("_scheduler") for n in vars(pipe)):
+        raise HandoverError(
+            f"{type(pipe).__name__} has several schedulers. Assign the truncated one to the "
+            'attribute that it replaces, with handover="step".'
+        )
+
+    def see(
+        network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if torch.compiler.is_compiling():  # the graph is made once, and must not hold the start
+            return args, kwargs
+        times = next((kwargs[n] for n in _TIMES if isinstance(kwargs.get(n), Tensor)), None)
+        if times is None and len(args) > 1 and isinstance(args[1], Tensor):
+            times = args[1]
+        if args and isinstance(args[0], Tensor):
+            return (show(args[0], times), *args[1:]), kwargs
+        for name in _SAMPLES:
+            if isinstance(kwargs.get(name), Tensor):
+                return args, {**kwargs, name: show(kwargs[name], times)}
+        return args, kwargs
+
+    result = Watch(pipe, [n.register_forward_pre_hook(see, with_kwargs=True) for n in networks])
+    own = getattr(pipe, _PREPARE, None)
+    if callable(own):
+
+        @functools.wraps(own)
+        def prepare_latents(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            result = own(*args, **kwargs)
+            is_tuple = isinstance(result, tuple)
+            parts = list(result) if is_tuple else [result]
+            # beside their noise, pipelines return data: conditions, masks, places
+            place = next((i for i, part in enumerate(parts) if is_white(part)), None)
+            if place is None:
+                return result
+            if any(parts[place] is given for given in (*args, *kwargs.values())):
+                parts[place] = parts[place].clone()  # it is the caller's own
+            parts[place] = prepare(parts[place])
+            return tuple(parts) if is_tuple else parts[0]
+
+        vars(pipe)[_PREPARE] = prepare_latents
+    bar = getattr(pipe, _BAR, None)
+    if callable(bar):
+
+        @functools.wraps(bar)
+        def progress_bar(iterable: Any = None, total: int | None = None) -> Any:  # noqa: ANN401
+            return bar(iterable, None if total is None else n_steps(total))
+
+        vars(pipe)[_BAR] = progress_bar
+    return result
+
+
+def networks_of(pipe: Any) -> list[torch.nn.Module]:  # noqa: ANN401
+    """The networks of a pipeline that take a timestep, such as `unet` and `controlnet`.
+
+    Raises:
+        HandoverError: If there is none.
+    """
+    networks = [n for n in _modules(pipe) if _takes_timestep(n)]
+    if not networks:
+        raise HandoverError(
+            f"{type(pipe).__name__} has no network that takes a timestep, such as a unet or a "
+            'transformer. Use handover="step".'
+        )
+    return networks
+
+
+def _modules(pipe: Any) -> Iterator[torch.nn.Module]:  # noqa: ANN401
+    """Every module that a pipeline holds, once."""
+    held: dict[int, torch.nn.Module] = {}
+    for value in vars(pipe).values():
+        for module in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(module, torch.nn.Module):
+                held[id(module)] = module
+    yield from held.values()
+
+
+def _takes_timestep(network: torch.nn.Module) -> bool:
+    """Whether a network, compiled or not, denoises."""
+    plain = getattr(network, "_orig_mod", network)
+    return bool(set(_TIMES) & set(inspect.signature(type(plain).forward).parameters))
+
+
+def is_white(latents: Any) -> bool:  # noqa: ANN401
+    """Whether a tensor looks like white noise: no mean, and neighbours that know nothing of it.
+
+    White Gaussian noise fails one of these few tests of six standard errors each with a
+    probability of about 1e-8.
+    """
+    if not isinstance(latents, Tensor) or not latents.is_floating_point() or latents.ndim < 2:
+        return False
+    x = latents.detach().float()
+    if x.numel() < _ENOUGH or not bool(torch.isfinite(x).all()):
+        return False
+    square = float(x.square().mean())
+    if not square or abs(float(x.mean())) > _ERRORS * math.sqrt(square / x.numel()):
+        return False
+    for axis in range(1, x.ndim):
+        length = x.shape[axis]
+        if length > 1:
+            pairs = x.narrow(axis, 0, length - 1) * x.narrow(axis, 1, length - 1)
+            if abs(float(pairs.mean())) > _ERRORS * square / math.sqrt(pairs.numel()):
+                return False
+    return True

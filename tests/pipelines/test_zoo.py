@@ -1,0 +1,113 @@
+"""No pipeline starts wrongly without a word, and the documentation says how each does."""
+
+import diffusers
+import pytest
+import torch
+
+from gaga_adapter.reference.dense import DenseReference
+
+from .measure import MODES, Bare, faults_of_data, faults_of_start, measure, perform
+from .table import CASES, lines_of_page, notes, row, verdicts, version_of_page
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers; ours are recorded by `measure`
+NAMES = [case.name for case in CASES]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_no_start_is_wrong_without_a_word(case):
+    if not case.is_known:
+        pytest.skip(f"diffusers {diffusers.__version__} has no {case.pipeline}")
+    found = verdicts(case)
+    wrong = {mode: verdict.reason for mode, verdict in found.items() if verdict.word == "WRONG"}
+    assert not wrong
+    if diffusers.__version__ == version_of_page():
+        missing = {row(case, found), *notes(case, found)} - set(lines_of_page())
+        assert not missing, "run `python -m pipelines.table` in tests"
+
+
+def test_every_row_of_the_documentation_has_a_case():
+    assert len(set(NAMES)) == len(NAMES)
+    assert sum(line.startswith("| ") for line in lines_of_page()) == len(NAMES)
+
+
+# -- the oracle finds what is wrong ----------------------------------------------------------------
+
+
+def sabotaged(monkeypatch, name, transport, mode="auto"):
+    case = next(case for case in CASES if case.name == name)
+    bare = Bare(case, case.build())
+    assert measure(bare, mode).word == "exact"
+    right = DenseReference.transport
+    monkeypatch.setattr(
+        DenseReference, "transport", lambda self, z, mask=None: transport(right, self, z)
+    )
+    return measure(bare, mode)
+
+
+@pytest.mark.parametrize(
+    ("transport", "words"),
+    [
+        (lambda right, self, z: z.clone(), "raw noise"),
+        (lambda right, self, z: right(self, right(self, z)), "a start mapped twice"),
+        (lambda right, self, z: right(self.at(1.0, 0.0), z), "not mean"),
+    ],
+    ids=["unmapped", "twice", "another level"],
+)
+def test_a_wrong_start_is_found(monkeypatch, transport, words):
+    verdict = sabotaged(monkeypatch, "StableDiffusionPipeline", transport)
+    assert verdict.word == "WRONG"
+    assert words in verdict.reason
+
+
+# -- one scheduler for several pipelines -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "names",
+    [
+        (
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline-strength=0.34",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionPipeline",
+        ),
+        (
+            "StableDiffusionXLImg2ImgPipeline-denoising_start=0.7",
+            "StableDiffusionXLPipeline",
+            "StableDiffusionXLImg2ImgPipeline-denoising_start=0.2",
+            "StableDiffusionXLPipeline-denoising_end=0.7",
+        ),
+        (
+            "FluxImg2ImgPipeline-strength=0.84",
+            "FluxPipeline",
+            "FluxImg2ImgPipeline-strength=0.34",
+            "FluxPipeline",
+        ),
+    ],
+    ids=["StableDiffusion", "StableDiffusionXL", "Flux"],
+)
+def test_pipelines_share_a_scheduler(names, mode):
+    cases = [next(case for case in CASES if case.name == name) for name in names]
+    bares = [Bare(case, case.build()) for case in cases]
+    noisy = next(bare for bare in bares if bare.case.start == "noise")
+    scheduler = noisy.truncated(mode)
+    for bare in bares:
+        bare.pipe.scheduler = scheduler
+        if mode == "attach":
+            scheduler.attach(bare.pipe)
+        run = perform(bare.case, bare.pipe)
+        assert not run.crashed
+        assert not run.refused
+        is_data = bare.case.start == "data"
+        assert not (
+            faults_of_data(bare, run) if is_data else faults_of_start(bare, run, bare.noise)
+        )
