@@ -477,3 +477,19 @@ def test_second_moments_agree_with_the_data_and_fourth_do_not(moments):
     error = float(deviation.std()) / math.sqrt(count)
     assert abs(float(deviation.mean()) - spread - wishart) < FIVE_SIGMA * error
     assert float(deviation.mean()) > spread + FIVE_SIGMA * error
+
+
+def test_borrowed_sizes_have_the_second_moments_of_size():
+    """Sizes 4 and 12 alone, 8 asked for: both kinds carry over the same means of the features."""
+    fitted = ExchangeableMoments(F, table_size=256)
+    for n in (4, 12):
+        fitted.update(*toy_molecules(150, n, seed=n))
+    size = fitted.at_size(8)
+    assert size.radius == 4
+    mean = size.sample_weight @ size.sample_mean
+    apart = size.sample_mean - mean
+    rows = 8 * torch.einsum("k,kf,kg->fg", size.sample_weight, apart, apart)
+    torch.testing.assert_close(rows, size.between, rtol=1e-5, atol=1e-6)  # rows are float32
+    torch.testing.assert_close(mean, size.feature_mean, rtol=1e-5, atol=1e-6)
+    v_x = float(size.sample_weight @ size.gyration.sum(1)) / 3
+    assert v_x == pytest.approx(size.v_x, rel=1e-5)
