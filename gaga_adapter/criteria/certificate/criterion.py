@@ -65,6 +65,7 @@ from gaga_adapter.errors import DataError, TruncationError, UnsupportedModelErro
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import project
 
+_MOST_NODES = 2000
 _FEWEST = 10  # items that one half needs to decide for the other
 _SURE = 4.0  # standard errors from which a model counts as worse than linear: 3e-5 per level
 _TAIL = 0.01  # nats that may be left out below `noisiest` without a warning
@@ -170,6 +171,12 @@ class Certificate(BaseCriterion):
     def _nodes(self, levels: list[float], denoiser: Denoiser) -> Tensor:
         """Levels of the integral (K,), rising, float64: those of the curve and more."""
         marks = [min(self.noisiest, levels[-1] - self.step), *reversed(levels)]
+        if (marks[-1] - marks[0]) / self.step + len(marks) > _MOST_NODES:
+            raise DataError(
+                f"the integral from log-SNR {marks[0]:.4g} to {marks[-1]:.4g} in steps of "
+                f"{self.step:g} has more than {_MOST_NODES} levels, each a pass over the data. "
+                "Raise `step` or `noisiest`, or draw the curve at fewer and lower levels."
+            )
         pieces = [torch.tensor(marks[:1], dtype=torch.float64)]
         for low, high in pairwise(marks):
             n = math.ceil((high - low) / self.step)

@@ -235,6 +235,13 @@ def test_a_half_that_does_not_count_changes_no_value():
             torch.testing.assert_close(found[here][:, :2], expected)
 
 
+@pytest.mark.parametrize("settings", [{"noisiest": -1e9}, {"step": 1e-9}])
+def test_an_integral_without_end_is_refused_before_it_begins(settings):
+    judge = Certificate(mixture_denoiser, **settings)
+    with pytest.raises(DataError, match=r"more than 2000 levels, .* Raise `step` or `noisiest`"):
+        judge.curve(mixture(20), None, dense_fitted(mixture(20)), levels(1.0), generator())
+
+
 def test_a_model_worse_than_linear_is_named_and_adds_nothing():
     x = mixture(1000)
 
