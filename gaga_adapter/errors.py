@@ -1,12 +1,15 @@
 """One family of errors: what was got, what is allowed, what to do.
 
-The command line turns every `GAGAError` into one line on stderr and exit code 2.
+The command line turns every `GAGAError` into one line on stderr and exit code 2. Numbers that a
+caller passes are refused in one way, by `whole_number`.
 """
 
 from __future__ import annotations
 
 import inspect
+import operator
 import warnings
+from typing import Any
 
 
 class GAGAError(Exception):
@@ -66,3 +69,54 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").startswith("gaga_adapter."):
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, GAGAWarning, stacklevel=depth)
+
+
+# -- numbers that a caller passes ------------------------------------------------------------------
+
+#: Largest seed that all generators behind the package take.
+LARGEST_SEED = 2**63 - 1
+
+
+def whole_number(
+    name: str,
+    value: Any,  # noqa: ANN401 - whatever a caller passed
+    least: int = 1,
+    most: int | None = None,
+    error: type[GAGAError] = DataError,
+) -> int:
+    """A whole number as an int: Python's, numpy's or torch's, but no bool and no float.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Value that the caller passed.
+        least: Smallest number that is allowed.
+        most: Largest number that is allowed; `None` for no limit.
+        error: Kind of the error.
+
+    Raises:
+        GAGAError: If it is of another type, or out of bounds.
+    """
+    allowed = f"{least} or more" if most is None else f"{least} to {most}"
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = None
+    if number is None or _is_truth(value):
+        raise error(f"{name}={value!r} is no whole number. Pass one, {allowed}.")
+    if number < least or (most is not None and number > most):
+        raise error(f"{name}={number} is out of range. Pass a whole number, {allowed}.")
+    return number
+
+
+def check_seed(seed: Any) -> int:  # noqa: ANN401 - whatever a caller passed
+    """A seed as an int.
+
+    Raises:
+        DataError: If it is no whole number from 0 to `LARGEST_SEED`.
+    """
+    return whole_number("seed", seed, 0, LARGEST_SEED)
+
+
+def _is_truth(value: Any) -> bool:  # noqa: ANN401 - whatever a caller passed
+    """Whether it is a bool of Python, numpy or torch, all of which count as 0 or 1."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")

@@ -22,7 +22,13 @@ import torch
 from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, GAGAWarning, TruncationError
+from gaga_adapter.errors import (
+    DataError,
+    GAGAWarning,
+    TruncationError,
+    check_seed,
+    whole_number,
+)
 from gaga_adapter.layout import Layout
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import (
@@ -142,7 +148,9 @@ def fit(
             f"criterion names {names}: need one, or several in nats, whose bounds can be compared."
         )
     check_tolerance(tolerance, judges[0].unit)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
+    n_criterion = whole_number("n_criterion", n_criterion)
+    n_bootstrap = whole_number("n_bootstrap", n_bootstrap, 0)
     collected = collect(
         data, layout, n_criterion, reference, covariance, generator, progress, processes
     )
@@ -201,7 +209,9 @@ def compare(
     """
     judges = [criterion_named(c) if isinstance(c, str) else c for c in criteria]
     tolerance_of = {j.unit: check_tolerance((tolerances or {}).get(j.unit), j.unit) for j in judges}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
+    n_criterion = whole_number("n_criterion", n_criterion)
+    n_bootstrap = whole_number("n_bootstrap", n_bootstrap, 0)
     collected = collect(
         data, layout, n_criterion, reference, covariance, generator, progress, processes
     )

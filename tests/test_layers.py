@@ -15,7 +15,16 @@ PACKAGE = ROOT / "gaga_adapter"
 # exception: an import inside of a function, or for a type checker alone, counts like any other.
 LAYERS = [
     ["errors"],
-    ["layout", "files", "distributed", "elements", "hashing", "subspace", "covariance"],
+    [
+        "arguments",
+        "layout",
+        "files",
+        "distributed",
+        "elements",
+        "hashing",
+        "subspace",
+        "covariance",
+    ],
     ["noise"],
     ["moments"],
     ["reference"],

@@ -7,6 +7,7 @@ user reads when one fails.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from importlib import import_module
@@ -19,6 +20,7 @@ import typer.main
 
 from gaga_adapter.cli.console import err
 from gaga_adapter.errors import GAGAWarning
+from gaga_adapter.files import visible
 
 _DATA, _SAMPLES, _OTHERS = "Fit and inspect", "Sample and judge", "Existing codebases"
 #: Name, panel of `gaga --help`, and the first line of the command's own help.
@@ -87,7 +89,19 @@ class _LazyCommand(typer.core.TyperCommand):
 
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(self.name)(flatten(import_module(f"gaga_adapter.cli.{self.name}").run))
+        own = args[: args.index("--")] if "--" in args else args  # behind it are those of a script
+        if not extra.get("resilient_parsing") and any(_is_empty(word) for word in own):
+            raise typer.BadParameter(
+                "a word of the command line is empty. Name what is meant; is a variable of the "
+                "shell not set?",
+                ctx=parent,
+            )
         return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
+
+
+def _is_empty(word: str) -> bool:
+    """Whether it names nothing, which as a path would be the folder that the user is in."""
+    return not word.strip() or (word.startswith("--") and word.endswith("="))
 
 
 for _name, _panel, _summary in _COMMANDS:
@@ -117,6 +131,9 @@ def _gaga(
 
 def main() -> None:
     """Entry point of the `gaga` console script."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     err.quiet = False
     try:
@@ -141,7 +158,7 @@ def _show_warning(
 ) -> None:
     """Our own warnings in one line; those of others as Python shows them."""
     if issubclass(category, GAGAWarning):
-        text = f"gaga: warning: {message}\n"
+        text = f"gaga: warning: {visible(message)}\n"
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
     (file or sys.stderr).write(text)

@@ -15,6 +15,9 @@ has both: it declares `--json`, and gets `--quiet` by itself (see `options.flatt
 `--json` prints one document and no table; a figure that is not finite is null in it. `--quiet`
 silences progress and prose, not results, warnings and errors.
 
+Names of files, provenance and reasons come from elsewhere. Nothing in them is read as markup, and
+what would steer the terminal is written out (`gaga_adapter.files.visible`), wherever it is printed.
+
 Whatever may take two seconds reports progress. On a terminal that is a bar with the rate and the
 time left, which disappears at the end; elsewhere (a log, a batch job) one plain line every
 30 seconds, so that short runs leave none.
@@ -24,7 +27,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,14 +37,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from gaga_adapter.files import STEERING, visible
 
 if TYPE_CHECKING:
     from gaga_adapter.distributed import Progress
     from gaga_adapter.molecules.metrics.estimate import Estimate
     from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+def bold(text: object) -> Text:
+    """Text from elsewhere in bold."""
+    return Text(visible(text), "bold")
+
+
+class _Console(Console):
+    """A console on which a string is what it says: no markup, no emoji, no commands."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - rich's own
+        """All strings pass here, also those in tables."""
+        return super().render_str(visible(text), **options)
+
+
+out = _Console()
+err = _Console(stderr=True)
 _EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
 
 
@@ -59,12 +84,14 @@ Quiet = Annotated[
 
 def say(text: str) -> None:
     """A sentence to the user, on stderr; nothing with --quiet."""
-    err.print(text, markup=False, soft_wrap=True)
+    err.print(text, soft_wrap=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
     """The result of a command as one json document on stdout; NaN and infinities are null."""
-    print(json.dumps(_finite(document), indent=2, allow_nan=False, ensure_ascii=False))
+    is_ascii = "utf" not in (getattr(sys.stdout, "encoding", None) or "utf").lower()
+    text = json.dumps(_finite(document), indent=2, allow_nan=False, ensure_ascii=is_ascii)
+    print(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any json value
@@ -107,7 +134,7 @@ def progress_bar(title: str = "") -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[pace]}"),
@@ -118,7 +145,7 @@ def progress_bar(title: str = "") -> Iterator[Progress]:
         def bar(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
                 name = f"{title}: {what}" if title else what
-                tasks[what] = bars.add_task(name, total=total, pace="")
+                tasks[what] = bars.add_task(visible(name), total=total, pace="")
             bars.update(tasks[what], completed=done, total=total, pace=pace(what, done, total))
 
         yield bar
@@ -148,10 +175,19 @@ def duration(seconds: float) -> str:
 
 
 def quiet_loading() -> None:
-    """Leave out diffusers' bar over the two components of a pipeline; sampling keeps its own."""
+    """Leave out diffusers' bar over the two components of a pipeline; sampling keeps its own.
+
+    With --quiet the bars of downloads are left out, too.
+    """
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
+    if err.quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        with warnings.catch_warnings():  # the user's own variable for them comes first
+            warnings.simplefilter("ignore")
+            disable_progress_bars()
 
 
 def table(title: str, *headings: str) -> Table:

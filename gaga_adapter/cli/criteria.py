@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gaga_adapter.cli import options
-from gaga_adapter.cli.console import Json, out, print_json, progress_bar, say, table
+from gaga_adapter.cli.console import Json, bold, out, print_json, progress_bar, say, table
 from gaga_adapter.cli.show import t_star_table
 from gaga_adapter.criteria import CRITERIA, CriterionCurve
 from gaga_adapter.distributed import n_processes, process_index, started
@@ -140,11 +140,9 @@ def _print(
     curves: Mapping[str, CriterionCurve],
     chosen: Mapping[str, Selection],
 ) -> None:
-    out.print(
-        f"[bold]{source.name}[/bold], {comparison.count:,} items, {source.layout.describe()}; "
-        f"{comparison.n_criterion:,} judged",
-        soft_wrap=True,
-    )
+    rest = f", {comparison.count:,} items, {source.layout.describe()}; "
+    rest += f"{comparison.n_criterion:,} judged"
+    out.print(bold(source.name) + rest, soft_wrap=True)
     if curves:
         first = next(iter(curves.values()))
         out.print(f"against the {first.reference} reference; * counts as Gaussian")

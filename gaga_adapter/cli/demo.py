@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from gaga_adapter.cli import console
-from gaga_adapter.cli.options import Seed, writable_folder
+from gaga_adapter.cli.options import Device, Seed, torch_device, writable_folder
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.sampling import DEFAULT_STEPS
 
@@ -36,6 +36,7 @@ def run(
         typer.Option(help="Start at this timestep of 1000 instead of at the fitted t*."),
     ] = None,
     seed: Seed = 0,
+    device: Device = "auto",
     as_json: console.Json = False,
 ) -> None:
     """Sample QM9 in full and from t*: what it saves and costs.
@@ -60,6 +61,7 @@ def run(
         data = load_qm9("test", progress=progress)
     console.quiet_loading()
     pipeline = MoleculePipeline.load("qm9")
+    pipeline.to(torch_device(device))
     base, stats = pipeline.scheduler, GAGAStats.from_pretrained("qm9")
     start = stats.t_star(base) if t_star is None else t_star
     rows: dict[str, Any] = {"full": base}

@@ -40,6 +40,7 @@ class _Evaluation:
 
 @started()
 def run(
+    *,
     files: Annotated[
         list[str],
         typer.Argument(help=".sdf, .xyz, .extxyz, .npz or .db files, folders, or qm9:test."),
@@ -49,7 +50,10 @@ def run(
     ] = False,
     against: Annotated[
         str | None,
-        typer.Option(help="Distances from these molecules: qm9:test, or a file of held-out data."),
+        typer.Option(
+            help="Distances from these molecules: qm9:test, or a file of held-out data, read with "
+            "the same options (but --hydrogens add)."
+        ),
     ] = None,
     posebusters: Annotated[
         bool | None,
@@ -65,8 +69,7 @@ def run(
     posebusters_samples: Annotated[
         str | None, options.renamed_option("--posebusters-samples", "--posebusters-items")
     ] = None,
-    hydrogens: options.HydrogensOption = "keep",
-    skip_bad: options.SkipBad = False,
+    parsing: options.Parsing,
     seed: options.Seed = 0,
     as_json: console.Json = False,
 ) -> None:
@@ -86,7 +89,7 @@ def run(
     from gaga_adapter.molecules.metrics.bonds import known_elements
     from gaga_adapter.molecules.metrics.distances import distances
     from gaga_adapter.molecules.metrics.evaluate import evaluate
-    from gaga_adapter.molecules.metrics.plausibility import has_posebusters
+    from gaga_adapter.molecules.metrics.plausibility import MOST_ATOMS, has_posebusters
     from gaga_adapter.molecules.qm9.data import qm9_train_smiles
 
     if posebusters and not has_posebusters():
@@ -95,14 +98,24 @@ def run(
     with console.progress_bar() as progress:
         stream = stream_molecules(
             files,
-            hydrogens=hydrogens,  # type: ignore[arg-type]  # a wrong one is refused by name
-            skip_bad=skip_bad,
+            hydrogens=parsing.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused
+            embed=parsing.embed,
+            skip_bad=parsing.skip_bad,
+            seed=seed,
             progress=progress,
         )
         held_out = None
         if against is not None:
             progress(f"reading {against}", 0, None)
-            held_out = read_molecules(against, progress=progress)
+            held_out = read_molecules(
+                against,
+                # Those of the data are not ours to complete.
+                hydrogens="remove" if parsing.hydrogens == "remove" else "keep",
+                embed=parsing.embed,
+                skip_bad=parsing.skip_bad,
+                seed=seed,
+                progress=progress,
+            )
         parts = []
         for part in stream:
             parts.append(part)
@@ -111,7 +124,7 @@ def run(
         tally = stream.tally
         is_known = known_elements()[molecules.atomic_numbers]
         is_judged = is_known.all(axis=1)
-        metrics, verdict, figures = None, None, None
+        metrics, verdict, figures, n_large = None, None, None, 0
         if is_judged.any():
             smiles = qm9_train_smiles(progress=progress) if novelty else None
             judged = molecules.subset(np.flatnonzero(is_judged))
@@ -120,13 +133,23 @@ def run(
             raise DataError(f"{molecules.name}: no molecule has elements of known valences alone.")
         if posebusters or (posebusters is None and has_posebusters()):
             order = torch.randperm(len(molecules), generator=generator)
+            if posebusters is None:  # nobody has asked for a check that takes an hour
+                n_atoms = torch.from_numpy(molecules.n_atoms)
+                order = order[n_atoms[order] <= MOST_ATOMS]
+                n_large = len(molecules) - len(order)
             rows = order[:posebusters_items].sort().values.tolist()
-            verdict = _plausibility(molecules, stream, rows, progress)
+            if rows:
+                verdict = _plausibility(molecules, stream, rows, progress)
         if held_out is not None:
             progress("distances", 0, None)
             figures = distances(molecules, held_out, generator)
     if Processes.of_the_run().index:
         return  # the first process prints for all of them
+    if n_large:
+        console.say(
+            f"PoseBusters: {n_large:,} of {len(molecules):,} molecules are left out: they have "
+            f"more than {MOST_ATOMS} atoms and take a minute each. --posebusters checks all."
+        )
     unknown = tuple(SYMBOLS[z] for z in np.unique(molecules.atomic_numbers[~is_known]))
     n_not_judged = int((~is_judged).sum())
     against = "" if held_out is None else held_out.name

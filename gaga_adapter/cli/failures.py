@@ -11,13 +11,13 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
 
 import typer
 
 from gaga_adapter.errors import GAGAError
+from gaga_adapter.files import visible
 
 INTERRUPTED = 130
 _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
@@ -37,7 +37,10 @@ def explain(error: BaseException) -> int:
     if isinstance(error, _UsageError):
         return _line(_usage(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return _line(f"out of memory: {_first_line(error)} Pass smaller batches or fewer items.")
+        return _line(
+            f"out of memory: {_first_line(error)} Pass fewer items or molecules at a time, or take "
+            "smaller batches where the command has them."
+        )
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return _line(f"{where}{error.strerror or error}")
@@ -46,7 +49,7 @@ def explain(error: BaseException) -> int:
 
 
 def _line(message: str, code: int = 2) -> int:
-    print("gaga:", " ".join(message.split()), file=sys.stderr)
+    print("gaga:", visible(" ".join(message.split())), file=sys.stderr)
     return code
 
 
@@ -57,15 +60,13 @@ def _first_line(error: BaseException) -> str:
 
 def _usage(error: Exception) -> str:
     """A mistake on the command line: what was wrong, a near name, and where to read on."""
-    message = str(error.format_message())  # type: ignore[attr-defined]
-    message = re.sub(r"\s*\(Possible options: .*", "", message)  # it lists them by the alphabet
-    context = getattr(error, "ctx", None)
+    context, near = getattr(error, "ctx", None), getattr(error, "possibilities", None) or []
+    # An unknown option has its near names apart; its own text would list them by the alphabet.
+    message = str(error.message if near else error.format_message())  # type: ignore[attr-defined]
     options = [] if context is None else context.command.params
     hidden = {name for one in options if getattr(one, "hidden", False) for name in one.opts}
-    near = [one for one in getattr(error, "possibilities", None) or [] if one not in hidden]
-    if any(f"Did you mean {name}?" in message for name in hidden):  # an old name is no advice
-        message = re.sub(r"\.? *Did you mean [^?]*\?", "", message)
-    if near and "Did you mean" not in message:
+    near = [name for name in near if name not in hidden]  # an old name is no advice
+    if near:
         message += f". Did you mean {near[0]}?"
     stop = "" if message.endswith(("?", ".")) else "."
     path = "gaga" if context is None else context.command_path

@@ -13,6 +13,8 @@ from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, say
 from gaga_adapter.cli.show import document, print_stats, save_plot
 from gaga_adapter.distributed import n_processes, process_index, started
+from gaga_adapter.errors import StatsMismatchError
+from gaga_adapter.layout import DenseLayout
 
 
 @started()
@@ -52,6 +54,10 @@ def run(
     with progress_bar() as progress:
         source = options.open_data(reading, seed, progress)
         options.check_covariance(source, covariance)
+        if by_size and isinstance(source.layout, DenseLayout):
+            raise StatsMismatchError(
+                f"--by-size is of molecules, and {source.name} is an array. Leave it out."
+            )
         stats = fit(
             source.batches((process_index(), n_processes())),
             source.layout,

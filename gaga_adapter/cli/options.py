@@ -21,10 +21,16 @@ import numpy as np
 import torch
 import typer
 
-from gaga_adapter.cli.console import Quiet
+from gaga_adapter.cli.console import Quiet, quiet_loading
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, WriteError
+from gaga_adapter.errors import LARGEST_SEED, DataError, GAGAError, StatsMismatchError, WriteError
+from gaga_adapter.files.atomic import (
+    STANDARD_OUTPUT,
+    file_behind,
+    is_standard_output,
+    is_stream,
+)
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 
 if TYPE_CHECKING:
@@ -138,7 +144,37 @@ HydrogensOption = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave malformed molecules out and count them.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def _within(least: int, most: int) -> Callable[[typer.Context, int], int]:
+    """A callback that refuses numbers out of a range; the help has no room to print it."""
+
+    def check(context: typer.Context, value: int) -> int:
+        if not context.resilient_parsing and not least <= value <= most:
+            raise typer.BadParameter(f"{value} is out of range. Pass {least} to {most}.")
+        return value
+
+    return check
+
+
+Seed = Annotated[
+    int, typer.Option(help="Seed of everything random.", callback=_within(0, LARGEST_SEED))
+]
+
+
+Embed = Annotated[
+    bool,
+    typer.Option("--embed", help="Make geometries by ETKDG for SMILES and for SDF records in 2D."),
+]
+
+
+@dataclass(frozen=True)
+class Parsing:
+    """How molecules of files are read, where they are not encoded: what readers may advise."""
+
+    hydrogens: HydrogensOption = "keep"
+    embed: Embed = False
+    skip_bad: SkipBad = False
 
 
 @dataclass(frozen=True)
@@ -161,12 +197,7 @@ class Reading:
         ),
     ] = "H,C,N,O,F"
     hydrogens: HydrogensOption = "keep"
-    embed: Annotated[
-        bool,
-        typer.Option(
-            "--embed", help="Make geometries by ETKDG for SMILES and for SDF records in 2D."
-        ),
-    ] = False
+    embed: Embed = False
     skip_bad: SkipBad = False
     position_scale: Annotated[
         float, typer.Option(help="Positions, in angstrom, are divided by it.")
@@ -258,7 +289,7 @@ def _open_array(file: Path) -> Source:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"cannot read {file} ({error}). Write it with numpy.save.") from error
-    if array.ndim < 2 or not len(array) or array.dtype.kind != "f":
+    if array.ndim < 2 or not array.size or array.dtype.kind != "f":
         raise DataError(
             f"{file} holds {array.dtype} {array.shape}; need floats (M, C, ...), one event per "
             "row and channels first, scaled as the model sees them."
@@ -303,7 +334,13 @@ Tolerance = Annotated[
         show_default=False,
     ),
 ]
-Items = Annotated[int, typer.Option(help="Number of items that the criteria see, drawn at random.")]
+Items = Annotated[
+    int,
+    typer.Option(
+        help="Number of items that the criteria see, drawn at random.",
+        callback=_within(2, LARGEST_SEED),
+    ),
+]
 OldSamples = Annotated[str | None, renamed_option("--samples", "--items")]
 
 
@@ -335,6 +372,7 @@ def make_criterion(name: str, model: str | None, device: torch.device | str = "c
     from gaga_adapter.criteria import Certificate, as_denoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
 
+    quiet_loading()
     return Certificate(as_denoiser(MoleculePipeline.load(model).denoiser.to(device)))
 
 
@@ -377,17 +415,38 @@ def torch_device(name: str) -> torch.device:
 
 def writable_file(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of an option that names a file to make or replace."""
-    if path is not None and not context.resilient_parsing:
-        if path.is_dir():
-            raise WriteError(f"cannot write {path}: it is a folder. Name a file in it.")
-        _try_to_write(path, path.parent)
+    if path is not None and not context.resilient_parsing and not is_stream(path):
+        _try_to_write(path, file_behind(path).parent)
     return path
+
+
+def file_or_stdout(context: typer.Context, path: Path | None) -> Path | None:
+    """Callback of an option that names a file, or standard output by `-`.
+
+    Then the file is all that standard output gets, so there is no json document.
+    """
+    path = STANDARD_OUTPUT if path == Path("-") else path
+    writable_file(context, path)
+    return path
+
+
+def require_one_document(path: Path, as_json: bool) -> None:
+    """Refuse a file and a json document on one standard output."""
+    if as_json and is_standard_output(path):
+        raise typer.BadParameter(
+            "the document would go to standard output, too. Name a file, or leave --json out.",
+            param_hint="--json",
+        )
 
 
 def writable_folder(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of an option that names a folder to make, or to write into."""
     if path is not None and not context.resilient_parsing:
-        _try_to_write(path, path)
+        if path == Path("-"):
+            raise WriteError(
+                "cannot write a folder to standard output. Name a folder; ./- is one of that name."
+            )
+        _try_to_write(path, Path(os.path.realpath(path)))
     return path
 
 

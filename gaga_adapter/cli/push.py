@@ -9,7 +9,8 @@ import typer
 
 from gaga_adapter.cli.console import Json, out, print_json, say
 from gaga_adapter.cli.options import writable_folder
-from gaga_adapter.files.hub import check_repo_id
+from gaga_adapter.files import visible
+from gaga_adapter.files.hub import CARD, check_license, check_repo_id
 from gaga_adapter.stats import GAGAStats
 
 
@@ -56,6 +57,8 @@ def run(
     if folder is not None and not dry_run:
         raise typer.BadParameter("it goes with --dry-run.", param_hint="--out")
     license = license or licence
+    check_repo_id(repo)  # before the hub is asked
+    check_license(license)
     fitted = GAGAStats.from_pretrained(stats)
     if not dry_run:
         address = fitted.push_to_hub(
@@ -72,15 +75,16 @@ def run(
         return
     from gaga_adapter.report.card import card_section, merge_card, write_card
 
-    check_repo_id(repo)
     if folder is None:
         card = merge_card(card_section(fitted, repo, has_picture=False), repo, license=license)
         if as_json:
             print_json({"repo": repo, "card": card})
         else:
-            print(card, end="")
+            print(visible(card), end="")
         return
-    write_card(fitted, folder, repo, license=license)
+    there = folder / CARD  # as on the hub, all but the generated part is its owner's
+    existing = there.read_text(encoding="utf-8") if there.exists() else None
+    write_card(fitted, folder, repo, existing, license)
     fitted.save_pretrained(folder)
     if as_json:
         print_json({"repo": repo, "folder": str(folder)})

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 
 def run(
+    *,
     out: Annotated[
-        Path, typer.Option(help="Page to write, .html.", callback=options.writable_file)
+        Path,
+        typer.Option(
+            help="Page to write, .html; - is standard output.", callback=options.file_or_stdout
+        ),
     ],
     stats: Annotated[str, typer.Argument(help="Artefact folder, hub id, or qm9.")] = "qm9",
     data: Annotated[
@@ -54,6 +58,7 @@ def run(
     steps: Annotated[
         int, typer.Option(help="Steps of the full trajectory.", min=1)
     ] = DEFAULT_STEPS,
+    parsing: options.Parsing,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     as_json: Json = False,
@@ -71,11 +76,12 @@ def run(
     from gaga_adapter.report.judges import verdicts
     from gaga_adapter.report.page import write_report
 
+    options.require_one_document(out, as_json)
     fitted = GAGAStats.from_pretrained(stats)
     if criteria is not None and data is None and criteria != "none":
         raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")
     with progress_bar() as progress:
-        held_out = None if data is None else _held_out(fitted, data, items, seed, progress)
+        held_out = None if data is None else _held_out(fitted, data, parsing, items, seed, progress)
         answers = {}
         if held_out is not None:
             names = _names(criteria, fitted)
@@ -85,7 +91,15 @@ def run(
             answers = verdicts(fitted, held_out, judges, seed, progress)
         shown = None
         if samples is not None:
-            shown = Samples(read_molecules(samples), samples)
+            molecules = read_molecules(
+                samples,
+                hydrogens=parsing.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused
+                embed=parsing.embed,
+                skip_bad=parsing.skip_bad,
+                seed=seed,
+                progress=progress,
+            )
+            shown = Samples(molecules, samples)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
         facts = report_facts(fitted, held_out, answers, shown, _date_written(stats), seed)
@@ -103,7 +117,14 @@ def _names(criteria: str | None, stats: GAGAStats) -> list[str]:
     return [] if criteria == "none" else [name.strip() for name in criteria.split(",")]
 
 
-def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Progress) -> HeldOut:
+def _held_out(
+    stats: GAGAStats,
+    data: str,
+    parsing: options.Parsing,
+    items: int,
+    seed: int,
+    progress: Progress,
+) -> HeldOut:
     """A uniform sample of the data, in the layout of the statistics."""
     from gaga_adapter.report.histograms import HeldOut
 
@@ -123,6 +144,9 @@ def _held_out(stats: GAGAStats, data: str, items: int, seed: int, progress: Prog
         reading = options.Reading(
             [data],
             ",".join(layout.elements),
+            hydrogens=parsing.hydrogens,
+            embed=parsing.embed,
+            skip_bad=parsing.skip_bad,
             position_scale=layout.position_scale,
             onehot_scale=layout.onehot_scale,
             charge_scale=layout.charge_scale,

@@ -14,12 +14,18 @@ from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import GAGAWarning, TruncationError, WriteError
+from gaga_adapter.files.atomic import is_stream
 from gaga_adapter.sampling import DEFAULT_STEPS
 
 
 @started()
 def run(
-    out: Annotated[Path, typer.Option(help="SDF file to write.", callback=options.writable_file)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="SDF file to write; - is standard output.", callback=options.file_or_stdout
+        ),
+    ],
     n: Annotated[int, typer.Option("-n", "--number", help="Number of molecules.", min=1)] = 16,
     model: Annotated[
         str,
@@ -72,7 +78,7 @@ def run(
 
     They are on disk as they are made, in the folder OUT.parts: a run that was
     interrupted goes on there when it is started again. Several processes share
-    the work and sample what one would.
+    the work and sample what one would. Pipes get them as they are made.
 
       gaga sample -n 64 --stats qm9 --out samples.sdf
       gaga sample -n 64 --stats stats/ --model my-pipeline/ --out samples.sdf
@@ -83,10 +89,11 @@ def run(
     from gaga_adapter.sampling.solvers import scheduler_named
     from gaga_adapter.scheduler import GAGAScheduler
 
-    if out.suffix.lower() not in ("", ".sdf"):
-        raise WriteError(
-            f"cannot write {out}: molecules are written as SDF. Name it {out.with_suffix('.sdf')}."
-        )
+    if out.suffix.lower() not in ("", ".sdf") and not is_stream(out):
+        stem = out.name.removesuffix(".gz").removesuffix(".sdf")
+        sdf = out.with_name(stem).with_suffix(".sdf")
+        raise WriteError(f"cannot write {out}: molecules are written as SDF. Name it {sdf}.")
+    options.require_one_document(out, as_json)
     quiet_loading()
     pipeline = MoleculePipeline.load(model)
     pipeline.scheduler = scheduler_named(scheduler, pipeline.scheduler)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gaga_adapter.cli.console import Json, out, print_json, say, table
+from gaga_adapter.cli.console import Json, bold, out, print_json, say, table
 from gaga_adapter.cli.options import STATISTICS, Plot, completion
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.noise.paths import starts
@@ -72,10 +72,8 @@ def save_plot(stats: GAGAStats, file: Path) -> None:
 def print_stats(stats: GAGAStats) -> None:
     """Print layout, curve and t*."""
     source = stats.provenance.get("data", "unknown data")
-    out.print(
-        f"[bold]{source}[/bold], {stats.moments.count:,} items, {stats.layout.describe()}",
-        soft_wrap=True,
-    )
+    rest = f", {stats.moments.count:,} items, {stats.layout.describe()}"
+    out.print(bold(source) + rest, soft_wrap=True)
     chosen = stats.selection
     spread = ""
     if chosen is not None:
@@ -97,7 +95,7 @@ def print_stats(stats: GAGAStats) -> None:
         out.print(chosen.meaning)
         if chosen.interval is not None:
             spread = ", 90 % interval {:.3f} to {:.3f}".format(*chosen.interval)
-    out.print(f"[bold]log-SNR* = {stats.log_snr_star:.3f}[/bold]{spread}")
+    out.print(bold(f"log-SNR* = {stats.log_snr_star:.3f}") + spread)
     if chosen is not None and chosen.by_size:
         stars = ", ".join(f"{size}: {star:.2f}" for size, star in chosen.by_size.items())
         out.print(f"per size: {stars}")

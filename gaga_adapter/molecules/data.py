@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from gaga_adapter.elements import SYMBOLS
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,12 @@ class MoleculeSet:
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[MoleculeSet]:
-        """The whole set in batches, the last one possibly smaller; `generator` draws the order."""
+        """The whole set in batches, the last one possibly smaller; `generator` draws the order.
+
+        Raises:
+            DataError: If the batch size is no whole number of 1 or more.
+        """
+        batch_size = whole_number("batch_size", batch_size)
         order = np.arange(len(self))
         if generator is not None:
             order = torch.randperm(len(self), generator=generator).numpy()

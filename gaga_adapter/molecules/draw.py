@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, whole_number
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import bond_orders, broken_atoms
+from gaga_adapter.molecules.metrics.bonds import Bonds, broken_atoms
 
 _Array = NDArray[np.float64]
 
@@ -59,15 +59,14 @@ def draw_grid(
         columns: Number of molecules in a row.
 
     Raises:
-        DataError: If there is nothing to draw.
+        DataError: If there is nothing to draw, or `columns` is no whole number of 1 or more.
         WriteError: If the file cannot be written.
     """
     from rdkit.Chem.Draw import rdMolDraw2D
 
-    if not rows or columns < 1:
-        raise DataError(
-            f"nothing to draw: {len(rows)} rows of {columns} molecules. Pass one or more."
-        )
+    if not rows:
+        raise DataError("nothing to draw: no rows of molecules. Pass one or more.")
+    columns = whole_number("columns", columns)
     shown = [ball_and_stick(molecules.subset(slice(columns))) for _, molecules in rows]
     # One scale for all that are not twice the usual size: a molecule that flew apart shrinks alone.
     fits = np.array([min(model.fit, _LARGEST) for row in shown for model in row])
@@ -92,7 +91,7 @@ class BallAndStick:
     xyz: _Array  # (n, 3) angstrom; x to the right, y up, z towards the viewer
     radii: _Array  # (n,) of the balls, angstrom
     colours: _Array  # (n, 3)
-    orders: NDArray[np.uint8]  # (n, n) of the bonds
+    bonds: list[tuple[int, int, int]]  # two atoms and an order, from either end
     broken: NDArray[np.bool_]  # (n,) atoms to mark
 
     @property
@@ -113,14 +112,12 @@ class BallAndStick:
         for i, (point, colour) in enumerate(zip(place, colours, strict=True)):
             ball = partial(pen.ball, middle + point[:2], self.radii[i] * scale, colour)
             jobs.append((point[2], partial(ball, ring=bool(self.broken[i]))))
-        for i, j in np.argwhere(self.orders):  # each bond twice: one half from either end
+        for i, j, order in self.bonds:  # each bond twice: one half from either end
             axis = place[j] - place[i]
             length = max(float(np.linalg.norm(axis)), 1e-9)
             start = place[i] + axis * min(0.9 * self.radii[i] * scale / length, 0.5)
             end = (place[i] + place[j]) / 2
-            stick = partial(
-                pen.sticks, middle + start[:2], middle + end[:2], int(self.orders[i, j])
-            )
+            stick = partial(pen.sticks, middle + start[:2], middle + end[:2], order)
             jobs.append(((start + end)[2] / 2, partial(stick, _STICK * scale, colours[i])))
         for _, job in sorted(jobs, key=itemgetter(0)):
             job()
@@ -128,9 +125,9 @@ class BallAndStick:
 
 def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
     """Turn every molecule of a set to the viewer."""
-    orders = bond_orders(molecules)
-    broken = broken_atoms(molecules.atomic_numbers, orders)
-    models = []
+    bonds = Bonds.of(molecules)
+    broken = broken_atoms(molecules.atomic_numbers, bonds)
+    models, of_each = [], bonds.by_molecule()
     for index, n in enumerate(molecules.n_atoms):
         xyz, numbers = molecules.molecule(index)
         models.append(
@@ -138,7 +135,7 @@ def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
                 xyz=_turn(xyz.astype(np.float64)),
                 radii=np.where(numbers == 1, 0.27, np.where(numbers > 10, 0.52, 0.42)),
                 colours=np.array([ELEMENT_COLOURS.get(z, OTHER_COLOUR) for z in numbers.tolist()]),
-                orders=orders[index, :n, :n],
+                bonds=sorted(end for i, j, k in of_each[index] for end in ((i, j, k), (j, i, k))),
                 broken=broken[index, :n],
             )
         )

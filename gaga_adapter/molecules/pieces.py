@@ -11,11 +11,20 @@ process r of W makes every W-th missing piece.
 
 Each piece is a file in `OUT.parts` as soon as it is made, and memory holds one piece. A run that
 was killed goes on with the pieces that are there. In the end they become `OUT`, in order.
+
+The folder is locked while a run works in it, so that a second one with the same output is refused.
+A folder of that name with anything in it that no run of ours has written is refused, too, and
+nothing but our own files is ever removed. Into a pipe or a device the pieces go one by one, as they
+are made, and there is no such folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -25,14 +34,31 @@ from pathlib import Path
 import torch
 
 from gaga_adapter.distributed import Processes, Progress, Tick
-from gaga_adapter.errors import DataError, ProcessError
-from gaga_adapter.files.atomic import replacing
+from gaga_adapter.errors import (
+    DataError,
+    GAGAError,
+    ProcessError,
+    TruncationError,
+    WriteError,
+    check_seed,
+    whole_number,
+)
+from gaga_adapter.files.atomic import (
+    file_behind,
+    is_draft,
+    is_stream,
+    locked,
+    replacing,
+    stream_into,
+)
 from gaga_adapter.hashing import splitmix64
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.pipeline import MoleculePipeline
 from gaga_adapter.sampling import DEFAULT_STEPS
 
 _BATCHES = 4  # in a piece: more waste less padding, fewer lose less work to a kill
+_PIECE = re.compile(r"\d{8,}-[0-9a-f]{16}\.sdf")
+_LOCK = ".gaga-lock"
 
 
 @dataclass(frozen=True)
@@ -66,12 +92,13 @@ def sample_sdf(
     progress: Progress | None = None,
     processes: Processes | None = None,
 ) -> Sampled:
-    """Sample molecules into an SDF file, which appears whole at the end.
+    """Sample molecules into an SDF file, which appears whole at the end, or into a pipe.
 
     Args:
         pipeline: The model and its scheduler, the same on all processes.
         out: The file. The folder `OUT.parts` lives beside it while the run does, and all processes
-            must see it.
+            must see it. Pipes and devices, such as `/dev/stdout`, get the molecules as they are
+            made.
         n_molecules: Number of molecules.
         num_inference_steps: Number of steps that `scheduler.set_timesteps` gets.
         seed: Seed of everything random.
@@ -87,58 +114,58 @@ def sample_sdf(
     Raises:
         DataError: If no molecule is asked for, or `OUT.parts` holds pieces of a run with other
             settings.
-        WriteError: If a file cannot be written.
+        WriteError: If a file cannot be written, another run writes it, or `OUT.parts` holds
+            something else than pieces.
         ProcessError: If another process failed or is gone, or writes to another disk.
         StatsMismatchError: If the statistics of the scheduler describe other channels.
         TruncationError: If the scheduler refuses the number of steps, or starts too noisy.
     """
-    if n_molecules < 1:
-        raise DataError(f"n_molecules={n_molecules}: ask for one molecule or more.")
+    n_molecules = whole_number("n_molecules", n_molecules)
+    steps = whole_number("num_inference_steps", num_inference_steps, error=TruncationError)
+    batch_size, seed = whole_number("batch_size", batch_size), check_seed(seed)
     processes = Processes.of_the_run() if processes is None else processes
-    settings = (n_molecules, num_inference_steps, seed, batch_size)
-    pieces = _Pieces(Path(out), n_molecules, _BATCHES * batch_size, _digest(pipeline, settings))
-    if len(set(processes.everyones(pieces.digest))) > 1:
+    if processes.count > 1 and is_stream(out):
+        raise WriteError(
+            f"{processes.count} processes cannot write into {out} together. Name a file, or start "
+            "one process."
+        )
+    digest = _digest(pipeline, (n_molecules, steps, seed, batch_size))
+    if len(set(processes.everyones(digest))) > 1:
         raise ProcessError(
             "the processes of this run sample with different models, schedulers or settings. "
             "Give all of them the same."
         )
-    missing = processes.by_first(lambda beat: pieces.missing())
-    n_batches = {piece: -(-pieces.size(piece) // batch_size) for piece in missing}
-    calls = _Calls()
+    plan, calls = _Plan(n_molecules, _BATCHES * batch_size), _Calls()
+    kind = _Stream if is_stream(out) else _Folder
+    with kind(Path(out), plan, digest, processes) as pieces:
+        missing = processes.by_first(lambda beat: pieces.missing())
+        n_batches = {piece: -(-plan.size(piece) // batch_size) for piece in missing}
 
-    def report(done: int) -> None:
-        if progress is not None and calls.per_molecule:
-            progress("network calls", done, sum(n_batches.values()) * calls.per_molecule)
+        def report(done: int) -> None:
+            if progress is not None and calls.per_molecule:
+                progress("network calls", done, sum(n_batches.values()) * calls.per_molecule)
 
-    with processes.in_step(report) as tick:
-        for piece in missing[processes.index :: processes.count]:
-            molecules = pipeline(
-                pieces.size(piece),
-                num_inference_steps=num_inference_steps,
-                generator=piece_generator(seed, piece),
-                batch_size=batch_size,
-                progress=calls.of_piece(n_batches[piece], tick),
-            ).molecules
-            text = sdf_text(replace(molecules, name=f"piece {piece} molecule"))
-            with replacing(pieces.file(piece)) as draft:
-                draft.write_text(text, encoding="utf-8")
-    processes.by_first(pieces.join)
-    n_found = n_molecules - sum(map(pieces.size, missing))
+        with processes.in_step(report) as tick:
+            for piece in missing[processes.index :: processes.count]:
+                molecules = pipeline(
+                    plan.size(piece),
+                    num_inference_steps=steps,
+                    generator=piece_generator(seed, piece),
+                    batch_size=batch_size,
+                    progress=calls.of_piece(n_batches[piece], tick),
+                ).molecules
+                pieces.keep(piece, sdf_text(replace(molecules, name=f"piece {piece} molecule")))
+        processes.by_first(pieces.join)
+    n_found = n_molecules - sum(map(plan.size, missing))
     return Sampled(n_molecules, n_found, max(processes.everyones(calls.per_molecule)) or None)
 
 
 @dataclass(frozen=True)
-class _Pieces:
-    """The files of the pieces of a run."""
+class _Plan:
+    """How many molecules each piece has."""
 
-    out: Path  # what they become
     n_molecules: int  # in all of them
     full: int  # molecules of every piece but the last one
-    digest: str  # of the run's settings
-
-    @property
-    def folder(self) -> Path:
-        return self.out.with_name(f"{self.out.name}.parts")
 
     def __len__(self) -> int:
         return -(-self.n_molecules // self.full)
@@ -147,13 +174,74 @@ class _Pieces:
         """Molecules of a piece."""
         return min(self.full, self.n_molecules - piece * self.full)
 
+
+class _Folder(contextlib.ExitStack):
+    """The pieces as files in `OUT.parts`, which this run has for itself."""
+
+    def __init__(self, out: Path, plan: _Plan, digest: str, processes: Processes) -> None:
+        super().__init__()
+        self.out, self.plan, self.digest, self.processes = out, plan, digest, processes
+        self.folder = out.with_name(f"{out.name}.parts")
+
+    def __enter__(self) -> _Folder:
+        self.processes.by_first(lambda beat: self._lock())
+        return self
+
+    def _lock(self) -> None:
+        file_behind(self.out)  # refuses a place that cannot be written
+        try:
+            self._refuse_what_is_not_ours()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = self.enter_context(locked(self.folder / _LOCK))
+        except BlockingIOError as error:
+            who = ""
+            with contextlib.suppress(OSError):
+                who = f" ({(self.folder / _LOCK).read_text(encoding='utf-8')})"
+            raise WriteError(
+                f"another run{who} is writing {self.out}. Wait for it, stop it, or choose another "
+                "--out."
+            ) from error
+        except OSError as error:
+            if isinstance(error, WriteError):
+                raise
+            raise WriteError(
+                f"cannot write {self.folder}: {error.strerror or error}. Choose another --out."
+            ) from error
+        self.callback(self._leave)
+        if descriptor >= 0:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+
+    def _refuse_what_is_not_ours(self) -> None:
+        if not self.folder.exists() and not self.folder.is_symlink():
+            return
+        if not self.folder.is_dir():
+            raise WriteError(
+                f"{self.folder} is in the way: the pieces of {self.out} go into a folder of that "
+                "name. Rename it, or choose another --out."
+            )
+        names = sorted(file.name for file in self.folder.iterdir() if not _is_ours(file.name))
+        if names:
+            raise WriteError(
+                f"{self.folder} holds {', '.join(names[:3])}{', ...' if names[3:] else ''}, which "
+                f"no run of gaga wrote. The pieces of {self.out} go into a folder of that name: "
+                "rename it, or choose another --out."
+            )
+
+    def _leave(self) -> None:
+        """Remove the lock, and the folder if nothing else is in it."""
+        with contextlib.suppress(OSError):
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
     def file(self, piece: int) -> Path:
         return self.folder / f"{piece:08d}-{self.digest}.sdf"
 
     def missing(self) -> list[int]:
         """Pieces that are still to be made."""
-        present = set(self.folder.glob("*.sdf"))
-        mine = [self.file(piece) for piece in range(len(self))]
+        present = {file for file in self.folder.iterdir() if _PIECE.fullmatch(file.name)}
+        mine = [self.file(piece) for piece in range(len(self.plan))]
         foreign = present.difference(mine)
         if foreign:
             raise DataError(
@@ -163,19 +251,60 @@ class _Pieces:
             )
         return [piece for piece, file in enumerate(mine) if file not in present]
 
+    def keep(self, piece: int, text: str) -> None:
+        """Store the text of a piece."""
+        with replacing(self.file(piece)) as draft:
+            draft.write_text(text, encoding="utf-8")
+
     def join(self, beat: Callable[[], None]) -> None:
-        """Make the file of all pieces, and leave nothing else."""
+        """Make the file of all pieces, and remove them."""
+        files = [self.file(piece) for piece in range(len(self.plan))]
         with replacing(self.out) as draft, draft.open("wb") as whole:
-            for piece in range(len(self)):
+            for file in files:
                 beat()
-                if not self.file(piece).is_file():
-                    raise ProcessError(
-                        f"{self.file(piece)} was written by another process and is not here. All "
-                        "processes need one shared folder: choose an --out on a shared disk."
-                    )
-                with self.file(piece).open("rb") as part:
+                if not file.is_file():
+                    raise self._lost(file)
+                with file.open("rb") as part:
                     shutil.copyfileobj(part, whole)
-        shutil.rmtree(self.folder)
+        for file in files:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+
+    def _lost(self, file: Path) -> GAGAError:
+        if self.processes.count == 1:
+            return WriteError(f"{file} was removed while this run went on. Start it again.")
+        return ProcessError(
+            f"{file} was written by another process and is not here. All processes need one "
+            "shared folder: choose an --out on a shared disk."
+        )
+
+
+class _Stream(contextlib.ExitStack):
+    """The pieces one by one into a pipe or a device."""
+
+    def __init__(self, out: Path, plan: _Plan, digest: str, processes: Processes) -> None:
+        super().__init__()
+        self.plan = plan
+        self.stream = self.enter_context(stream_into(out))
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def missing(self) -> list[int]:
+        """All pieces."""
+        return list(range(len(self.plan)))
+
+    def keep(self, piece: int, text: str) -> None:
+        """Write the text of a piece."""
+        self.stream.write(text.encode())
+        self.stream.flush()
+
+    def join(self, beat: Callable[[], None]) -> None:
+        """Nothing is left to do."""
+
+
+def _is_ours(name: str) -> bool:
+    return name == _LOCK or is_draft(name) or _PIECE.fullmatch(name) is not None
 
 
 class _Calls:

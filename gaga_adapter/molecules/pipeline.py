@@ -1,5 +1,8 @@
 """The compact denoiser under any diffusers scheduler; the loop is that of `sampling/loop.py`.
 
+A saved pipeline is loaded by this class: `DiffusionPipeline.from_pretrained` looks for the class in
+diffusers alone.
+
 pipe = MoleculePipeline.from_pretrained("qm9")
 pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, "qm9")
 molecules = pipe(16, num_inference_steps=100).molecules
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning
+from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.formats import sdf_text
@@ -34,6 +38,7 @@ from gaga_adapter.sampling.loop import (
     draw_sizes,
     sample_atoms,
     walk,
+    wanted_sizes,
 )
 from gaga_adapter.sampling.solvers import ancestral_scheduler
 from gaga_adapter.trained import trained_log_snr
@@ -41,6 +46,14 @@ from gaga_adapter.trained import trained_log_snr
 #: Pipelines that ship with the package, by the name that their statistics have in `GAGAStats`.
 EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
 _OUTPUT_TYPES = ("molecules", "tensor", "rdkit", "sdf")
+_NOTE = """A molecule pipeline of gaga-adapter. Load it with
+
+    from gaga_adapter import MoleculePipeline
+    pipe = MoleculePipeline.from_pretrained("this folder, or its hub id")
+
+`DiffusionPipeline.from_pretrained` of diffusers looks for the class in diffusers alone, and fails
+with `AttributeError: module diffusers has no attribute MoleculePipeline`.
+"""
 _MAX_SIGMA = 1e3  # stands in for sigma = infinity at pure noise
 
 
@@ -114,12 +127,31 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         pretrained_model_name_or_path: str | Path,
         **kwargs: Any,  # noqa: ANN401 - diffusers' own signature
     ) -> "MoleculePipeline":
-        """A pipeline as diffusers loads it, or the QM9 model shipped here by its name `qm9`."""
-        name = embedded_name(pretrained_model_name_or_path)
-        folder = pretrained_model_name_or_path if name is None else EMBEDDED[name]
+        """A pipeline as diffusers loads it, or the QM9 model shipped here by its name `qm9`.
+
+        Raises:
+            ArtefactError: If there is no such pipeline.
+        """
+        name, known = (
+            str(pretrained_model_name_or_path),
+            embedded_name(pretrained_model_name_or_path),
+        )
+        folder = Path(name) if known is None else EMBEDDED[known]
         # Without accelerate, diffusers would choose the same with a warning.
         kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
-        pipeline: MoleculePipeline = super().from_pretrained(folder, **kwargs)
+        try:
+            if not folder.is_dir() and "/" not in name:
+                raise OSError("there is no such folder, and a hub id has the form user/name")
+            pipeline = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)
+        except (OSError, ValueError, AttributeError) as error:
+            raise ArtefactError(
+                f"no molecule pipeline at {name} ({(str(error).splitlines() or [''])[0]}). Pass a "
+                f"folder that `save_pretrained` wrote, a hub id, or {' or '.join(EMBEDDED)}."
+            ) from error
+        if not isinstance(pipeline, cls):
+            raise ArtefactError(
+                f"{name} holds a {type(pipeline).__name__}, not a MoleculePipeline."
+            )
         return pipeline
 
     @classmethod
@@ -129,22 +161,21 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             ArtefactError: If there is no such pipeline.
         """
-        name, known = str(name_or_path), embedded_name(name_or_path)
-        try:
-            if known is None and not Path(name).is_dir() and "/" not in name:
-                raise OSError("there is no such folder, and a hub id has the form user/name")
-            pipeline = cls.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise ArtefactError(
-                f"no molecule pipeline at {name} ({str(error).splitlines()[0]}). Pass a folder "
-                f"that `save_pretrained` wrote, a hub id, or {' or '.join(EMBEDDED)}."
-            ) from error
-        if not isinstance(pipeline, cls):
-            raise ArtefactError(
-                f"{name} holds a {type(pipeline).__name__}, not a MoleculePipeline."
-            )
+        pipeline = cls.from_pretrained(name_or_path)
         pipeline.denoiser.float()
         return pipeline
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        **kwargs: Any,  # noqa: ANN401 - diffusers' own signature
+    ) -> None:
+        """Write the pipeline as diffusers does, with a README.md that says how to load it."""
+        note = Path(save_directory) / "README.md"
+        if not note.exists():
+            with replacing(note) as draft:
+                draft.write_text(_NOTE, encoding="utf-8")
+        super().save_pretrained(save_directory, **kwargs)
 
     def draw_sizes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Numbers of atoms (n,) as often as the data has them.
@@ -157,8 +188,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
     @torch.no_grad()
     def __call__(
         self,
-        n_molecules: int = 16,
-        n_atoms: Tensor | list[int] | None = None,
+        n_molecules: int | None = None,
+        n_atoms: Tensor | list[int] | int | None = None,
         num_inference_steps: int = DEFAULT_STEPS,
         generator: torch.Generator | None = None,
         batch_size: int = 64,
@@ -171,8 +202,9 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         the same seed start from the same noise. Molecules of like size share a batch.
 
         Args:
-            n_molecules: Number of molecules; ignored when `n_atoms` is given.
-            n_atoms: Sizes (n,), drawn from the data's own distribution by default.
+            n_molecules: Number of molecules; 16 by default, or as many as `n_atoms` has sizes.
+            n_atoms: Sizes (n,), or one for all molecules; drawn from the data's own distribution by
+                default.
             num_inference_steps: Number of steps for `scheduler.set_timesteps`.
             generator: CPU generator of everything random.
             batch_size: Number of molecules in one network call.
@@ -186,7 +218,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             The molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
 
         Raises:
-            DataError: If the output type is unknown, no molecule is asked for, or one has no atoms.
+            DataError: If the output type is unknown, a number is no whole one of 1 or more, there
+                are more or fewer sizes than molecules, or the generator is none of the CPU.
             StatsMismatchError: If the scheduler's statistics describe other channels than the
                 model's.
             TruncationError: If the scheduler refuses this number of steps, or starts at a noisier
@@ -197,7 +230,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             raise DataError(
                 f"output_type={output_type!r} is unknown. Known: {', '.join(_OUTPUT_TYPES)}."
             )
-        sizes = self.draw_sizes(n_molecules, generator) if n_atoms is None else n_atoms
+        sizes = wanted_sizes(n_molecules, n_atoms, self.config.size_counts, generator)
         n_channels, steps, calls = self.denoiser.layout.n_channels, num_inference_steps, 0
 
         def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 
 from gaga_adapter.criteria.curve import CriterionCurve
 from gaga_adapter.errors import DataError, MissingExtraError, TruncationError
+from gaga_adapter.files import visible
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.noise.paths import GaussianPath, named_path
 from gaga_adapter.selection import DEFAULT_TOLERANCES, MARGIN, Selection, threshold
@@ -170,7 +171,7 @@ def draw_curves(
     top.set_xlabel(f"timestep of {N_STEPS} ({path_name})", fontsize=9)
     top.tick_params(labelsize=8)
     if title:
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        figure.suptitle(_literal(title), fontsize=11, x=0.01, ha="left")
     return figure
 
 
@@ -184,7 +185,7 @@ def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath) -> None:
         curve, chosen = one.curve, one.selection
         colour = _COLOURS.get(curve.criterion, "#6c757d")
         level, value, error = map(np.asarray, (curve.log_snr, curve.value, curve.std_error))
-        label = f"{one.name}: {_star_text(chosen, path)}"
+        label = _literal(f"{one.name}: {_star_text(chosen, path)}")
         ax.plot(level, value.clip(floor), color=colour, lw=1.8, marker="o", ms=3, label=label)
         if panel.unit == "nats":
             low, high = ((value + sign * MARGIN * error).clip(floor) for sign in (-1, 1))
@@ -198,6 +199,11 @@ def _draw_panel(ax: Axes, panel: Panel, path: GaussianPath) -> None:
     ax.set_ylabel(panel.title)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0, 0.02))
+
+
+def _literal(text: str) -> str:
+    """Text as matplotlib shows it: a dollar is no formula, and nothing steers."""
+    return visible(text).replace("$", r"\$")
 
 
 def _star_text(selection: Selection | None, path: GaussianPath) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gaga_adapter.errors import GAGAWarning, TruncationError
+from gaga_adapter.errors import GAGAWarning, TruncationError, check_seed
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics, evaluate
@@ -231,7 +231,7 @@ def report_facts(
         without_star,
         starts(stats.log_snr_star),
         savings(stats),
-        histograms(stats, held_out, torch.Generator().manual_seed(seed)),
+        histograms(stats, held_out, torch.Generator().manual_seed(check_seed(seed))),
         None if held_out is None else (held_out.name, len(held_out.x)),
         samples,
         [] if samples is None else _metrics(stats.layout, held_out, samples),

@@ -86,9 +86,9 @@ def _marks(model: BallAndStick, numbers: NDArray[np.uint8], scale: float) -> Mar
     for i, (x, y, z) in enumerate(place):
         ball = _ball(x, y, model.radii[i] * scale, int(numbers[i]), haze[i], bool(model.broken[i]))
         jobs.append((z, ball))
-    for i, j in np.argwhere(model.orders):  # each bond twice: one half from either end
+    for i, j, order in model.bonds:  # each bond twice: one half from either end
         middle = (place[i] + place[j]) / 2
-        stick = _stick(place[i], middle, model, i, j, scale, haze[i])
+        stick = _stick(place[i], middle, model, i, order, scale, haze[i])
         jobs.append(((place[i] + middle)[2] / 2, stick))
     return Markup("".join(job for _, job in sorted(jobs, key=itemgetter(0))))
 
@@ -104,9 +104,8 @@ def _ball(x: float, y: float, radius: float, number: int, haze: float, broken: b
 
 
 def _stick(
-    start: _Array, end: _Array, model: BallAndStick, i: int, j: int, scale: float, haze: float
+    start: _Array, end: _Array, model: BallAndStick, i: int, order: int, scale: float, haze: float
 ) -> str:
-    order = int(model.orders[i, j])
     across = np.array([start[1] - end[1], end[0] - start[0]])
     across /= max(float(np.linalg.norm(across)), 1e-9)
     width = _STICK * scale * (1.0, 0.62, 0.5)[order - 1]

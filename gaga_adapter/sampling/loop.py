@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from gaga_adapter.errors import (
     StatsMismatchError,
     TruncationError,
     UnsupportedSchedulerError,
+    warn,
+    whole_number,
 )
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.noise.conventions import Convention, Level, convention_of
@@ -34,6 +37,8 @@ from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import mask_from_sizes, project
 from gaga_adapter.trained import check_trained
 
+#: Number of molecules that a pipeline samples if nobody says how many.
+DEFAULT_MOLECULES = 16
 #: From its input (B, N, C) and the timestep to what the scheduler wants of the network.
 Network = Callable[[Tensor, Tensor, Convention], Tensor]
 #: Called after each network call with the number of calls in all.
@@ -102,6 +107,9 @@ def walk(
         TruncationError: If the scheduler refuses this number of steps, or starts where the network
             was not trained.
     """
+    num_inference_steps = whole_number(
+        "num_inference_steps", num_inference_steps, error=TruncationError
+    )
     at = served(scheduler)
     use_exact_table(scheduler)
     if trained is not None and isinstance(scheduler, GAGAScheduler):
@@ -222,19 +230,18 @@ def sample_atoms(
         Molecules (M, N, C') on the CPU, padding 0; mask (M, N), bool.
 
     Raises:
-        DataError: If there are no sizes, or one of them is below 1.
+        DataError: If there are no sizes, one of them or the batch size is below 1, or the generator
+            is none of the CPU.
+        TruncationError: If the number of steps is below 1.
     """
-    sizes = torch.as_tensor(sizes)
-    if sizes.ndim != 1 or len(sizes) == 0 or int(sizes.min()) < 1:
-        raise DataError(
-            f"got sizes {tuple(sizes.tolist())[:8]}. Ask for one molecule or more, "
-            "each with one atom or more."
-        )
+    sizes, batch_size = _whole_sizes(sizes), whole_number("batch_size", batch_size)
+    steps = whole_number("num_inference_steps", num_inference_steps, error=TruncationError)
+    check_generator(generator)
     mask = mask_from_sizes(sizes)
     noise = project(torch.randn(*mask.shape, n_channels, generator=generator), mask)
     parts = torch.split(sizes.argsort(stable=True), batch_size)
     molecules: list[Tensor] = []
-    with progress_bar(len(parts) * num_inference_steps) as bar:
+    with progress_bar(len(parts) * steps) as bar:
 
         def stepped(n_calls: int) -> None:
             bar.total = len(parts) * n_calls  # only the scheduler knows its number of calls
@@ -249,17 +256,111 @@ def sample_atoms(
     return result, mask
 
 
+def wanted_sizes(
+    n_molecules: int | None,
+    n_atoms: Tensor | Sequence[int] | int | None,
+    size_counts: Sequence[int] | None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Numbers of atoms (M,) of the molecules that a caller asked for.
+
+    A `GAGAWarning` says when a size lies far (25 %) outside of those of the data.
+
+    Args:
+        n_molecules: Number of molecules; `None` for as many as there are sizes, or
+            `DEFAULT_MOLECULES`.
+        n_atoms: Sizes (M,), or one for all; `None` draws them, as frequent as in the data.
+        size_counts: List whose entry N counts the molecules of N atoms in the data, if known.
+        generator: Source of randomness of the sizes.
+
+    Raises:
+        DataError: If a number is no whole one of 1 or more, if there are more or fewer sizes than
+            molecules, or if sizes are to be drawn and those of the data are not known.
+    """
+    check_generator(generator)
+    given = n_molecules is not None
+    n = whole_number("n_molecules", n_molecules if given else DEFAULT_MOLECULES)
+    if n_atoms is None:
+        return draw_sizes(size_counts, n, generator)
+    if not isinstance(n_atoms, Sequence | Tensor | np.ndarray) or (
+        isinstance(n_atoms, Tensor | np.ndarray) and n_atoms.ndim == 0
+    ):
+        sizes = torch.full((n,), whole_number("n_atoms", n_atoms))
+    else:
+        sizes = _whole_sizes(n_atoms)
+        if given and len(sizes) != n:
+            raise DataError(
+                f"n_molecules={n}, and n_atoms has {len(sizes)} sizes. Pass one for each molecule, "
+                "one number for all of them, or leave n_molecules out."
+            )
+    seen = [size for size, count in enumerate(size_counts or ()) if count]
+    if seen and (int(sizes.max()) > 1.25 * seen[-1] or int(sizes.min()) < 0.75 * seen[0]):
+        warn(
+            f"n_atoms is {int(sizes.min())} to {int(sizes.max())}, and the data have molecules of "
+            f"{seen[0]} to {seen[-1]} atoms: the model has learnt nothing of others."
+        )
+    return sizes
+
+
+def _whole_sizes(sizes: Tensor | Sequence[int]) -> Tensor:
+    """Sizes (M,) as int64, all of 1 or more."""
+    try:
+        found = torch.as_tensor(sizes)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        found = torch.empty(0, 0)
+    kind = found.dtype
+    if (
+        found.ndim != 1
+        or len(found) == 0
+        or (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+        or int(found.min()) < 1
+    ):
+        shown = found.tolist()[:8] if found.ndim == 1 else sizes
+        raise DataError(
+            f"got sizes {shown}. Ask for one molecule or more, each with one atom or more, in "
+            "whole numbers."
+        )
+    return found.long().cpu()
+
+
+def check_generator(generator: Any) -> None:  # noqa: ANN401 - whatever a caller passed
+    """Refuse what is no generator of the CPU, on which sizes and starting noise are drawn.
+
+    Raises:
+        DataError: If it is none.
+    """
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        what = generator.device if isinstance(generator, torch.Generator) else repr(generator)
+        raise DataError(
+            f"generator={what}: noise is drawn on the CPU, from one generator. Pass "
+            "torch.Generator().manual_seed(0), say."
+        )
+
+
 def draw_sizes(
     size_counts: Sequence[int] | None, n: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Numbers of atoms (n,), as frequent as in the data: entry N of the list counts N atoms.
 
     Raises:
-        DataError: If the list is not known.
+        DataError: If the list is not known or counts nothing, or `n` is no whole number of 1 or
+            more.
     """
     if size_counts is None:
         raise DataError("this pipeline has no size_counts. Pass n_atoms, the sizes wanted.")
+    n = whole_number("n_molecules", n)
     weights = torch.tensor(size_counts, dtype=torch.float64)
+    if (
+        weights.ndim != 1
+        or not bool((weights >= 0).all() & weights.isfinite().all())
+        or not (weights[1:].sum() > 0 and weights[0] == 0)
+    ):
+        raise DataError(
+            f"size_counts={list(size_counts)[:8]} are no counts of molecules: entry N counts those "
+            "of N atoms, none has 0, and some must be there."
+        )
     return torch.multinomial(weights, n, replacement=True, generator=generator)
 
 

@@ -120,6 +120,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     },
     State.SHOWN: {
         Event.ASK: State.NO_GRID,
+        Event.PREPARE: State.MAPPED,
         Event.SHOW: State.SHOWN,
         Event.FIRST: State.RUNNING,
     },
@@ -160,7 +161,8 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 
 #: What to do about an event that the table does not list in a state.
 ADVICE: dict[Event, str] = {
-    Event.MULTIPLY: "Call scheduler.set_timesteps, then scale the noise, for every run.",
+    Event.MULTIPLY: "Call scheduler.set_timesteps, then scale the noise, for every run; also after "
+    "one that broke off.",
     Event.LEAD: "Call scheduler.set_timesteps first.",
     Event.FIRST: "Call scheduler.set_timesteps first.",
     Event.INSIDE: "Begin at the first entry of scheduler.timesteps, for which the start was made.",

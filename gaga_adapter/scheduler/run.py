@@ -298,6 +298,8 @@ class TruncatedRun:
         entry = start.entry
         assert entry is not None
         is_first = timestep == entry.timestep
+        if is_first:
+            start.recognise(sample)
         if not is_first and timestep not in self.timesteps.tolist():
             raise HandoverError(
                 f"the first step is at timestep {timestep}, which is no entry of "
@@ -428,15 +430,14 @@ class TruncatedRun:
         return result
 
     def _gaga_without_data(self, noise: Tensor) -> Tensor:
-        """The start in place of data that are noised to the end of the path (`strength=1`)."""
+        """The start in place of data that are noised to the end of the path (`strength=1`).
+
+        Where it is another layout than was fitted, as before packing, it is still to be mapped.
+        """
         try:
             return self._gaga_at().multiply(noise)
-        except StatsMismatchError as error:
-            raise HandoverError(
-                "strength=1 noises data until nothing of them is left, which is the Gaussian "
-                f"start; but they are noised in another layout than was fitted: {error} Pass a "
-                "strength below 1, or use the plain scheduler."
-            ) from error
+        except StatsMismatchError:
+            return noise
 
     # -- a watched pipeline ----------------------------------------------------------------------
 
@@ -458,6 +459,11 @@ class TruncatedRun:
                 "beforehand. A single start has one level: use the plain scheduler here."
             )
         return start.show(sample)
+
+    def _gaga_break_off(self) -> None:
+        """End a run in the middle: a pipeline that prepares latents has begun anew."""
+        if self._gaga_at().state is State.RUNNING:
+            self._gaga_left = 0
 
     def _gaga_prepare(self, latents: Tensor) -> Tensor:
         """What a watched pipeline goes on with, of the latents that it has prepared."""

@@ -113,23 +113,20 @@ class Start:
         self.awaits_lead = self.forgets_data = self.has_warned = False
 
     def set_grid(self, entry: Entry) -> None:
-        """Stand before the first step of a new grid; noise that is here already becomes its start.
-
-        Noise is mapped again if the grid begins elsewhere than the one that it was mapped for.
-        """
+        """Stand before the first step of a new grid; prepared latents become its start."""
         self.move(Event.GRID)
         self.entry = entry
         self.awaits_lead = entry.lead is not None
         for handed in self.handed:
-            if handed.level is not None and math.dist(handed.level, entry.level) < 1e-9:
-                self.move(Event.MULTIPLY)
-            elif handed.is_ours:
-                try:
-                    start = self._start(handed.noise, handed.scale)
-                except StatsMismatchError:
-                    continue  # these latents are another network's
-                handed.given.copy_(start)
-                handed.level = entry.level
+            if not handed.is_ours:
+                continue
+            try:
+                start = self._start(handed.noise, handed.scale)
+            except StatsMismatchError:
+                continue  # these latents are another network's
+            is_new, handed.level = handed.level is None, entry.level
+            handed.given.copy_(start)
+            if is_new:  # else they may belong to a run that broke off
                 self.move(Event.PREPARE)
 
     def begin(self, event: Event) -> None:
@@ -164,9 +161,13 @@ class Start:
 
     def prepare(self, latents: Tensor) -> Tensor:
         """What a watched pipeline gets for the latents that it has prepared."""
-        if self.state in (State.MAPPED, State.DATA, State.OWN):
+        if self.state in (State.DATA, State.OWN):
             return latents
-        if self.state is not State.READY:  # the grid is still to come
+        if any(h.level is not None and is_part(latents, h.given) for h in self.handed):
+            return latents  # multiplied by init_noise_sigma in there
+        # what was prepared before belongs to a run that broke off
+        self.handed = [handed for handed in self.handed if not handed.is_ours]
+        if self.state in (State.NO_GRID, State.RUNNING, State.DONE):  # the grid is still to come
             self.move(Event.PREPARE)
             scale = self._scale(latents)
             self._hand(Handed(latents.clone(), scale, latents, None, is_ours=True))
@@ -200,6 +201,7 @@ class Start:
         """
         if self.state is State.DATA:
             return sample
+        self.recognise(sample)
         for handed in self.handed:
             for known in (handed.noise, handed.given):
                 if known is handed.given and handed.level == self._entry.level:
@@ -217,6 +219,18 @@ class Start:
         self.move(Event.SHOW)
         self._hand(Handed(sample, scale, sample, None, is_ours=False))
         return self.seen
+
+    def recognise(self, sample: Tensor) -> None:
+        """Know a start again that was mapped before the grid was made anew."""
+        if self.state in (State.READY, State.DONE):
+            for handed in self.handed:
+                is_start = handed.level == self._entry.level
+                if is_start and (
+                    is_part(sample, handed.given)
+                    or exchange(sample, handed.given, handed.given) is not None
+                ):
+                    self.move(Event.MULTIPLY)
+                    return
 
     def first_sample(self, sample: Tensor) -> Tensor:
         """The mapped start, whether the loop passes its noise or what the network saw.
@@ -289,14 +303,21 @@ class Start:
         if any(is_same(noise, held) for ref in self.earlier if (held := ref()) is not None):
             raise self._mapped_twice()
         noise = noise if scale == 1.0 else noise / scale
-        start = entry.reference.transport(noise)
+        try:
+            start = entry.reference.transport(noise)
+        except StatsMismatchError as error:
+            raise StatsMismatchError(
+                f"{error} Fit on samples of the shape that the loop passes to scheduler.step, or "
+                "use the plain scheduler here."
+            ) from error
         if noise.numel() < ENOUGH:
             return start
         rms = root_mean_square(noise)
         if not 1 / SCALED < rms < SCALED:
             raise HandoverError(
                 f"the start has a root mean square of {rms:.3g}; the Gaussian start is made of "
-                "unit noise. Scale it by scheduler.init_noise_sigma once, and by nothing else."
+                "unit noise. Scale it by scheduler.init_noise_sigma once, and by nothing else; in "
+                'a pipeline that scales by itself use handover="step".'
             )
         nats = self._nats_over_noise(noise)
         if nats > LIKELIER:
@@ -349,14 +370,14 @@ def is_part(sample: Tensor, start: Tensor) -> bool:
     if sample.numel() == start.numel():
         held = start.to(sample).flatten().sort().values
         return torch.equal(sample.flatten().sort().values, held)
-    return exchange(start.to(sample), sample, sample, from_end=True) is not None
+    return exchange(start.to(sample), sample, sample) is not None
 
 
-def exchange(sample: Tensor, old: Tensor, new: Tensor, from_end: bool = False) -> Tensor | None:
+def exchange(sample: Tensor, old: Tensor, new: Tensor) -> Tensor | None:
     """A sample with `new` in the place of `old`; `None` if `old` is not there.
 
-    The sample may hold copies of it along the batch, and more along one other axis behind it (or
-    before it, with `from_end`).
+    The sample may hold copies of it along the batch, and more along one other axis, before or
+    behind it.
     """
     if sample.ndim != old.ndim or not len(old) or len(sample) % len(old):
         return None
@@ -365,16 +386,16 @@ def exchange(sample: Tensor, old: Tensor, new: Tensor, from_end: bool = False) -
         return None
     axis = longer[0] if longer else 0
     length = old.shape[axis] if longer else len(sample)
-    begin = sample.shape[axis] - length if from_end else 0
     copies = len(sample) // len(old)
     arrangements: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda x: x.repeat(copies, *([1] * (x.ndim - 1))),
         lambda x: x.repeat_interleave(copies, dim=0),
     )
-    part = sample.narrow(axis, begin, length)
-    for arrange in arrangements:
-        if torch.equal(part, arrange(old.to(sample))):
-            result = sample.clone()
-            result.narrow(axis, begin, length).copy_(arrange(new.to(sample)))
-            return result
+    for begin in {0, sample.shape[axis] - length}:
+        part = sample.narrow(axis, begin, length)
+        for arrange in arrangements:
+            if torch.equal(part, arrange(old.to(sample))):
+                result = sample.clone()
+                result.narrow(axis, begin, length).copy_(arrange(new.to(sample)))
+                return result
     return None

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from gaga_adapter.errors import HandoverError
 
 #: Arguments by which a network that denoises is told from an encoder or decoder.
-_TIMES = ("timestep", "timesteps", "t", "r")
+_TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
 #: Names that networks give to their sample.
 _SAMPLES = ("sample", "hidden_states", "x")
 _PREPARE, _BAR = "prepare_latents", "progress_bar"
@@ -49,6 +49,7 @@ class Watch:
 def watch(
     pipe: Any,  # noqa: ANN401 - any diffusers pipeline
     show: Callable[[Tensor, Tensor | None], Tensor],
+    begin: Callable[[], None],
     prepare: Callable[[Tensor], Tensor],
     n_steps: Callable[[int], int],
 ) -> Watch:
@@ -57,6 +58,7 @@ def watch(
     Args:
         pipe: Pipeline of diffusers, or an object that holds its networks as attributes.
         show: Mapping of what a network is given, with the timesteps that it is given.
+        begin: Function that is called before `prepare_latents`.
         prepare: Mapping of the noise that `prepare_latents` returns.
         n_steps: Steps that are left of as many as the pipeline's progress bar counts.
 
@@ -91,6 +93,7 @@ def watch(
 
         @functools.wraps(own)
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            begin()
             result = own(*args, **kwargs)
             is_tuple = isinstance(result, tuple)
             parts = list(result) if is_tuple else [result]
@@ -108,8 +111,9 @@ def watch(
     if callable(bar):
 
         @functools.wraps(bar)
-        def progress_bar(iterable: Any = None, total: int | None = None) -> Any:  # noqa: ANN401
-            return bar(iterable, None if total is None else n_steps(total))
+        def progress_bar(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            total = kwargs.get("total")
+            return bar(*args, **kwargs if total is None else {**kwargs, "total": n_steps(total)})
 
         vars(pipe)[_BAR] = progress_bar
     return result

@@ -344,7 +344,13 @@ class GAGAScheduler(TruncatedRun):
         trained = [record for record in records if record is not None]
         if trained:
             self.keep_within(max(trained))
-        self._gaga_watch = watch(pipe, self._gaga_show, self._gaga_prepare, self._gaga_n_steps)
+        self._gaga_watch = watch(
+            pipe,
+            show=self._gaga_show,
+            begin=self._gaga_break_off,
+            prepare=self._gaga_prepare,
+            n_steps=self._gaga_n_steps,
+        )
         pipe.scheduler = self
 
     def detach(self) -> None:
@@ -372,6 +378,7 @@ def generated_class(base: type[Any]) -> type[Any]:
             if hasattr(base, name)
         }
         body = {
+            "scale_model_input": _as_it_is,  # some pipelines ask their scheduler's exact class
             **methods,
             "__doc__": f"`{base.__name__}`, cut at t* and started from the fitted Gaussian.",
             "__module__": __package__,
@@ -380,6 +387,11 @@ def generated_class(base: type[Any]) -> type[Any]:
         }
         _GENERATED[base] = type(PREFIX + base.__name__, (GAGAScheduler, base), body)
     return _GENERATED[base]
+
+
+def _as_it_is(self: GAGAScheduler, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    """`scale_model_input` of a scheduler whose networks take the sample as it is."""
+    return sample
 
 
 def empty(base: type[Any]) -> GAGAScheduler:

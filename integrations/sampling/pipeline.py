@@ -2,7 +2,7 @@ r"""A model of the EDM lineage as a diffusers pipeline: its checkpoint under eve
 
     pipe = as_pipeline(model, "dpm++", elements=("H", "C", "N", "O", "F"))
     pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats=fit_from(model, loader))
-    molecules = pipe(n_atoms=[19] * 64, num_inference_steps=50).molecules
+    molecules = pipe(64, n_atoms=19, num_inference_steps=50).molecules
 
 The T + 1 noise levels of the model are the table of the scheduler: diffusers' index i is the
 model's step i, without a shift, `abar_i = sigmoid(-gamma(i / T))`. A scheduler with another table,
@@ -34,10 +34,10 @@ from gaga_adapter.layout import Layout
 from gaga_adapter.sampling.loop import (
     Stepped,
     check_statistics,
-    draw_sizes,
     sample_atoms,
     served,
     walk,
+    wanted_sizes,
 )
 from gaga_adapter.sampling.solvers import ancestral_scheduler, scheduler_named
 from gaga_adapter.stats import GAGAStats
@@ -115,8 +115,8 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
     @torch.no_grad()
     def __call__(
         self,
-        n_molecules: int = 16,
-        n_atoms: Tensor | Sequence[int] | None = None,
+        n_molecules: int | None = None,
+        n_atoms: Tensor | Sequence[int] | int | None = None,
         num_inference_steps: int | None = None,
         context: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -125,8 +125,8 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Sample molecules.
 
         Args:
-            n_molecules: Number of molecules; ignored when `n_atoms` is given.
-            n_atoms: Sizes (M,), drawn from `size_counts` by default.
+            n_molecules: Number of molecules; 16 by default, or as many as `n_atoms` has sizes.
+            n_atoms: Sizes (M,), or one for all molecules; drawn from `size_counts` by default.
             num_inference_steps: Number that `scheduler.set_timesteps` gets; by default all T + 1
                 steps of the model, for its own ancestral sampler. Solvers want 20 to 100.
             context: Properties for a conditional model, normalised as in its training: one row per
@@ -138,8 +138,9 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             The molecules in the order of `n_atoms`.
 
         Raises:
-            DataError: If no molecule is asked for, or one without atoms, if sizes are not known, or
-                if the context does not fit the model.
+            DataError: If a number is no whole one of 1 or more, if there are more or fewer sizes
+                than molecules, if sizes are not known, if the context does not fit the model, or if
+                the generator is none of the CPU.
             StatsMismatchError: If the scheduler's statistics describe something else than the model
                 diffuses.
             TruncationError: If the scheduler refuses this number of steps, or starts at a noisier
@@ -150,9 +151,8 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         denoiser: EDMNetwork = self.denoiser
         _refuse_patched(denoiser.model)
         self._check_statistics()
-        if n_atoms is None:
-            n_atoms = draw_sizes(self.config.size_counts, n_molecules, generator)
-        self._check_context(context, len(n_atoms))
+        sizes = wanted_sizes(n_molecules, n_atoms, self.config.size_counts, generator)
+        self._check_context(context, len(sizes))
         n_steps = len(denoiser.log_sigma) if num_inference_steps is None else num_inference_steps
         calls = 0
 
@@ -177,7 +177,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             return denoiser.molecules(z_0, atoms, generator, self.config.fix_last_class)
 
         x, mask = sample_atoms(
-            n_atoms,
+            sizes,
             self.layout().n_channels,
             batch,
             batch_size,

@@ -161,7 +161,7 @@ def test_places_that_cannot_be_written_are_found_before_the_work(tmp_path):
     [
         (OSError(errno.ENOSPC, "No space left on device"), "gaga: No space left on device\n"),
         (FileNotFoundError(2, "No such file", "x.npy"), "gaga: x.npy: No such file\n"),
-        (MemoryError(), "gaga: out of memory: the system gave no reason. Pass smaller batches"),
+        (MemoryError(), "gaga: out of memory: the system gave no reason. Pass fewer items"),
     ],
 )
 def test_what_the_machine_lacks_is_one_line(gaga, monkeypatch, error, line):

@@ -65,7 +65,7 @@ def test_a_model_of_the_edm_lineage():
     model = make_edm(1000)
     loader = [CASES["edm"].batch(model, (5, 9, 7, 6, 8) * 25, seed) for seed in range(8)]
     example = BLOCKS[3].replace("(model, train_loader)", "(model, train_loader, **quick)")
-    example = example.replace("[19]", "[9]")  # a size that these data have
+    example = example.replace("n_atoms=19", "n_atoms=9")  # a size that these data have
     assert "**quick" in example
     quick = {
         "elements": ("H", "C", "N", "O", "F"),

@@ -188,3 +188,12 @@ def test_foreign_elements_and_channels_are_refused():
     x[1, 0, 0] = torch.nan
     with pytest.raises(DataError, match="molecule 1 has NaN"):
         decode(x, mask, LAYOUT)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, True, None])
+def test_sizes_of_batches_that_are_none(batch_size):
+    """A negative one gave no molecule, without a word."""
+    molecules = MoleculeSet.from_list([([[0, 0, 0]], [1])] * 3)
+    with pytest.raises(DataError, match="batch_size="):
+        list(molecules.batches(batch_size))
+    assert [len(part) for part in molecules.batches(np.int64(2))] == [2, 1]

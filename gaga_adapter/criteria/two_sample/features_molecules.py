@@ -19,6 +19,8 @@ one set of bins serves every noise level and every normalisation of the data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,7 @@ _COARSE, _COARSE_WIDTH = tuple(0.3 + 0.5 * k for k in range(8)), 0.4
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LONE = 10.0  # nearest distance of an atom that is alone
 _CHUNK = 256  # molecules at a time: their pairs stay in the cache
+_MOST_PAIRS = 256 * 64**2  # of atoms at a time: larger molecules share a chunk with fewer others
 
 
 def molecule_features(x: Tensor, mask: Tensor, length: float, amplitude: float) -> Tensor:
@@ -37,8 +40,32 @@ def molecule_features(x: Tensor, mask: Tensor, length: float, amplitude: float) 
     `length` is the unit of the positions, `amplitude` that of the atom features.
     """
     positions, features = x[..., :3] / length, x[..., 3:] / amplitude
-    chunks = zip(*(torch.split(v, _CHUNK) for v in (positions, features, mask)), strict=True)
-    return torch.cat([_features(*chunk) for chunk in chunks])
+    places, parts = [], []
+    for rows, width in _chunks(mask.sum(1), mask.shape[1]):
+        parts.append(_features(positions[rows, :width], features[rows, :width], mask[rows, :width]))
+        places.append(rows)
+    result = torch.cat(parts)
+    result[torch.cat(places)] = result.clone()
+    return result
+
+
+def _chunks(sizes: Tensor, width: int) -> Iterator[tuple[Tensor, int]]:
+    """Rows of molecules that are worked on together, and the number of atoms to look at.
+
+    A few large molecules do not make all others as wide: then those of like size go together.
+    """
+    n_most = _MOST_PAIRS // width**2
+    order = torch.arange(len(sizes)) if n_most >= _CHUNK else sizes.argsort(stable=True).cpu()
+    widths = [width] * len(order) if n_most >= _CHUNK else sizes.cpu()[order].tolist()
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < min(len(order), start + _CHUNK) and (
+            (end + 1 - start) * widths[end] ** 2 <= _MOST_PAIRS
+        ):
+            end += 1
+        yield order[start:end].to(sizes.device), widths[end - 1]
+        start = end
 
 
 def _features(positions: Tensor, features: Tensor, mask: Tensor) -> Tensor:

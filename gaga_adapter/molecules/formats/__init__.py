@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, whole_number
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats.record import FileFormat, Format, Hydrogens, Record, Whole
 from gaga_adapter.molecules.formats.sdf import sdf_text, write_sdf
@@ -94,8 +94,7 @@ def stream_molecules(
             named), or holds an element that is not allowed; here, or in a pass.
         MissingExtraError: If a format needs a package that is not installed.
     """
-    if batch_size < 1:
-        raise DataError(f"batch_size={batch_size} must be at least 1.")
+    batch_size = whole_number("batch_size", batch_size)
     if hydrogens not in get_args(Hydrogens):
         raise DataError(f"hydrogens={hydrogens!r}. Allowed: {', '.join(get_args(Hydrogens))}.")
     if not 0 <= share[0] < share[1]:

@@ -74,7 +74,7 @@ def sdf_text(molecules: MoleculeSet) -> str:
     is_far = bool((np.abs(molecules.positions) >= 1e4).any())
     blocks = []
     for index, mol in enumerate(to_rdkit(molecules)):
-        mol.SetProp("_Name", f"{molecules.name} {index}")
+        mol.SetProp("_Name", " ".join(f"{molecules.name} {index}".split()))  # it is one line
         mol.UpdatePropertyCache(strict=False)
         blocks.append(Chem.MolToMolBlock(mol, kekulize=False, forceV3000=is_far))
     return "".join(f"{block}$$$$\n" for block in blocks)

@@ -234,8 +234,8 @@ class MoleculeStream:
                 raise DataError(
                     f"{name}: molecule {place} has the element "
                     f"{SYMBOLS[batch.atomic_numbers[row, atom]]}. Allowed: "
-                    f"{', '.join(self._elements)}. For these data pass --elements {wider}, or "
-                    "--elements auto to have all of them looked up."
+                    f"{', '.join(self._elements)}. For these data pass `gaga fit` --elements "
+                    f"{wider}, or --elements auto to have all of them looked up."
                 )
         self._counts["n_molecules"] += len(batch)
         return batch

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,35 +71,99 @@ def _forbidden() -> NDArray[np.bool_]:
 
 
 _LONGEST = _longest()
+_REACH = 1.05 * float(_LONGEST.max()) / 100  # angstrom: no two atoms further apart are bonded
+_APART = 4 * _REACH  # angstrom in the fourth coordinate between two molecules
+_MOST_MOLECULES, _MOST_ATOMS = 2048, 1 << 17  # of a batch; the atoms with padding
 _FORBIDDEN = _forbidden()
 
 
-def bond_orders(molecules: MoleculeSet) -> NDArray[np.uint8]:
-    """Bond orders (M, N, N) of all pairs: 0 to 3, symmetric, 0 on the diagonal and in padding.
+@dataclass(frozen=True, eq=False)
+class Bonds:
+    """All K bonds of M molecules, each once, in the order of molecules and atoms.
 
-    The arithmetic is float32, like EDM's own.
+    Attributes:
+        shape: Number of molecules M and of atoms of the widest one N.
+        molecule: Row of the molecule (K,).
+        first: Atom at one end (K,).
+        second: Atom at the other end (K,), which comes later.
+        order: Order of the bond (K,): 1, 2 or 3.
     """
-    # Elements are few: the tables are reduced to those present, so that they stay in the cache.
-    present, kind = np.unique(molecules.atomic_numbers, return_inverse=True)
-    kind = kind.reshape(molecules.atomic_numbers.shape)
-    pair = kind[:, :, None] * len(present) + kind[:, None, :]
-    offsets = molecules.positions[:, :, None] - molecules.positions[:, None]
-    with np.errstate(over="ignore"):  # a diverged sample is far from everything
-        distance = np.float32(100) * np.sqrt((offsets**2).sum(axis=-1))
-    orders = np.zeros(distance.shape, np.uint8)
-    for longest in _LONGEST:
-        orders += distance < longest[np.ix_(present, present)].ravel()[pair]
-    diagonal = np.arange(orders.shape[1])
-    orders[:, diagonal, diagonal] = 0
-    return orders
+
+    shape: tuple[int, int]
+    molecule: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    order: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, molecules: MoleculeSet) -> Bonds:
+        """The bonds of a set, by the rule; the arithmetic is float32, like EDM's own.
+
+        Time and memory grow with the number of atoms: pairs that are too far apart for any bond are
+        never looked at. A fourth coordinate keeps the molecules of a set apart.
+        """
+        from scipy.spatial import cKDTree
+
+        row, atom = np.nonzero(molecules.mask)
+        positions, numbers = molecules.positions[row, atom], molecules.atomic_numbers[row, atom]
+        places = np.column_stack([positions.astype(np.float64), _APART * row])
+        pairs = cKDTree(places).query_pairs(_REACH, output_type="ndarray")
+        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+        one, other = pairs.T
+        offsets = positions[one] - positions[other]
+        with np.errstate(over="ignore"):  # a diverged sample is far from everything
+            distance = np.float32(100) * np.sqrt((offsets**2).sum(axis=-1))
+        order = np.zeros(len(pairs), np.uint8)
+        for longest in _LONGEST:
+            order += distance < longest[numbers[one], numbers[other]]
+        is_bond = order > 0
+        one, other = one[is_bond], other[is_bond]
+        shape = (len(molecules), molecules.positions.shape[1])
+        return cls(shape, row[one], atom[one], atom[other], order[is_bond])
+
+    @property
+    def valence(self) -> NDArray[np.int64]:
+        """Sum of the bond orders of each atom (M, N)."""
+        width = self.shape[1]
+        ends = self.molecule * width + np.stack([self.first, self.second])
+        orders = np.tile(self.order, 2)
+        sums = np.bincount(ends.ravel(), orders, minlength=self.shape[0] * width)
+        return sums.astype(np.int64).reshape(self.shape)
+
+    def dense(self) -> NDArray[np.uint8]:
+        """Bond orders (M, N, N) of all pairs: symmetric, 0 without a bond; for few molecules."""
+        orders = np.zeros((*self.shape, self.shape[1]), np.uint8)
+        orders[self.molecule, self.first, self.second] = self.order
+        orders[self.molecule, self.second, self.first] = self.order
+        return orders
+
+    def by_molecule(self) -> list[list[tuple[int, int, int]]]:
+        """First atom, second atom and order of the bonds of each molecule."""
+        rows = list(zip(self.first.tolist(), self.second.tolist(), self.order.tolist()))  # noqa: B905
+        ends = np.searchsorted(self.molecule, np.arange(self.shape[0] + 1)).tolist()
+        return [rows[start:end] for start, end in pairwise(ends)]
 
 
-def batches_with_bonds(molecules: MoleculeSet) -> Iterator[tuple[MoleculeSet, NDArray[np.uint8]]]:
-    """Batches of a set, each with its bond orders; their size bounds the memory of pair tensors."""
-    return ((part, bond_orders(part)) for part in molecules.batches(2048))
+def batches_with_bonds(molecules: MoleculeSet) -> Iterator[tuple[MoleculeSet, Bonds]]:
+    """Batches of a set in its order, each with its bonds; their size bounds the memory."""
+    for rows in batch_rows(molecules):
+        part = molecules.subset(rows)
+        yield part, Bonds.of(part)
 
 
-def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def batch_rows(molecules: MoleculeSet) -> Iterator[slice]:
+    """Rows of batches of a set, in order: as many atoms, with padding, as fit the memory."""
+    n_atoms, start, widest = molecules.n_atoms.tolist(), 0, 0
+    for row, n in enumerate(n_atoms):
+        widest = max(widest, n)
+        n_rows = row + 1 - start
+        if n_rows > 1 and (n_rows > _MOST_MOLECULES or n_rows * widest > _MOST_ATOMS):
+            yield slice(start, row)
+            start, widest = row, n
+    yield slice(start, len(n_atoms))
+
+
+def stable_atoms(molecules: MoleculeSet, bonds: Bonds) -> NDArray[np.bool_]:
     """Whether each atom (M, N) has an allowed sum of bond orders, which padding never has."""
     numbers = molecules.atomic_numbers
     unknown = sorted({SYMBOLS[z] for z in np.unique(numbers) if z} - set(_VALENCES))
@@ -106,7 +172,7 @@ def stable_atoms(molecules: MoleculeSet, orders: NDArray[np.uint8]) -> NDArray[n
             f"{molecules.name}: no valence is known for {', '.join(unknown)}. "
             f"Allowed: {', '.join(_VALENCES)}."
         )
-    return molecules.mask & ~broken_atoms(numbers, orders)
+    return molecules.mask & ~broken_atoms(numbers, bonds)
 
 
 def known_elements() -> NDArray[np.bool_]:
@@ -119,25 +185,25 @@ def known_elements() -> NDArray[np.bool_]:
     return known
 
 
-def broken_atoms(atomic_numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether the bond orders of each atom have a sum that its element is known not to allow.
+def broken_atoms(atomic_numbers: NDArray[np.uint8], bonds: Bonds) -> NDArray[np.bool_]:
+    """Whether the bond orders of each atom (M, N) have a sum that its element is known to forbid.
 
-    Atomic numbers are (..., N), bond orders (..., N, N), and the result (..., N) is False in the
-    padding and for elements without known valences.
+    The result is False in the padding and for elements without known valences.
     """
-    valence = orders.sum(axis=-1, dtype=np.int64).clip(max=255)
-    broken: NDArray[np.bool_] = _FORBIDDEN[atomic_numbers, valence]
+    broken: NDArray[np.bool_] = _FORBIDDEN[atomic_numbers, bonds.valence.clip(max=255)]
     return broken
 
 
-def connected(orders: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether the bond graph (M, N, N) of each molecule has one component, as a single atom has."""
-    bonded = orders > 0
-    reached = np.zeros_like(mask)
-    reached[:, 0] = True  # padding comes last, so the first row is an atom
-    while True:
-        further = reached | np.einsum("mi,mij->mj", reached, bonded)
-        if np.array_equal(further, reached):
-            whole: NDArray[np.bool_] = np.all(reached == mask, axis=1)
-            return whole
-        reached = further
+def connected(bonds: Bonds, n_atoms: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the bond graph of each molecule (M,) has one component, as a single atom has."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n_molecules, width = bonds.shape
+    ends = bonds.molecule * width + np.stack([bonds.first, bonds.second])
+    n_places = n_molecules * width
+    graph = coo_array((np.ones(ends.shape[1]), tuple(ends)), (n_places, n_places))
+    labels = connected_components(graph, directed=False)[1].reshape(bonds.shape)
+    is_apart = (labels != labels[:, :1]) & (np.arange(width) < n_atoms[:, None])
+    whole: NDArray[np.bool_] = ~is_apart.any(axis=1)
+    return whole

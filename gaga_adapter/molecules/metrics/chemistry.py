@@ -6,30 +6,35 @@ a molecule is valid when rdkit can sanitise it, and its SMILES is that of its la
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import batches_with_bonds
+from gaga_adapter.molecules.metrics.bonds import Bonds, batches_with_bonds
 
 
 def to_rdkit(molecules: MoleculeSet) -> list[Any]:
     """One `rdkit.Chem.Mol` per molecule, its positions the only conformer; not sanitised."""
+    return list(rdkit_molecules(molecules))
+
+
+def rdkit_molecules(molecules: MoleculeSet) -> Iterator[Any]:
+    """The molecules of `to_rdkit` one by one."""
     from rdkit import Chem
 
-    mols = []
-    for part, all_orders in batches_with_bonds(molecules):
-        for index, orders in enumerate(all_orders):
+    for part, bonds in batches_with_bonds(molecules):
+        for index, own in enumerate(bonds.by_molecule()):
             positions, numbers = part.molecule(index)
-            mol = _build(numbers, orders)
+            mol = _build(numbers, own)
             conformer = Chem.Conformer(len(numbers))
             conformer.SetPositions(positions.astype(np.float64))
             conformer.Set3D(True)
             mol.AddConformer(conformer, assignId=True)
-            mols.append(mol.GetMol())
-    return mols
+            yield mol.GetMol()
 
 
 def to_smiles(molecules: MoleculeSet, largest_fragment: bool = True) -> tuple[str | None, ...]:
@@ -38,26 +43,37 @@ def to_smiles(molecules: MoleculeSet, largest_fragment: bool = True) -> tuple[st
     They name the largest connected part alone (the first one among equals), as EDM does for
     generated molecules, or else all parts, as EDM does for training data.
     """
+    return tuple(
+        smiles
+        for part, bonds in batches_with_bonds(molecules)
+        for smiles in smiles_of(part, bonds, largest_fragment)
+    )
+
+
+def smiles_of(
+    molecules: MoleculeSet, bonds: Bonds, largest_fragment: bool = True
+) -> list[str | None]:
+    """The SMILES of `to_smiles` of one batch whose bonds are known."""
     from rdkit import rdBase
 
     with rdBase.BlockLogs():
-        return tuple(
-            _smiles(_build(part.molecule(index)[1], orders), largest_fragment)
-            for part, all_orders in batches_with_bonds(molecules)
-            for index, orders in enumerate(all_orders)
-        )
+        return [
+            _smiles(_build(molecules.molecule(index)[1], own), largest_fragment)
+            for index, own in enumerate(bonds.by_molecule())
+        ]
 
 
-def _build(numbers: NDArray[np.uint8], orders: NDArray[np.uint8]) -> Any:  # noqa: ANN401
-    """An `rdkit.Chem.RWMol` of atoms (n,) and bond orders (>= n, >= n)."""
+def _build(numbers: NDArray[np.uint8], bonds: list[tuple[int, int, int]]) -> Any:  # noqa: ANN401
+    """An `rdkit.Chem.RWMol` of atoms (n,) and its bonds: two atoms and an order."""
     from rdkit import Chem
 
     kinds = (Chem.BondType.ZERO, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
     mol = Chem.RWMol()
     for number in numbers.tolist():
         mol.AddAtom(Chem.Atom(number))
-    for i, j in np.argwhere(np.tril(orders)).tolist():
-        mol.AddBond(i, j, kinds[orders[i, j]])
+    # By the later atom, then the earlier one: the order of bonds decides on that of the SMILES.
+    for i, j, order in sorted(bonds, key=itemgetter(1, 0)):
+        mol.AddBond(j, i, kinds[order])
     return mol
 
 

@@ -36,12 +36,11 @@ from numpy.typing import NDArray
 
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import bond_orders
-from gaga_adapter.molecules.metrics.chemistry import to_rdkit
+from gaga_adapter.molecules.metrics.bonds import Bonds, batches_with_bonds
+from gaga_adapter.molecules.metrics.chemistry import rdkit_molecules
 from gaga_adapter.molecules.metrics.estimate import Estimate
 from gaga_adapter.molecules.metrics.shape import gyration_eigenvalues
 
-_BATCH = 256  # molecules at a time: bounds the memory of the tensors of pairs of bonds
 _FLOOR_SETS = 8  # sets of held-out molecules behind a noise floor
 
 
@@ -235,15 +234,13 @@ def _bonded(molecules: MoleculeSet) -> tuple[Values, Values]:
     lengths: list[tuple[NDArray[Any], ...]] = []
     angles: list[tuple[NDArray[Any], ...]] = []
     start = 0
-    for part in molecules.batches(_BATCH):
+    for part, bonds in batches_with_bonds(molecules):
         x, z = part.positions.astype(np.float64), part.atomic_numbers.astype(np.int64)
-        bonded = bond_orders(part) > 0
-        later = np.triu(np.ones(bonded.shape[1:], np.bool_), 1)
-        m, i, j = np.nonzero(bonded & later)
+        m, i, j = bonds.molecule, bonds.first, bonds.second
         low, high = np.minimum(z[m, i], z[m, j]), np.maximum(z[m, i], z[m, j])
         length = np.linalg.norm(x[m, i] - x[m, j], axis=-1)
         lengths.append((length, low * len(SYMBOLS) + high, m + start))
-        m, centre, i, j = np.nonzero(bonded[:, :, :, None] & bonded[:, :, None] & later)
+        m, centre, i, j = _pairs_of_bonds(bonds)
         u, v = x[m, i] - x[m, centre], x[m, j] - x[m, centre]
         sine = np.linalg.norm(np.cross(u, v), axis=-1)
         angle = np.degrees(np.arctan2(sine, (u * v).sum(axis=-1)))
@@ -255,6 +252,22 @@ def _bonded(molecules: MoleculeSet) -> tuple[Values, Values]:
     )
 
 
+def _pairs_of_bonds(bonds: Bonds) -> tuple[NDArray[np.int64], ...]:
+    """Molecule, the atom that two bonds share, and the atoms at their other ends, in order."""
+    m = np.tile(bonds.molecule, 2)
+    centre = np.concatenate([bonds.first, bonds.second])
+    end = np.concatenate([bonds.second, bonds.first])
+    order = np.lexsort((end, centre, m))
+    m, centre, end = m[order], centre[order], end[order]
+    is_first = np.ones(len(m), np.bool_)  # of the bonds of its centre
+    is_first[1:] = (m[1:] != m[:-1]) | (centre[1:] != centre[:-1])
+    ends = np.append(np.flatnonzero(is_first)[1:], len(m))
+    n_later = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(m)) - 1
+    one = np.repeat(np.arange(len(m)), n_later)
+    other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(n_later) - n_later, n_later)
+    return m[one], centre[one], end[one], end[other]
+
+
 def _rings(molecules: MoleculeSet) -> tuple[Values, Values]:
     """Rings per molecule, and atoms per ring, of the molecules that rdkit can sanitise."""
     from rdkit import Chem, rdBase
@@ -263,7 +276,7 @@ def _rings(molecules: MoleculeSet) -> tuple[Values, Values]:
     sizes: list[int] = []
     owners: list[int] = []
     with rdBase.BlockLogs():
-        for row, mol in enumerate(to_rdkit(molecules)):
+        for row, mol in enumerate(rdkit_molecules(molecules)):
             try:
                 Chem.SanitizeMol(mol)
             except ValueError:  # rdkit's AtomValenceException, KekulizeException, ...

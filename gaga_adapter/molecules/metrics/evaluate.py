@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gaga_adapter.distributed import Processes, Progress
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.metrics.bonds import batches_with_bonds, stable_atoms
-from gaga_adapter.molecules.metrics.chemistry import to_smiles
+from gaga_adapter.molecules.metrics.chemistry import smiles_of
 from gaga_adapter.molecules.metrics.estimate import (
     Estimate,
     estimate_distinct,
@@ -95,9 +95,9 @@ def judge(
 
     with processes.in_step(report) as tick:
         if len(shares[processes.index]):
-            for part, orders in batches_with_bonds(molecules.subset(shares[processes.index])):
-                n_stable.append(stable_atoms(part, orders).sum(axis=1, dtype=np.int64))
-                smiles += to_smiles(part)
+            for part, bonds in batches_with_bonds(molecules.subset(shares[processes.index])):
+                n_stable.append(stable_atoms(part, bonds).sum(axis=1, dtype=np.int64))
+                smiles += smiles_of(part, bonds)
                 tick(len(smiles))
     all_stable = np.zeros(len(molecules), np.int64)
     all_smiles: list[str | None] = [None] * len(molecules)

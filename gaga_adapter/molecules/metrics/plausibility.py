@@ -28,6 +28,9 @@ from gaga_adapter.distributed import Tick
 from gaga_adapter.errors import DataError, MissingExtraError
 from gaga_adapter.molecules.metrics.estimate import Estimate, estimate_ratio
 
+#: Largest molecules that are checked in seconds each; one of 200 atoms takes most of a minute.
+MOST_ATOMS = 150
+
 
 @dataclass(frozen=True)
 class Check:

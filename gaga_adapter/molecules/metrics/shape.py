@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import batches_with_bonds, connected
+from gaga_adapter.molecules.metrics.bonds import batch_rows, batches_with_bonds, connected
 from gaga_adapter.molecules.metrics.estimate import (
     Estimate,
     estimate_mean,
@@ -52,21 +52,24 @@ class ShapeFigures:
 
 def gyration_eigenvalues(molecules: MoleculeSet) -> NDArray[np.float64]:
     """(M, 3), ascending, angstrom²: eigenvalues of `x'x / (N-1)`; NaN for single atoms."""
-    mask, n_atoms = molecules.mask, molecules.n_atoms
-    x = molecules.positions.astype(np.float64)
-    x = (x - (x.sum(axis=1) / n_atoms[:, None])[:, None]) * mask[..., None]
-    with np.errstate(invalid="ignore"):
-        tensor = np.swapaxes(x, 1, 2) @ x / (n_atoms - 1)[:, None, None]
-    eigenvalues = np.full((len(molecules), 3), np.nan)
-    eigenvalues[n_atoms > 1] = np.linalg.eigvalsh(tensor[n_atoms > 1])
-    return eigenvalues
+    parts = []
+    for rows in batch_rows(molecules):
+        mask = molecules.atomic_numbers[rows] > 0
+        n_atoms, x = mask.sum(axis=1), molecules.positions[rows].astype(np.float64)
+        x = (x - (x.sum(axis=1) / n_atoms[:, None])[:, None]) * mask[..., None]
+        with np.errstate(invalid="ignore"):
+            tensor = np.swapaxes(x, 1, 2) @ x / (n_atoms - 1)[:, None, None]
+        eigenvalues = np.full((len(x), 3), np.nan)
+        eigenvalues[n_atoms > 1] = np.linalg.eigvalsh(tensor[n_atoms > 1])
+        parts.append(eigenvalues)
+    return np.concatenate(parts)
 
 
 def shape_figures(molecules: MoleculeSet) -> ShapeFigures:
     """Figures of the form of a set of molecules, with standard errors."""
     eigenvalues = gyration_eigenvalues(molecules)[molecules.n_atoms > 1]
     total = eigenvalues.sum(axis=1)
-    whole = [connected(orders, part.mask) for part, orders in batches_with_bonds(molecules)]
+    whole = [connected(bonds, part.n_atoms) for part, bonds in batches_with_bonds(molecules)]
     numbers, n_atoms = molecules.atomic_numbers, molecules.n_atoms
     return ShapeFigures(
         v_x=estimate_mean(total / 3),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import fft, signal, stats
 
+from gaga_adapter.criteria.two_sample import features_molecules
 from gaga_adapter.criteria.two_sample.features_dense import DenseUnits, dense_features
 from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
 from gaga_adapter.subspace import mask_from_sizes
@@ -290,3 +291,29 @@ def test_constant_and_repeated_numbers_have_finite_features(shape):
     repeated = torch.randn(60, 1, *shape[1:], generator=torch.Generator().manual_seed(0))
     for x in (constant, half, repeated.expand(60, *shape), 0 * constant):
         assert bool(torch.isfinite(features(x)).all())
+
+
+def test_one_large_molecule_does_not_make_all_others_as_wide(monkeypatch):
+    """The largest tensor of pairs is bounded, and every molecule has the features it has alone."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([3] * 600 + [150, 5, 90])
+    x = torch.randn(len(sizes), 150, 5, generator=generator, dtype=torch.float64)
+    mask = torch.arange(150) < sizes[:, None]
+    x = torch.where(mask[..., None], x, 0)
+    features, seen = features_molecules._features, []
+
+    def watched(positions, others, real):
+        seen.append(len(real) * real.shape[1] ** 2)
+        return features(positions, others, real)
+
+    monkeypatch.setattr(features_molecules, "_features", watched)
+    monkeypatch.setattr(features_molecules, "_MOST_PAIRS", 150**2)
+    together = molecule_features(x, mask, 1.0, 1.0)
+    assert max(seen) == 150**2
+    assert len(seen) <= 6
+    for row, n in enumerate(sizes.tolist()):
+        if row % 100 == 0 or n > 3:
+            alone = features(
+                x[row : row + 1, :n, :3], x[row : row + 1, :n, 3:], mask[:1, :n] | True
+            )
+            torch.testing.assert_close(together[row : row + 1], alone, atol=1e-9, rtol=1e-9)

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,8 +16,17 @@ from folders import GOLDENS
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.bonds import bond_orders, broken_atoms, connected, stable_atoms
+from gaga_adapter.molecules.metrics import bonds as bonds_module
+from gaga_adapter.molecules.metrics.bonds import (
+    Bonds,
+    batch_rows,
+    batches_with_bonds,
+    broken_atoms,
+    connected,
+    stable_atoms,
+)
 from gaga_adapter.molecules.metrics.chemistry import to_rdkit, to_smiles
+from gaga_adapter.molecules.metrics.distances import Geometry
 from gaga_adapter.molecules.metrics.evaluate import evaluate, judge
 
 METHANE = (
@@ -37,7 +47,7 @@ WATER_AND_HYDROGEN = ([*WATER[0], [9, 0, 0], [9, 0, 0.74]], [*WATER[1], 1, 1])
 def _orders_of(symbols: str, distance: float) -> int:
     first, second = (SYMBOLS.index(s) for s in symbols.split("-"))
     pair = MoleculeSet.from_list([([[0, 0, 0], [0, 0, distance]], [first, second])])
-    orders = bond_orders(pair)[0]
+    orders = Bonds.of(pair).dense()[0]
     assert orders[0, 1] == orders[1, 0]
     assert orders[0, 0] == orders[1, 1] == 0
     return int(orders[0, 1])
@@ -67,17 +77,19 @@ def test_pairs_without_a_length_are_not_bonded():
 
 def test_padding_has_no_bonds_and_no_verdicts():
     molecules = MoleculeSet.from_list([METHANE, WATER])
-    orders = bond_orders(molecules)
+    bonds = Bonds.of(molecules)
+    orders = bonds.dense()
     assert orders[1, 3:].sum() == orders[1, :, 3:].sum() == 0
-    stable = stable_atoms(molecules, orders)
+    np.testing.assert_array_equal(bonds.valence, orders.sum(axis=-1))
+    stable = stable_atoms(molecules, bonds)
     np.testing.assert_array_equal(stable, molecules.mask)
-    assert not broken_atoms(molecules.atomic_numbers, orders).any()
+    assert not broken_atoms(molecules.atomic_numbers, bonds).any()
 
 
 def test_a_collapsed_molecule_does_not_wrap_around():
     # Each of 173 carbons in one point has bonds of 3 * 172 = 516 in sum, which is 4 modulo 256.
     lump = MoleculeSet.from_list([(np.zeros((173, 3)), [6] * 173)])
-    assert not stable_atoms(lump, bond_orders(lump)).any()
+    assert not stable_atoms(lump, Bonds.of(lump)).any()
 
 
 def test_a_diverged_sample_gets_a_verdict():
@@ -89,22 +101,98 @@ def test_elements_without_a_known_valence_are_refused_not_called_unstable():
     salt = MoleculeSet.from_list([([[0, 0, 0], [0, 0, 2.4]], [11, 17])])
     with pytest.raises(DataError, match=r"no valence is known for Na. Allowed: H, B, C"):
         evaluate(salt)
-    assert broken_atoms(salt.atomic_numbers, bond_orders(salt)).tolist() == [[False, True]]
+    assert broken_atoms(salt.atomic_numbers, Bonds.of(salt)).tolist() == [[False, True]]
 
 
-def test_connected_agrees_with_scipy():
-    graph = pytest.importorskip("scipy.sparse.csgraph")
+def _by_all_pairs(molecules):
+    """Bond orders from the tensor of all pairs, as EDM works them out, in float32."""
+    z = molecules.atomic_numbers
+    offsets = molecules.positions[:, :, None] - molecules.positions[:, None]
+    with np.errstate(over="ignore"):
+        distance = np.float32(100) * np.sqrt((offsets**2).sum(axis=-1))
+    orders = sum(
+        (distance < longest[z[:, :, None], z[:, None]]).astype(np.uint8)
+        for longest in bonds_module._LONGEST
+    )
+    return orders * (~np.eye(z.shape[1], dtype=np.bool_)).astype(np.uint8)
+
+
+def test_bonds_of_near_atoms_are_those_of_all_pairs_bit_by_bit():
+    """Dense and far, coincident, large and small molecules, and every element with a length."""
     rng = np.random.default_rng(0)
-    upper = np.triu(rng.random((300, 12, 12)) < 0.13, 1)
-    orders = (upper | upper.transpose(0, 2, 1)).astype(np.uint8)
-    n_atoms = rng.integers(1, 13, 300)
-    mask = np.arange(12) < n_atoms[:, None]
-    orders *= mask[:, :, None] & mask[:, None, :]
-    expected = [
-        graph.connected_components(o[:n, :n])[0] == 1 for o, n in zip(orders, n_atoms, strict=True)
+    elements = np.flatnonzero(np.isfinite(bonds_module._LONGEST[0]).any(axis=0))
+    made = []
+    for size in (1, 2, 3, 9, 29, 29, 90):
+        for scale in (0.0, 0.6, 1.5, 1e6):
+            made.append((rng.normal(scale=scale, size=(size, 3)), rng.choice(elements, size)))
+    far = rng.normal(size=(4, 3)) + 3e4  # where float32 is coarse
+    molecules = MoleculeSet.from_list([*made, (far, [6, 1, 1, 1]), METHANE])
+    bonds = Bonds.of(molecules)
+    expected = _by_all_pairs(molecules)
+    assert 1000 < (expected > 0).sum()
+    np.testing.assert_array_equal(bonds.dense(), expected)
+    listed = [(m, *bond) for m, own in enumerate(bonds.by_molecule()) for bond in own]
+    m, i, j = np.nonzero(np.triu(expected))
+    assert listed == list(zip(m, i, j, expected[m, i, j], strict=True))
+
+
+def test_connected_agrees_with_a_walk_over_the_bonds():
+    rng = np.random.default_rng(0)
+    made = [
+        (rng.normal(scale=1.3, size=(n, 3)), rng.choice([1, 6], n))
+        for n in rng.integers(1, 13, 300)
     ]
+    molecules = MoleculeSet.from_list(made)
+    bonds = Bonds.of(molecules)
+    expected = []
+    for n, own in zip(molecules.n_atoms, bonds.by_molecule(), strict=True):
+        reached, before = {0}, set()
+        while reached != before:
+            before = set(reached)
+            reached |= {b for pair in own for b in pair[:2] if reached & set(pair[:2])}
+        expected.append(len(reached) == n)
     assert 30 < sum(expected) < 270
-    assert connected(orders, mask).tolist() == expected
+    assert connected(bonds, molecules.n_atoms).tolist() == expected
+
+
+@pytest.mark.parametrize("sizes", [{3: 1000, 200: 1}, {3000: 3}], ids=str)
+def test_large_molecules_cost_memory_for_their_atoms_and_not_for_their_pairs(sizes):
+    """What numpy allocates, as it says itself: a number of each pair takes more than is allowed."""
+    rng = np.random.default_rng(0)
+    lattice = 1.6 * np.stack(np.meshgrid(*[np.arange(15)] * 3), -1).reshape(-1, 3)
+    made = [
+        (lattice[:n] + rng.normal(scale=0.1, size=(n, 3)), rng.choice([1, 6], n))
+        for n, count in sizes.items()
+        for _ in range(count)
+    ]
+    molecules = MoleculeSet.from_list(made)
+    judge(molecules.subset([0]))  # loads what is loaded once
+    Geometry.of(molecules.subset([0]))
+    allowed = 2000 * int(molecules.n_atoms.sum()) + 12 * molecules.positions.nbytes
+    n_pairs = len(molecules) * molecules.positions.shape[1] ** 2
+    assert allowed < 2 * n_pairs
+    tracemalloc.start()
+    try:
+        assert sum(len(bonds.order) for _, bonds in batches_with_bonds(molecules)) > 200
+        evaluate(molecules)
+        Geometry.of(molecules)
+        assert tracemalloc.get_traced_memory()[1] < allowed
+    finally:
+        tracemalloc.stop()
+
+
+def test_batches_hold_all_molecules_in_order_and_few_atoms(monkeypatch):
+    monkeypatch.setattr(bonds_module, "_MOST_ATOMS", 60)
+    monkeypatch.setattr(bonds_module, "_MOST_MOLECULES", 7)
+    sizes = [3] * 20 + [50, 90] + [3] * 9 + [70]
+    made = [(np.zeros((n, 3)), [1] * n) for n in sizes]
+    molecules = MoleculeSet.from_list(made)
+    rows = list(batch_rows(molecules))
+    assert [row for part in rows for row in range(part.start, part.stop)] == list(range(len(sizes)))
+    for part in rows:
+        n = part.stop - part.start
+        assert n == 1 or (n <= 7 and n * max(sizes[part]) <= 60)
+    assert len(rows) == 8
 
 
 def test_smiles_and_validity_by_hand():
