@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import items
 import sampling_tables
 import scaling
 import training
@@ -194,6 +195,7 @@ TABLES = {
     "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
     "training": (SAMPLING, "training", training.markdown),
     "read": (SCALING, "read", read_table),
+    "items": (CRITERIA, "items", items.markdown),
     "scaling": (SCALING, "scaling", scaling.markdown),
 }
 

@@ -40,7 +40,7 @@ from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "sampling.json"
-KEYS = ("setting", "held_out", "cells")  # behind the provenance
+KEYS = ("setting", "held_out", "cells", "pooled")  # behind the provenance
 CHUNKS = ROOT / "runs" / "sampling"
 
 

@@ -13,6 +13,7 @@ one draws the curve, and all return the same artefact (`streaming.py`).
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,13 @@ from gaga_adapter.criteria import Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
 from gaga_adapter.criteria.levels import falling_levels
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, TruncationError, check_seed, whole_number
+from gaga_adapter.errors import (
+    DataError,
+    GAGAWarning,
+    TruncationError,
+    check_seed,
+    whole_number,
+)
 from gaga_adapter.layout import Layout
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import (
@@ -31,6 +38,7 @@ from gaga_adapter.selection import (
     Selection,
     bootstrap,
     check_tolerance,
+    noisiest,
     select,
     select_by_size,
 )
@@ -83,7 +91,7 @@ class Comparison:
 def fit(
     data: Iterable[Batch],
     layout: Layout | None = None,
-    criterion: str | Criterion = "two_sample",
+    criterion: str | Criterion | Sequence[str | Criterion] = "two_sample",
     reference: str = "auto",
     covariance: DenseKind = "channel",
     tolerance: float | None = None,
@@ -107,7 +115,9 @@ def fit(
             shape of dense data, or three positions and unnamed features per atom. Molecules whose
             features name elements need `MoleculeLayout(elements, ...)`, tokens without positions
             `TokenLayout(F)`.
-        criterion: Name of a criterion of Gaussianity, or one with settings of its own.
+        criterion: Name of a criterion of Gaussianity, or one with settings of its own. Of several
+            in nats, such as `["two_sample", Certificate(model)]`, the one whose t* is the noisiest
+            decides: the largest of the lower bounds at hand.
         reference: Kind of the closed-form start that is judged; `auto` is `shape` for molecules,
             `size` for tokens, and the covariance for dense data. The artefact remembers it: its t*
             is for this start, which `auto` then means everywhere.
@@ -140,8 +150,15 @@ def fit(
         TruncationError: If the criterion never comes within the tolerance.
         ProcessError: If another process failed or is gone.
     """
-    judge = _judge(criterion)
-    check_tolerance(tolerance, judge.unit)
+    asked = criterion if isinstance(criterion, Sequence) else [criterion]
+    asked = [asked] if isinstance(asked, str) else asked
+    judges = [_judge(one) for one in asked]
+    if not judges or (len(judges) > 1 and any(judge.unit != "nats" for judge in judges)):
+        names = ", ".join(judge.name for judge in judges) or "none"
+        raise DataError(
+            f"criterion names {names}: need one, or several in nats, whose bounds can be compared."
+        )
+    check_tolerance(tolerance, judges[0].unit)
     levels = _levels(log_snr, provenance)
     generator = torch.Generator().manual_seed(check_seed(seed))
     n_criterion = whole_number("n_criterion", n_criterion)
@@ -152,10 +169,18 @@ def fit(
 
     def conclude(beat: Callable[[], None]) -> GAGAStats:
         assert collected is not None
-        curve = _draw(judge, collected, reference, levels, generator, progress, beat)
-        selection = _choose(curve, tolerance, n_bootstrap, generator)
+        chosen = {}
+        for judge in judges:
+            curve = _draw(judge, collected, reference, levels, generator, progress, beat)
+            chosen[judge.name] = _choose(curve, tolerance, n_bootstrap, generator)
+        selection = noisiest(chosen)
         if by_size:
-            selection = replace(selection, by_size=select_by_size(curve, tolerance))
+            by_sizes = select_by_size(selection.curve, tolerance)
+            selection = replace(selection, by_size=by_sizes)
+        judge = next(one for one in judges if one.name == selection.curve.criterion)
+        if getattr(judge, "grows_with_items", False):
+            values = _by_items(judge, collected, reference, selection, seed, beat)
+            selection = replace(selection, by_items=values)
         layout, moments = collected.layout, collected.moments
         facts = {"count": moments.count, "seed": seed, "versions": library_versions()}
         facts = {**(provenance or {}), **facts}
@@ -284,6 +309,37 @@ def _draw(
         generator=generator,
         progress=report,
     )
+
+
+def _by_items(
+    judge: Criterion,
+    collected: Collected,
+    reference: str,
+    selection: Selection,
+    seed: int,
+    beat: Callable[[], None],
+) -> dict[int, tuple[float, float]]:
+    """What the criterion says at the first level that holds, of a quarter and half of the items."""
+    curve, found = selection.curve, {}
+    at = curve.log_snr.index(selection.first_level)
+    for share in (4, 2):
+        n = curve.n_samples // share
+        part = replace(
+            collected,
+            x=collected.x[:n],
+            mask=None if collected.mask is None else collected.mask[:n],
+        )
+        generator = torch.Generator().manual_seed(seed)
+        try:
+            with warnings.catch_warnings():  # that so few items make a loose bound is the point
+                warnings.simplefilter("ignore", GAGAWarning)
+                one = _draw(
+                    judge, part, reference, curve.log_snr[at : at + 1], generator, None, beat
+                )
+        except DataError:  # too few items for the criterion
+            continue
+        found[n] = (one.value[0], one.std_error[0])
+    return {**found, curve.n_samples: (curve.value[at], curve.std_error[at])}
 
 
 def _choose(

@@ -8,9 +8,18 @@ The data count as Gaussian at a level if
 and `log_snr_star` is the largest log-SNR at which they do there *and at every noisier level*: one
 lucky point does not count, and neither does a value that could not be computed. Between the last
 level that fails and the first that holds, the upper limit `value + 2 std_error` is taken as linear
-in log-SNR. Divergences curve upwards towards the data (at low SNR they fall like a power of it), so
-the line lies above them and the choice is on the side of noise; nothing is known of the form of
-p-values, and the first level that holds is taken. Beyond its ends nothing is assumed of the curve.
+in log-SNR. Where it curves upwards towards the data, as divergences do far out in the noise (they
+fall like a power of the SNR there), the line lies above it and the choice is on the side of noise.
+Close to the data that need not be so: the divergence of a law with a density levels off. Nothing is
+known of the form of p-values, and the first level that holds is taken. Beyond its ends nothing is
+assumed of the curve.
+
+**No guarantee.** `two_sample` and `certificate` are *lower bounds*: at t* the divergence is at
+least their value, and may exceed the tolerance. The standard errors are those of the bound, not of
+what it misses. What a classifier finds grows with the number of items, so t* does too (`by_items`);
+what a denoiser certifies, with the denoiser. Of several lower bounds the largest counts
+(`noisiest`). And nats bound samples loosely: 0.5 of them allow a share of 66 % to fall to 20 %
+(`worst_share`). Only samples from t* and from the full path, side by side, show a t* to be safe.
 
 (Bonferroni 1936: on data that *are* the reference, the tolerance is the rate at which some level of
 the curve fails by chance.) A p-value says whether the data *can be told* from the reference, not
@@ -26,11 +35,12 @@ sizes. Larger molecules have more to tell, so their t* is noisier; a batch of on
 its own.
 
 **The default tolerance**, 0.5 nats per molecule. By data processing the samples are no further from
-those of the full path than the start from the marginal there. On QM9 with the `shape` reference,
-starts at 0.35 nats (`polynomial_2`, t = 550) and at 1.07 nats (t = 400) both kept stability, size,
-spread and form of the samples within their errors, while 1.7 nats (`size` at t = 400) halved
-molecule stability and made the molecules too compact. The criterion is a lower bound, so the
-default keeps a factor of two below what was seen to do no harm; it leads to t* of about 530.
+those of the full path than the start from the marginal there. On QM9 (`polynomial_2`, 200 steps)
+molecules from `shape` at t = 525 (0.5 nats) and t = 400 (1.19 nats) have a v_x within 2 % of the
+data's and a spread of it within 7 %. From `size` at t = 400 (1.78 nats) they are too compact and
+too alike: v_x is 1.87 instead of 2.05, its spread 0.28 instead of 0.42, though no fewer are stable.
+The criterion is a lower bound, so the default keeps a factor of two below 1.19; it leads to a t* of
+525.
 """
 
 from __future__ import annotations
@@ -38,7 +48,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,6 +66,8 @@ DEFAULT_TOLERANCES = {"nats": DEFAULT_TOLERANCE, "p-value": 0.05}
 #: Standard errors that are added to a value before it is compared.
 MARGIN = 2.0
 _MOST_TOLERANCE = 1e15  # nats, of a selection that is read
+#: Criteria whose values lie below the divergence, by name, with what makes them larger.
+LOWER_BOUNDS = {"two_sample": "more items", "certificate": "a better denoiser"}
 _TAILS = torch.tensor([0.05, 0.95], dtype=torch.float64)
 
 
@@ -64,12 +76,16 @@ class Selection:
     """A characteristic log-SNR, with the evidence for it.
 
     Attributes:
-        log_snr_star: Log-SNR from which on towards noise the data count as Gaussian.
+        log_snr_star: Log-SNR from which on towards noise the data count as Gaussian. Of a lower
+            bound this is no guarantee, see `meaning`.
         tolerance: Tolerance in the unit of the curve.
         curve: Curve that the choice was made on.
         reason: Reason for the choice in one sentence.
         interval: 90 % bootstrap interval of `log_snr_star` (noise side, data side), if asked for.
         by_size: Choice of `log_snr_star` for molecules of each size, if asked for.
+        by_items: Value and standard error at the first level that holds, by the number of items
+            that the criterion saw, if it grows with them.
+        others: Choices of `log_snr_star` by further criteria, of which this one is the noisiest.
     """
 
     log_snr_star: float
@@ -78,6 +94,41 @@ class Selection:
     reason: str
     interval: tuple[float, float] | None = None
     by_size: Mapping[int, float] = field(default_factory=dict)
+    by_items: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def meaning(self) -> str:
+        """What the choice claims and what not, in sentences."""
+        curve, told = self.curve, []
+        if curve.unit == "p-value":
+            return "A p-value says whether data can be told from the start, not how far they are."
+        grows = LOWER_BOUNDS.get(curve.criterion)
+        if grows is None:
+            told.append("The values are estimates, not bounds.")
+        else:
+            told.append(
+                f"The values are lower bounds at {curve.n_samples:,} items: {grows} would find "
+                f"more, and the divergence at t* may exceed {self.tolerance:g} nats."
+            )
+        if len(self.by_items) > 1:
+            steps = (f"{value:.2f} ± {e:.2f} at {n:,}" for n, (value, e) in self.by_items.items())
+            told.append(f"At log-SNR {self.first_level:.3g} it is {', '.join(steps)} items.")
+        if self.others:
+            more = ", ".join(f"{star:.3g} by {name}" for name, star in self.others.items())
+            told.append(f"It is the noisiest choice; the others are {more}.")
+        told.append(
+            f"{self.tolerance:g} nats allow a share of 66 % to fall to "
+            f"{100 * worst_share(0.66, self.tolerance):.0f} %: compare samples from t* with those "
+            "of the full path."
+        )
+        return " ".join(told)
+
+    @property
+    def first_level(self) -> float:
+        """The level of the curve nearest to the data that lies at or beyond `log_snr_star`."""
+        levels = [level for level in self.curve.log_snr if level <= self.log_snr_star + 1e-9]
+        return levels[0] if levels else self.curve.log_snr[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, the inverse of `from_dict`."""
@@ -87,6 +138,8 @@ class Selection:
             "reason": self.reason,
             "interval": None if self.interval is None else list(self.interval),
             "by_size": {str(size): star for size, star in self.by_size.items()},
+            "by_items": {str(n): list(pair) for n, pair in self.by_items.items()},
+            "others": dict(self.others),
             "curve": self.curve.to_dict(),
         }
 
@@ -113,6 +166,18 @@ class Selection:
                 if not re.fullmatch("[1-9][0-9]{0,8}", size):
                     raise about.refuse("by_size", "log-SNRs by the number of atoms")
                 stars[int(size)] = by_size.number(size, -MOST_LOG_SNR, MOST_LOG_SNR)
+        items: dict[int, tuple[float, float]] = {}
+        if about.is_given("by_items"):
+            by_items = about.fields("by_items")
+            for count in by_items.names():
+                pair = by_items.numbers(count, -_MOST_TOLERANCE, _MOST_TOLERANCE)
+                if not re.fullmatch("[1-9][0-9]{0,11}", count) or len(pair) != 2:
+                    raise about.refuse("by_items", "a value and its error by the number of items")
+                items[int(count)] = pair[0], pair[1]
+        others: dict[str, float] = {}
+        if about.is_given("others"):
+            fields = about.fields("others")
+            others = {n: fields.number(n, -MOST_LOG_SNR, MOST_LOG_SNR) for n in fields.names()}
         limit = math.nextafter(1, 0) if curve.unit == "p-value" else _MOST_TOLERANCE
         return cls(
             log_snr_star=about.number("log_snr_star", noisy, clean),
@@ -121,6 +186,8 @@ class Selection:
             reason=about.text("reason"),
             interval=interval,
             by_size=stars,
+            by_items=items,
+            others=others,
         )
 
 
@@ -214,6 +281,37 @@ def _first_run(holds: list[bool], length: int | None) -> int | None:
     """Where `length` levels in a row hold first, or from where on all do; None if nowhere."""
     ends = range(length, len(holds) + 1) if length is not None else [len(holds)] * len(holds)
     return next((k for k, end in enumerate(ends) if all(holds[k:end])), None)
+
+
+def noisiest(selections: Mapping[str, Selection]) -> Selection:
+    """The choice by the largest lower bound at hand: the noisiest of several, with the others.
+
+    Args:
+        selections: Choices in one unit, by the name of their criterion; one or more.
+    """
+    name = min(selections, key=lambda one: selections[one].log_snr_star)
+    others = {one: s.log_snr_star for one, s in selections.items() if one != name}
+    return replace(selections[name], others=others)
+
+
+def worst_share(share: float, nats: float) -> float:
+    """The lowest share that is within `nats` of a share, such as that of stable molecules.
+
+    Samples P of the full path and Q from t* satisfy `KL(P || Q) <= nats`, and so do the laws of
+    one yes-or-no figure of them: `p log(p / q) + (1 - p) log((1 - p) / (1 - q)) <= nats`.
+
+    Args:
+        share: Share p of the full path, in [0, 1].
+        nats: Divergence at t*, at least 0.
+    """
+    low, high = 0.0, share
+    for _ in range(300):  # the divergence falls from q = 0 to q = p
+        middle = (low + high) / 2
+        apart = share * math.log(share / middle) if share and middle else math.inf * share
+        if share < 1:
+            apart += (1 - share) * math.log((1 - share) / (1 - middle))
+        low, high = (middle, high) if apart > nats else (low, middle)
+    return high
 
 
 def bootstrap(

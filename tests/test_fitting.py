@@ -1,10 +1,13 @@
 """Fit end to end on data whose answer is known."""
 
+import math
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from gaga_adapter import GAGAStats, compare, fit
-from gaga_adapter.criteria import TwoSample
+from gaga_adapter.criteria import CriterionCurve, TwoSample
 from gaga_adapter.errors import DataError, GAGAError, StatsMismatchError, TruncationError
 from gaga_adapter.layout import AtomLayout, DenseLayout
 from gaga_adapter.streaming import _UniformSample, layout_of
@@ -219,6 +222,45 @@ def test_several_criteria_judge_the_same_sample():
         tolerances={"nats": 0.7},
     )
     assert alone.verdicts["two_sample"].curve == verdict.curve
+
+
+@dataclass(frozen=True)
+class Grows:
+    """A lower bound in nats that grows with the number of items: `scale n exp(log_snr)`."""
+
+    scale: float
+    name: str = "grows"
+    unit: str = "nats"
+    grows_with_items: bool = True
+
+    def curve(self, x, mask, reference, log_snr, generator=None, progress=None):
+        value = tuple((self.scale * len(x) * log_snr.exp()).tolist())
+        levels, errors = tuple(log_snr.tolist()), (0.01,) * len(value)
+        return CriterionCurve(self.name, reference.kind, "nats", levels, value, errors, len(x))
+
+
+def test_the_choice_says_what_fewer_items_would_have_shown():
+    chosen = run([gaussian_molecules()], criterion=Grows(1e-3), log_snr=(1.0, 0.0, -1.0, -2.0))
+    level = chosen.selection.first_level
+    assert level <= chosen.log_snr_star
+    n = chosen.selection.curve.n_samples
+    assert list(chosen.selection.by_items) == [n // 4, n // 2, n]
+    for count, (value, _) in chosen.selection.by_items.items():
+        assert value == pytest.approx(1e-3 * count * math.exp(level))
+    assert f"at {n:,} items" in chosen.selection.meaning
+
+
+def test_of_several_lower_bounds_the_largest_decides():
+    judges = [Grows(1e-3), Grows(2e-3, "tighter")]
+    levels = (1.0, 0.0, -1.0, -2.0)
+    alone = [run([gaussian_molecules()], criterion=judge, log_snr=levels) for judge in judges]
+    both = run([gaussian_molecules()], criterion=judges, log_snr=levels)
+    assert both.log_snr_star == alone[1].log_snr_star < alone[0].log_snr_star
+    assert both.selection.curve.criterion == "tighter"
+    assert both.selection.others == {"grows": alone[0].log_snr_star}
+    for none in ([], [Grows(1.0), "ks_mi"]):
+        with pytest.raises(DataError, match="need one, or several in nats"):
+            run([gaussian_molecules()], criterion=none)
 
 
 def test_a_criterion_that_never_holds_keeps_its_curve():

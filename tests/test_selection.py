@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.special import rel_entr
 
 from gaga_adapter.criteria import CriterionCurve
 from gaga_adapter.criteria.contributions import Contributions
@@ -16,8 +17,10 @@ from gaga_adapter.selection import (
     MARGIN,
     Selection,
     bootstrap,
+    noisiest,
     select,
     select_by_size,
+    worst_share,
 )
 
 NAN = math.nan
@@ -260,9 +263,49 @@ def test_selection_round_trips_through_json_exactly():
     assert Selection.from_dict(json.loads(text)) == more
 
 
+def test_a_choice_says_what_it_is_not():
+    bound = select(curve([1.0, 0.3, 0.1]), 0.5)
+    assert "lower bounds at 4,000 items: more items would find more" in bound.meaning
+    assert "may exceed 0.5 nats" in bound.meaning
+    assert "allow a share of 66 % to fall to 20 %" in bound.meaning
+    counted = replace(bound, by_items={250: (0.1, 0.05), 500: (0.2, 0.04), 1000: (0.3, 0.03)})
+    assert "At log-SNR -1 it is 0.10 ± 0.05 at 250, 0.20 ± 0.04 at 500, 0.30" in counted.meaning
+    estimate = replace(bound, curve=replace(bound.curve, criterion="cumulant"))
+    assert "estimates, not bounds" in estimate.meaning
+    assert "not how far" in select(curve([0.0, 0.6], unit="p-value")).meaning
+    again = Selection.from_dict(json.loads(json.dumps(counted.to_dict())))
+    assert again.by_items == counted.by_items
+
+
+def test_the_largest_lower_bound_decides():
+    low, high = select(curve([1.0, 0.3, 0.1]), 0.5), select(curve([2.0, 0.9, 0.4, 0.1]), 0.5)
+    chosen = noisiest({"two_sample": low, "certificate": high})
+    assert chosen.log_snr_star == high.log_snr_star < low.log_snr_star
+    assert chosen.others == {"two_sample": low.log_snr_star}
+    assert "noisiest choice; the others are" in chosen.meaning
+    assert noisiest({"one": low}) == low
+    assert Selection.from_dict(json.loads(json.dumps(chosen.to_dict()))).others == chosen.others
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.658, 0.95, 1.0])
+@pytest.mark.parametrize("nats", [0.0, 0.05, 0.5, 3.0])
+def test_the_worst_share_is_where_the_binary_divergence_is_the_nats(share, nats):
+    """Against scipy's relative entropy; a share of 0 cannot fall, one of 1 falls to exp(-nats)."""
+    worst = worst_share(share, nats)
+    assert 0 <= worst <= share
+    if share == 1:
+        assert worst == pytest.approx(math.exp(-nats))
+    elif share and nats:
+        apart = rel_entr([share, 1 - share], [worst, 1 - worst]).sum()
+        assert apart == pytest.approx(nats, rel=1e-6)
+    else:
+        assert worst == pytest.approx(share, abs=1e-6)
+    assert worst_share(0.658, 0.5) == pytest.approx(0.1976, abs=1e-4)
+
+
 def test_an_artefact_of_an_older_version_reads_without_interval_and_sizes():
     data = select(curve([1.0, 0.0])).to_dict()
-    del data["interval"], data["by_size"]
+    del data["interval"], data["by_size"], data["by_items"], data["others"]
     again = Selection.from_dict(data)
     assert again.interval is None
     assert again.by_size == {}

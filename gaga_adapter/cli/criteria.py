@@ -15,7 +15,7 @@ from gaga_adapter.criteria import CRITERIA, CriterionCurve
 from gaga_adapter.distributed import n_processes, process_index, started
 from gaga_adapter.fitting import Comparison, compare
 from gaga_adapter.noise.paths import starts
-from gaga_adapter.selection import DEFAULT_TOLERANCES, Selection
+from gaga_adapter.selection import DEFAULT_TOLERANCES, LOWER_BOUNDS, Selection, noisiest
 
 
 def _check_names(context: typer.Context, only: str | None) -> str | None:
@@ -167,6 +167,13 @@ def _print(
         out.print(steps)
     for name, verdict in comparison.verdicts.items():
         out.print(f"{name}: {verdict.reason}", soft_wrap=True)
+    bounds = {name: one for name, one in chosen.items() if name in LOWER_BOUNDS}
+    if bounds:
+        largest = noisiest(bounds)
+        name, star = largest.curve.criterion, largest.log_snr_star
+        out.print(
+            f"largest lower bound: {name}, log-SNR* {star:.3g}. {largest.meaning}", soft_wrap=True
+        )
 
 
 def _cell(curve: CriterionCurve, chosen: Selection | None, k: int) -> str:

@@ -92,6 +92,7 @@ def print_stats(stats: GAGAStats) -> None:
             )
         out.print(levels)
         out.print(f"tolerance {chosen.tolerance:g} {curve.unit}: {chosen.reason}")
+        out.print(chosen.meaning)
         if chosen.interval is not None:
             spread = ", 90 % interval {:.3f} to {:.3f}".format(*chosen.interval)
     out.print(bold(f"log-SNR* = {stats.log_snr_star:.3f}") + spread)

@@ -23,8 +23,9 @@ fewer). Positions grow with the size, so before pooling `v_x(k)` is carried from
 
     v_x(k) (N / k)^slope,       slope of log v_x against log N over all sizes, weighted by counts,
 
-and the sampled molecules' eigenvalues are scaled by `v_x(N) / v_x(k)`. A size with enough molecules
-is not pooled.
+and the sampled molecules' eigenvalues are scaled by `v_x(N) / v_x(k)`. Mean features are taken as
+they are: B(N) is N times their covariance over the molecules of the window, that inside of the
+sizes and that of the sizes' means. A size with enough molecules is not pooled.
 """
 
 from __future__ import annotations
@@ -378,7 +379,9 @@ class ExchangeableMoments:
         # Pooled spread is that inside of the sizes and that of their means, as for any mixture.
         mean = pool(self.feature_mean)
         apart = self.feature_mean[window] - mean
-        between = pool(self.between) + n_atoms * torch.einsum("s,sf,sg->fg", weight, apart, apart)
+        # Means are carried over as they are, by the row in `shape` and by their covariance here.
+        inside = torch.einsum("s,sfg->fg", weight / sizes, self.between[window])
+        between = n_atoms * (inside + torch.einsum("s,sf,sg->fg", weight, apart, apart))
 
         gyrations, means, withins = zip(*(self.sampled(int(n)) for n in sizes), strict=True)
         lengths = torch.tensor([len(gyration) for gyration in gyrations])

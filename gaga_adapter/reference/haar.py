@@ -11,9 +11,18 @@ the angle integrates to a modified Bessel function:
 
     Z = ∫_sphere exp(-1/2 [p_3 r'sr + (p_1 + p_2) T / 2]) I_0((p_2 - p_1) g / 4) dr.
 
-Only squares of `r` occur, so one octant of the sphere is enough, with Gauss-Legendre nodes in
-`cos theta` and `phi`. The exponent peaks at the octant's corners, where those nodes are densest;
-their number grows as the fourth root of the exponent's range.
+Only squares of `r` occur, so one octant of the sphere is enough. The integrand is largest on the
+edge `z = 0`, at or along which it may be as narrow as `1 / sqrt(range)`, `range` being that of the
+exponents. So `z` and the angle `phi` are hyperbolic sines of Gauss-Legendre nodes: as dense as that
+near 0, and of one density per octave beyond. Their number grows with the logarithm of the range. An
+axis needs 19 of them at a range of 10³ and 64 at 10¹², and gets no more than `MOST_NODES`.
+
+With the least eigenvalues subtracted (d_i = s_i - s_1, q_i = p_i - p_1) the exponent below its
+highest value `-1/2 (s_3 p_1 + s_2 p_2 + s_1 p_3)` is a sum of terms of one sign, so that nothing
+large cancels: with `A = d_3 (x + y)`, `B = d_2 (x + z)` of the squares (x, y, z) of r,
+
+    g² = (A - B)² + 4 d_2 d_3 y z,   along = d_2 y + d_3 z,
+    exponent = -1/2 [(p_3 - p_2) along + q_2 (s_3 - s_2) (d_3 z + (g - A + B) / 2) / (g + along)].
 """
 
 from __future__ import annotations
@@ -24,30 +33,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: Most nodes per axis. They are enough for exponents that vary by 10²²; beyond, the rounding of the
+#: exponents themselves is larger than what they miss.
+MOST_NODES = 128
+_TINY = 1e-300
+_CHUNK = 2**21  # numbers in the largest temporary of one group of rows
+
 
 def log_haar_average(s: Tensor, p: Tensor) -> Tensor:
-    """`log Z(s, p)` (B, K), at most 0, of non-negative eigenvalues s (B, 3), p (K, 3), float64."""
+    """`log Z(s, p)` (B, K), at most 0, of non-negative eigenvalues s (B, 3), p (K, 3), float64.
+
+    The error is at most 1e-6, and the rounding of the exponents, 2e-16 of their range.
+    """
     s, p = s.sort(-1).values, p.sort(-1).values
-    squares, weight = _octant(n_nodes(_spread(s) * _spread(p)), s.device)
-    # Aligned axes (largest s with smallest p) give the highest exponent; measure from there.
-    top = -0.5 * s.flip(-1) @ p.T
-
-    along = s @ squares.T  # r'sr (B, Q)
-    plane = s.sum(-1, keepdim=True) - along
-    minors = torch.stack([s[:, 1] * s[:, 2], s[:, 2] * s[:, 0], s[:, 0] * s[:, 1]], -1)
-    gap = (plane**2 - 4 * (minors @ squares.T)).clamp(min=0).sqrt()
-
-    mean, half_gap = (p[:, 1] + p[:, 0]) / 2, (p[:, 1] - p[:, 0]) / 2
-    argument = half_gap[:, None] * (gap / 2)[:, None]  # (B, K, Q)
-    exponent = torch.stack([-p[:, 2], -mean, half_gap], -1) @ torch.stack([along, plane, gap], -2)
-    bessel = torch.special.i0e(argument)  # exp(-argument) I_0(argument); the exponent has the rest
-    average: Tensor = ((exponent / 2 - top[..., None]).exp_() * bessel) @ weight
-    return top + average.log()
+    spread = _spread(s) * _spread(p)
+    squares, weight = _octant(n_nodes(spread), spread, s.device)
+    x, y, z = squares.T
+    d_2, d_3 = s[:, 1:2] - s[:, :1], s[:, 2:] - s[:, :1]
+    difference = d_3 * (x + y) - d_2 * (x + z)  # A - B
+    cross = 4 * d_2 * d_3 * y * z
+    gap = (difference**2 + cross).sqrt()
+    along = d_2 * y + d_3 * z
+    # g - (A - B) without cancellation.
+    rest = cross / (gap + difference.abs()).clamp(min=_TINY)
+    rest = torch.where(difference >= 0, rest, gap - difference)
+    tilt = (s[:, 2:] - s[:, 1:2]) * (d_3 * z + rest / 2) / (gap + along).clamp(min=_TINY)
+    terms = torch.stack([along, tilt], -2)  # (B, 2, Q)
+    parts = []
+    for rows in torch.split(p, max(1, _CHUNK // max(1, gap.numel()))):
+        q_2 = rows[:, 1] - rows[:, 0]
+        slopes = torch.stack([rows[:, 2] - rows[:, 1], q_2], -1) / -2
+        bessel = torch.special.i0e(q_2[:, None] * (gap / 4)[:, None])  # exp(-v) I_0(v), (B, k, Q)
+        parts.append(((slopes @ terms).exp_() * bessel) @ weight)
+    # Aligned axes (largest s with smallest p) give the highest exponent, measured from which it is.
+    return torch.cat(parts, 1).log() - 0.5 * s.flip(-1) @ p.T
 
 
 def n_nodes(exponent_range: float) -> int:
     """Nodes per axis for exponents that vary by this much: an error of `log Z` below 1e-6."""
-    return max(6, math.ceil(6 * math.sqrt(math.sqrt(exponent_range))))
+    decades = math.log10(1 + exponent_range)
+    return min(MOST_NODES, 6 + math.ceil(4 * decades + decades**2 / 15))
 
 
 def _spread(eigenvalues: Tensor) -> float:
@@ -55,13 +80,16 @@ def _spread(eigenvalues: Tensor) -> float:
     return float((eigenvalues[:, -1] - eigenvalues[:, 0]).max()) if len(eigenvalues) else 0.0
 
 
-def _octant(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _octant(n: int, exponent_range: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Squares of unit vectors (n², 3) and weights (n²,) of an average over the sphere."""
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(n))
-    unit, weight = (nodes + 1) / 2, weights / 2
+    width = 3 / max(3.0, math.sqrt(exponent_range))
+    octaves = math.asinh(1 / width)
+    unit = width * torch.sinh(octaves * (nodes + 1) / 2)
+    weight = width * octaves * torch.cosh(octaves * (nodes + 1) / 2) * weights / 2
     z2 = (unit**2)[:, None]
-    cos2 = torch.cos(unit * math.pi / 2)[None] ** 2
-    x2, y2 = (1 - z2) * cos2, (1 - z2) * (1 - cos2)
+    angle = unit * (math.pi / 2)
+    x2, y2 = ((1 - z2) * turned**2 for turned in (angle.cos(), angle.sin()))
     squares = torch.stack([x2, y2, z2.expand(n, n)], -1).reshape(-1, 3)
     return squares.to(device), torch.outer(weight, weight).flatten().to(device)
 

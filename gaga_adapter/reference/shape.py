@@ -5,8 +5,14 @@ For a row `k` of the data's table (probability `pi_k` given the size) and a Haar
     positions  ~ N(0, a² R diag(l_k) R' + b² I) for each of n - 1 degrees,
     features   ~ mean a m_k, covariance a² W_k + b² I around it, and b² I of sqrt(n) times the mean.
 
-Averaged over `R` and `k` it has the same first two moments as `size`, but also the data's spread of
-sizes, anisotropy and composition.
+Averaged over `R` and `k` it has the same first two moments as `size`, and molecules that differ in
+size, anisotropy and composition. They differ more than the data do: `l_k`, which is the tensor of
+one molecule, serves as a covariance, and the draws scatter around it once more,
+
+    Var q = Var tr(l_k) / 3 + 2 / (9 (n - 1)) E tr(diag(l_k)²),     q = |x|² / (3 (n - 1)),
+
+where the data have the first term alone. So the fourth moments do not agree: on QM9 at t = 400 this
+is 1.55 of the 1.61 nats that the cumulants find.
 
 *Transport.* The latent `(k, R)` is read off the bits of the molecule's own noise: a hash of its
 real rows, in their order, seeds a counter-based generator (`hashing.py`) that gives the row and a
@@ -36,6 +42,8 @@ from gaga_adapter.reference.gaussian import MoleculeGaussian, MoleculeStatistics
 from gaga_adapter.reference.haar import log_haar_average, n_nodes, rotations
 from gaga_adapter.reference.molecules import MoleculeReference
 
+# Two and three atoms span a line and a plane, whose other eigenvalues are zero but for rounding.
+_ROUNDING = 1e-15
 _CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in the cache
 
 
@@ -85,7 +93,8 @@ class ShapeReference(MoleculeReference):
             here = (statistics.n_atoms == n).nonzero().flatten()
             rows = self._rows(n).to(total.device).at(self.a, self.b)
             log_weight = self._weights[n].to(total.device).log()
-            eigenvalues = torch.linalg.eigvalsh(statistics.positions).clamp(min=0)
+            eigenvalues = torch.linalg.eigvalsh(statistics.positions)
+            eigenvalues = torch.where(eigenvalues > _ROUNDING * eigenvalues[:, -1:], eigenvalues, 0)
             precision = rows.gyration.reciprocal()
             exponents = float(eigenvalues[here].max() * precision.max())
             per_molecule = len(log_weight) * max(n_nodes(exponents) ** 2, self.n_features**2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from scipy.special import erf
+from scipy.special import dawsn, erf
 from scipy.stats import ks_2samp, kstest, norm
 from torch.distributions import MultivariateNormal
 
@@ -14,7 +14,7 @@ from gaga_adapter.errors import DataError
 from gaga_adapter.hashing import uniforms
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import ShapeReference, make_reference
-from gaga_adapter.reference.haar import log_haar_average, n_nodes, rotations
+from gaga_adapter.reference.haar import MOST_NODES, log_haar_average, n_nodes, rotations
 from gaga_adapter.reference.shape import noise_hash
 from gaga_adapter.subspace import mask_from_sizes, project
 
@@ -63,7 +63,7 @@ def test_isotropic_matrices_need_no_average():
     torch.testing.assert_close(log_haar_average(p, s), expected.T, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("q", [0.01, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize("q", [0.01, 1.0, 30.0, 1e4, 1e8, 1e14, 1e26])
 def test_rank_one_has_a_closed_form(q):
     """One point of extent sqrt(q) and an axially symmetric Gaussian: an error function."""
     k = math.sqrt(q * 0.75 / 2)
@@ -93,7 +93,66 @@ def test_sharp_exponents_follow_laplace():
     volume = (2 * math.pi) ** 1.5 / math.sqrt(math.prod(curvature)) / (8 * math.pi**2)
     expected = top + math.log(4 * volume)
     assert float(log_haar_average(s, p)) == pytest.approx(expected, abs=5 / min(curvature))
-    assert n_nodes(2500 * 19.8) > 60
+
+
+def bingham(q, p):
+    """`log Z` of one point of squared extent q, by mpmath about the axis of the middle one."""
+    import mpmath
+
+    def f(u):
+        c = q * (p[2] - p[0]) / 4 * (1 - u * u)
+        decay = mpmath.exp(-q * (p[1] - p[0]) / 2 * u * u - c)
+        return decay * mpmath.besseli(0, c)
+
+    with mpmath.workdps(30):
+        width = 1 / mpmath.sqrt(1 + q * (p[2] - p[0]))
+        ends = [0] + [width * 4**k for k in range(40) if width * 4**k < 1] + [1]
+        return float(mpmath.log(mpmath.quad(f, ends)) - mpmath.mpf(q) * p[0] / 2)
+
+
+@pytest.mark.parametrize("q", [1.0, 1e3, 1e6, 1e10, 1e14])
+def test_one_point_and_three_precisions_as_by_mpmath(q):
+    """The same average about another axis, with other nodes and 30 digits."""
+    p = (0.25, 0.625, 1.0)
+    got = float(log_haar_average(f64([[0.0, 0.0, q]]), f64([p])))
+    assert got == pytest.approx(bingham(q, p), abs=2e-6 + 4e-16 * q)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e3, 1e4])
+def test_form_of_any_kind_as_by_brute_force(scale):
+    """Rods, discs, balls and all between, against plain Gauss-Legendre nodes without end."""
+    share = [0.0, 1e-9, 1e-3, 0.1, 0.5, 0.9, 0.999, 1.0]
+    s, p = (
+        f64([[0.0, one, 1.0] for one in share]),
+        scale * f64([[0.2, 0.2 + x, 1.2] for x in share]),
+    )
+    nodes, weights = np.polynomial.legendre.leggauss(240)
+    unit, weights = (nodes + 1) / 2, weights / 2
+    z2, angle = torch.from_numpy(unit[:, None] ** 2), torch.from_numpy(unit * math.pi / 2)
+    r = torch.stack(
+        [(1 - z2) * angle.cos() ** 2, (1 - z2) * angle.sin() ** 2, z2.expand(-1, 240)], -1
+    ).reshape(-1, 3)
+    along = s @ r.T
+    plane = s.sum(1, keepdim=True) - along
+    det = torch.stack([s[:, 1] * s[:, 2], s[:, 2] * s[:, 0], s[:, 0] * s[:, 1]], -1) @ r.T
+    gap = (plane**2 - 4 * det).clamp(min=0).sqrt()
+    got = log_haar_average(s, p)
+    for k, row in enumerate(p):
+        half = (row[1] - row[0]) / 2
+        exponent = -0.5 * (row[2] * along + (row[0] + row[1]) / 2 * plane - half * gap)
+        top = exponent.max(1, keepdim=True).values
+        mean = (exponent - top).exp() * torch.special.i0e(half * gap / 2)
+        mean = mean @ torch.from_numpy(np.outer(weights, weights).ravel())
+        torch.testing.assert_close(got[:, k], mean.log() + top[:, 0], rtol=0, atol=1e-6)
+
+
+def test_cost_has_an_end():
+    """From noise to the last digit of float64: the nodes grow by the decade and then no more."""
+    nodes = [n_nodes(10.0**k) for k in range(31)]
+    assert nodes == sorted(nodes)
+    assert nodes[3] <= 20
+    assert nodes[12] <= 64
+    assert nodes[-1] == MOST_NODES
 
 
 def test_average_is_symmetric_and_never_positive():
@@ -267,6 +326,31 @@ def test_one_isotropic_row_is_one_gaussian():
         assert got == pytest.approx(divergence, rel=1e-6)
 
 
+@pytest.mark.parametrize("log_snr", [-4.0, 8.0, 30.0, 55.0])
+def test_two_atoms_at_any_noise(log_snr):
+    """One bond: the average of a Gaussian with one long axis is a Dawson function."""
+    features = f64([[0.1, 0.9], [0.4, 0.2]])
+    bond = torch.cat([f64([[0.6, 0, 0], [-0.6, 0, 0]]), features], 1)[None]
+    fitted = ExchangeableMoments(F)
+    fitted.update(bond)
+    a, b = (math.sqrt(1 / (1 + math.exp(sign * log_snr))) for sign in (-1, 1))
+    reference = make_reference(fitted, "shape").at(a, b)
+    x = a * bond.clone()
+    x[..., :3] *= 1.1
+    size = fitted.at_size(2)
+    x[..., 3:] = a * size.sample_mean[0]  # the table holds float32
+    size_within = a**2 * size.sample_within[0] + b**2 * torch.eye(F).double()
+    q, long, short = 2 * (0.66 * a) ** 2, a**2 * float(size.gyration[0, 2]) + b**2, b**2
+    c = q * (1 / short - 1 / long) / 2
+    turned = math.log(dawsn(math.sqrt(c)) / math.sqrt(c))
+    positions = turned - q / long / 2 - 0.5 * (math.log(long) + 2 * math.log(short))
+    around = -0.5 * float(torch.logdet(size_within)) - F / 2 * math.log(b**2)
+    expected = positions + around - (3 + 2 * F) / 2 * math.log(2 * math.pi)
+    got = float(reference.log_prob(x))
+    assert got == pytest.approx(expected, abs=1e-5, rel=1e-6)
+    assert math.isfinite(float(reference.kl_from_posterior(bond)))
+
+
 def test_density_is_the_average_over_rows_and_rotations(moments):
     """Against an average of plain Gaussian densities over rows and scipy's rotations."""
     a, b = LEVEL
@@ -369,3 +453,43 @@ def test_an_empty_table_is_refused():
     fitted.update(*toy_molecules(10, 4))
     with pytest.raises(DataError, match=r"table_size=0.* use the reference `size`"):
         ShapeReference("shape", fitted)
+
+
+def test_second_moments_agree_with_the_data_and_fourth_do_not(moments):
+    """What the module says of it: the rows' tensors are covariances, so the spread counts twice.
+
+    The variance of |x|² / (3 (n - 1)) over draws is that of the table and a Wishart term. Draws
+    meet both numbers within 4.9 standard errors, a false-alarm rate of 1e-6 each.
+    """
+    n, count = 5, 40_000
+    size = moments.at_size(n)
+    table, weight = size.gyration, size.sample_weight
+    own = table.sum(1) / 3
+    mean = float(weight @ own)
+    spread = float(weight @ (own - mean) ** 2)
+    wishart = float(weight @ table.square().sum(1)) * 2 / (9 * (n - 1))
+    reference = make_reference(moments, "shape")
+    generator = torch.Generator().manual_seed(4)
+    x = reference.sample([n] * count, generator, dtype=torch.float64)
+    q = x[..., :3].square().sum((1, 2)) / (3 * (n - 1))
+    assert abs(float(q.mean()) - mean) < FIVE_SIGMA * float(q.std()) / math.sqrt(count)
+    deviation = (q - q.mean()).square()
+    error = float(deviation.std()) / math.sqrt(count)
+    assert abs(float(deviation.mean()) - spread - wishart) < FIVE_SIGMA * error
+    assert float(deviation.mean()) > spread + FIVE_SIGMA * error
+
+
+def test_borrowed_sizes_have_the_second_moments_of_size():
+    """Sizes 4 and 12 alone, 8 asked for: both kinds carry over the same means of the features."""
+    fitted = ExchangeableMoments(F, table_size=256)
+    for n in (4, 12):
+        fitted.update(*toy_molecules(150, n, seed=n))
+    size = fitted.at_size(8)
+    assert size.radius == 4
+    mean = size.sample_weight @ size.sample_mean
+    apart = size.sample_mean - mean
+    rows = 8 * torch.einsum("k,kf,kg->fg", size.sample_weight, apart, apart)
+    torch.testing.assert_close(rows, size.between, rtol=1e-5, atol=1e-6)  # rows are float32
+    torch.testing.assert_close(mean, size.feature_mean, rtol=1e-5, atol=1e-6)
+    v_x = float(size.sample_weight @ size.gyration.sum(1)) / 3
+    assert v_x == pytest.approx(size.v_x, rel=1e-5)

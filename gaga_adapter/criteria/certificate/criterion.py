@@ -21,7 +21,10 @@ mean or scale of the reference costs no network calls and no accuracy; a dense r
 **Where the model is worse than linear** it certifies nothing, and the linear denoiser takes its
 place there: the integrand is 0. The even items decide where this holds for the odd ones and these
 for them, so an item has no say in its own case, and choosing the better of two noisy averages adds
-no bias. A `GAGAWarning` names these levels.
+no bias. A `GAGAWarning` names these levels. The two halves decide for each other, so near the null
+hypothesis, where chance decides, what they add is not independent. The standard error therefore has
+the scatter of all items, of a half that does not count as well, unless the model is surely worse
+there: it is too large rather than too small.
 
 **Quadrature.** In log-SNR, `∫ .. ds = ∫ .. s d log s`: the integral of the cubic spline through the
 levels of the curve and others between and below, at most `step` apart. A denoiser made for a table
@@ -62,6 +65,7 @@ from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, TruncationError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
 
+_MOST_NODES = 2000
 _FEWEST = 10  # items that one half needs to decide for the other
 _SURE = 4.0  # standard errors from which a model counts as worse than linear: 3e-5 per level
 _TAIL = 0.01  # nats that may be left out below `noisiest` without a warning
@@ -149,7 +153,8 @@ class Certificate(BaseCriterion):
         # Where the model beats the linear denoiser on the items of the other half, it counts.
         half = torch.arange(len(gain)) % 2
         wins = torch.stack([gain[half == h].mean(0) > 0 for h in (0, 1)])[1 - half]
-        integral = torch.where(wins, gain, 0.0) @ _weights(nodes, levels).T
+        counted = torch.where(wins, gain, _scatter(gain, half, task.sizes))
+        integral = counted @ _weights(nodes, levels).T
         _warn(gain, nodes)
 
         extra = _columns(linear, model, anchor, task, nodes)
@@ -166,6 +171,12 @@ class Certificate(BaseCriterion):
     def _nodes(self, levels: list[float], denoiser: Denoiser) -> Tensor:
         """Levels of the integral (K,), rising, float64: those of the curve and more."""
         marks = [min(self.noisiest, levels[-1] - self.step), *reversed(levels)]
+        if (marks[-1] - marks[0]) / self.step + len(marks) > _MOST_NODES:
+            raise DataError(
+                f"the integral from log-SNR {marks[0]:.4g} to {marks[-1]:.4g} in steps of "
+                f"{self.step:g} has more than {_MOST_NODES} levels, each a pass over the data. "
+                "Raise `step` or `noisiest`, or draw the curve at fewer and lower levels."
+            )
         pieces = [torch.tensor(marks[:1], dtype=torch.float64)]
         for low, high in pairwise(marks):
             n = math.ceil((high - low) / self.step)
@@ -263,10 +274,28 @@ def _columns(
     return columns
 
 
+def _scatter(gain: Tensor, half: Tensor, sizes: Tensor | None) -> Tensor:
+    """Deviations (M, K) of the gains from their mean in each half and size; 0 where surely worse.
+
+    They stand where a half does not count: of mean zero, so that the value is without them, and
+    with the scatter that the decision would have let in.
+    """
+    group = half if sizes is None else 2 * sizes.cpu() + half
+    _, index, counts = torch.unique(group, return_inverse=True, return_counts=True)
+    total = torch.zeros(len(counts), gain.shape[1], dtype=gain.dtype).index_add_(0, index, gain)
+    deviation = gain - (total / counts[:, None])[index]
+    return torch.where(_surely_worse(gain), 0.0, deviation)
+
+
+def _surely_worse(gain: Tensor) -> Tensor:
+    """Nodes (K,) at which the model is worse than the linear denoiser beyond doubt."""
+    return gain.mean(0) < -_SURE * gain.std(0) / math.sqrt(len(gain))
+
+
 def _warn(gain: Tensor, nodes: Tensor) -> None:
     """Warn where the model is worse than linear, or much is left out, by the integrand (M, K)."""
     mean, error = gain.mean(0), gain.std(0) / math.sqrt(len(gain))
-    worse = mean < -_SURE * error
+    worse = _surely_worse(gain)
     if bool(worse.any()):
         at = ", ".join(f"{level:.3g}" for level in nodes[worse].tolist())
         warn(

@@ -85,6 +85,7 @@ class TwoSample(BaseCriterion):
 
     name: ClassVar[str] = "two_sample"
     unit: ClassVar[str] = "nats"
+    grows_with_items: ClassVar[bool] = True  # so a fit says what fewer items would have shown
 
     n_samples: int = 12_000
     folds: int = 4

@@ -19,7 +19,7 @@ from toys import dense_fitted, fitted, generator, levels
 
 from gaga_adapter import GAGAStats, named_path
 from gaga_adapter.criteria import Certificate, as_denoiser
-from gaga_adapter.criteria.certificate.criterion import _weights, discarded_nats
+from gaga_adapter.criteria.certificate.criterion import _scatter, _weights, discarded_nats
 from gaga_adapter.criteria.certificate.denoisers import Denoiser
 from gaga_adapter.criteria.certificate.linear import expected_error, posterior_mean
 from gaga_adapter.criteria.curve import CriterionCurve
@@ -193,6 +193,53 @@ def test_a_better_choice_by_chance_adds_no_bias():
         naive.append(max(0.0, float(errors[0])))
     assert np.mean(naive) > SIGMAS * np.std(naive) / math.sqrt(300)
     assert np.mean(crossed) < SIGMAS * np.std(crossed) / math.sqrt(300)
+
+
+@pytest.mark.parametrize("variance", [1.0, 0.95])
+def test_near_nothing_the_errors_are_as_large_as_the_scatter(variance):
+    """120 certificates of 0 and of 0.001 nats by the exact denoiser.
+
+    z scatters by 0.8 to 1 (by 1.1 to 3 if a half that does not count lends no scatter), with 0.065
+    of sampling error: 1.32 is 4.9 of these beyond 1. And a bound exceeds the truth by two standard
+    errors no more often than a normal does, 2.3 %, give or take 4.9 binomial errors.
+    """
+    reference, at = make_reference(DenseMoments((3,)), "unit"), levels(1.0, -1.0)
+    var = at.sigmoid() * variance + (-at).sigmoid()
+    truth = 1.5 * (var - 1 - var.log())
+    judge = Certificate(
+        lambda y, s, mask: variance / (variance + s**2) * y, n_samples=200, batch_size=200, step=0.8
+    )
+    z = []
+    for seed in range(120):
+        source = generator(seed)
+        x = math.sqrt(variance) * torch.randn(200, 3, generator=source, dtype=torch.float64)
+        found = judge.curve(x, None, reference, at, source)
+        z.append((levels(*found.value) - truth) / levels(*found.std_error).clamp(min=1e-12))
+    z = torch.stack(z)
+    assert bool((z.std(0) < 1.32).all())
+    allowed = 0.0228 + 4.9 * math.sqrt(0.0228 / 120)
+    assert bool(((z > 2).double().mean(0) < allowed).all())
+
+
+def test_a_half_that_does_not_count_changes_no_value():
+    """Its deviations have mean zero in each half and size; a surely worse model adds none."""
+    gain = torch.randn(40, 3, generator=generator(), dtype=torch.float64) + levels(0, 0.2, -30)
+    half, sizes = torch.arange(40) % 2, torch.tensor([4, 4, 6, 6]).repeat(10)
+    found = _scatter(gain, half, sizes)
+    assert bool((found[:, 2] == 0).all())
+    for h in (0, 1):
+        for n in (4, 6):
+            here = (half == h) & (sizes == n)
+            torch.testing.assert_close(found[here].mean(0), torch.zeros(3).double())
+            expected = gain[here][:, :2] - gain[here][:, :2].mean(0)
+            torch.testing.assert_close(found[here][:, :2], expected)
+
+
+@pytest.mark.parametrize("settings", [{"noisiest": -1e9}, {"step": 1e-9}])
+def test_an_integral_without_end_is_refused_before_it_begins(settings):
+    judge = Certificate(mixture_denoiser, **settings)
+    with pytest.raises(DataError, match=r"more than 2000 levels, .* Raise `step` or `noisiest`"):
+        judge.curve(mixture(20), None, dense_fitted(mixture(20)), levels(1.0), generator())
 
 
 def test_a_model_worse_than_linear_is_named_and_adds_nothing():

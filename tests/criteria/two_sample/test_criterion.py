@@ -482,3 +482,30 @@ def test_single_atoms_have_types_alone():
     curve = JUDGE.curve(x, mask, fitted(x, mask, "size"), at, generator())
     assert curve.value[0] > 1.0
     assert curve.value[1] <= SIGMAS * curve.std_error[1] + 1e-9
+
+
+@pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning")
+def test_a_bound_at_few_items_is_no_estimate():
+    """Gaussian against Gaussian, in closed form 1.41 nats: 100 items show far less of it than 1600.
+
+    Averages over 4 data sets stay below the truth and rise with the number of items: each beyond
+    4.9 standard errors of scatter between the sets and items, about 1e-6 false alarms.
+    """
+    variance = 0.5 * 4.4 + 0.5
+    truth = 2 * (variance - 1 - math.log(variance))
+    reference = make_reference(DenseMoments((4,)), "unit")
+    found = {}
+    for n in (100, 1600):
+        judge = TwoSample(n_samples=n, check_reference=False, n_permutations=1)
+        curves = []
+        for seed in range(4):
+            source = torch.Generator().manual_seed(seed)
+            x = math.sqrt(4.4) * torch.randn(n, 4, generator=source, dtype=torch.float64)
+            curves.append(judge.curve(x, None, reference, torch.zeros(1).double(), source))
+        values = [one.value[0] for one in curves]
+        errors = [one.std_error[0] for one in curves]
+        found[n] = (sum(values) / 4, math.hypot(*errors) / 4)
+    (few, few_error), (many, many_error) = found[100], found[1600]
+    assert few < many - 4.9 * math.hypot(few_error, many_error)
+    assert few + 4.9 * few_error < truth  # the value and its errors are no upper limit
+    assert many < truth + 4.9 * many_error
