@@ -21,7 +21,7 @@ import functools
 import gc
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -391,7 +391,8 @@ def weights_say_nothing(model: nn.Module) -> bool:
 def _loaded(root: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Give the modules that have just been loaded the records that came with their weights."""
     metadata = _metadata(state_dict)
-    (_UNKNOWN.discard if metadata else _UNKNOWN.add)(root)
+    if isinstance(root, Hashable):  # a module that compares by value is none
+        (_UNKNOWN.discard if metadata else _UNKNOWN.add)(root)
     brought: dict[int, Extent | None] = {}
     modules = dict(root.named_modules())
     for name, entry in metadata.items():

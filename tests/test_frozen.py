@@ -16,6 +16,7 @@ ARTEFACTS = sorted(folder.name for folder in (frozen.FOLDER / "artefacts").iterd
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the grid of .* begins at timestep"),
     pytest.mark.filterwarnings("ignore:.* steps are left from t"),
+    pytest.mark.filterwarnings("ignore:t. was chosen for the 'shape' reference"),
 ]
 
 

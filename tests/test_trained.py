@@ -186,6 +186,7 @@ def test_a_scheduler_that_trained_starts_no_run_beyond(qm9, tmp_path):
     assert closer.timesteps[0] == 100
 
 
+@pytest.mark.filterwarnings("ignore:.* steps are left from t")  # on purpose
 @pytest.mark.parametrize("base", [DDPMScheduler, DPMSolverMultistepScheduler, DDIMScheduler])
 @pytest.mark.parametrize("spacing", ["suffix", "respace"])
 @pytest.mark.parametrize("n_steps", [7, 20, 50])

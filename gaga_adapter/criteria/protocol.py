@@ -167,7 +167,16 @@ class BaseCriterion(ABC):
         progress: Progress | None = None,
     ) -> CriterionCurve:
         """The curve of one data set against one reference; see `Criterion.curve`."""
-        return self._draw(self._task(x, mask, log_snr, generator, progress), reference)
+        task = self._task(x, mask, log_snr, generator, progress)
+        described = getattr(reference, "n_features", None)
+        if described is not None and task.mask is not None:
+            n_channels = described + reference.n_positions  # type: ignore[attr-defined]
+            if x.shape[-1] != n_channels:
+                raise DataError(
+                    f"the data have {x.shape[-1]} channels, and the reference describes "
+                    f"{n_channels}. Fit the reference on such data."
+                )
+        return self._draw(task, reference)
 
     def _task(
         self,

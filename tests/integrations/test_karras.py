@@ -38,6 +38,7 @@ def karras_list(n, high=80.0, low=0.002, rho=7.0):
 # -- the list --------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.* steps are left from t")  # on purpose
 @pytest.mark.parametrize("n", [5, 18, 40])
 @pytest.mark.parametrize("sigma_star", [0.05, 1.5, 30.0])
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from gaga_adapter.sampling.loop import walk
 from gaga_adapter.subspace import mask_from_sizes, project
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* steps are left from t"),  # on purpose
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # numpy 2 in diffusers
     pytest.mark.filterwarnings("ignore:Should have t:UserWarning"),  # rounding inside of torchsde
 ]

@@ -422,6 +422,7 @@ def test_every_public_name_of_criteria_resolves():
         criteria.psychic  # noqa: B018
 
 
+@pytest.mark.filterwarnings("ignore:150 data items make a loose lower bound")
 def test_data_that_cannot_be_judged():
     x, mask = rigid_triangles(n=150)
     reference, at = fitted(x, mask, "size"), levels(0.0)
@@ -432,7 +433,7 @@ def test_data_that_cannot_be_judged():
         (broken, mask, at, "item 7 of the data has a number that is not finite"),
         (x, mask[:, :2], at, r"mask must be bool \(150, 3\)"),
         (x, mask & (torch.arange(150) != 3)[:, None], at, "with an atom in every row"),
-        (x[..., :2], mask, at, "molecules are floats"),
+        (x[..., :2], mask, at, "have 2 channels, and the reference describes 4"),
         (x.long(), mask, at, "molecules are floats"),
         (x[:, 0, 0], None, at, "dense data are floats"),
         (x, mask, levels(), "list of finite levels"),

@@ -177,7 +177,8 @@ def test_qm9_is_that_of_edm(prepared):
     assert 0.95 < len(smiles["qm9"]) / 100_000 <= 1
     assert 0.95 < len(smiles["qm9_second_half"]) / 50_000 <= 1
     assert 0.9 < len(smiles["qm9_noH"]) / 100_000 <= 1
-    assert not any("H" in one for one in smiles["qm9_noH"][:1000])
+    # hydrogens are named only where the valence of an aromatic nitrogen asks for one
+    assert not any("H" in one.replace("[nH]", "") for one in smiles["qm9_noH"][:1000])
 
 
 def test_models_without_hydrogens_are_compared_with_the_heavy_atoms():
