@@ -2,12 +2,12 @@
 
     scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="my-stats")
 
-`families` says what a cut has to repair in each class, `grid` cuts, `handover` is the table of what a
-loop may do before its first step, `start` does it, `watch` sees a pipeline, `fractions` reads what
-a pipeline says in fractions of its loop, `run` follows a loop to its first step, `options` are saved
-on disk, `wrapper` puts it together. `gaga_adapter.noise.conventions` says where noise levels live. The generated
-classes, such as `GAGADDIMScheduler`, are attributes of this package: pickle and diffusers find them
-by name.
+`families` says what a cut has to repair in each class, `grid` cuts, `handover` is the table of what
+a loop may do before its first step, `start` does it, `watch` sees a pipeline, `fractions` reads
+what a pipeline says in fractions of its loop, `run` follows a loop to its first step, `options` are
+saved on disk, `wrapper` puts it together. `gaga_adapter.noise.conventions` says where noise levels
+live. The generated classes, such as `GAGADDIMScheduler`, are attributes of this package: pickle and
+diffusers find them by name.
 """
 
 from __future__ import annotations

@@ -417,11 +417,11 @@ class TruncatedRun:
             is_first = bool(timesteps.eq(entry.timestep).all())
             if start.forgets_data and is_first and start.state is State.READY:
                 return self._gaga_without_data(call.arguments[noise_name])
-            if start.state is not State.MAPPED:
-                inside = _number(timesteps)
-                if not is_first and inside in self.timesteps.tolist():
-                    self._gaga_warn_inside(inside)
-            start.move(Event.ADD_NOISE)
+            # data that are noised to the level of no entry are not what the loop starts from
+            if bool(torch.isin(timesteps.to(self.timesteps.device), self.timesteps).all()):
+                if start.state is not State.MAPPED:
+                    self._gaga_warn_inside(_number(timesteps))
+                start.move(Event.ADD_NOISE)
         grid = self.timesteps
         on_grid = has_grid and bool(torch.isin(timesteps.to(grid.device), grid).all())
         if on_grid or not family_of(self).noises_by_grid:

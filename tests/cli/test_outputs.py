@@ -171,7 +171,7 @@ def steered(qm9, tmp_path):
     hostile = f"{STEERED} [red]x[/red] :smile: $\\frac$ <b>b</b> | `c` ![p](http://q) www.r.org"
     selection = qm9.selection
     curve = replace(selection.curve, criterion="two`_sample [red]x[/red]<i>")
-    chosen = replace(selection, curve=curve, reason=f"- {hostile.replace(STEERED, str())}")
+    chosen = replace(selection, curve=curve, reason=f"- {hostile.replace(STEERED, '')}")
     stats = replace(
         qm9, selection=chosen, provenance={**qm9.provenance, "data": hostile, STEERED: STEERED}
     )
@@ -351,7 +351,10 @@ def test_the_arguments_of_a_script_may_be_empty(gaga, tmp_path, monkeypatch):
         (["fit", "x.npy", "--out", "s", "--items", "-5"], "'--items': -5 is out of range"),
         (["fit", "x.npy", "--out", "s", "--by-size"], "--by-size is of molecules, and x.npy is an"),
         (["criteria", "empty.npy"], "empty.npy holds float32 (5, 0); need floats (M, C, ...)"),
-        (["sample", "--out", "a.sdf", "--steps", "2", "--t-star", "nan"], "t_star=nan is no finite number"),
+        (
+            ["sample", "--out", "a.sdf", "--steps", "2", "--t-star", "nan"],
+            "t_star=nan is no finite number",
+        ),
         (["sample", "--out", "a.sdf", "--model", "qm8"], "no molecule pipeline at qm8"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",

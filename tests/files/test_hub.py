@@ -219,7 +219,9 @@ def test_offline(hub, stats, monkeypatch, tmp_path):
 def test_a_damaged_file(hub, stats, name, spoil):
     stats.push_to_hub("me/signs")
     hub.repos["me/signs"].commit({name: spoil(hub.files("me/signs")[name])}, "spoilt")
-    with pytest.raises(ArtefactError, match=r"me/signs was downloaded .*(corrupt|no valid JSON).*remove \S*signs "):
+    with pytest.raises(
+        ArtefactError, match=r"me/signs was downloaded .*(corrupt|no valid JSON).*remove \S*signs "
+    ):
         GAGAStats.from_pretrained("me/signs")
 
 

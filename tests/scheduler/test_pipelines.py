@@ -414,3 +414,71 @@ def test_a_loop_of_ones_own_that_counts_a_strength():
         start(0.95)  # beyond t*, where no value can lead
     with pytest.raises(HandoverError, match=r"a strength that is larger by 0\.25, or use DDIM"):
         start(0.1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside of torch's compiler
+@pytest.mark.parametrize("compiled_first", [True, False])
+def test_a_compiled_network_is_one_graph(compiled_first):
+    """The watcher breaks no graph, and the start comes through `prepare_latents`."""
+    images = []
+    for compiles in (False, True):
+        gaga = GAGAScheduler.from_pretrained(
+            FlowMatchEulerDiscreteScheduler(shift=3.0), stats=stats(PACKED)
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            pipe, call = flux(gaga)
+        pipe.set_progress_bar_config(disable=True)
+
+        def compile_it(pipe=pipe):
+            pipe.transformer = torch.compile(pipe.transformer, fullgraph=True, backend="eager")
+
+        if compiles and compiled_first:
+            compile_it()
+        gaga.attach(pipe)
+        if compiles and not compiled_first:
+            compile_it()
+        with torch.no_grad():
+            images.append(pipe(**call, generator=seeded())[0])
+        gaga.detach()
+    torch.testing.assert_close(*images, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bar_counts_the_steps_that_are_left():
+    totals = []
+    for attached in (False, True):
+        gaga = GAGAScheduler.from_pretrained(DDIMScheduler(), stats=stats(LATENT))
+        pipe, call = stable_diffusion(gaga)
+        own = type(pipe).progress_bar
+
+        class Counted(type(pipe)):
+            def progress_bar(self, iterable=None, total=None, own=own):
+                totals.append(total)
+                return own(self, iterable, total)
+
+        pipe.__class__ = Counted
+        pipe.set_progress_bar_config(disable=True)
+        if attached:
+            gaga.attach(pipe)
+        with torch.no_grad():
+            pipe(**call, generator=seeded())
+    assert totals == [N, gaga.n_calls]
+
+
+def test_noise_that_is_mixed_with_noised_data_is_a_new_start():
+    """As FreeInit does for its second round: its data are noised to the end of the path."""
+    gaga = GAGAScheduler.from_pretrained(DDIMScheduler(), stats=stats(LATENT))
+    reference = stats(LATENT).reference()
+    for handover in ("auto", "step"):
+        gaga = GAGAScheduler.from_pretrained(gaga, handover=handover)
+        gaga.set_timesteps(N, device="cpu")
+        noise = torch.randn(1, *LATENT, generator=seeded())
+        mixed = gaga.add_noise(torch.full((1, *LATENT), 0.3), noise, torch.tensor([999]))
+        first = float(gaga.timesteps[int(handover == "step")])
+        ratio = float(np.exp(-timestep_log_snr(gaga, first) / 2))
+        start = reference.at(1 / np.hypot(1, ratio), ratio / np.hypot(1, ratio)).transport(mixed)
+        if handover == "step":
+            seen = gaga.step(mixed, gaga.timesteps[0], mixed).prev_sample
+        else:
+            seen = gaga.scale_model_input(mixed, gaga.timesteps[0])
+        torch.testing.assert_close(seen, start, rtol=1e-4, atol=1e-4)

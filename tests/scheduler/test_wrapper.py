@@ -5,7 +5,6 @@ import inspect
 import json
 import math
 import pickle
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -416,7 +415,9 @@ def test_init_is_not_scale():
 def test_noise_that_is_not_unit_noise(handover, scale):
     """Too small is as wrong as too large: a loop may have divided by its sigma, too."""
     rms = float((scale * noise()).square().mean().sqrt())
-    with pytest.raises(HandoverError, match=rf"root mean square of {rms:.3g};|likelier by \d+ nats"):
+    with pytest.raises(
+        HandoverError, match=rf"root mean square of {rms:.3g};|likelier by \d+ nats"
+    ):
         run(wrap(EulerDiscreteScheduler(), handover=handover), scale * noise())
 
 
