@@ -48,9 +48,9 @@ class NoiseMap:
         """Products with tensors, spelled in any of torch's ways."""
         if function.__name__.strip("_") in ("mul", "rmul", "imul", "multiply") and len(args) == 2:
             noise, own = args if isinstance(args[1], cls) else args[::-1]
-            result = own * noise
-            in_place = function.__name__ in ("mul_", "__imul__", "multiply_")
-            return noise.copy_(result) if in_place else result
+            if function.__name__ in ("mul_", "__imul__", "multiply_"):
+                return noise.copy_(own * noise.clone())  # the noise itself is remembered
+            return own * noise
         raise _refusal(function.__name__)
 
 

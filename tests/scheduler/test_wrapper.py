@@ -385,6 +385,9 @@ def test_in_place_multiplication():
     expected = z * gaga.init_noise_sigma
     z *= gaga.init_noise_sigma
     assert torch.equal(z, expected)
+    x = gaga.scale_model_input(z, gaga.timesteps[0])
+    assert torch.equal(x, expected)
+    gaga.step(0.1 * x, gaga.timesteps[0], z)
 
 
 def test_bare_loops_get_one_more_timestep():
