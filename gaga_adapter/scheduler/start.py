@@ -202,10 +202,10 @@ class Start:
         if self.state is State.DATA:
             return sample
         self.recognise(sample)
+        if self.state is State.MAPPED and self.holds_start(sample):
+            return sample
         for handed in self.handed:
             for known in (handed.noise, handed.given):
-                if known is handed.given and handed.level == self._entry.level:
-                    continue  # this is the start already
                 if exchange(sample, known, known) is not None:
                     start = self._start(handed.noise, handed.scale)
                     self.move(Event.SHOW)
@@ -220,17 +220,17 @@ class Start:
         self._hand(Handed(sample, scale, sample, None, is_ours=False))
         return self.seen
 
+    def holds_start(self, sample: Tensor) -> bool:
+        """Whether a sample, or a part of it, is a start that was made for this entry."""
+        starts = [h.given for h in self.handed if h.level == self._entry.level]
+        return any(
+            is_part(sample, start) or exchange(sample, start, start) is not None for start in starts
+        )
+
     def recognise(self, sample: Tensor) -> None:
         """Know a start again that was mapped before the grid was made anew."""
-        if self.state in (State.READY, State.DONE):
-            for handed in self.handed:
-                is_start = handed.level == self._entry.level
-                if is_start and (
-                    is_part(sample, handed.given)
-                    or exchange(sample, handed.given, handed.given) is not None
-                ):
-                    self.move(Event.MULTIPLY)
-                    return
+        if self.state in (State.READY, State.DONE) and self.holds_start(sample):
+            self.move(Event.MULTIPLY)
 
     def first_sample(self, sample: Tensor) -> Tensor:
         """The mapped start, whether the loop passes its noise or what the network saw.
@@ -253,8 +253,10 @@ class Start:
                 "mapped start. Multiply the noise by scheduler.init_noise_sigma, or use "
                 'handover="step".'
             )
+        if self.holds_start(sample):
+            return sample
         for handed in self.handed:
-            if handed.is_ours and not is_part(sample, handed.given):
+            if handed.is_ours:
                 raise HandoverError(
                     "the sample of the first step is not the start that prepare_latents returned: "
                     "the pipeline has changed it in between. Detach the scheduler and use "
@@ -271,7 +273,7 @@ class Start:
     def check_known(self, sample: Tensor) -> None:
         """Refuse other noise than that which was multiplied, where it can be told from a start."""
         known = [handed for handed in self.handed if handed.was_given]
-        if not known or sample.numel() < ENOUGH or any(is_part(sample, h.given) for h in known):
+        if not known or sample.numel() < ENOUGH or self.holds_start(sample):
             return
         nats = -self._nats_over_noise(sample, of_noise=True)
         if nats > LIKELIER:

@@ -17,8 +17,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
 )
+from scheduler.loops import SHAPE, noise, run, wrap
 from scheduler.test_exactness import EVERY_CLASS, gaussian_stats, proteina, repaint, truncate
-from scheduler.test_wrapper import SHAPE, noise, run, wrap
 
 from gaga_adapter.errors import GAGAError, GAGAWarning, HandoverError, TruncationError
 from gaga_adapter.noise.conventions import convention_of

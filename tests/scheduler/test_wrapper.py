@@ -24,6 +24,7 @@ from diffusers import (
     LCMScheduler,
     UniPCMultistepScheduler,
 )
+from scheduler.loops import SHAPE, STATS, dense_stats, noise, run, wrap
 
 import gaga_adapter
 from gaga_adapter.errors import (
@@ -34,8 +35,8 @@ from gaga_adapter.errors import (
     TruncationError,
     UnsupportedSchedulerError,
 )
-from gaga_adapter.layout import DenseLayout, MoleculeLayout
-from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.layout import MoleculeLayout
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.conventions import NOT_SCHEDULERS, REFUSED
 from gaga_adapter.noise.timesteps import t_star, timestep_log_snr
 from gaga_adapter.scheduler import GAGAScheduler, HandoverError
@@ -44,41 +45,6 @@ from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import mask_from_sizes, project
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # numpy 2 in diffusers
-
-SHAPE = (3, 6, 6)
-
-
-def dense_stats(log_snr_star=-1.0):
-    generator = torch.Generator().manual_seed(0)
-    moments = DenseMoments(SHAPE, kind="channel")
-    scale = torch.tensor([0.6, 0.2, 1.1]).reshape(3, 1, 1)
-    moments.update(0.5 + scale * torch.randn(200, *SHAPE, generator=generator))
-    return GAGAStats(DenseLayout(SHAPE), moments, log_snr_star)
-
-
-STATS = dense_stats()
-
-
-def wrap(base, **options):
-    return GAGAScheduler.from_pretrained(base, stats=STATS, **options)
-
-
-def noise(batch=4, seed=1):
-    return torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def run(scheduler, x, multiply=True, scale=True, n=20, device="cpu", network=lambda x, t: 0.1 * x):
-    """An ordinary loop; returns the sample and what the network saw."""
-    seen = []
-    scheduler.set_timesteps(n, device=device)
-    if multiply:
-        x = x * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        given = scheduler.scale_model_input(x, t) if scale else x
-        seen.append(given)
-        x = scheduler.step(network(given, t), t, x).prev_sample
-    return x, seen
-
 
 # -- the class -------------------------------------------------------------------------------------
 
