@@ -9,6 +9,7 @@ loop that would end before t* (`denoising_end`) is refused.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
@@ -48,6 +49,9 @@ def loop_arguments(scheduler: Any) -> Mapping[str, Any]:  # noqa: ANN401 - any s
             ):
                 n_arguments = code.co_argcount + code.co_kwonlyargcount
                 arguments = {n: frame.f_locals.get(n) for n in code.co_varnames[1:n_arguments]}
+                if code.co_flags & inspect.CO_VARKEYWORDS:
+                    n_before = n_arguments + bool(code.co_flags & inspect.CO_VARARGS)
+                    arguments |= frame.f_locals.get(code.co_varnames[n_before]) or {}
                 if not hasattr(pipe, "get_timesteps"):  # its strength is that of something else
                     arguments.pop("strength", None)
                 return arguments
@@ -139,6 +143,10 @@ def _strength(arguments: Mapping[str, Any]) -> float | None:
 
 def _fraction(arguments: Mapping[str, Any], name: str) -> float | None:
     value = arguments.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if value is None or isinstance(value, bool | str | list | tuple | Mapping):
         return None
-    return float(value) if 0 <= value <= 1 else None
+    try:
+        number = float(value)  # also of numpy and of torch
+    except (TypeError, ValueError):
+        return None
+    return number if 0 <= number <= 1 else None

@@ -80,6 +80,7 @@ class Event(Enum):
     SHOW = "noise for the network"
     ADD_NOISE = "add_noise or scale_noise"
     BEGIN_INSIDE = "set_begin_index beyond the first entry"
+    OTHER_NOISE = "noise beside noised data"
     LEAD = "the step at the extra timestep"
     FIRST = "the step at the first entry"
     INSIDE = "a first step at a later entry"
@@ -128,6 +129,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.ASK: State.NO_GRID,
         Event.MULTIPLY: State.MAPPED,
         Event.PREPARE: State.DATA,
+        Event.OTHER_NOISE: State.READY,
         Event.LEAD: State.DATA,
         Event.ADD_NOISE: State.DATA,
         Event.BEGIN_INSIDE: State.DATA,

@@ -260,15 +260,35 @@ class TruncatedRun:
             return method(self, *args, **kwargs)
         return self._gaga_view.call(self, method, args, kwargs)
 
+    def _gaga_later_step(self, step: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
+        """`step` in the middle of a run whose solver has another view of the grid."""
+        self._gaga_begin_anew(*args, *kwargs.values())
+        if not self._gaga_left:
+            return self._gaga_first_step(step, args, kwargs)
+        self._gaga_left -= 1
+        return self._gaga_call(step, args, kwargs)
+
+    def _gaga_begin_anew(self, *arguments: Any) -> None:  # noqa: ANN401 - whatever a loop passes
+        """End a run that broke off, when a loop comes to the first entry of its grid again.
+
+        The entry is known by its place in memory: a look at its value would wait for the device.
+        """
+        if self._gaga_left and self._gaga_at().state is State.RUNNING:
+            first = self.timesteps.data_ptr()
+            if any(isinstance(x, Tensor) and x.data_ptr() == first for x in arguments):
+                self._gaga_left = 0
+
     def _gaga_scale(self, scale: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
         """`scale_model_input`, which may map before the first step of a run."""
+        # some bases name the timestep, others take it as one of *args
+        given = kwargs.get("timestep", (*args, None, None)[1])
+        self._gaga_begin_anew(given)
         start = self._gaga_at()
         if start.entry is None or self._gaga_left:
             return self._gaga_call(scale, args, kwargs)
         call = self._gaga_signatures["scale_model_input"].bind(self, *args, **kwargs)
         sample: Tensor = call.arguments["sample"]
-        # some bases name the timestep, others take it as one of *args
-        timestep = _number(kwargs.get("timestep", (*args, None, None)[1]))
+        timestep = _number(given)
         if start.is_lead(timestep):
             return sample
         self._gaga_check_unused()
@@ -303,6 +323,7 @@ class TruncatedRun:
         assert entry is not None
         is_first = timestep == entry.timestep
         if is_first:
+            start.take_noise(sample)
             start.recognise(sample)
         if not is_first and timestep not in self.timesteps.tolist():
             raise HandoverError(
@@ -342,6 +363,13 @@ class TruncatedRun:
 
     def _gaga_unmapped(self) -> HandoverError:
         mode = self._gaga_mode()
+        if self._gaga_watch is not None:
+            watched = type(self._gaga_watch.pipe).__name__
+            return HandoverError(
+                "the loop came to its first step without handing over its noise. The scheduler is "
+                f"attached to a {watched}, whose networks saw none: attach it to the pipeline that "
+                "runs, or detach it and use handover='step'."
+            )
         return HandoverError(
             "the loop came to its first step without handing over its noise "
             f"(handover={mode.name!r}): {mode.advice}; or use handover='step', "
@@ -366,13 +394,14 @@ class TruncatedRun:
         """Say which strength starts where the loop would have started without truncation."""
         start, whole = self._gaga_at(), self._gaga_whole
         entry = start.entry
-        if entry is None or entry.is_whole or timestep in (None, entry.timestep):
+        if entry is None or entry.is_whole or timestep is None:
             return
         if start.has_warned:
             return
         start.has_warned = True
         cut = self.timesteps.tolist()[int(entry.lead is not None) :]
-        place = cut.index(timestep) + int(entry.lead is not None)
+        place = cut.index(timestep)
+        place += int(entry.lead is not None and place > 0)
         wanted = whole[min(place, len(whole) - 1)]
         moved = moved_entry(place, whole, cut)
         plain = f"{self._gaga_base.__name__}.from_config(scheduler.config)"
@@ -422,6 +451,10 @@ class TruncatedRun:
                 if start.state is not State.MAPPED:
                     self._gaga_warn_inside(_number(timesteps))
                 start.move(Event.ADD_NOISE)
+                result: Tensor = self._gaga_call(add, call.args[1:], call.kwargs)
+                if start.state is State.DATA:
+                    start.data.append(result)
+                return result
         grid = self.timesteps
         on_grid = has_grid and bool(torch.isin(timesteps.to(grid.device), grid).all())
         if on_grid or not family_of(self).noises_by_grid:
@@ -439,8 +472,8 @@ class TruncatedRun:
         ratios = [convention.ratio_at(t) for t in timesteps.flatten().tolist()]
         levels = torch.tensor([convention.level(r) for r in ratios], dtype=torch.float64)
         a, b = levels.to(data).mT.reshape(2, -1, *([1] * (data.ndim - 1)))
-        result: Tensor = a * data + b * noise
-        return result
+        noised: Tensor = a * data + b * noise
+        return noised
 
     def _gaga_without_data(self, noise: Tensor) -> Tensor:
         """The start in place of data that are noised to the end of the path (`strength=1`).
@@ -462,9 +495,11 @@ class TruncatedRun:
     def _gaga_show(self, sample: Tensor, timesteps: Tensor | None) -> Tensor:
         """What a watched network is given: the start, before the first step of a run."""
         start = self._gaga_at()
-        if start.entry is None or self._gaga_left or start.is_lead(None):
-            return sample
-        if start.state is State.DATA:
+        watched = self._gaga_watch
+        is_idle = start.entry is None or self._gaga_left or start.state is State.DONE
+        if is_idle or watched is None or getattr(watched.pipe, "scheduler", self) is not self:
+            return sample  # the network is used for something else
+        if start.is_lead(None) or start.state is State.DATA:
             return sample
         if timesteps is not None and timesteps.numel() > 1 and timesteps.min() < timesteps.max():
             raise HandoverError(

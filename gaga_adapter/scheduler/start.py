@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import HandoverError, StatsMismatchError
+from gaga_adapter.errors import HandoverError, StatsMismatchError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.scheduler.handover import ADVICE, TRANSITIONS, Event, State
+from gaga_adapter.scheduler.white import ENOUGH, distinct, is_white, root_mean_square
 
 #: Unit noise has a root mean square of one; beyond this factor the loop itself has scaled it.
 SCALED = 2.0
-#: Fewest numbers on which that can be decided.
-ENOUGH = 100
 #: Nats by which a tensor is likelier as a start than as unit noise before it is refused as noise.
 #: Unit noise gets there with probability exp(-30) at most (Markov's inequality on the ratio).
 LIKELIER = 30.0
@@ -77,10 +76,16 @@ class Start:
     number: float | None = None  # the base's own `init_noise_sigma`, if it was read without a grid
     seen: Tensor | None = None  # what the network has seen of the start
     handed: list[Handed] = field(default_factory=list)
-    earlier: list[weakref.ref[Tensor]] = field(default_factory=list)  # starts of other runs
+    data: list[Tensor] = field(default_factory=list)  # what add_noise has given
+    was_led: bool = False  # whether the extra timestep has mapped
+    #: Starts of other runs, with the sum of their entries, since a buffer may be used again.
+    earlier: list[tuple[weakref.ref[Tensor], float]] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "earlier": []}  # weak references are not pickled
+        """All but weak references and graphs, which are not copied."""
+        handed = [replace(h, noise=h.noise.detach(), given=h.given.detach()) for h in self.handed]
+        seen = None if self.seen is None else self.seen.detach()
+        return {**self.__dict__, "earlier": [], "handed": handed, "seen": seen}
 
     def move(self, event: Event) -> None:
         """Go on by one transition of the table.
@@ -101,8 +106,14 @@ class Start:
         return event in TRANSITIONS[self.state]
 
     def is_lead(self, timestep: float | None) -> bool:
-        """Whether this is the extra timestep; `None` is, while the grid begins with it."""
-        return self.awaits_lead and timestep in (None, self._entry.lead)
+        """Whether this is the extra timestep; `None` is, while the grid begins with it.
+
+        A loop in several parts of a batch comes to it several times.
+        """
+        lead = self._entry.lead
+        if timestep is None or lead == self._entry.timestep:
+            return self.awaits_lead and timestep in (None, lead)
+        return timestep == lead
 
     # -- a grid ---------------------------------------------------------------------------------
 
@@ -110,7 +121,8 @@ class Start:
         """Stand without a grid, until there is a new one."""
         self.move(Event.ASK)
         self.entry, self.seen = None, None
-        self.awaits_lead = self.forgets_data = self.has_warned = False
+        self.awaits_lead = self.forgets_data = self.has_warned = self.was_led = False
+        self.data = []
 
     def set_grid(self, entry: Entry) -> None:
         """Stand before the first step of a new grid; prepared latents become its start."""
@@ -132,9 +144,11 @@ class Start:
     def begin(self, event: Event) -> None:
         """Begin a run: nothing of the noise is needed any more."""
         self.move(event)
-        held = [weakref.ref(handed.given) for handed in self.handed if handed.level is not None]
+        starts = [handed.given for handed in self.handed if handed.level is not None]
+        held = [(weakref.ref(start), _total(start)) for start in starts]
         self.earlier = [*self.earlier, *held][-REMEMBERED:]
-        self.handed, self.seen, self.number = [], None, None
+        self.handed, self.data, self.seen, self.number = [], [], None, None
+        self.was_led = False
         self.awaits_lead = self._entry.lead not in (None, self._entry.timestep)
 
     # -- noise ----------------------------------------------------------------------------------
@@ -183,8 +197,11 @@ class Start:
 
     def lead(self, sample: Tensor) -> Tensor:
         """What the step at the extra timestep returns."""
+        self.take_noise(sample)
         result = sample
-        if self.state in (State.READY, State.DONE):
+        is_more = self.state is State.MAPPED and self.was_led  # another part of the batch
+        if self.state in (State.READY, State.DONE) or is_more:
+            self.was_led = True
             known = next((h for h in self.handed if is_same(sample, h.given)), None)
             if known is not None:  # multiplied for an earlier grid
                 result = self._start(known.noise, known.scale)
@@ -194,11 +211,28 @@ class Start:
         self.awaits_lead = False
         return result
 
+    def take_noise(self, sample: Tensor) -> None:
+        """Tell noise of the loop's own from the data that were noised beside it."""
+        if self.state is not State.DATA or not self.data:
+            return
+        if any(is_part(sample, x) or exchange(sample, x, x) is not None for x in self.data):
+            return
+        if is_white(sample) and 0.8 < root_mean_square(sample) < 1.25:
+            self.move(Event.OTHER_NOISE)
+        elif not self.has_warned:
+            self.has_warned = True
+            warn(
+                "the loop begins with a sample that is neither noise nor what add_noise gave; it "
+                "is taken for noised data, and stays as it is. Blend noised data with the sample "
+                "after its first step, when it is the start."
+            )
+
     def show(self, sample: Tensor) -> Tensor:
         """What the network is to see first; `first_sample` then finds the sample again.
 
         Noise may come in copies for guidance, and with other channels behind it.
         """
+        self.take_noise(sample)
         if self.state is State.DATA:
             return sample
         self.recognise(sample)
@@ -316,8 +350,10 @@ class Start:
             HandoverError: If it is not unit noise: scaled otherwise, or a start already.
         """
         entry = self._entry
-        if any(is_same(noise, held) for ref in self.earlier if (held := ref()) is not None):
-            raise self._mapped_twice()
+        for ref, total in self.earlier:
+            held = ref()
+            if held is not None and is_same(noise, held) and _total(held) == total:
+                raise self._mapped_twice()
         noise = noise if scale == 1.0 else noise / scale
         try:
             start = entry.reference.transport(noise)
@@ -332,8 +368,9 @@ class Start:
         if nats > LIKELIER:
             raise HandoverError(
                 "the start is no unit noise: as noised data, or as a start that was mapped "
-                f"already, it is likelier by {nats:.0f} nats. Hand over unit noise, once; pass "
-                "noised data to step only at the entry whose level they have."
+                f"already, it is likelier by {nats:.0f} nats. Hand over unit noise, once, and "
+                "scale or shift the start that it becomes; pass noised data to step only at the "
+                "entry whose level they have."
             )
         rms = root_mean_square(noise)
         if not 1 / SCALED < rms < SCALED:
@@ -352,21 +389,21 @@ class Start:
         noise that was scaled on purpose, is no evidence: then the result is 0.
         """
         entry = self._entry
-        x = noise.detach()
+        x = distinct(noise.detach())
+        count = int((x != 0).sum())
+        if not count:
+            return 0.0
         mask = (x != 0).any(-1) if not hasattr(entry.channel, "shape") else None
         law = entry.unit if of_noise else entry.channel
         centre = law.transport(torch.zeros_like(x), mask)
         energy = 2 * (law.log_prob(centre, mask) - law.log_prob(x, mask))
-        if not 1 / SCALED < float(energy.sum()) / int((x != 0).sum()) < SCALED:
+        if not 1 / SCALED < float(energy.sum()) / count < SCALED:
             return 0.0
         return float((entry.channel.log_prob(x, mask) - entry.unit.log_prob(x, mask)).sum())
 
 
-def root_mean_square(noise: Tensor) -> float:
-    """Of the entries that are not zero, as the padding of molecules is."""
-    entries = noise.detach().float()
-    count = int((entries != 0).sum())
-    return float(entries.square().sum().div(max(count, 1)).sqrt())
+def _total(x: Tensor) -> float:
+    return float(x.detach().double().sum())
 
 
 def is_same(sample: Tensor, seen: Tensor) -> bool:

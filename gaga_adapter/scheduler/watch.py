@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from gaga_adapter.errors import HandoverError
+from gaga_adapter.scheduler.white import is_white
 
 #: Arguments by which a network that denoises is told from an encoder or decoder.
 _TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
@@ -26,8 +26,6 @@ _NETWORKS = ("unet", "transformer", "prior", "decoder", "denoiser")
 #: Names that networks give to their sample.
 _SAMPLES = ("sample", "hidden_states", "x")
 _PREPARE, _BAR = "prepare_latents", "progress_bar"
-#: Fewest numbers on which white noise can be told, and standard errors that it may be off.
-_ENOUGH, _ERRORS = 100, 6.0
 
 
 @dataclass
@@ -150,26 +148,3 @@ def _takes_timestep(network: torch.nn.Module) -> bool:
     """Whether a network, compiled or not, denoises."""
     plain = getattr(network, "_orig_mod", network)
     return bool(set(_TIMES) & set(inspect.signature(type(plain).forward).parameters))
-
-
-def is_white(latents: Any) -> bool:  # noqa: ANN401
-    """Whether a tensor looks like white noise: no mean, and neighbours that know nothing of it.
-
-    White Gaussian noise fails one of these few tests of six standard errors each with a
-    probability of about 1e-8.
-    """
-    if not isinstance(latents, Tensor) or not latents.is_floating_point() or latents.ndim < 2:
-        return False
-    x = latents.detach().float()
-    if x.numel() < _ENOUGH or not bool(torch.isfinite(x).all()):
-        return False
-    square = float(x.square().mean())
-    if not square or abs(float(x.mean())) > _ERRORS * math.sqrt(square / x.numel()):
-        return False
-    for axis in range(1, x.ndim):
-        length = x.shape[axis]
-        if length > 1:
-            pairs = x.narrow(axis, 0, length - 1) * x.narrow(axis, 1, length - 1)
-            if abs(float(pairs.mean())) > _ERRORS * square / math.sqrt(pairs.numel()):
-                return False
-    return True

@@ -343,6 +343,9 @@ class GAGAScheduler(TruncatedRun):
         trained = [record for record in records if record is not None]
         if trained:
             self.keep_within(max(trained))
+        other = getattr(pipe, "scheduler", None)
+        if isinstance(other, GAGAScheduler):
+            other.detach()
         self._gaga_watch = watch(
             pipe,
             show=self._gaga_show,
@@ -357,6 +360,7 @@ class GAGAScheduler(TruncatedRun):
         if self._gaga_watch is not None:
             self._gaga_watch.remove()
             self._gaga_watch = None
+            self._gaga_at().handed = []
 
 
 def _entries(numbers: re.Match[str]) -> str:
@@ -414,10 +418,10 @@ def _wrap(method: Method, handler: Callable[..., Any] | None) -> Method:
     def step(self: GAGAScheduler, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         left = self._gaga_left
         if left:
+            if self._gaga_view is not None:
+                return self._gaga_later_step(method, args, kwargs)
             self._gaga_left = left - 1
-            if self._gaga_view is None:
-                return method(self, *args, **kwargs)
-            return self._gaga_call(method, args, kwargs)
+            return method(self, *args, **kwargs)
         return self._gaga_first_step(method, args, kwargs)
 
     @functools.wraps(method)

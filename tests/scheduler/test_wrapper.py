@@ -456,7 +456,8 @@ def test_starts_from_noised_data_are_left_alone(cls):
         gaga = wrap(cls(), handover=handover)
         gaga.set_timesteps(20, device="cpu")
         timesteps = gaga.timesteps
-        x = gaga.add_noise(data, z, timesteps[:1])
+        with pytest.warns(GAGAWarning, match="Without truncation it would start at 9"):
+            x = gaga.add_noise(data, z, timesteps[:1])
         n_extra = 1 if handover == "step" else 0
         sigma = math.exp(-timestep_log_snr(gaga, float(timesteps[n_extra])) / 2)
         a = 1.0 if cls is HeunDiscreteScheduler else 1 / math.hypot(1, sigma)
