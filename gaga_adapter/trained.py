@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.errors import ArtefactError, TruncationError, UnsupportedModelError
 from gaga_adapter.noise.levels import TOLERANCE, check_log_snr
 
 #: Entry of the configuration, and of the metadata of a state dict.
@@ -178,8 +178,7 @@ class _Record:
 
 def extent_of(module: Any) -> Extent | None:  # noqa: ANN401 - any object
     """How far one module was trained, by its own record alone."""
-    config: Any = getattr(module, "config", None)
-    log_snr = config.get(KEY) if hasattr(config, "get") else None
+    log_snr = _of_config(module)
     record = getattr(module, "__dict__", {}).get(_RECORD)
     found = None if log_snr is None else Extent(_recorded(log_snr))
     if record is not None and record.pending is not None:
@@ -189,11 +188,25 @@ def extent_of(module: Any) -> Extent | None:  # noqa: ANN401 - any object
     return _shortest((found, None if record is None else record.extent))
 
 
+def _of_config(module: Any) -> Any:  # noqa: ANN401 - any object
+    """The entry in the configuration of a module, which may be anybody's and anything."""
+    try:
+        config = module.config
+        return config.get(KEY) if hasattr(config, "get") else None
+    except Exception:  # a property of somebody else's class
+        return None
+
+
 def watch_checkpoints(model: nn.Module) -> None:
     """Let the state dicts of a module record how far it was trained, and its copies follow it.
 
     Nothing happens if they do already.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            "a scripted module cannot say how far it was trained. "
+            "Record it before torch.jit.script."
+        )
     if _RECORD not in model.__dict__:
         hooked: Any = model
         hooked._register_state_dict_hook(_write)
@@ -283,7 +296,7 @@ def _pass_on(modules: Iterable[nn.Module], at_once: bool) -> None:
 def _weights_of(module: nn.Module) -> tuple[float, ...]:
     """Sums of the weights of a module, which change with them."""
     with torch.no_grad():
-        sums = [p.double().sum() for p in module.parameters()]
+        sums = [p.double().sum().cpu() for p in module.parameters() if _is_plain(p)]
         return tuple(torch.stack(sums).tolist()) if sums else ()
 
 
@@ -301,6 +314,8 @@ def _find_copies(module: nn.Module) -> None:
 def _equal_modules(module: nn.Module) -> list[nn.Module]:
     """The other living modules of the class of a module whose parameters are equal to the bit."""
     mine = list(module.parameters())
+    if not all(map(_is_plain, mine)):
+        return []
     base = vars(type(module)).get("_gaga_base", type(module))  # a patched model is of a subclass
     kinds = {base, *base.__subclasses__()}
     others = [other for other in gc.get_referrers(*kinds) if type(other) in kinds]
@@ -313,9 +328,17 @@ def _equal_modules(module: nn.Module) -> list[nn.Module]:
 
 def _equal(left: list[nn.Parameter], right: list[nn.Parameter]) -> bool:
     return len(left) == len(right) and all(
-        a.shape == b.shape and torch.equal(a.detach().to(b.device, b.dtype), b.detach())
+        _is_plain(b)
+        and a.shape == b.shape
+        and torch.equal(a.detach().to(b.device, b.dtype), b.detach())
         for a, b in zip(left, right, strict=True)
     )
+
+
+def _is_plain(parameter: Tensor) -> bool:
+    """Whether a parameter has numbers here: it is not sharded, not lazy, and not on `meta`."""
+    is_own = type(parameter) in (nn.Parameter, Tensor) and parameter.layout is torch.strided
+    return is_own and parameter.device.type != "meta"
 
 
 def _shortest(extents: Iterable[Extent | None]) -> Extent | None:

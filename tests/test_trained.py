@@ -10,7 +10,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from gaga_adapter import GAGAScheduler, MoleculeDenoiser, MoleculePipeline
-from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.errors import ArtefactError, TruncationError, UnsupportedModelError
 from gaga_adapter.molecules.pipeline import edm_scheduler
 from gaga_adapter.noise.timesteps import timestep_log_snr
 from gaga_adapter.trained import KEY, unwatch_checkpoints, watch_checkpoints
@@ -235,3 +235,29 @@ def test_attaching_reads_it_from_the_network(qm9):
         beyond.attach(pipe)
     assert pipe.scheduler is not beyond
     assert not pipe.denoiser._forward_pre_hooks
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+def test_other_peoples_modules_do_not_disturb_a_record():
+    """Sharded, lazy and meta modules of the same class live beside; configurations are anything."""
+
+    class Odd(nn.Linear):
+        @property
+        def config(self):
+            raise RuntimeError("not now")
+
+    class Other(nn.Linear):
+        config = type("Config", (), {"get": lambda self: 1})()
+
+    beside = [nn.Linear(3, 3, device="meta"), nn.LazyLinear(3)]
+    model = nn.Linear(3, 3)
+    twin = copy.deepcopy(model)
+    record_trained(model, -1.0)
+    assert trained_log_snr(model) == trained_log_snr(twin.state_dict()) == -1.0
+    assert trained_log_snr(beside[0]) is None
+    for kind in (Odd, Other):
+        odd = kind(3, 3)
+        odd.load_state_dict(model.state_dict())
+        assert torch.equal(odd.weight, model.weight)
+    with pytest.raises(UnsupportedModelError, match=r"Record it before torch\.jit\.script"):
+        record_trained(torch.jit.script(nn.Linear(3, 3)), -1.0)

@@ -293,7 +293,10 @@ class TruncatedRun:
             return sample
         self._gaga_check_unused()
         self._gaga_place(timestep)
-        if timestep in (None, start.entry.timestep) and start.state is not State.DATA:
+        is_first = timestep in (None, start.entry.timestep)
+        if is_first:
+            start.take_noise(sample)
+        if is_first and start.state is not State.DATA:
             if not self._gaga_mode().takes_scale and start.state is not State.MAPPED:
                 raise self._gaga_unmapped()
             if self._gaga_mode().takes_scale:

@@ -239,6 +239,93 @@ def test_latents_before_the_grid_are_caught_by_scale_and_by_step():
             assert torch.isfinite(x).all()
 
 
+@pytest.mark.parametrize("handover", ["auto", "step", "scale"])
+@pytest.mark.parametrize("base", [DDIMScheduler, EulerDiscreteScheduler])
+def test_noise_beside_noised_data_is_noise(base, handover):
+    """As pipelines do that noise a reference image for the network, beside their own sample."""
+    z = noise()
+    expected, _ = run(wrap(base(), handover="init"), z)
+    gaga = wrap(base(), handover=handover)
+    gaga.set_timesteps(20, device="cpu")
+    x, n_lead = z, int(handover == "step")
+    for entry, t in enumerate(gaga.timesteps):
+        if entry == n_lead:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", GAGAWarning)
+                gaga.add_noise(torch.ones(4, *SHAPE), noise(seed=9), t.repeat(4))
+        x = gaga.step(0.1 * gaga.scale_model_input(x, t), t, x).prev_sample
+    torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_data_blended_with_noise_before_the_first_step_are_told():
+    gaga = wrap(DDIMScheduler(), handover="scale")
+    gaga.set_timesteps(20, device="cpu")
+    t = gaga.timesteps[0]
+    with pytest.warns(GAGAWarning):
+        noised = gaga.add_noise(torch.full((4, *SHAPE), 3.0), noise(), t.repeat(4))
+    gaga._gaga_at().has_warned = False
+    mixed = torch.cat([noised[..., :3], noise(seed=3)[..., 3:]], -1)
+    with pytest.warns(GAGAWarning, match="neither noise nor what add_noise gave"):
+        gaga.scale_model_input(mixed, t)
+
+
+@pytest.mark.parametrize("handover", ["auto", "step", "scale"])
+def test_a_loop_that_breaks_off_and_begins_again_on_its_grid(handover):
+    device = None if handover == "auto" else "cpu"
+    gaga = wrap(DDIMScheduler(), handover=handover)
+    expected, _ = run(wrap(DDIMScheduler(), handover="init"), noise(seed=2))
+    gaga.set_timesteps(20, device=device)
+    for seed, n_steps in ((1, 4), (2, None)):
+        x = noise(seed=seed)
+        for t in gaga.timesteps[:n_steps]:
+            seen = gaga.scale_model_input(x, t) if handover == "scale" else x
+            x = gaga.step(0.1 * seen, t, x).prev_sample
+    torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_in_parts_over_an_extra_timestep():
+    expected, _ = run(wrap(DDIMScheduler(), handover="init"), noise(8))
+    gaga = wrap(DDIMScheduler(), handover="step")
+    gaga.set_timesteps(20, device="cpu")
+    parts = list(noise(8).chunk(4))
+    for t in gaga.timesteps:
+        parts = [gaga.step(0.1 * x, t, x).prev_sample for x in parts]
+    torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_copies_in_a_batch_are_one_event():
+    """One seed for every prompt: the evidence is that of a single event."""
+    refused = 0
+    for seed in range(60):
+        gaga = wrap(DDIMScheduler(), handover="init")
+        gaga.set_timesteps(20, device="cpu")
+        z = noise(1, seed).repeat(64, 1, 1, 1)
+        try:
+            _ = z * gaga.init_noise_sigma
+        except HandoverError:
+            refused += 1
+        assert is_white(z) == is_white(z[:1])
+    assert refused == 0
+
+
+def test_buffers_zeros_and_graphs():
+    gaga = wrap(DDIMScheduler(), handover="init")
+    gaga.set_timesteps(20, device="cpu")
+    with pytest.raises(HandoverError, match="root mean square of 0;"):
+        _ = torch.zeros(4, *SHAPE) * gaga.init_noise_sigma
+    z = noise().requires_grad_()
+    start = z * gaga.init_noise_sigma
+    copy.deepcopy(gaga)
+    t = gaga.timesteps[0]
+    gaga.step(0.1 * start, t, start)
+    buffer = start.detach()
+    held = gaga._gaga_at().earlier[0][0]()
+    assert held is start
+    buffer.copy_(noise(seed=4))  # the same storage, with new noise
+    gaga.set_timesteps(20, device="cpu")
+    _ = buffer * gaga.init_noise_sigma
+
+
 # -- places of the grid ----------------------------------------------------------------------------
 
 

@@ -482,3 +482,27 @@ def test_noise_that_is_mixed_with_noised_data_is_a_new_start():
         else:
             seen = gaga.scale_model_input(mixed, gaga.timesteps[0])
         torch.testing.assert_close(seen, start, rtol=1e-4, atol=1e-4)
+
+
+def test_a_watched_network_is_left_alone_outside_of_a_run():
+    """In training, in another pipeline, and after the pipeline has got another scheduler."""
+    gaga = GAGAScheduler.from_pretrained(DDPMScheduler(), stats=stats(IMAGE))
+    pipe = DDPMPipeline(unet(), DDPMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    gaga.attach(pipe)
+    pipe(batch_size=1, num_inference_steps=4, output_type="np", generator=seeded())
+    watched = Watched(pipe)
+    x = torch.randn(2, *IMAGE, generator=seeded())
+    for times in (torch.tensor([100]), torch.tensor([100, 700])):
+        with torch.no_grad():
+            pipe.unet(x, times)
+        assert torch.equal(watched.samples[-1], x)
+    pipe.scheduler = DDPMScheduler()
+    pipe(batch_size=2, num_inference_steps=2, output_type="np", generator=seeded())
+    expected = torch.randn(2, *IMAGE, generator=seeded())
+    assert torch.equal(watched.samples[-2], expected)
+    other = GAGAScheduler.from_pretrained(DDPMScheduler(), stats=stats(IMAGE))
+    pipe.scheduler = gaga
+    other.attach(pipe)
+    assert len(pipe.unet._forward_pre_hooks) == 2  # the other's, and that of this test
+    pipe(batch_size=2, num_inference_steps=4, output_type="np", generator=seeded())
