@@ -88,8 +88,19 @@ class SolverView:
     offset: int  # place in the solver's grid of the loop's first entry
 
     def call(self, scheduler: Any, method: Method, args: Args, kwargs: Named) -> Any:  # noqa: ANN401
-        """Call a method of the base with the solver's grid, and places counted in it."""
+        """Call a method of the base with the solver's grid, and places counted in it.
+
+        Raises:
+            HandoverError: If the loop has replaced its grid, which the solver would not see.
+        """
         state = scheduler.__dict__
+        for name, own in self.loop.items():
+            if state.get(name) is not own:
+                raise HandoverError(
+                    f"scheduler.{name} was replaced after set_timesteps, and the solver has a "
+                    "grid of its own here. Give the entries to set_timesteps, which cuts them, or "
+                    'use handover="init".'
+                )
         state.update(self.solver)
         self._shift(state, self.offset)
         try:

@@ -368,6 +368,16 @@ def test_entries_belong_to_their_step_throughout(case, handover):
     assert len(passed) == len(gaga.timesteps) - convention_of(gaga).row.tail
 
 
+@pytest.mark.parametrize("name", ["timesteps", "sigmas"])
+def test_a_grid_that_is_replaced_by_hand_is_an_error_where_the_solver_has_another(name):
+    gaga = wrap(EulerDiscreteScheduler(), handover="step")
+    gaga.set_timesteps(20, device="cpu")
+    x = gaga.step(noise(), gaga.timesteps[0], noise()).prev_sample
+    setattr(gaga, name, getattr(gaga, name).clone())
+    with pytest.raises(HandoverError, match=rf"scheduler\.{name} was replaced after set_timest"):
+        gaga.scale_model_input(x, gaga.timesteps[1])
+
+
 # -- fractions of the loop -------------------------------------------------------------------------
 
 
