@@ -8,14 +8,13 @@ something else.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from numbers import Real
 from typing import Any, ClassVar
 
-from gaga_adapter.errors import ArtefactError, DataError
+from gaga_adapter.errors import ArtefactError, DataError, whole_number
 from gaga_adapter.files.checked import Fields
 
 
@@ -178,12 +177,13 @@ class DenseLayout:
         )
         if not shape:
             raise DataError("shape=() has no axis. An event has one at least, such as (64,).")
-        channels = _integer(self.channels)
-        if channels is None or not -len(shape) <= channels < len(shape):
+        try:
+            channels = whole_number("channels", self.channels, -len(shape), len(shape) - 1)
+        except DataError as error:
             raise DataError(
                 f"channels={self.channels!r} is no axis of an event {shape}. Pass one of "
                 f"{-len(shape)} to {len(shape) - 1}, such as -1 for the last."
-            )
+            ) from error
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "channels", channels % len(shape))
 
@@ -212,20 +212,14 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def _integer(value: Any) -> int | None:  # noqa: ANN401 - whatever a user passed
-    """An integer, also of numpy or a tensor; `None` for anything else and for truth values."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-
-
 def _count(value: Any, name: str, least: int) -> int:  # noqa: ANN401 - whatever a user passed
-    """An integer of at least `least`."""
-    number = _integer(value)
-    if number is None or number < least:
-        raise DataError(f"{name} is {value!r}. It must be an integer of at least {least}.")
-    return number
+    """A whole number of at least `least`."""
+    try:
+        return whole_number(name, value, least)
+    except DataError as error:
+        raise DataError(
+            f"{name} is {value!r}. It must be an integer of at least {least}."
+        ) from error
 
 
 def layout_to_dict(layout: Layout) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from gaga_adapter.errors import (
 )
 from gaga_adapter.files import card_writer
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, to_json, visible
+from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, printable, to_json
 from gaga_adapter.layout import DenseLayout, Layout, TokenLayout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
 from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr
@@ -95,7 +95,7 @@ class GAGAStats:
     def __post_init__(self) -> None:
         star = check_log_snr("log_snr_star", self.log_snr_star)
         object.__setattr__(self, "log_snr_star", star)
-        object.__setattr__(self, "provenance", visible(self.provenance))
+        object.__setattr__(self, "provenance", printable(self.provenance))
         moments, layout = self.moments, self.layout
         for what, value, member in (
             ("layout", layout, "describe"),

@@ -101,12 +101,9 @@ def run(
     with console.progress_bar() as progress:
         stream = stream_molecules(
             files,
-            hydrogens=parsing.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused
-            embed=parsing.embed,
-            skip_bad=parsing.skip_bad,
+            **parsing.arguments(),
             seed=seed,
             progress=progress,
-            format=parsing.format,
         )
         if posebusters or (posebusters is None and has_posebusters()):
             stream.keep()  # their bonds are read in a second pass

@@ -12,7 +12,7 @@ import inspect
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -183,6 +183,10 @@ class Parsing:
     embed: Embed = False
     skip_bad: SkipBad = False
     format: FormatOption = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `stream_molecules` and `read_molecules`, which check them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -93,12 +93,9 @@ def run(
         if samples is not None:
             molecules = read_molecules(
                 samples,
-                hydrogens=parsing.hydrogens,  # type: ignore[arg-type]  # a wrong one is refused
-                embed=parsing.embed,
-                skip_bad=parsing.skip_bad,
+                **parsing.arguments(),
                 seed=seed,
                 progress=progress,
-                format=parsing.format,
             )
             shown = Samples(molecules, samples)
         elif model is not None:
@@ -146,10 +143,7 @@ def _held_out(
         reading = options.Reading(
             [data],
             ",".join(layout.elements),
-            hydrogens=parsing.hydrogens,
-            embed=parsing.embed,
-            skip_bad=parsing.skip_bad,
-            format=parsing.format,
+            **parsing.arguments(),
             position_scale=layout.position_scale,
             onehot_scale=layout.onehot_scale,
             charge_scale=layout.charge_scale,

@@ -79,16 +79,16 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def visible(value: Any) -> Any:  # noqa: ANN401 - any json value
+def printable(value: Any) -> Any:  # noqa: ANN401 - any json value
     r"""A JSON value in which control characters are written as their escapes, such as `\x1b`."""
     if isinstance(value, str):
-        return value if value.isprintable() else "".join(map(_visible_character, value))
+        return value if value.isprintable() else "".join(map(_escaped, value))
     if isinstance(value, Mapping):
-        return {visible(key): visible(entry) for key, entry in value.items()}
-    return list(map(visible, value)) if isinstance(value, list | tuple) else value
+        return {printable(key): printable(entry) for key, entry in value.items()}
+    return list(map(printable, value)) if isinstance(value, list | tuple) else value
 
 
-def _visible_character(character: str) -> str:
+def _escaped(character: str) -> str:
     if unicodedata.category(character) not in _HIDDEN:
         return character
     return character.encode("unicode_escape").decode()
@@ -102,7 +102,7 @@ def _shown(value: object) -> str:
 
 def _name(name: str) -> str:
     """The name of an entry in a message; it can come from the file as well."""
-    return str(visible(name[:60]))
+    return str(printable(name[:60]))
 
 
 class Fields:
@@ -215,7 +215,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= _MOST_CHARACTERS and visible(value) == value
+    return isinstance(value, str) and len(value) <= _MOST_CHARACTERS and printable(value) == value
 
 
 class Tensors:

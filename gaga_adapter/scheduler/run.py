@@ -312,7 +312,7 @@ class TruncatedRun:
                 raise self._gaga_unmapped()
             if self._gaga_mode().takes_scale:
                 call.arguments["sample"] = start.show(sample)
-            if start.state is State.MAPPED:
+            if start.state is State.MAPPED and not start.holds_start(sample):
                 start.check_known(sample)
         result: Tensor = self._gaga_call(scale, call.args[1:], call.kwargs)
         if start.state is State.SHOWN:
@@ -336,23 +336,23 @@ class TruncatedRun:
         entry = start.entry
         assert entry is not None
         is_first = timestep == entry.timestep
+        is_start = False
         if is_first:
             start.take_noise(sample)
-            start.recognise(sample)
-        if not is_first and timestep not in self.timesteps.tolist():
+            is_start = start.recognise(sample)
+        elif timestep not in self.timesteps.tolist():
             raise HandoverError(
                 f"the first step is at timestep {timestep}, which is no entry of "
                 "scheduler.timesteps. Pass its entries as they are."
             )
-        event = Event.FIRST if is_first else Event.INSIDE
         if is_first and start.state in (State.READY, State.DONE):
             raise self._gaga_unmapped()
-        if event is Event.INSIDE and start.state is State.READY:
+        if not is_first and start.state is State.READY:
             self._gaga_warn_inside(timestep)
-        if event is Event.FIRST:
+        if is_first and not is_start:
             call.arguments["sample"] = start.first_sample(sample)
         self._gaga_place(timestep)
-        start.begin(event)
+        start.begin(Event.FIRST if is_first else Event.INSIDE)
         place = 0 if is_first else self.timesteps.tolist().index(timestep)
         n_taken = max(place, int(entry.lead is not None)) + 1
         self._gaga_left = len(self.timesteps) - n_taken
@@ -450,29 +450,28 @@ class TruncatedRun:
                 "the loop starts beyond the end of the truncated grid: a strength counts from t*. "
                 f"For the timestep that it would start at without truncation {advice}."
             )
-        has_grid = start.entry is not None or start.state is State.OWN
-        if start.entry is not None and not self._gaga_left:
-            entry = start.entry
-            if entry.lead is not None and start.awaits_lead:
+        entry = None if self._gaga_left else start.entry
+        if entry is not None:
+            if entry.lead is not None:
                 first = torch.full_like(timesteps, entry.timestep)
                 timesteps = torch.where(timesteps.eq(entry.lead), first, timesteps)
                 call.arguments[time_name] = timesteps
             is_first = bool(timesteps.eq(entry.timestep).all())
             if start.forgets_data and is_first and start.state is State.READY:
                 return self._gaga_without_data(call.arguments[noise_name])
-            # data that are noised to the level of no entry are not what the loop starts from
-            if bool(torch.isin(timesteps.to(self.timesteps.device), self.timesteps).all()):
-                if start.state is not State.MAPPED:
-                    self._gaga_warn_inside(_number(timesteps))
-                start.move(Event.ADD_NOISE)
-                result: Tensor = self._gaga_call(add, call.args[1:], call.kwargs)
-                if start.state is State.DATA:
-                    start.data.append(result)
-                return result
+        has_grid = start.entry is not None or start.state is State.OWN
         grid = self.timesteps
         on_grid = has_grid and bool(torch.isin(timesteps.to(grid.device), grid).all())
+        # data that are noised to the level of no entry are not what the loop starts from
+        if entry is not None and on_grid:
+            if start.state is not State.MAPPED:
+                self._gaga_warn_inside(_number(timesteps))
+            start.move(Event.ADD_NOISE)
         if on_grid or not family_of(self).noises_by_grid:
-            return self._gaga_call(add, call.args[1:], call.kwargs)
+            result: Tensor = self._gaga_call(add, call.args[1:], call.kwargs)
+            if entry is not None and on_grid and start.state is State.DATA:
+                start.data.append(result)
+            return result
         data, noise = call.arguments[data_name], call.arguments[noise_name]
         convention = convention_of(self)
         low, high = sorted(convention.ends)
@@ -513,7 +512,10 @@ class TruncatedRun:
         is_idle = start.entry is None or self._gaga_left or start.state is State.DONE
         if is_idle or watched is None or getattr(watched.pipe, "scheduler", self) is not self:
             return sample  # the network is used for something else
-        if start.is_lead(None) or start.state is State.DATA:
+        if start.is_lead(None):
+            return sample
+        start.take_noise(sample)
+        if start.state is State.DATA:
             return sample
         if timesteps is not None and timesteps.numel() > 1 and timesteps.min() < timesteps.max():
             raise HandoverError(

@@ -93,17 +93,17 @@ class Start:
         Raises:
             HandoverError: If the table has none for this event.
         """
+        self.state = self.after(event)
+
+    def after(self, event: Event) -> State:
+        """The state that an event leads to; see `move`."""
         following = TRANSITIONS[self.state].get(event)
         if following is None:
             advice = ADVICE.get(event, 'Use handover="step".')
             raise HandoverError(
                 f"{event.value} came while the loop is {self.state.value}. {advice}"
             )
-        self.state = following
-
-    def may(self, event: Event) -> bool:
-        """Whether the table has a transition."""
-        return event in TRANSITIONS[self.state]
+        return following
 
     def is_lead(self, timestep: float | None) -> bool:
         """Whether this is the extra timestep; `None` is, while the grid begins with it.
@@ -166,10 +166,9 @@ class Start:
                 if handed.is_ours:  # mapped as it came out of prepare_latents
                     return noise
                 raise self._mapped_twice()
-        if not self.may(Event.MULTIPLY):
-            self.move(Event.MULTIPLY)
+        following = self.after(Event.MULTIPLY)  # refused before anything is worked out
         start = self._start(noise)
-        self.move(Event.MULTIPLY)
+        self.state = following
         self._hand(Handed(noise, 1.0, start, self._entry.level, is_ours=False))
         return start
 
@@ -181,12 +180,11 @@ class Start:
             return latents  # multiplied by init_noise_sigma in there
         # what was prepared before belongs to a run that broke off
         self.handed = [handed for handed in self.handed if not handed.is_ours]
+        scale = self._scale(latents)
         if self.state in (State.NO_GRID, State.RUNNING, State.DONE):  # the grid is still to come
             self.move(Event.PREPARE)
-            scale = self._scale(latents)
             self._hand(Handed(latents.clone(), scale, latents, None, is_ours=True))
             return latents
-        scale = self._scale(latents)
         try:
             start = self._start(latents, scale)
         except StatsMismatchError:
@@ -232,11 +230,7 @@ class Start:
 
         Noise may come in copies for guidance, and with other channels behind it.
         """
-        self.take_noise(sample)
-        if self.state is State.DATA:
-            return sample
-        self.recognise(sample)
-        if self.state is State.MAPPED and self.holds_start(sample):
+        if self.recognise(sample):
             return sample
         for handed in self.handed:
             for known in (handed.noise, handed.given):
@@ -261,13 +255,18 @@ class Start:
             is_part(sample, start) or exchange(sample, start, start) is not None for start in starts
         )
 
-    def recognise(self, sample: Tensor) -> None:
-        """Know a start again that was mapped before the grid was made anew."""
-        if self.state in (State.READY, State.DONE) and self.holds_start(sample):
+    def recognise(self, sample: Tensor) -> bool:
+        """Whether a sample is the mapped start, also one from before the grid was made anew."""
+        is_open = self.state in (State.READY, State.DONE, State.MAPPED)
+        is_start = is_open and self.holds_start(sample)
+        if is_start:
             self.move(Event.MULTIPLY)
+        return is_start
 
     def first_sample(self, sample: Tensor) -> Tensor:
         """The mapped start, whether the loop passes its noise or what the network saw.
+
+        Samples that `recognise` knows do not come here.
 
         Raises:
             HandoverError: If the loop passes something else.
@@ -287,8 +286,6 @@ class Start:
                 "mapped start. Multiply the noise by scheduler.init_noise_sigma, or use "
                 'handover="step".'
             )
-        if self.holds_start(sample):
-            return sample
         for handed in self.handed:
             if handed.is_ours:
                 raise HandoverError(
@@ -305,9 +302,8 @@ class Start:
         return sample
 
     def check_known(self, sample: Tensor) -> None:
-        """Refuse other noise than that which was multiplied, where it can be told from a start."""
-        known = [handed for handed in self.handed if handed.was_given]
-        if not known or sample.numel() < ENOUGH or self.holds_start(sample):
+        """Refuse noise in place of the start that was made, where the two can be told apart."""
+        if sample.numel() < ENOUGH or not any(handed.was_given for handed in self.handed):
             return
         nats = -self._nats_over_noise(sample, of_noise=True)
         if nats > LIKELIER:

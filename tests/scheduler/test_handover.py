@@ -257,6 +257,37 @@ def test_noise_beside_noised_data_is_noise(base, handover):
     torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_data_at_the_extra_timestep_have_the_level_of_the_first_entry():
+    """Before the loop has come to it, and after."""
+    gaga = wrap(DDIMScheduler(), handover="step")
+    gaga.set_timesteps(20, device="cpu")
+    lead, first = gaga.timesteps[:1], gaga.timesteps[1:2]
+    data, z = torch.ones(4, *SHAPE), noise()
+    with pytest.warns(GAGAWarning, match="a strength counts from t"):
+        expected = gaga.add_noise(data, z, first)
+    assert torch.equal(gaga.add_noise(data, z, lead), expected)
+    gaga.step(z, lead[0], expected)
+    assert torch.equal(gaga.add_noise(data, z, lead), expected)
+
+
+def test_noise_beside_noised_data_is_noise_to_a_watched_network():
+    class Net(torch.nn.Module):
+        def forward(self, sample, timestep):
+            return sample
+
+    pipe = type("Pipe", (), {})()
+    pipe.unet = Net()
+    gaga = wrap(DDIMScheduler())
+    gaga.attach(pipe)
+    gaga.set_timesteps(20, device="cpu")
+    t, z = gaga.timesteps[0], noise()
+    with pytest.warns(GAGAWarning, match="a strength counts from t"):
+        data = gaga.add_noise(torch.full((4, *SHAPE), 3.0), noise(seed=9), t.repeat(4))
+    assert torch.equal(pipe.unet(data, t), data)
+    entry = gaga._gaga_at().entry
+    torch.testing.assert_close(pipe.unet(z, t), entry.reference.transport(z), rtol=1e-6, atol=1e-6)
+
+
 def test_data_blended_with_noise_before_the_first_step_are_told():
     gaga = wrap(DDIMScheduler(), handover="scale")
     gaga.set_timesteps(20, device="cpu")
