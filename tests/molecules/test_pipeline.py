@@ -215,7 +215,7 @@ def test_bad_input(pipe, arguments, message):
         run(pipe, **arguments)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 2.5, True, None, "8"])
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, "8"])
 def test_numbers_of_steps_that_are_none(pipe, steps):
     pipe.scheduler = edm_scheduler()
     with pytest.raises(TruncationError, match=r"num_inference_steps=.* Pass .*1 or more"):
