@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -42,6 +43,10 @@ MOST_SCALED = 2.0
 #: Standard deviation over examples of their own variance, in shares of it, where the moments of
 #: dense data do not say.
 _SPREAD = 0.5
+#: What moments said of a size, by their count and the size: they pool over many sizes for it.
+_OF_SIZE: WeakKeyDictionary[ExchangeableMoments, dict[tuple[int, int], tuple[float, float]]] = (
+    WeakKeyDictionary()
+)
 
 
 class Step(NamedTuple):
@@ -94,8 +99,10 @@ def matched(
     a, b = step.here
     if not a or not step.of_clean:
         return clean
-    about = _molecules if isinstance(moments, ExchangeableMoments) else _dense
-    batch = about(sample, moments)
+    if isinstance(moments, ExchangeableMoments):
+        batch = _molecules(sample, moments)
+    else:
+        batch = _dense(sample, moments)
     if batch is None or not batch.dof or not batch.variance > 0:
         return clean
     mean = batch.mean
@@ -103,7 +110,7 @@ def matched(
     predicted = (clean[..., batch.part].to(mean) - mean) * batch.counts
     pairs = ((x, x), (predicted, x), (predicted, predicted))
     own, cross, square = (torch.stack([(p * q).sum() for p, q in pairs]) / batch.dof).tolist()
-    if not square > 0 or not math.isfinite(own + cross + square):
+    if not min(own, square) > 0 or not math.isfinite(own + cross + square):
         return clean
     noise = (2 * b**4 + 4 * a**2 * b**2 * batch.variance) / (a**4 * batch.dof)
     weight = batch.uncertainty / (batch.uncertainty + noise)
@@ -115,7 +122,7 @@ def matched(
     lead = step.of_clean**2 * square / own
     root = math.sqrt(max(half**2 + lead * rest, 0.0))
     scale = min(max((root - half) / lead, 1 / MOST_SCALED), MOST_SCALED)
-    scaled = (mean + scale * predicted).to(clean)
+    scaled: Tensor = (mean + scale * predicted).to(clean)
     if batch.part == slice(None):
         return scaled
     return torch.cat([scaled, clean[..., batch.part.stop :]], dim=-1)
@@ -130,11 +137,16 @@ def _molecules(sample: Tensor, moments: ExchangeableMoments) -> _Batch | None:
     if not n_positions or not len(found):
         return None
     dof = variance = uncertainty = 0.0
+    known = _OF_SIZE.setdefault(moments, {})
     for n, count in zip(found.tolist(), counts.tolist(), strict=True):
-        at, own = moments.at_size(n), n_positions * (n - 1)
+        if (moments.count, n) not in known:
+            at = moments.at_size(n)
+            known[moments.count, n] = at.v_x, at.v_x_std
+        v_x, v_x_std = known[moments.count, n]
+        own = n_positions * (n - 1)
         dof += count * own
-        variance += count * own * at.v_x
-        uncertainty += count * (own * at.v_x_std) ** 2
+        variance += count * own * v_x
+        uncertainty += count * (own * v_x_std) ** 2
     zero = torch.zeros((), dtype=torch.float64, device=workspace(sample.device))
     return _Batch(
         slice(n_positions),

@@ -106,8 +106,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         check_log_snr("log_snr_max", log_snr_max)
         check_log_snr("log_snr_min", log_snr_min)
         even_log_snrs(2, log_snr_min, log_snr_max)
-        for name, value in (("renoise_from", renoise_from), ("match_below", match_below)):
-            if not isinstance(value, Real) or isinstance(value, bool) or math.isnan(value):
+        thresholds: dict[str, Any] = {"renoise_from": renoise_from, "match_below": match_below}
+        for name, value in thresholds.items():
+            if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
                 raise TruncationError(
                     f"{name}={value!r} is no log-SNR. Pass a number; infinity is allowed."
                 )
@@ -401,8 +402,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         at = self._at
         levels = [at.level(at.ratio_at(float(t))) for t in torch.as_tensor(timesteps).flatten()]
         shape = (-1, *(1,) * (original_samples.dim() - 1))
-        a, b = torch.tensor(levels).to(original_samples).T
-        return a.reshape(shape) * original_samples + b.reshape(shape) * noise
+        a, b = torch.tensor(levels, dtype=torch.float64).to(original_samples).T
+        noised: Tensor = a.reshape(shape) * original_samples + b.reshape(shape) * noise
+        return noised
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """`add_noise` by the name that pipelines of flow models call."""
