@@ -105,7 +105,8 @@ def wanted_grid(
 
     Raises:
         TruncationError: If the number is no whole one of 1 or more, or both lists are given, or one
-            is empty, or no list of finite numbers, or none that the scheduler takes.
+            is empty, or no list of finite numbers, or none that the scheduler takes; or if its
+            spacing is `log_snr`.
     """
     lists = {"timesteps": timesteps, "sigmas": sigmas}
     given = {kind: levels for kind, levels in lists.items() if levels is not None}
@@ -113,6 +114,12 @@ def wanted_grid(
         raise TruncationError("got timesteps and sigmas. Pass one of them.")
     for kind, levels in given.items():
         _check_kind(scheduler, kind)
+        if getattr(scheduler, "spacing", None) == "log_snr":
+            raise TruncationError(
+                f"got {kind}, and the spacing log_snr of this {type(scheduler).__name__} chooses "
+                "its own. Pass num_inference_steps, or wrap the scheduler with "
+                'spacing="suffix", which cuts the list at t*.'
+            )
         entries = _numbers(kind, levels)
         return Grid(len(entries), kind, entries)
     if num_inference_steps is None:

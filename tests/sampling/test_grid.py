@@ -93,6 +93,12 @@ def test_a_list_is_cut_at_t_star(pipe):
     result = pipe(n_atoms=[5, 9], timesteps=[900, 700, 650, 400, 20])
     assert result.network_calls == 3
     assert gaga.timesteps.tolist() == [650, 400, 20]
+    few = FewStepScheduler.from_scheduler(edm_scheduler())
+    pipe.scheduler = GAGAScheduler.from_pretrained(few, stats="qm9", t_star=500, spacing="suffix")
+    assert pipe(n_atoms=[5, 9], timesteps=[900, 700, 650, 400, 20]).network_calls == 3
+    pipe.scheduler = GAGAScheduler.from_pretrained(few, stats="qm9", t_star=500)
+    with pytest.raises(TruncationError, match="got timesteps, and the spacing log_snr"):
+        pipe(n_atoms=[5, 9], timesteps=[650, 400, 20])
 
 
 def test_a_checkpoint_takes_lists_too():
