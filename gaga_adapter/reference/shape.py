@@ -27,6 +27,7 @@ log-sum-exp is convex, so by Jensen the expectation may be taken inside.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -50,28 +51,41 @@ _CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in 
 class ShapeReference(MoleculeReference):
     """The mixture over single molecules of the data and all rotations: kind `shape`.
 
+    Args:
+        kind: Kind of the reference, `shape`.
+        moments: Moments of the molecules, with a table.
+        weights: Probabilities of the table's rows (T,), of sum one per size, which count at sizes
+            that borrow from no other; equal ones when `None`.
+
     Raises:
         DataError: If the moments were fitted without a table.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("shape",)
 
-    def __init__(self, kind: str, moments: ExchangeableMoments) -> None:
+    def __init__(
+        self, kind: str, moments: ExchangeableMoments, weights: Tensor | None = None
+    ) -> None:
         super().__init__(kind, moments)
         if not moments.table_size:
             raise DataError(
                 "these moments hold no sample of molecules (table_size=0) to draw from. "
                 "Fit again with a table, or use the reference `size`."
             )
+        self._row_weights = weights
         self._weights: dict[int, Tensor] = {}
 
     def _fit(self, n_atoms: int) -> MoleculeGaussian:
         """One row per sampled molecule (R); the weights go beside them."""
         size = self.moments.at_size(n_atoms)
-        self._weights[n_atoms] = size.sample_weight
+        weight = size.sample_weight
+        if self._row_weights is not None and not size.radius:
+            weight = self._row_weights[self.moments.table_sizes == n_atoms]
+        self._weights[n_atoms] = weight[weight > 0]
         within = EigenCovariance.from_matrix(size.sample_within)
         between = EigenCovariance.from_matrix(torch.zeros_like(size.sample_within))
-        return MoleculeGaussian(size.gyration, None, size.sample_mean, within, between)
+        rows = MoleculeGaussian(size.gyration, None, size.sample_mean, within, between)
+        return rows if bool((weight > 0).all()) else rows.take(weight > 0)
 
     def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:
         n_atoms = mask.sum(1)
@@ -87,24 +101,35 @@ class ShapeReference(MoleculeReference):
         law = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
         return replace(law, axes=rotations(u[:, 1:]))
 
+    def row_log_density(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density (B, R), float64, of each row at molecules of one size, without its weight."""
+        self._require_noise()
+        statistics = self._statistics(x, mask)
+        return torch.cat([part for _, part in self._rows_at(statistics)])
+
     def _log_density(self, statistics: MoleculeStatistics) -> Tensor:
         total = torch.empty_like(statistics.mean[:, :1].sum(1))
+        for part, density in self._rows_at(statistics):
+            n = int(statistics.n_atoms[part[0]])
+            total[part] = (density + self._weights[n].to(total.device).log()).logsumexp(1)
+        return total
+
+    def _rows_at(self, statistics: MoleculeStatistics) -> Iterator[tuple[Tensor, Tensor]]:
+        """Molecules of one size (b,), by index, and the log-density of each row there (b, R)."""
         for n in map(int, torch.unique(statistics.n_atoms)):
             here = (statistics.n_atoms == n).nonzero().flatten()
-            rows = self._rows(n).to(total.device).at(self.a, self.b)
-            log_weight = self._weights[n].to(total.device).log()
+            rows = self._rows(n).to(here.device).at(self.a, self.b)
             eigenvalues = torch.linalg.eigvalsh(statistics.positions)
             eigenvalues = torch.where(eigenvalues > _ROUNDING * eigenvalues[:, -1:], eigenvalues, 0)
             precision = rows.gyration.reciprocal()
             exponents = float(eigenvalues[here].max() * precision.max())
-            per_molecule = len(log_weight) * max(n_nodes(exponents) ** 2, self.n_features**2)
+            per_molecule = len(precision) * max(n_nodes(exponents) ** 2, self.n_features**2)
             for part in torch.split(here, max(1, _CHUNK // per_molecule)):
                 volume = rows.gyration.log().sum(-1) + 3 * LOG_2_PI
                 density = rows.feature_log_density(statistics.take(part)) - 0.5 * (n - 1) * volume
                 if n > 1:
                     density = density + log_haar_average(eigenvalues[part], precision)
-                total[part] = (density + log_weight).logsumexp(1)
-        return total
+                yield part, density
 
 
 def noise_hash(z: Tensor, mask: Tensor) -> Tensor:
