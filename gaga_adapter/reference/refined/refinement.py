@@ -98,7 +98,9 @@ class Refinement:
         methods = about.texts("methods")
         if methods not in (("em",), ("tilt",), ("em", "tilt")):
             raise about.refuse("methods", "['em'], ['tilt'] or both")
-        own = Tensors(tensors, "the refinement")
+        kind = {"em": "refined_", "tilt": "tilt_"}
+        expected = [name for name in TENSORS if name.startswith(tuple(kind[m] for m in methods))]
+        own = Tensors(tensors, "the tensors of the refinement").only(expected)
         weights = tilt = None
         if "em" in methods:
             weights = own.take("refined_weights", torch.float64, [len(moments.table_sizes)])
@@ -109,6 +111,8 @@ class Refinement:
             own.require("refined_weights", ((sums - 1).abs() < 1e-6).all(), "their sum is not one")
         if "tilt" in methods:
             tilt = Tilt.from_parts(about.fields("tilt"), own, moments.n_features)
+            if tilt.log_snr != about.number("log_snr", -60, 60):
+                raise about.refuse("log_snr", "that of its tilt")
         nats = [about.numbers(name, -1e6, 1e6) for name in ("plain_nats", "refined_nats")]
         if any(len(pair) != 2 for pair in nats):
             raise about.refuse("plain_nats", "a value and its error, like refined_nats")
