@@ -74,8 +74,10 @@ class TiltedReference(ShapeReference):
                 )
             return super().transport(z, mask)
         result = super().transport(z, mask)
-        chosen = self.tilt.serves(mask.sum(1)).nonzero().flatten()
-        for rows in torch.split(chosen, max(1, _TOGETHER // self.tilt.n_candidates)):
+        served = self.tilt.serves(mask.sum(1)).nonzero().flatten()
+        for rows in torch.split(served, max(1, _TOGETHER // self.tilt.n_candidates)):
+            if not len(rows):
+                break
             result[rows] = self._tilted(z[rows], mask[rows]).to(z.device, z.dtype)
         return result
 
