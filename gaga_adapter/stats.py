@@ -432,8 +432,8 @@ class GAGAStats:
             own = {name: tensor for name, tensor in tensors.items() if name not in TENSORS}
         moments = moments_from_state_dict(dict(own), dict(about.fields("moments").data))
         if about.is_given("refinement"):
-            if not isinstance(moments, ExchangeableMoments) or not moments.table_size:
-                raise ArtefactError("a refinement comes without a table of molecules.")
+            if not isinstance(moments, ExchangeableMoments) or not moments.keeps_tensors:
+                raise ArtefactError("a refinement comes without a table of molecules' tensors.")
             parts = {name: tensor for name, tensor in tensors.items() if name in TENSORS}
             refinement = Refinement.from_parts(about.fields("refinement"), parts, moments)
         return cls(

@@ -10,6 +10,7 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference.base import ReferenceGaussian
 from gaga_adapter.reference.molecules import MoleculeReference
 from gaga_adapter.reference.shape import ShapeReference
+from gaga_adapter.reference.wishart import WishartShapeReference
 
 if TYPE_CHECKING:
     from gaga_adapter.moments import DenseMoments
@@ -49,10 +50,13 @@ def make_reference(
         kind = ("shape" if has_shape else "size") if kind == "auto" else kind
         known = (*MoleculeReference.kinds, *(ShapeReference.kinds if has_shape else ()))
         if kind in known:
-            if refinement is not None and kind in ShapeReference.kinds:
-                return refinement.reference(copy.deepcopy(moments))
-            family = ShapeReference if kind in ShapeReference.kinds else MoleculeReference
-            return family(kind, copy.deepcopy(moments))
+            moments = copy.deepcopy(moments)
+            if kind not in ShapeReference.kinds:
+                return MoleculeReference(kind, moments)
+            if refinement is not None:
+                return refinement.reference(moments)
+            family = ShapeReference if moments.keeps_tensors else WishartShapeReference
+            return family(kind, moments)
     else:
         from gaga_adapter.reference.dense import DenseReference
 

@@ -87,12 +87,14 @@ class TiltedReference(ShapeReference):
         z, mask = z.to(home, torch.float64), mask.to(home)
         k, (batch, width, channels) = self.tilt.n_candidates, z.shape
         own = self.at(*coefficients(self.tilt.log_snr))
-        # Keys of: the choice, the noise that is added at noisier levels, and the candidates.
-        keys = stream(splitmix64(noise_hash(z, mask) + _KEY), k + 1)
+        first = noise_hash(z, mask)
+        # Keys of: the choice, the noise that is added at noisier levels, and K - 1 candidates.
+        keys = stream(splitmix64(first + _KEY), k + 1)
         noises = _noise(keys[:, 1:], mask, channels)  # (B, K, N, C): one added, K - 1 candidates
         candidates = torch.cat([z[:, None], noises[:, 1:]], 1).reshape(-1, width, channels)
         real = mask.repeat_interleave(k, 0)
-        drawn = ShapeReference.transport(own, own.project(candidates, real), real)
+        seeds = torch.cat([first[:, None], keys[:, 2:]], 1).flatten()
+        drawn = own._carry_by(seeds, candidates, real)
         odds = self.tilt.log_odds(drawn, real).reshape(batch, k)
         gumbel = -(-torch.log1p(-uniforms(keys[:, 0], k))).log()
         best = (odds + gumbel).argmax(1)
