@@ -466,7 +466,7 @@ def test_dense_data_have_no_refinement(stats):
 SETTINGS = {
     "layout": AtomLayout(F),
     "criterion": "cumulant",
-    "n_criterion": 600,
+    "n_criterion": 1000,
     "n_refine": 1000,
     "n_bootstrap": 0,
     "log_snr": (1.0, 0.0, -2.0, -4.0),
@@ -474,19 +474,19 @@ SETTINGS = {
 
 
 def test_fit_refines_its_start():
-    x, mask = wheels(1600, seed=12)
+    x, mask = wheels(2000, seed=12)
     plain = fit([(x, mask)], **SETTINGS, tolerance=0.05)
     stats = fit([(x, mask)], **SETTINGS, tolerance=0.05, refine="tilt", refine_at=LOG_SNR)
     assert same_stats(plain, replace(stats, refinement=None))  # t* and the curve are the plain ones
     found = stats.refinement
-    assert (found.methods, found.n_items, found.n_judged) == (("tilt",), 1000, 600)
+    assert (found.methods, found.n_items, found.n_judged) == (("tilt",), 1000, 1000)
     assert found.log_snr == LOG_SNR
     assert found.refined_nats[0] < found.plain_nats[0] - 0.1
     assert "two_sample finds" in found.describe()
 
 
 def test_what_does_not_help_is_left_out():
-    x, mask = wheels(1600, seed=13)
+    x, mask = wheels(2000, seed=13)
     with pytest.warns(GAGAWarning, match=r"by tilt does not help.* The start stays plain"):
         stats = fit([(x, mask)], **{**SETTINGS, "log_snr": (-8.0,)}, tolerance=5.0, refine=["tilt"])
     assert stats.refinement is None
