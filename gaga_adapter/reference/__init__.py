@@ -39,7 +39,7 @@ def make_reference(
             dense data `unit`, `paper`, or any kind that is not finer than the moments. `auto` is
             `shape` for molecules, `size` for tokens without positions (they have no `shape`), and
             the moments' own kind for dense data.
-        refinement: What a fit has learnt about the kind `shape` of these moments; the others, and
+        refinement: Weights and tilt of the kind `shape` of these moments; the other kinds, and
             `shape` when `None`, are plain.
 
     Raises:
