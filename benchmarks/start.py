@@ -39,7 +39,7 @@ from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import ReferenceGaussian, ShapeReference, make_reference
 from gaga_adapter.reference.refined.tilted import TiltedReference
 from gaga_adapter.reference.refined.weights import fit_weights
-from gaga_adapter.refining import learn_tilt
+from gaga_adapter.refining.learning import learn_tilt
 
 RESULT = Path(__file__).parent / "results" / "start.json"
 STARTS = ("older", "shape", "em", "tilt 16", "tilt 64", "em and tilt 16")

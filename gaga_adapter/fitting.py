@@ -202,7 +202,7 @@ def fit(
         stats = GAGAStats(layout, moments, selection.log_snr_star, selection, facts)
         if not methods:
             return stats
-        from gaga_adapter.refining import refined
+        from gaga_adapter.refining.refine import refined
 
         others = _part(kept, slice(n_criterion, None))
         return refined(stats, methods, refine_at, others, collected, generator, progress, beat)
@@ -371,7 +371,7 @@ def _refining(
     """The ways to refine; refuses what cannot be refined before the data are read."""
     if not refine:
         return ()
-    from gaga_adapter.refining import check_methods
+    from gaga_adapter.refining.refine import check_methods
 
     methods = check_methods(refine)
     if refine_at is not None:

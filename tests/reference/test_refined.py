@@ -27,7 +27,8 @@ from gaga_adapter.reference.refined.refinement import Refinement
 from gaga_adapter.reference.refined.tilt import Tilt, cells_of, n_invariants
 from gaga_adapter.reference.refined.tilted import TiltedReference
 from gaga_adapter.reference.refined.weights import em_passes, fit_weights, mean_log_density
-from gaga_adapter.refining import METHODS, learn_tilt
+from gaga_adapter.refining.learning import learn_tilt
+from gaga_adapter.refining.refine import METHODS
 from gaga_adapter.stats import CONFIG_NAME
 from gaga_adapter.subspace import mask_from_sizes, project
 
