@@ -113,8 +113,9 @@ def _log_rotation_average(s: Tensor, t: Tensor, n: int) -> Tensor:
     )
     value = _log_one_matrix(e_1, e_2.clamp(min=0), symmetric[2][:, None, None], n)
     # Nothing is above the value at R = 1, but for the rounding of huge arguments.
-    fall = (value - top[:, None, None]).clamp(max=0)
-    average = (weight * fall.exp()).sum((1, 2)).log()
+    highest = value.amax((1, 2))
+    average = (weight * (value - highest[:, None, None]).exp()).sum((1, 2)).log()
+    average = average + (highest - top).clamp(max=0)
     return remainder + average + _next_order(v, n)
 
 
