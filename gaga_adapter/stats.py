@@ -408,13 +408,18 @@ class GAGAStats:
 
     @property
     def _schema_version(self) -> int:
-        """The oldest schema that holds this: 2 has tokens and axes of channels, 3 refinements."""
+        """The oldest schema that holds this.
+
+        Version 0.1 knows neither tokens nor channels on another axis, nor `shape` with exact
+        tensors: that is 2. Refinements came with 3.
+        """
+        layout, moments = self.layout, self.moments
         if self.refinement is not None:
             return 3
-        layout = self.layout
         if isinstance(layout, DenseLayout):
             return 2 if layout.channels > 0 else 1
-        return 2 if isinstance(layout, TokenLayout) else 1
+        exact = getattr(moments, "keeps_tensors", False)
+        return 2 if exact or isinstance(layout, TokenLayout) else 1
 
     def _tensors(self) -> dict[str, Tensor]:
         refined = {} if self.refinement is None else self.refinement.tensors()

@@ -10,7 +10,6 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference.base import ReferenceGaussian
 from gaga_adapter.reference.molecules import MoleculeReference
 from gaga_adapter.reference.shape import ShapeReference
-from gaga_adapter.reference.wishart import WishartShapeReference
 
 if TYPE_CHECKING:
     from gaga_adapter.moments import DenseMoments
@@ -55,8 +54,11 @@ def make_reference(
                 return MoleculeReference(kind, moments)
             if refinement is not None:
                 return refinement.reference(moments)
-            family = ShapeReference if moments.keeps_tensors else WishartShapeReference
-            return family(kind, moments)
+            if moments.keeps_tensors:
+                return ShapeReference(kind, moments)
+            from gaga_adapter.reference.wishart import WishartShapeReference
+
+            return WishartShapeReference(kind, moments)
     else:
         from gaga_adapter.reference.dense import DenseReference
 

@@ -388,7 +388,7 @@ def test_a_plain_artefact_has_the_former_schema(stats, tmp_path):
     plain = replace(stats, refinement=None)
     plain.save_pretrained(tmp_path)
     config = json.loads((tmp_path / CONFIG_NAME).read_text())
-    assert config["schema_version"] == 1
+    assert config["schema_version"] == 2
     assert "refinement" not in config
     assert GAGAStats.from_pretrained(tmp_path).refinement is None
 
