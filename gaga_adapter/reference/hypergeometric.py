@@ -42,7 +42,7 @@ from torch import Tensor
 
 _NODES = 6  # per angle
 _WIDTH = 0.3  # of the curvature: nodes reach a little beyond the peak
-_CHUNK = 2**18  # numbers in the largest temporary
+_CHUNK = 2**16  # numbers in the largest temporary: they stay in the cache
 _I, _J = (0, 0, 1), (1, 2, 2)  # the pairs of axes
 
 
@@ -58,7 +58,8 @@ def log_form_average(s: Tensor, t: Tensor, n: int) -> Tensor:
         return _one_degree(s, t)
     size = max(1, _CHUNK // _NODES**3)
     parts = [
-        _log_rotation_average(*pair, n) for pair in zip(s.split(size), t.split(size), strict=True)
+        _log_rotation_average(*pair, n)
+        for pair in zip(torch.split(s, size), torch.split(t, size), strict=True)
     ]
     return _exponent(s, t) + torch.cat(parts)
 
