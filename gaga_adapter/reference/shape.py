@@ -46,7 +46,7 @@ from gaga_adapter.reference.hypergeometric import log_form_average, rough_form_a
 from gaga_adapter.reference.molecules import MoleculeReference
 
 _CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in the cache
-_FAR = 12.0  # nats below the likeliest row: a thousand such rows add less than 0.01
+_FAR = 10.0  # nats below the likeliest row, where the rough form is enough
 _TINY = 1e-300
 
 
