@@ -99,7 +99,7 @@ class ShapeReference(MoleculeReference):
         rows = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
         # Atoms take their numbers by their place among the real ones.
         place = (mask.cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, 3)
-        return rows, rotations(u[:, 1:4]), u[:, 4:].unflatten(1, (-1, 3)).gather(1, place)
+        return rows, rotations(u[:, 1:4]), u[:, 4:].reshape(len(u), -1, 3).gather(1, place)
 
     def _carry(self, z: Tensor, mask: Tensor) -> Tensor:
         rows, axes, numbers = self._latent(z, mask)
