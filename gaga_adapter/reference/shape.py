@@ -47,7 +47,7 @@ from gaga_adapter.reference.hypergeometric import log_form_average, rough_form_a
 from gaga_adapter.reference.molecules import MoleculeReference
 
 _CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in the cache
-_FAR = 12.0  # nats below the likeliest row: a thousand such rows add less than 0.01
+_FAR = 10.0  # nats below the likeliest row, where the rough form is enough
 _TINY = 1e-300
 
 
@@ -113,7 +113,7 @@ class ShapeReference(MoleculeReference):
         rows = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
         # Atoms take their numbers by their place among the real ones.
         place = (mask.cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, 3)
-        return rows, rotations(u[:, 1:4]), u[:, 4:].unflatten(1, (-1, 3)).gather(1, place)
+        return rows, rotations(u[:, 1:4]), u[:, 4:].reshape(len(u), -1, 3).gather(1, place)
 
     def _carry(self, z: Tensor, mask: Tensor) -> Tensor:
         return self._carry_by(noise_hash(z, mask), z, mask)
