@@ -393,11 +393,14 @@ class GAGAStats:
 
     @property
     def _needs_schema_2(self) -> bool:
-        """Whether version 0.1 could not read this layout: tokens, or channels on another axis."""
-        layout = self.layout
+        """Whether version 0.1 could not read this, or would start elsewhere.
+
+        It knows neither tokens nor channels on another axis, nor `shape` with exact tensors.
+        """
+        layout, moments = self.layout, self.moments
         if isinstance(layout, DenseLayout):
             return layout.channels > 0
-        return isinstance(layout, TokenLayout)
+        return isinstance(layout, TokenLayout) or getattr(moments, "keeps_tensors", False)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: tensor.contiguous() for name, tensor in self.moments.state_dict().items()}
