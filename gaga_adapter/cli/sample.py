@@ -53,8 +53,9 @@ def run(
     reference: Annotated[
         str | None,
         options.one_of(
-            options.MOLECULE_REFERENCES,
-            "Start: auto (the default), shape, size, channel, paper or unit.",
+            (*options.MOLECULE_REFERENCES, "plain"),
+            "Start: auto (the default), shape, size, channel, paper, unit; plain is auto without "
+            "what --refine fitted.",
         ),
     ] = None,
     spacing: Annotated[
