@@ -97,6 +97,7 @@ def measured(molecules: MoleculeSet, held_out: HeldOut) -> dict[str, Linearised 
         "uniqueness": distinct(verdicts.smiles, n_data),
         "connected": share(np.concatenate(whole), np.ones(len(molecules)), n_data),
         "stable_and_new": share(verdicts.stable & new, np.ones(len(molecules)), n_data),
+        "novelty": novelty(verdicts.smiles, new, n_data),
     }
     ours, theirs = (form(part) for part in (molecules, held_out.molecules))
     for name in FORMS:
@@ -126,6 +127,16 @@ def distinct(smiles: tuple[str | None, ...], n_data: int = 2) -> Linearised | No
     draws = known.sum()
     adds = known * (once - once.sum() / draws) / (draws - 1)
     return Linearised(float((names != "").sum() / draws), adds, np.zeros(n_data))
+
+
+def novelty(
+    smiles: tuple[str | None, ...], new: NDArray[np.bool_], n_data: int = 2
+) -> Linearised | None:
+    """Share of the new ones among the distinct SMILES; it is shown and not compared."""
+    places = {one: place for place, one in reversed(list(enumerate(smiles))) if one is not None}
+    first = np.zeros(len(smiles))
+    first[list(places.values())] = 1
+    return share(first * new, first, n_data) if len(places) > 1 else None
 
 
 def form(molecules: MoleculeSet) -> dict[str, Linearised]:

@@ -9,6 +9,7 @@ import verdicts
 from claims import Linearised
 
 from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.metrics.chemistry import to_smiles
 from gaga_adapter.molecules.metrics.evaluate import evaluate
 from gaga_adapter.molecules.qm9.data import load_qm9
 
@@ -160,13 +161,13 @@ def test_figures_and_errors_are_those_of_the_metrics():
 
     class Few(verdicts.HeldOut):
         molecules = few.subset(slice(100))
-        smiles = frozenset()
+        smiles = frozenset(to_smiles(few.subset(slice(150))))
 
     held_out = Few()
     ours = claims.measured(scattered, held_out)
-    known = evaluate(scattered).to_dict()
+    known = evaluate(scattered, held_out.smiles).to_dict()
     data = evaluate(held_out.molecules).to_dict()["shape"]
-    for name in ("atom_stability", "molecule_stability", "validity", "uniqueness"):
+    for name in ("atom_stability", "molecule_stability", "validity", "uniqueness", "novelty"):
         assert ours[name].value == pytest.approx(known[name]["value"])
         assert ours[name].std_error == pytest.approx(known[name]["std_error"], rel=0.01)
     for name in ("v_x", "v_x_spread", "anisotropy"):
