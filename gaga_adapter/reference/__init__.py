@@ -10,7 +10,6 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference.base import ReferenceGaussian
 from gaga_adapter.reference.molecules import MoleculeReference
 from gaga_adapter.reference.shape import ShapeReference
-from gaga_adapter.reference.wishart import WishartShapeReference
 
 if TYPE_CHECKING:
     from gaga_adapter.moments import DenseMoments
@@ -48,8 +47,11 @@ def make_reference(
             moments = copy.deepcopy(moments)
             if kind not in ShapeReference.kinds:
                 return MoleculeReference(kind, moments)
-            family = ShapeReference if moments.keeps_tensors else WishartShapeReference
-            return family(kind, moments)
+            if moments.keeps_tensors:
+                return ShapeReference(kind, moments)
+            from gaga_adapter.reference.wishart import WishartShapeReference
+
+            return WishartShapeReference(kind, moments)
     else:
         from gaga_adapter.reference.dense import DenseReference
 
