@@ -18,6 +18,7 @@ is what a perfect start would give; `noise`, the noise of the level alone.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -33,7 +34,6 @@ import claims
 import diffusers
 import edm_checkpoint
 import numpy as np
-import sampling
 import torch
 from chunks import Chunk, chunk_files, digest
 from claims import Linearised
@@ -54,7 +54,6 @@ from gaga_adapter.molecules.qm9.data import load_qm9
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.timesteps import timestep_log_snr
 from gaga_adapter.sampling.solvers import scheduler_named
-from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "few_calls.json"
@@ -234,7 +233,7 @@ class Bench:
         weights: `embedded` or `edm`.
         setting: What decides the molecules of a row, besides the row.
         folder: Keeps the chunks.
-        baseline: Keeps those of DDPM in 1000 steps, which `sampling.py` samples.
+        baseline: Folder of the chunks of DDPM in 1000 steps, where `sampling.py` has sampled them.
         held_out: The test split of QM9.
         compiled: Whether the embedded network is compiled.
     """
@@ -242,7 +241,7 @@ class Bench:
     weights: str
     setting: dict[str, Any]
     folder: Path
-    baseline: Path
+    baseline: Path | None
     held_out: HeldOut
     compiled: bool = True
 
@@ -254,7 +253,10 @@ class Bench:
         pipeline = MoleculePipeline.load("qm9")
         pipeline.set_progress_bar_config(disable=True)
         if self.compiled:
-            pipeline.denoiser.forward = torch.compile(pipeline.denoiser.forward, dynamic=True)
+            compiled = torch.compile(pipeline.denoiser.forward, dynamic=True)
+            pipeline.denoiser.forward = lambda sample, sigma, mask: compiled(
+                sample, torch.as_tensor(sigma, dtype=sample.dtype), mask
+            )  # of a sigma that is a number it would compile once a level
         return pipeline
 
     @cached_property
@@ -266,7 +268,7 @@ class Bench:
     def stats(self) -> GAGAStats:
         """The embedded statistics; or the moments of the training split in EDM's own channels."""
         if self.weights == "embedded":
-            return GAGAStats.from_pretrained("qm9")
+            return embedded_stats()
         layout = self.pipeline.layout()
         moments = ExchangeableMoments(layout.n_features)
         for part in load_qm9("train").batches(2048):
@@ -281,10 +283,17 @@ class Bench:
     def files(self, cell: Cell, n: int) -> list[tuple[int, int, Path]]:
         """Seed, number of molecules and file of each chunk."""
         if cell == BASELINE:
-            theirs = sampling.Cell("ddpm", 1000)
-            return chunk_files(self.baseline, theirs.name, asdict(theirs), self.setting, n)
+            return self._baseline(n)
         own = asdict(cell) | {"log_snr_max": cell.log_snr_max}
         return chunk_files(self.folder / self.weights, cell.name, own, self.setting, n)
+
+    def _baseline(self, n: int) -> list[tuple[int, int, Path]]:
+        """DDPM in 1000 steps; chunks of `sampling.py`, whose key names statistics, serve as well."""
+        setting = {**self.setting, "statistics": None}
+        own = chunk_files(self.folder / self.weights, BASELINE.name, {}, setting, n)
+        if self.baseline is None:
+            return own
+        return [(seed, count, self.baseline / file.name) for seed, count, file in own]
 
     def scheduler(self, cell: Cell) -> Any:  # noqa: ANN401 - a diffusers scheduler
         """The scheduler of a row."""
@@ -493,6 +502,23 @@ def held_out_record(held_out: HeldOut, n: int) -> dict[str, Any]:
     }
 
 
+def embedded_stats() -> GAGAStats:
+    """The embedded statistics, whose `shape` keeps the tensor of each row."""
+    stats = GAGAStats.from_pretrained("qm9")
+    assert isinstance(stats.moments, ExchangeableMoments)
+    stats.moments.keeps_tensors = True
+    return stats
+
+
+def of_moments(stats: GAGAStats) -> str:
+    """Digest of all that a start depends on."""
+    assert isinstance(stats.moments, ExchangeableMoments)
+    hashed = hashlib.sha256(str(stats.moments.keeps_tensors).encode())
+    for name, tensor in sorted(stats.moments.state_dict().items()):
+        hashed.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
 def wanted(args: argparse.Namespace) -> Iterator[tuple[str, Group, Cell]]:
     """The rows that the command line asks for."""
     for name in args.group:
@@ -518,25 +544,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="run the networks as they are")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--chunks", type=Path, default=CHUNKS, help="keeps the chunks")
-    parser.add_argument("--baseline", type=Path, help="keeps those of sampling.py's DDPM 1000")
+    parser.add_argument("--baseline", type=Path, help="chunks of DDPM 1000 by sampling.py")
     return parser.parse_args()
 
 
 def benches(args: argparse.Namespace) -> dict[str, Bench]:
     """Those whose weights are here; of the others the reason is printed."""
     shared = {"seed": args.seed, "chunk": args.chunk, "batch_size": args.batch_size}
-    baseline = args.baseline or args.chunks / "embedded"
     make = partial(
         Bench,
         folder=args.chunks,
-        baseline=baseline,
+        baseline=args.baseline,
         held_out=HeldOut(),
         compiled=not args.no_compile,
     )
-    model, artefact = EMBEDDED["qm9"], EMBEDDED_STATS["qm9"]
     embedded = {
-        "weights": digest(model / "denoiser" / "diffusion_pytorch_model.safetensors"),
-        "statistics": digest(artefact / "gaga_stats.safetensors"),
+        "weights": digest(EMBEDDED["qm9"] / "denoiser" / "diffusion_pytorch_model.safetensors"),
+        "statistics": of_moments(embedded_stats()),
         **shared,
     }
     found = {"embedded": make("embedded", embedded)}
