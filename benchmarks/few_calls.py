@@ -288,7 +288,7 @@ class Bench:
         return chunk_files(self.folder / self.weights, cell.name, own, self.setting, n)
 
     def _baseline(self, n: int) -> list[tuple[int, int, Path]]:
-        """DDPM in 1000 steps; chunks of `sampling.py`, whose key names statistics, serve as well."""
+        """DDPM in 1000 steps, which chunks of `sampling.py` serve for as well."""
         setting = {**self.setting, "statistics": None}
         own = chunk_files(self.folder / self.weights, BASELINE.name, {}, setting, n)
         if self.baseline is None:
@@ -421,8 +421,10 @@ class Bench:
                 error = claims.combined(one, _nothing(one), 0.0, len(one.generated)).error
                 error = math.sqrt(max(error**2 - float(one.held_out @ one.held_out), 0.0))
             shown[name] = {"value": value, "std_error": error}
+        passed = known.get("plausible")
         return asdict(cell) | {
             "n": n,
+            "n_plausible": 0 if passed is None else len(passed.generated),
             "log_snr_max": cell.log_snr_max,
             "network_calls": chunks[0].network_calls,
             "cpu_seconds": sum(chunk.cpu_seconds for chunk in chunks),
