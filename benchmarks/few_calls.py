@@ -435,12 +435,15 @@ class Bench:
     def judge(self, claim: dict[str, Any], n: int) -> dict[str, Any] | None:
         """A claim with its verdict, of as many pairs as both rows have, or None if few."""
         row, rival = claim["row"], claim["rival"]
-        n = min(self.sampled(row, n), self.sampled(rival, n))
+        n = self.sampled(row, n)
+        if claim["test"] != "within":
+            n = min(n, self.sampled(rival, n))
         chunk = self.setting["chunk"]
         if n < claims.FEWEST_CHUNKS * chunk:
             return None
         data = {k: v["value"] for k, v in self.held_out.record["figures"].items()}
-        ours, theirs = (_first(self.figures(cell, n)) for cell in (row, rival))
+        ours = _first(self.figures(row, n))
+        theirs = ours if claim["test"] == "within" else _first(self.figures(rival, n))
         if claim["test"] == "superior":
             options = {"by": claim["by"], "of": claim.get("of", 1.0)}
             found = claims.superior(ours, theirs, "molecule_stability", chunk=chunk, **options)
@@ -537,6 +540,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shard", default="0/1", help="i/k: this process samples chunks i, i+k...")
     parser.add_argument("--merge", action="store_true", help="judge what is sampled, and no more")
     parser.add_argument("--sample-only", action="store_true", help="leave the judging to --merge")
+    parser.add_argument("--again", action="store_true", help="judge known rows again")
     parser.add_argument("--plausible", type=int, default=0, help="molecules for PoseBusters")
     parser.add_argument("--seed", type=int, default=0, help="of the first chunk; +1 for each")
     parser.add_argument("--chunk", type=int, default=128, help="molecules of one seed")
@@ -613,30 +617,36 @@ def write(args: argparse.Namespace, there: dict[str, Bench]) -> None:
         if before is None or before["setting"] != bench.setting:
             before = {"setting": bench.setting, "cells": {}, "claims": []}
         cells = {}
-        for group in (group for group in GROUPS.values() if group.weights == weights):
-            for cell in group.cells:
-                n = bench.sampled(cell, args.n or group.n)
-                known = before["cells"].get(cell.name)
-                if n < 2 or (cells.get(cell.name, {}).get("n", 0) >= n):
-                    if known is not None and cell.name not in cells:
-                        cells[cell.name] = known
-                    continue
-                if args.plausible and cell in PLAUSIBLE[weights] and has_posebusters():
-                    bench.plausible(cell, min(n, args.plausible), lambda done: None)
-                cells[cell.name] = bench.record(cell, n)
-                print(time.strftime("%H:%M:%S"), cell.name, n, flush=True)
+        for name, group in GROUPS.items():
+            for cell in group.cells if group.weights == weights else []:
+                known = cells.get(cell.name, before["cells"].get(cell.name))
+                n = bench.sampled(cell, args.n or group.n) if name in args.group else 0
+                if n > (0 if known is None else known["n"]) or (n and args.again):
+                    if args.plausible and cell in PLAUSIBLE[weights] and has_posebusters():
+                        bench.plausible(cell, min(n, args.plausible), lambda done: None)
+                    known = bench.record(cell, n)
+                    print(time.strftime("%H:%M:%S"), weights, cell.name, n, flush=True)
+                if known is not None:
+                    cells[cell.name] = known
         judged = [bench.judge(one, args.n or 4096) for one in CLAIMS if one["weights"] == weights]
         told = [one for one in judged if one is not None] or before["claims"]
         most = max((cell["n"] for cell in cells.values()), default=0)
         found["weights"][weights] = {
             "setting": bench.setting,
-            "held_out": held_out_record(bench.held_out, most) if most else None,
+            "held_out": _held_out(before.get("held_out"), bench.held_out, most),
             "cells": cells,
             "claims": told,
         }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + os.linesep, encoding="utf-8")
+
+
+def _held_out(known: dict[str, Any] | None, held_out: HeldOut, n: int) -> dict[str, Any] | None:
+    """What is known of the test split, or what is found if it is of another number."""
+    if known is not None and known["noise_floor_of"] == n:
+        return known
+    return held_out_record(held_out, n) if n else None
 
 
 if __name__ == "__main__":
