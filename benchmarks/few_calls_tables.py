@@ -40,6 +40,7 @@ SHORT = {
     "sde-dpm++ 12, none": "SDE-DPM++ from noise",
 }
 _WEIGHTS = {"embedded": "embedded weights", "edm": "EDM checkpoint"}
+_OWN = {"own, all calls": "EDM's own sampler"}
 _NAMES = {
     "atom_stability": "stable atoms",
     "molecule_stability": "stable molecules",
@@ -110,7 +111,9 @@ def _detail(claim: dict[str, Any]) -> str:
 
 
 def _one(name: str, figure: dict[str, Any]) -> str:
-    known = _NAMES.get(name, name.replace("W1 ", "W ").replace("_", " "))
+    known = _NAMES.get(name, name)
+    if name.startswith("W1 "):
+        known = "W " + name[3:].replace("_", " ").replace("v x", "v_x")
     if figure["gain"] is None:
         return known
     share = figure["gain"] / figure["margin"]
@@ -182,7 +185,7 @@ def _rows(found: dict[str, Any], columns: Columns) -> str:
         if weights == "embedded":
             lines.append(row("QM9 test split", ["–", "–"], _data(part), columns))
         for name, cell in part["cells"].items():
-            label = name if weights == "embedded" else f"*EDM checkpoint:* {name}"
+            label = name if weights == "embedded" else f"*EDM checkpoint:* {_OWN.get(name, name)}"
             lines.append(row(label, [str(cell["network_calls"]), str(cell["n"])], cell, columns))
     return "\n".join(lines)
 
