@@ -114,10 +114,12 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 )
         if n_renoised is not None:
             whole_number("n_renoised", n_renoised, 0, error=TruncationError)
-        like = _noise_class(noise_class)()
-        self.register_to_config(**{k: v for k, v in like.config.items() if k not in self.config})
+        theirs = inspect.signature(_noise_class(noise_class).__init__).parameters
+        defaults = {k: p.default for k, p in theirs.items() if p.default is not p.empty}
+        self.register_to_config(**{k: v for k, v in defaults.items() if k not in self.config})
         self.moments: ExchangeableMoments | DenseMoments | None = None
         self._like: Any = None
+        self._known: Convention | None = None
         self.num_inference_steps: int | None = None
         self.timesteps = torch.empty(0)
         self.sigmas = torch.empty(0, dtype=torch.float64)
@@ -174,7 +176,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 f"got a {type(config).__name__} and no configuration. Pass scheduler.config, or "
                 f"the scheduler itself to {cls.__name__}.from_scheduler."
             )
-        config = dict(config)
+        # What the other class has by default, this one has not.
+        config = {key: value for key, value in config.items() if key != "_use_default_values"}
         name = str(config.get("_class_name") or "").removeprefix("GAGA")
         if name not in ("", cls.__name__, FewStepScheduler.__name__):
             config["noise_class"] = name
@@ -209,7 +212,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def _at(self) -> Convention:
-        return convention_of(self.like)
+        """The convention of these levels, whose table is read once for a grid."""
+        return self._known or convention_of(self.like)
 
     # -- the grid ----------------------------------------------------------------------------------
 
@@ -238,7 +242,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             TruncationError: If the number is no whole one, or the levels given do not fall or lie
                 outside of the path, or both kinds are given.
         """
-        at = self._at
+        at = self._known = convention_of(self.like)
         if timesteps is not None and sigmas is not None:
             raise TruncationError("got timesteps and sigmas. Pass one of them.")
         if timesteps is not None:
