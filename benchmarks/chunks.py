@@ -38,8 +38,18 @@ class Chunk:
         steps: int,
         setting: dict[str, Any],
         seed: int,
+        timesteps: tuple[int, ...] | None = None,
     ) -> Chunk:
-        """The molecules of one seed, by a pipeline under its own scheduler."""
+        """The molecules of one seed, by a pipeline under its own scheduler.
+
+        Args:
+            pipeline: Pipeline of molecules.
+            count: Number of molecules.
+            steps: Number of steps.
+            setting: Seed of the first chunk and size of a batch.
+            seed: Number of the chunk.
+            timesteps: Timesteps in place of a number of steps.
+        """
         generator = torch.Generator().manual_seed(setting["seed"] + seed)
         cpu, wall = time.process_time(), time.perf_counter()
         made = pipeline(
@@ -47,6 +57,7 @@ class Chunk:
             num_inference_steps=steps,
             generator=generator,
             batch_size=setting["batch_size"],
+            **({} if timesteps is None else {"timesteps": timesteps}),
         )
         return cls(
             made.molecules,

