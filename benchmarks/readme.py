@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import few_calls_tables
 import items
 import sampling_tables
 import scaling
@@ -190,6 +191,10 @@ TABLES = {
     "criteria_power": (CRITERIA, "criteria_power", power_table),
     "criteria_speed": (CRITERIA, "criteria_speed", published_table),
     "modalities": (CRITERIA, "modalities", modalities_table),
+    "few_calls_asked": (SAMPLING, "few_calls", few_calls_tables.asked),
+    "few_calls_traded": (SAMPLING, "few_calls", few_calls_tables.traded),
+    "few_calls_quality": (SAMPLING, "few_calls", few_calls_tables.quality),
+    "few_calls_apart": (SAMPLING, "few_calls", few_calls_tables.apart),
     "sampling_goals": (SAMPLING, "sampling", sampling_tables.goals),
     "sampling_quality": (SAMPLING, "sampling", sampling_tables.quality),
     "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
