@@ -28,13 +28,14 @@ LAYERS = [
     ["moments"],
     ["reference"],
     ["criteria"],
-    ["selection"],
+    ["selection", "fitted_levels"],
     ["stats"],
     ["streaming", "trained"],
     ["training"],
     ["few_step"],
     ["fitting", "scheduler"],
     ["sampling"],
+    ["level_fitting"],
     ["molecules"],  # a side room: it imports the core, which does not know it
     ["integrations"],  # another one, which hands over what it sampled as molecules
     ["report"],

@@ -11,6 +11,8 @@ this is a shorter run.
   is resampled instead, piecewise linearly in the entry's index, from t* to its end.
 - `log_snr`: as many levels as the grid for n steps has, even in log-SNR from t* to where a network
   has nothing left to decide. The scheduler gets them as a list of timesteps or of sigmas.
+- `fitted`: the levels that were fitted to a model for that number of steps, and the number of steps
+  that re-noise.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_log_snrs, nearest_timesteps
+from gaga_adapter.fitted_levels import FittedLevels
 from gaga_adapter.noise.conventions import Level, Scheduler, convention_of, log_snr
 from gaga_adapter.noise.levels import TOLERANCE, first_beyond, is_beyond
 from gaga_adapter.scheduler.families import family_of
@@ -76,7 +79,7 @@ class GridMaker:
         self.own: list[float] = self.scheduler.timesteps.tolist()
         self._check_own_grid()
 
-    # -- the two spacings -------------------------------------------------------------------------
+    # -- the spacings -----------------------------------------------------------------------------
 
     def suffix(self) -> Cut:
         """The grid of the call, cut at t*."""
@@ -118,17 +121,42 @@ class GridMaker:
         Raises:
             TruncationError: If the scheduler takes no list of entries, or not these.
         """
-        scheduler, name = self.scheduler, type(self.scheduler).__name__
-        n_steps, allowed = len(self._ratios()), self.family.explicit
+        at = self.convention
+        noisiest = max(at.seen_level(at.ends[1]).log_snr, self.limit)
+        last = float(self.scheduler.config.get("log_snr_max", LOG_SNR_MAX))
+        log_snrs = even_log_snrs(self.n_steps, max(self.log_snr_star, noisiest), last)
+        return self._at_levels(log_snrs)
+
+    def fitted(self, levels: FittedLevels) -> Cut:
+        """The levels that were fitted for as many steps as the call's own grid has.
+
+        Raises:
+            TruncationError: If the scheduler is no `FewStepScheduler`, whose steps they are for.
+        """
+        if not hasattr(self.scheduler, "renoised"):
+            raise TruncationError(
+                f"fitted levels are for the steps of a FewStepScheduler, and this is a "
+                f"{type(self.scheduler).__name__}. Make one with "
+                "FewStepScheduler.from_scheduler(pipe.scheduler)."
+            )
+        cut = self._at_levels(torch.tensor(levels.log_snrs, dtype=torch.float64))
+        self.scheduler.renoised = levels.n_renoised
+        return cut
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps of the grid as it is."""
+        return len(self._ratios())
+
+    def _at_levels(self, log_snrs: Tensor) -> Cut:
+        """The grid at log-SNRs (n,), rising."""
+        scheduler, name, at = self.scheduler, type(self.scheduler).__name__, self.convention
+        n_steps, allowed = len(log_snrs), self.family.explicit
         if not allowed:
             raise TruncationError(
                 f"{name} takes neither timesteps nor sigmas, which the spacing log_snr gives. Use "
                 'spacing="respace", or FewStepScheduler.from_scheduler(pipe.scheduler).'
             )
-        at = self.convention
-        noisiest = max(at.seen_level(at.ends[1]).log_snr, self.limit)
-        last = float(scheduler.config.get("log_snr_max", LOG_SNR_MAX))
-        log_snrs = even_log_snrs(n_steps, max(self.log_snr_star, noisiest), last)
         timesteps = nearest_timesteps(at, log_snrs)
         ratios = torch.tensor([at.ratio_at(t) for t in timesteps], dtype=torch.float64)
         if "sigmas" in allowed:

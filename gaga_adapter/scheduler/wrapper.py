@@ -114,7 +114,10 @@ class GAGAScheduler(TruncatedRun):
             spacing: Layout of the grid. `suffix` cuts the scheduler's grid at t*: fewer network
                 calls. `respace` puts all steps of such a grid inside of [0, t*]. `log_snr` makes
                 as many levels, even in log-SNR from t* to 6 or the scheduler's own `log_snr_max`.
-                By default `log_snr` for a `FewStepScheduler`, and `suffix` for others.
+                `fitted` has the levels that `fit_levels` chose for a model and this number of
+                steps. By default `log_snr` for a `FewStepScheduler`, or, if the statistics have
+                fitted levels, `auto`, which takes these where they are for the number of steps;
+                and `suffix` for others.
             reference: Kind of the Gaussian start; `auto` (default) is the finest that was fitted.
             handover: Way of the start into the loop: `auto` (default), `init`, `step`, `scale` or
                 `hook`.
@@ -157,7 +160,10 @@ class GAGAScheduler(TruncatedRun):
             )
         new = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
         changes: dict[str, Any] = {k: v for k, v in new.items() if v is not None}
-        options = options or Options(spacing=family_of(base).spacing)
+        if options is None:
+            usual = family_of(base).spacing
+            is_auto = usual == "log_snr" and bool(stats.levels)
+            options = Options(spacing="auto" if is_auto else usual)
         return cls._gaga_truncate(base, stats, replace(options, **changes))
 
     @classmethod
@@ -234,7 +240,7 @@ class GAGAScheduler(TruncatedRun):
 
     @property
     def spacing(self) -> str:
-        """`suffix`, `respace` or `log_snr`."""
+        """`suffix`, `respace`, `log_snr`, `fitted` or `auto`."""
         return self._gaga_truncation().options.spacing
 
     @property
@@ -320,6 +326,24 @@ class GAGAScheduler(TruncatedRun):
         options = replace(truncation.options, trained_log_snr=log_snr)
         check_trained(log_snr, truncation.log_snr_star)
         self._gaga = replace(truncation, options=options)
+
+    def check_levels(self, network: Any, n_calls: int | None = None) -> None:  # noqa: ANN401
+        """Warn if fitted levels are in use that were fitted to another network.
+
+        Args:
+            network: Network that is to be called.
+            n_calls: Number of calls of the run; `None` for all that levels were fitted for.
+
+        Raises:
+            TruncationError: If the spacing is `fitted`, and no levels are for this number.
+        """
+        truncation = self._gaga_truncation()
+        numbers = {one.n_calls for one in self.stats.levels} if n_calls is None else {n_calls}
+        for number in sorted(numbers):
+            levels = truncation.levels_for(number)
+            if levels is not None:
+                levels.check_model(network)
+                return
 
     @property
     def trained_log_snr(self) -> float | None:
