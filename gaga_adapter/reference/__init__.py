@@ -44,8 +44,14 @@ def make_reference(
         kind = ("shape" if has_shape else "size") if kind == "auto" else kind
         known = (*MoleculeReference.kinds, *(ShapeReference.kinds if has_shape else ()))
         if kind in known:
-            family = ShapeReference if kind in ShapeReference.kinds else MoleculeReference
-            return family(kind, copy.deepcopy(moments))
+            moments = copy.deepcopy(moments)
+            if kind not in ShapeReference.kinds:
+                return MoleculeReference(kind, moments)
+            if moments.keeps_tensors:
+                return ShapeReference(kind, moments)
+            from gaga_adapter.reference.wishart import WishartShapeReference
+
+            return WishartShapeReference(kind, moments)
     else:
         from gaga_adapter.reference.dense import DenseReference
 
