@@ -178,9 +178,7 @@ class FittedLevels:
             raise ArtefactError(f"the fitted levels are not valid: {error}") from error
 
 
-def with_levels(
-    known: Iterable[FittedLevels], fitted: FittedLevels
-) -> tuple[FittedLevels, ...]:
+def with_levels(known: Iterable[FittedLevels], fitted: FittedLevels) -> tuple[FittedLevels, ...]:
     """The levels that are known and these, which take the place of those for the same run."""
     others = [
         one

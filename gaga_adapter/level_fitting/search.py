@@ -55,9 +55,9 @@ DEFAULT_ITEMS = 512
 _FEWEST_ITEMS = 16
 #: Ends of the search, beside the scheduler's own last level.
 _ENDS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5)
-_WARPS = (0.8, 1.0, 1.25)
-_NEAR_ENDS, _NEAR_WARPS = (-0.25, 0.25), (0.89, 1.12)
-_SECOND, _THIRD = 8, 3  # candidates left in the second and third round
+_WARPS = (0.8, 1.25)
+_NEAR_ENDS = (-0.25, 0.25)
+_SECOND, _THIRD = 4, 2  # candidates left in the second and third round
 _N_RESIDUALS = 3
 
 
@@ -77,7 +77,7 @@ def fit_levels(
 ) -> FittedLevels:
     """Choose the levels of a run of few network calls for a model, without training.
 
-    Some minutes on a CPU for a small network: about 40 rollouts of the items and parts of them.
+    Some minutes on a CPU for a small network: about 25 rollouts of the items, most of them of a part.
 
     Args:
         model: Pipeline, such as a `MoleculePipeline`, that of `as_pipeline`, or one of diffusers
@@ -266,11 +266,11 @@ class _Contest:
         """The best plan on all items, before it is judged on other noise."""
         m = len(self.rollouts.like)
         candidates = self._candidates()
-        n_near = len(_NEAR_ENDS) + len(_NEAR_WARPS)
-        self.total += 3 + len(candidates) + _SECOND + _THIRD + n_near
+        self.total += 3 + len(candidates) + _SECOND + len(_WARPS) + _THIRD + len(_NEAR_ENDS)
         second = self._best(candidates, max(m // 4, _FEWEST_ITEMS), _SECOND)
+        second += self._warped(second[0])
         third = self._best(second, max(m // 2, _FEWEST_ITEMS), _THIRD)
-        return self._best([*third, *self._neighbours(third[0])], m, 1)[0]
+        return self._best([*third, *self._moved(third[0])], m, 1)[0]
 
     def judge(self, plan: Plan) -> _Verdict:
         """A plan and the even one on other noise; the better of them."""
@@ -285,21 +285,31 @@ class _Contest:
 
     def _candidates(self) -> list[Plan]:
         family, usual = self.family, self.even.n_renoised
-        plans = [family.warped(end, warp, usual) for end in family.ends() for warp in _WARPS]
-        some = family.ends()[-4:-1:2] or family.ends()
-        plans += [family.warped(end, 1.0, k) for end in some for k in family.switches()]
-        plans += [self._bound(end) for end in some]
+        plans = [family.warped(end, 1.0, usual) for end in family.ends()]
+        middle = family.ends()[len(family.ends()) // 2]
+        plans += [family.warped(middle, 1.0, k) for k in family.switches()]
+        plans += [self._bound(end) for end in dict.fromkeys((middle, family.end))]
         return self._possible(dict.fromkeys([self.even, *plans]))
 
-    def _neighbours(self, plan: Plan) -> list[Plan]:
-        """Plans with a slightly other end or warp."""
+    def _warped(self, plan: Plan) -> list[Plan]:
+        """Plans with more of their levels near the noise, or near the data."""
+        star, end = plan.log_snrs[0], plan.log_snrs[-1]
+        shares = (torch.tensor(plan.log_snrs, dtype=torch.float64) - star) / (end - star)
+        return self._possible(
+            Plan(tuple((star + (end - star) * shares**warp).tolist()), plan.n_renoised)
+            for warp in _WARPS
+        )
+
+    def _moved(self, plan: Plan) -> list[Plan]:
+        """Plans with another end."""
         star, end = plan.log_snrs[0], plan.log_snrs[-1]
         levels = torch.tensor(plan.log_snrs, dtype=torch.float64)
-        shares = (levels - star) / (end - star)
-        others = [(end + by, shares) for by in _NEAR_ENDS if end + by > star]
-        others += [(end, shares**power) for power in _NEAR_WARPS]
         return self._possible(
-            Plan(tuple((star + (last - star) * u).tolist()), plan.n_renoised) for last, u in others
+            Plan(
+                tuple((star + (levels - star) * (1 + by / (end - star))).tolist()), plan.n_renoised
+            )
+            for by in _NEAR_ENDS
+            if end + by > star
         )
 
     def _possible(self, plans: Iterable[Plan]) -> list[Plan]:
