@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ _MOST = 1e15  # of a distance, or of the size of weights, that is read
 #: Weights of one network in two precisions differ by less, and those of two networks by more.
 _SAME = 1e-3
 _SHARES = 8
+#: Tables in float32 and in float64 differ by less, and steps of a thousand by more.
+_SAME_START = 1e-3
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class FittedLevels:
     def __post_init__(self) -> None:
         levels = tuple(check_log_snr("a level", level) for level in self.log_snrs)
         object.__setattr__(self, "log_snrs", levels)
-        if not levels or any(b - a <= TOLERANCE for a, b in zip(levels, levels[1:], strict=False)):
+        if not levels or any(b - a <= TOLERANCE for a, b in pairwise(levels)):
             raise TruncationError(
                 f"log_snrs={list(levels)[:6]} do not rise from noise to data. Pass one or more "
                 "levels, each closer to the data than the one before."
@@ -131,7 +134,7 @@ class FittedLevels:
 
     def starts_at(self, log_snr: float) -> bool:
         """Whether the first level is this one."""
-        return abs(self.log_snrs[0] - log_snr) <= TOLERANCE
+        return abs(self.log_snrs[0] - log_snr) <= _SAME_START
 
     def check_model(self, model: Any) -> None:  # noqa: ANN401 - any network
         """Warn if these levels were fitted to another network."""

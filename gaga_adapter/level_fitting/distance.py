@@ -15,9 +15,9 @@ must agree.) Both are compared by the energy distance (Székely and Rizzo 2013)
 which is zero for equal laws only, of numbers in units of the held-out standard deviation.
 
 The two distances have no common unit. So each is divided by its value on the even levels, and
-their mean is *the distance*: 1 for the even levels. Its standard error follows from the influence of
-each sample on it (the delta method, held-out items fixed); samples that started from the same noise
-are pairs, so it is small where two sets of levels are alike.
+their mean is *the distance*: 1 for the even levels. Its standard error follows from the influence
+of each sample on it (the delta method, held-out items fixed); samples that started from the same
+noise are pairs, so it is small where two sets of levels are alike.
 """
 
 from __future__ import annotations

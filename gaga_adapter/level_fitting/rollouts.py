@@ -1,8 +1,8 @@
-"""Samples of a model on given levels, by the steps that they are for, from the same noise each time.
+"""Samples of a model on given levels, from the same noise each time.
 
-A rollout is the loop of any pipeline: the start at the first level, then network and step. Sizes are
-those of held-out items, and the generator is seeded anew, so that two rollouts with as many calls
-differ by their levels alone.
+A rollout is the loop of any pipeline: the start at the first level, then network and step. Sizes
+are those of held-out items, and the generator is seeded anew, so that two rollouts with as many
+calls differ by their levels alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gaga_adapter.criteria.certificate.denoisers import Denoiser
 from gaga_adapter.few_step import FewStepScheduler
-from gaga_adapter.few_step.levels import nearest_timesteps
+from gaga_adapter.few_step.levels import timesteps_at
 from gaga_adapter.level_fitting.distance import batches_of_like_size
 from gaga_adapter.noise.conventions import convention_of
 from gaga_adapter.reference import ReferenceGaussian
@@ -104,4 +104,4 @@ class Rollouts:
 def plan_timesteps(scheduler: FewStepScheduler, log_snrs: Sequence[float]) -> list[float]:
     """Timesteps (n,) of a scheduler for levels, as the wrapper takes them."""
     levels = torch.tensor(log_snrs, dtype=torch.float64)
-    return nearest_timesteps(convention_of(scheduler), levels)
+    return timesteps_at(convention_of(scheduler), levels)

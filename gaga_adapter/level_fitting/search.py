@@ -3,23 +3,26 @@ r"""`fit_levels`: the levels of a few network calls, chosen for one model by its
     fitted = fit_levels(pipe, stats, n_calls=8, data=(x, mask))
     stats.with_levels(fitted).save_pretrained("stats/")
 
-Levels are searched in a small family around the even ones: with u = i / (n - 1),
+Two families of levels compete, each with an end for every half unit of log-SNR: the even ones, and
+those of the smallest variational bound between t* and the end (`bound.py`). The best of them are
+tried with more levels near the noise or near the data, and with ends in between; and one with other
+numbers of re-noised steps. So few numbers can be found from some hundred held-out items, where free
+levels would follow the noise of the measurement. What is made small is the distance of samples from
+held-out items (`distance.py`). Candidates are compared on the same starts and noises by successive
+halving (Jamieson and Talwalkar 2016): all of them on a quarter of the items, the better ones on
+half, the best and their neighbours on all. A choice flatters itself, so winner and even levels are
+sampled again with other noise, and the gain is what these show. Where it is none, the even levels
+are the result.
 
-    L_i = L_star + (L_max - L_star) u^p,
-
-and the last k steps re-noise. L_max, p and k are few enough to be found from some hundred held-out
-items, where free levels would follow the noise of the measurement. Two grids of the variational
-bound (`bound.py`) compete with them. What is made small is the distance of samples from held-out
-items (`distance.py`). Candidates are compared on the same starts and noises by successive halving
-(Jamieson and Talwalkar 2016): all of them on a quarter of the items, the better ones on half, the
-best and their neighbours on all. A choice flatters itself, so winner and even levels are sampled
-again with other noise, and the gain is what these show. Where it is none, the even levels are the
-result.
+Geometry-inspired schedules (Chen et al. 2024) and LD3 (Tong et al. 2025) choose levels for solvers
+of an ODE, whose samples have a target of their own for every noise. Steps that draw new noise have
+none, so laws are compared here, and not samples one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +44,7 @@ from gaga_adapter.few_step import FewStepScheduler
 from gaga_adapter.few_step.levels import even_log_snrs
 from gaga_adapter.fitted_levels import FittedLevels, ModelMark
 from gaga_adapter.layout import DenseLayout
-from gaga_adapter.level_fitting.bound import bound_levels
+from gaga_adapter.level_fitting.bound import ErrorCurve
 from gaga_adapter.level_fitting.distance import Apart, Yardstick, relative
 from gaga_adapter.level_fitting.rollouts import Plan, Rollouts, plan_timesteps
 from gaga_adapter.sampling.solvers import use_exact_table
@@ -54,7 +57,7 @@ METHODS = ("search", "bound")
 DEFAULT_ITEMS = 512
 _FEWEST_ITEMS = 16
 #: Ends of the search, beside the scheduler's own last level.
-_ENDS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5)
+_ENDS = (-1.5, -1.0, -0.5, 0.0, 0.5)
 _WARPS = (0.8, 1.25)
 _NEAR_ENDS = (-0.25, 0.25)
 _SECOND, _THIRD = 4, 2  # candidates left in the second and third round
@@ -77,7 +80,8 @@ def fit_levels(
 ) -> FittedLevels:
     """Choose the levels of a run of few network calls for a model, without training.
 
-    Some minutes on a CPU for a small network: about 25 rollouts of the items, most of them of a part.
+    Some minutes on a CPU for a small network: about 25 rollouts, most of them of a part of the
+    items.
 
     Args:
         model: Pipeline, such as a `MoleculePipeline`, that of `as_pipeline`, or one of diffusers
@@ -222,11 +226,9 @@ class Family:
     end: float
     n: int
 
-    def warped(self, end: float, warp: float, n_renoised: int) -> Plan:
-        """The levels `star + (end - star) u^warp`."""
-        u = torch.linspace(0, 1, self.n, dtype=torch.float64)
-        levels = self.star + (end - self.star) * u**warp
-        return Plan(tuple(levels.tolist()), n_renoised)
+    def even(self, end: float) -> tuple[float, ...]:
+        """Even levels up to an end."""
+        return tuple(even_log_snrs(self.n, self.star, end).tolist())
 
     def ends(self) -> list[float]:
         """Last levels to try, with room for all steps before them."""
@@ -250,13 +252,20 @@ class _Contest:
 
     def __init__(self, rollouts: Rollouts, family: Family, progress: Progress | None) -> None:
         self.rollouts, self.family, self.progress = rollouts, family, progress
-        few = rollouts.scheduler
-        even = even_log_snrs(family.n, family.star, family.end).tolist()
-        n_renoised = sum(level >= few.config.renoise_from for level in even[:-1])
-        if few.config.n_renoised is not None:
-            n_renoised = min(n_renoised, few.config.n_renoised)
-        self.even = Plan(tuple(even), n_renoised)
+        config = rollouts.scheduler.config
+        self.renoise_from = float(config.renoise_from)
+        self.most_renoised = config.n_renoised
+        self.even = self._with_usual_steps(
+            even_log_snrs(family.n, family.star, family.end).tolist()
+        )
+        self.curve: ErrorCurve | None = None
         self.done, self.total = 0, 2
+
+    def _with_usual_steps(self, levels: Sequence[float]) -> Plan:
+        """The plan of these levels whose steps re-noise where the scheduler's own would."""
+        n = sum(level >= self.renoise_from for level in levels[:-1])
+        most = self.most_renoised
+        return Plan(tuple(levels), n if most is None else min(n, most))
 
     def of_the_bound(self) -> Plan:
         """The grid of the smallest bound between the ends of the even one."""
@@ -284,11 +293,11 @@ class _Contest:
         return _Verdict(plan, distance, error) if distance < 1 else _Verdict(self.even, 1.0, 0.0)
 
     def _candidates(self) -> list[Plan]:
-        family, usual = self.family, self.even.n_renoised
-        plans = [family.warped(end, 1.0, usual) for end in family.ends()]
-        middle = family.ends()[len(family.ends()) // 2]
-        plans += [family.warped(middle, 1.0, k) for k in family.switches()]
-        plans += [self._bound(end) for end in dict.fromkeys((middle, family.end))]
+        family = self.family
+        plans = [self._with_usual_steps(family.even(end)) for end in family.ends()]
+        plans += [self._bound(end) for end in family.ends()]
+        middle = family.even(family.ends()[len(family.ends()) // 2])
+        plans += [Plan(middle, k) for k in family.switches()]
         return self._possible(dict.fromkeys([self.even, *plans]))
 
     def _warped(self, plan: Plan) -> list[Plan]:
@@ -324,10 +333,15 @@ class _Contest:
         return found
 
     def _bound(self, end: float) -> Plan:
-        r, n = self.rollouts, self.family.n
-        some = r.first(min(len(r.like), 256))
-        levels = bound_levels(r.denoiser, some.like, some.mask, self.family.star, end, n, r.seed)
-        return Plan(levels, self.even.n_renoised)
+        """The levels of the smallest bound up to an end."""
+        if self.curve is None:
+            some = self.rollouts.first(max(len(self.rollouts.like) // 2, _FEWEST_ITEMS))
+            last = max(*self.family.ends(), self.family.end)
+            self.curve = ErrorCurve.of(
+                some.denoiser, some.like, some.mask, self.family.star, last, some.seed
+            )
+        renoise_from = math.inf if self.most_renoised == 0 else self.renoise_from
+        return self._with_usual_steps(self.curve.best_levels(end, self.family.n, renoise_from))
 
     def _best(self, plans: list[Plan], n_items: int, n_best: int) -> list[Plan]:
         """The best plans on the first items."""
