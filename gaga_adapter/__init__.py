@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gaga_adapter.criteria.ks_mi.criterion import KSMI
     from gaga_adapter.criteria.two_sample.criterion import TwoSample
     from gaga_adapter.few_step import FewStepScheduler
+    from gaga_adapter.fitted_levels import FittedLevels
     from gaga_adapter.fitting import compare, fit
     from gaga_adapter.integrations import (
         apply_patch,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         remove_patch,
         truncate_sigmas,
     )
-    from gaga_adapter.fitted_levels import FittedLevels
     from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout, TokenLayout
     from gaga_adapter.level_fitting import fit_levels
     from gaga_adapter.molecules.denoiser import MoleculeDenoiser

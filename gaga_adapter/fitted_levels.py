@@ -136,14 +136,15 @@ class FittedLevels:
         """Whether the first level is this one."""
         return abs(self.log_snrs[0] - log_snr) <= _SAME_START
 
-    def check_model(self, model: Any) -> None:  # noqa: ANN401 - any network
-        """Warn if these levels were fitted to another network."""
-        other = ModelMark.of(model)
-        if not self.model.is_same(other):
+    def check_model(self, *networks: Any) -> None:  # noqa: ANN401 - any networks
+        """Warn if these levels were fitted to none of the networks that are to be called."""
+        marks = [ModelMark.of(network) for network in networks]
+        if marks and not any(map(self.model.is_same, marks)):
+            here = marks[0]
             warn(
                 f"the levels for {self.n_calls} calls were fitted to another network "
-                f"({self.model.name}, {self.model.n_weights:,} weights; this is {other.name}, "
-                f'{other.n_weights:,}). Fit them to this one, or use spacing="log_snr".'
+                f"({self.model.name}, {self.model.n_weights:,} weights; this is {here.name}, "
+                f'{here.n_weights:,}). Fit them to this one, or use spacing="log_snr".'
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -124,8 +124,6 @@ class Yardstick:
         object.__setattr__(self, "_units", units)
         held_out = [_in_units(block, unit) for block, unit in zip(blocks, units, strict=True)]
         object.__setattr__(self, "_held_out", held_out)
-        own = [torch.cdist(block, block).mean() for block in held_out]
-        object.__setattr__(self, "_own", own)
 
     def compare(self, x: Tensor, mask: Tensor | None) -> Apart:
         """Both distances of samples from the held-out items.
@@ -134,14 +132,11 @@ class Yardstick:
             x: Samples (M, ...).
             mask: Real atoms (M, N) of molecules.
         """
-        values, influences = [], []
-        blocks = zip(self._blocks(x, mask), self._units, self._held_out, self._own, strict=True)  # type: ignore[attr-defined]
-        for block, unit, held_out, own in blocks:
-            z = _in_units(block, unit)
-            to_data, to_others = (torch.cdist(z, other).mean(1) for other in (held_out, z))
-            values.append(2 * to_data.mean() - to_others.mean() - own)
-            influence = 2 * (to_data - to_others)
-            influences.append(influence - influence.mean())
+        blocks = zip(self._blocks(x, mask), self._units, self._held_out, strict=True)  # type: ignore[attr-defined]
+        found = [
+            energy_distance(_in_units(block, unit), held_out) for block, unit, held_out in blocks
+        ]
+        values, influences = zip(*found, strict=True)
         return Apart(torch.stack(values), torch.stack(influences, 1))
 
     def _blocks(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -187,6 +182,19 @@ def _in_units(block: Tensor, unit: tuple[Tensor, Tensor]) -> Tensor:
     mean, spread = unit
     # A sample that diverged is as far away as a number can be.
     return ((block - mean) / spread).nan_to_num(_MOST, _MOST, -_MOST).clamp(-_MOST, _MOST)
+
+
+def energy_distance(z: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy distance () of two sets of numbers, and the influence (M,) of each of the first.
+
+    Args:
+        z: Numbers (M, D) of samples.
+        held_out: Numbers (H, D) of held-out items.
+    """
+    to_data, to_others = (torch.cdist(z, other).mean(1) for other in (held_out, z))
+    own = torch.cdist(held_out, held_out).mean()
+    influence = 2 * (to_data - to_others)
+    return 2 * to_data.mean() - to_others.mean() - own, influence - influence.mean()
 
 
 def relative(found: Apart, even: Apart) -> tuple[float, float]:

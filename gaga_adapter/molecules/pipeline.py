@@ -36,6 +36,7 @@ from gaga_adapter.sampling.loop import (
     CallCounter,
     ProgressBar,
     Stepped,
+    check_levels,
     check_statistics,
     draw_sizes,
     sample_atoms,
@@ -246,6 +247,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 level than the model was trained at.
         """
         check_statistics(self.scheduler, self.denoiser.layout)
+        check_levels(self.scheduler, self.denoiser, num_inference_steps)
         if output_type not in _OUTPUT_TYPES:
             raise DataError(
                 f"output_type={output_type!r} is unknown. Known: {', '.join(_OUTPUT_TYPES)}."

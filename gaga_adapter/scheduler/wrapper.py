@@ -327,11 +327,11 @@ class GAGAScheduler(TruncatedRun):
         check_trained(log_snr, truncation.log_snr_star)
         self._gaga = replace(truncation, options=options)
 
-    def check_levels(self, network: Any, n_calls: int | None = None) -> None:  # noqa: ANN401
-        """Warn if fitted levels are in use that were fitted to another network.
+    def check_levels(self, *networks: Any, n_calls: int | None = None) -> None:  # noqa: ANN401
+        """Warn if fitted levels are to be used that were fitted to another network.
 
         Args:
-            network: Network that is to be called.
+            networks: Networks that are to be called.
             n_calls: Number of calls of the run; `None` for all that levels were fitted for.
 
         Raises:
@@ -342,7 +342,7 @@ class GAGAScheduler(TruncatedRun):
         for number in sorted(numbers):
             levels = truncation.levels_for(number)
             if levels is not None:
-                levels.check_model(network)
+                levels.check_model(*networks)
                 return
 
     @property
@@ -369,7 +369,9 @@ class GAGAScheduler(TruncatedRun):
             TruncationError: If a network was trained on a shorter trajectory than t*.
         """
         self.detach()
-        records = [trained_log_snr(network) for network in networks_of(pipe)]
+        networks = networks_of(pipe)
+        self.check_levels(*networks)
+        records = [trained_log_snr(network) for network in networks]
         trained = [record for record in records if record is not None]
         if trained:
             self.keep_within(max(trained))

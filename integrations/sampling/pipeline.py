@@ -33,6 +33,7 @@ from gaga_adapter.errors import DataError, GAGAWarning, UnsupportedModelError
 from gaga_adapter.layout import Layout
 from gaga_adapter.sampling.loop import (
     Stepped,
+    check_levels,
     check_statistics,
     sample_atoms,
     served,
@@ -154,6 +155,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         sizes = wanted_sizes(n_molecules, n_atoms, self.config.size_counts, generator)
         self._check_context(context, len(sizes))
         n_steps = len(denoiser.log_sigma) if num_inference_steps is None else num_inference_steps
+        check_levels(self.scheduler, denoiser, n_steps)
         calls = 0
 
         def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:
