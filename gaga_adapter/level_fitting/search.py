@@ -94,7 +94,8 @@ def fit_levels(
         t_star: First timestep in the scheduler's own units, instead of the fitted point.
         reference: Kind of the start, as in `GAGAScheduler.from_pretrained`.
         method: Way of choosing. `search` compares samples on many grids with the data. `bound`
-            takes the grid of the smallest variational bound, from the model's errors alone.
+            takes the grid of the smallest variational bound up to the scheduler's own last level,
+            from the model's errors alone.
         n_items: Number of items to use, drawn at random if there are more.
         seed: Seed of everything random.
         progress: Function that is called with ("levels", rollouts done, rollouts in all).
@@ -131,6 +132,8 @@ def fit_levels(
     )
     chosen = contest.winner() if method == "search" else contest.of_the_bound()
     verdict = contest.judge(chosen)
+    if method == "search" and verdict.distance >= 1:
+        verdict = _Verdict(contest.even, 1.0, 0.0)
     return FittedLevels(
         log_snrs=verdict.plan.log_snrs,
         n_renoised=verdict.plan.n_renoised,
@@ -282,7 +285,7 @@ class _Contest:
         return self._best([*third, *self._moved(third[0])], m, 1)[0]
 
     def judge(self, plan: Plan) -> _Verdict:
-        """A plan and the even one on other noise; the better of them."""
+        """A plan beside the even one, on other noise."""
         fresh = Rollouts(
             self.rollouts.denoiser, self.rollouts.scheduler, self.rollouts.reference,
             self.rollouts.like, self.rollouts.mask, self.rollouts.seed + 1,
@@ -290,7 +293,7 @@ class _Contest:
         yardstick = self._yardstick(fresh)
         even = self._compare(fresh, yardstick, self.even)
         distance, error = relative(self._compare(fresh, yardstick, plan), even)
-        return _Verdict(plan, distance, error) if distance < 1 else _Verdict(self.even, 1.0, 0.0)
+        return _Verdict(plan, distance, error)
 
     def _candidates(self) -> list[Plan]:
         family = self.family
