@@ -25,12 +25,12 @@ from verdicts import HeldOut, judged
 
 from gaga_adapter import FewStepScheduler, GAGAScheduler, GAGAStats, fit_levels
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.fitted_levels import FittedLevels
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.metrics.evaluate import judge
 from gaga_adapter.molecules.pipeline import MoleculePipeline
 from gaga_adapter.molecules.qm9.data import load_qm9
+from gaga_adapter.noise.fitted import FittedLevels
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "levels.json"

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from gaga_adapter.criteria.ks_mi.criterion import KSMI
     from gaga_adapter.criteria.two_sample.criterion import TwoSample
     from gaga_adapter.few_step import FewStepScheduler
-    from gaga_adapter.fitted_levels import FittedLevels
     from gaga_adapter.fitting import compare, fit
     from gaga_adapter.integrations import (
         apply_patch,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from gaga_adapter.level_fitting import fit_levels
     from gaga_adapter.molecules.denoiser import MoleculeDenoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
+    from gaga_adapter.noise.fitted import FittedLevels
     from gaga_adapter.noise.paths import (
         FlowPath,
         GaussianPath,
@@ -62,7 +62,7 @@ _files.card_writer_home = ("gaga_adapter.report.card", "write_card")
 _ROOMS = {
     "criteria": ("Certificate", "Cumulant", "KSMI", "TwoSample"),
     "few_step": ("FewStepScheduler",),
-    "fitted_levels": ("FittedLevels",),
+    "noise.fitted": ("FittedLevels",),
     "fitting": ("compare", "fit"),
     "integrations": (
         "apply_patch",

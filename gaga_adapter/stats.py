@@ -38,15 +38,15 @@ from gaga_adapter.errors import (
 from gaga_adapter.files import card_writer
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, printable, to_json
-from gaga_adapter.fitted_levels import (
+from gaga_adapter.layout import DenseLayout, Layout, TokenLayout, layout_from_dict, layout_to_dict
+from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
+from gaga_adapter.noise.fitted import (
     LEVELS_NAME,
     FittedLevels,
     load_levels,
     save_levels,
     with_levels,
 )
-from gaga_adapter.layout import DenseLayout, Layout, TokenLayout, layout_from_dict, layout_to_dict
-from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
 from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference

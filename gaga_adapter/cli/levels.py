@@ -78,15 +78,15 @@ def run(
     device: options.Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Choose the levels of a few network calls for a model, without training.
+    """Choose the levels of a few network calls for a model.
 
-    The levels, and how many of the last steps re-noise, are stored beside the
-    statistics. A few-step scheduler that is wrapped with these takes them for
-    this number of calls. The distance is that of samples from the molecules
-    given, in units of that on even levels, measured on noise of its own.
+    Nothing is trained. The levels, and how many of the last steps re-noise, are
+    stored beside the statistics. A few-step scheduler that is wrapped with these
+    takes them for this number of calls. The distance is that of samples from the
+    molecules given, in units of that on even levels, measured on noise of its own.
 
       gaga levels qm9:valid --calls 8 --out stats/
-      gaga levels held-out.sdf --model my-pipeline/ --stats stats/ --calls 6 --calls 8
+      gaga levels held-out.sdf --model pipeline/ --stats stats/ --calls 6 --calls 8
     """
     from gaga_adapter.level_fitting import fit_levels
     from gaga_adapter.molecules.encoding import encode

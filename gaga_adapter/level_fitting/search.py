@@ -42,11 +42,11 @@ from gaga_adapter.errors import (
 )
 from gaga_adapter.few_step import FewStepScheduler
 from gaga_adapter.few_step.levels import even_log_snrs
-from gaga_adapter.fitted_levels import FittedLevels, ModelMark
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.level_fitting.bound import ErrorCurve
 from gaga_adapter.level_fitting.distance import Apart, Yardstick, relative
 from gaga_adapter.level_fitting.rollouts import Plan, Rollouts, plan_timesteps
+from gaga_adapter.noise.fitted import FittedLevels, ModelMark
 from gaga_adapter.sampling.solvers import use_exact_table
 from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats

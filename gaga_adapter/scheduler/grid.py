@@ -31,8 +31,8 @@ from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
 from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_timesteps, timesteps_at
-from gaga_adapter.fitted_levels import FittedLevels
 from gaga_adapter.noise.conventions import Level, Scheduler, convention_of, log_snr
+from gaga_adapter.noise.fitted import FittedLevels
 from gaga_adapter.noise.levels import TOLERANCE, first_beyond, is_beyond
 from gaga_adapter.scheduler.families import family_of
 

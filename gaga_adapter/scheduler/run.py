@@ -26,8 +26,8 @@ from gaga_adapter.errors import (
     TruncationError,
     warn,
 )
-from gaga_adapter.fitted_levels import FittedLevels
 from gaga_adapter.noise.conventions import convention_of
+from gaga_adapter.noise.fitted import FittedLevels
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.scheduler.families import family_of
 from gaga_adapter.scheduler.fractions import (

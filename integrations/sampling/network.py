@@ -116,7 +116,7 @@ class EDMNetwork(nn.Module):
         """
         if mask is None:
             raise DataError("a model of molecules needs the mask of real atoms. Pass (x, mask).")
-        eps = self(noisy / math.hypot(1, sigma), sigma, Atoms(mask, None, noisy.dtype))
+        eps: Tensor = self(noisy / math.hypot(1, sigma), sigma, Atoms(mask, None, noisy.dtype))
         return noisy - sigma * eps
 
     def output_for(self, seen: Tensor, timestep: Tensor, at: Convention, atoms: Atoms) -> Tensor:

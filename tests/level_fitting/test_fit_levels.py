@@ -14,10 +14,10 @@ from gaga_adapter.errors import (
     TruncationError,
     UnsupportedModelError,
 )
-from gaga_adapter.fitted_levels import ModelMark
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.level_fitting.search import Family
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
+from gaga_adapter.noise.fitted import ModelMark
 
 V = 0.5
 

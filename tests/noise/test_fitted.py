@@ -9,7 +9,7 @@ from torch import nn
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning, TruncationError
-from gaga_adapter.fitted_levels import LEVELS_NAME, FittedLevels, ModelMark
+from gaga_adapter.noise.fitted import LEVELS_NAME, FittedLevels, ModelMark
 
 MARK = ModelMark("Net", 12, (0.5, 0.25))
 LEVELS = FittedLevels((-1.0, 0.5, 3.0), 1, MARK, "shape", 0.8, 1.0, 0.2, 0.05, 64, 7, "search")
