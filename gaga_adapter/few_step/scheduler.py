@@ -121,6 +121,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.moments: ExchangeableMoments | DenseMoments | None = None
         self.renoised: int | None = None
         self._like: Any = None
+        self._known: Convention | None = None
         self.num_inference_steps: int | None = None
         self.timesteps = torch.empty(0)
         self.sigmas = torch.empty(0, dtype=torch.float64)
@@ -212,7 +213,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def _at(self) -> Convention:
-        return convention_of(self.like)
+        """The convention of these levels, whose table is read once for a grid."""
+        return self._known or convention_of(self.like)
 
     # -- the grid ----------------------------------------------------------------------------------
 
@@ -241,7 +243,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             TruncationError: If the number is no whole one, or the levels given do not fall or lie
                 outside of the path, or both kinds are given.
         """
-        at = self._at
+        at = self._known = convention_of(self.like)
         if timesteps is not None and sigmas is not None:
             raise TruncationError("got timesteps and sigmas. Pass one of them.")
         if timesteps is not None:
