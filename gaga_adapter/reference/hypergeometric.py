@@ -28,8 +28,8 @@ R is its third column and an angle about it, that of the smallest c_ij. Gauss-Le
 drawn together to the width of this peak by an algebraic map; symmetry leaves an octant.
 
 *Error* of the logarithm in nats, measured against nested quadrature, Monte Carlo and zonal series:
-1e-3 from the nodes, and from one matrix none for n <= 2, at most 0.1 for n = 3, 0.08 for n = 4 and
-1 / n² for more.
+2e-3 from the nodes at log-SNRs from -4 to 2, and from one matrix none for n <= 2, at most 0.18 for
+n = 3 and 1.3 / n² for more.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def log_form_average(s: Tensor, t: Tensor, n: int) -> Tensor:
 
 
 def rough_form_average(s: Tensor, t: Tensor, n: int) -> Tensor:
-    """`log_form_average` for s (B, 1, 3) and t (K, 3) to about one nat, in closed form (B, K)."""
+    """`log_form_average` for s (B, 1, 3) and t (K, 3) within 1.5 nats, in closed form (B, K)."""
     if n == 1:
         return _one_degree(s, t)
     x = s * t / (n / 2) ** 2
@@ -112,7 +112,10 @@ def _log_rotation_average(s: Tensor, t: Tensor, n: int) -> Tensor:
         for mean, along, across in (first, second)
     )
     value = _log_one_matrix(e_1, e_2.clamp(min=0), symmetric[2][:, None, None], n)
-    average = (weight * (value - top[:, None, None]).exp()).sum((1, 2)).log()
+    # Nothing is above the value at R = 1, but for the rounding of huge arguments.
+    highest = value.amax((1, 2))
+    average = (weight * (value - highest[:, None, None]).exp()).sum((1, 2)).log()
+    average = average + (highest - top).clamp(max=0)
     return remainder + average + _next_order(v, n)
 
 
