@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import items
+import levels
 import sampling_tables
 import scaling
 import training
@@ -193,6 +194,7 @@ TABLES = {
     "sampling_goals": (SAMPLING, "sampling", sampling_tables.goals),
     "sampling_quality": (SAMPLING, "sampling", sampling_tables.quality),
     "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
+    "levels": (SAMPLING, "levels", levels.table),
     "training": (SAMPLING, "training", training.markdown),
     "read": (SCALING, "read", read_table),
     "items": (CRITERIA, "items", items.markdown),
