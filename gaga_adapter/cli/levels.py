@@ -127,7 +127,7 @@ def run(
                 ", ".join(f"{level:.2f}" for level in one.log_snrs),
                 str(one.n_renoised),
                 f"{one.distance:.3f}",
-                f"{one.gain_error:.3f}",
+                f"{one.std_error:.3f}",
             )
         out.print(rows)
         out.print("A distance of 1 is that of even levels; less is closer to the molecules given.")

@@ -11,8 +11,8 @@ levels would follow the noise of the measurement. What is made small is the dist
 held-out items (`distance.py`). Candidates are compared on the same starts and noises by successive
 halving (Jamieson and Talwalkar 2016): all of them on a quarter of the items, the better ones on
 half, the best and their neighbours on all. A choice flatters itself, so winner and even levels are
-sampled again with other noise, and the gain is what these show. Where it is none, the even levels
-are the result.
+sampled again with other noise, and the distance is what these show. Where nothing is gained, the
+even levels are the result.
 
 Geometry-inspired schedules (Chen et al. 2024) and LD3 (Tong et al. 2025) choose levels for solvers
 of an ODE, whose samples have a target of their own for every noise. Steps that draw new noise have
@@ -51,6 +51,7 @@ from gaga_adapter.sampling.solvers import use_exact_table
 from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import as_mask
+from gaga_adapter.trained import check_trained, trained_log_snr
 
 METHODS = ("search", "bound")
 #: Held-out items of a fit.
@@ -101,12 +102,13 @@ def fit_levels(
         progress: Function that is called with ("levels", rollouts done, rollouts in all).
 
     Returns:
-        The levels, with their distance from the data and that of the even levels. Keep them with
+        The levels, with the distance of their samples from the data. Keep them with
         `stats.with_levels(...)`.
 
     Raises:
         DataError: If the items are too few, not finite or of another shape, or `method` is unknown.
-        TruncationError: If the number of calls is below 2, or `t_star` is no timestep.
+        TruncationError: If the number of calls is below 2, `t_star` is no timestep, or the network
+            was not trained as far as the start.
         StatsMismatchError: If the statistics describe other channels than the data have.
         UnsupportedModelError: If no denoiser can be made of the model.
         UnsupportedSchedulerError: If the scheduler is refused or unknown.
@@ -124,6 +126,7 @@ def fit_levels(
         tokens = getattr(stats.moments, "n_positions", 3) == 0
         denoiser = Denoiser(denoiser.predict, denoiser.levels, 0 if tokens else 3)
     star = Options(t_star=t_star).log_snr_star(few, stats)
+    check_trained(trained_log_snr(network), star)
     start = stats.start(reference, None if t_star is None else star)
     contest = _Contest(
         Rollouts(denoiser, few, start, x, mask, seed),
@@ -140,9 +143,7 @@ def fit_levels(
         model=ModelMark.of(network),
         reference=start.kind,
         distance=verdict.distance,
-        even_distance=1.0,
-        gain=1.0 - verdict.distance,
-        gain_error=verdict.error,
+        std_error=verdict.std_error,
         n_items=len(x),
         seed=seed,
         method=method,
@@ -247,7 +248,7 @@ class Family:
 class _Verdict:
     plan: Plan
     distance: float
-    error: float
+    std_error: float
 
 
 class _Contest:
@@ -292,8 +293,7 @@ class _Contest:
         )  # fmt: skip
         yardstick = self._yardstick(fresh)
         even = self._compare(fresh, yardstick, self.even)
-        distance, error = relative(self._compare(fresh, yardstick, plan), even)
-        return _Verdict(plan, distance, error)
+        return _Verdict(plan, *relative(self._compare(fresh, yardstick, plan), even))
 
     def _candidates(self) -> list[Plan]:
         family = self.family

@@ -82,17 +82,16 @@ class FittedLevels:
         n_renoised: Number of the last steps that re-noise; the others are ancestral.
         model: Mark of the network.
         reference: Kind of the start.
-        distance: Distance of samples on these levels from held-out data.
-        even_distance: Distance of samples on the levels that are used without a fit.
-        gain: Difference of the two distances, the even one less the fitted one.
-        gain_error: Standard error of the gain; the samples of both are pairs.
-        n_items: Number of held-out items that the distances were measured with.
+        distance: Distance of samples on these levels from held-out data, in units of that of
+            samples on even levels: 1 is no better.
+        std_error: Standard error of the distance; the samples of both are pairs.
+        n_items: Number of held-out items that the distance was measured with.
         seed: Seed of the fit.
         method: Way in which the levels were chosen.
 
     Raises:
         TruncationError: If the levels do not rise, or the number of steps is out of range.
-        DataError: If a distance is no finite number.
+        DataError: If the distance is no finite number.
     """
 
     log_snrs: tuple[float, ...]
@@ -100,9 +99,7 @@ class FittedLevels:
     model: ModelMark
     reference: str
     distance: float
-    even_distance: float
-    gain: float
-    gain_error: float
+    std_error: float
     n_items: int
     seed: int = 0
     method: str = "search"
@@ -120,11 +117,11 @@ class FittedLevels:
                 f"n_renoised={self.n_renoised} with {len(levels)} levels: of {len(levels) - 1} "
                 "steps between levels, so many cannot re-noise."
             )
-        numbers = (self.distance, self.even_distance, self.gain, self.gain_error)
-        if not all(map(math.isfinite, numbers)) or self.gain_error < 0:
+        numbers = (self.distance, self.std_error)
+        if not all(map(math.isfinite, numbers)) or self.std_error < 0:
             raise DataError(
-                f"distances {numbers} are no finite numbers with a standard error. Fit the levels "
-                "again."
+                f"distance={self.distance} ± {self.std_error} is no finite number with a standard "
+                "error. Fit the levels again."
             )
 
     @property
@@ -171,9 +168,7 @@ class FittedLevels:
                 ),
                 about.text("reference"),
                 about.number("distance", -_MOST, _MOST),
-                about.number("even_distance", -_MOST, _MOST),
-                about.number("gain", -_MOST, _MOST),
-                about.number("gain_error", 0, _MOST),
+                about.number("std_error", 0, _MOST),
                 about.integer("n_items", 1, MOST_COUNTED),
                 about.integer("seed", 0, 2**63 - 1),
                 about.text("method"),

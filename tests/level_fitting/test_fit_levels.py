@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gaga_adapter import FewStepScheduler, GAGAScheduler, GAGAStats, fit_levels
+from gaga_adapter import FewStepScheduler, GAGAScheduler, GAGAStats, fit_levels, record_trained
 from gaga_adapter.errors import (
     DataError,
     GAGAWarning,
@@ -62,8 +62,8 @@ def test_a_fit_says_what_it_found(fitted, stats):
     assert found.model == ModelMark.of(model)
     assert (found.n_items, found.seed, found.method) == (48, 3, "search")
     assert found.reference == stats.reference().kind
-    assert found.distance <= found.even_distance == 1.0
-    assert found.gain == pytest.approx(1 - found.distance, abs=1e-12)
+    assert 0 < found.distance <= 1
+    assert found.std_error >= 0
     assert [step[0] for step in steps] == ["levels"] * len(steps)
     assert [step[1] for step in steps] == list(range(1, len(steps) + 1))
     assert steps[-1][1] <= steps[-1][2]
@@ -151,6 +151,13 @@ def test_the_bound_chooses_without_samples(stats):
     found = fit_levels(Exact().eval(), stats, 5, gaussian(), n_items=32, method="bound")
     assert found.method == "bound"
     assert found.n_calls == 5
+
+
+def test_a_network_that_was_trained_less_far_is_refused(stats):
+    model = Exact().eval()
+    record_trained(model, 0.0)
+    with pytest.raises(TruncationError, match="trained"):
+        fit_levels(model, stats, 3, gaussian(), n_items=32)
 
 
 def test_a_network_with_its_scheduler_is_asked_by_timestep(stats):

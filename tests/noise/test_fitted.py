@@ -12,7 +12,7 @@ from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning, Truncatio
 from gaga_adapter.noise.fitted import LEVELS_NAME, FittedLevels, ModelMark
 
 MARK = ModelMark("Net", 12, (0.5, 0.25))
-LEVELS = FittedLevels((-1.0, 0.5, 3.0), 1, MARK, "shape", 0.8, 1.0, 0.2, 0.05, 64, 7, "search")
+LEVELS = FittedLevels((-1.0, 0.5, 3.0), 1, MARK, "shape", 0.8, 0.05, 64, 7, "search")
 
 
 def test_levels_are_read_as_they_were_written(qm9, tmp_path):
@@ -66,7 +66,7 @@ def entry(**changed):
         (entry(n_renoised=3), "so many cannot re-noise"),
         (entry(model={"name": "Net"}), "n_weights of model"),
         (entry(model=LEVELS.to_dict()["model"] | {"code": "x"}), "unknown entry 'code'"),
-        (entry(gain_error=-1.0), "gain_error"),
+        (entry(std_error=-1.0), "std_error"),
         (entry(distance=None), "distance"),
         (entry(reference="sha\u200bpe"), "reference"),
         (entry(seed=True), "seed"),
@@ -104,7 +104,7 @@ def test_a_newer_file_asks_for_an_upgrade(qm9, tmp_path):
         ({"log_snrs": ()}, TruncationError),
         ({"log_snrs": (0.0, 0.0)}, TruncationError),
         ({"n_renoised": -1}, TruncationError),
-        ({"gain": float("nan")}, DataError),
+        ({"distance": float("nan")}, DataError),
     ],
 )
 def test_levels_that_are_none_are_refused(changed, error):
