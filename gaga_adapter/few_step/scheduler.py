@@ -116,8 +116,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 )
         if n_renoised is not None:
             whole_number("n_renoised", n_renoised, 0, error=TruncationError)
-        like = _noise_class(noise_class)()
-        self.register_to_config(**{k: v for k, v in like.config.items() if k not in self.config})
+        theirs = inspect.signature(_noise_class(noise_class).__init__).parameters
+        defaults = {k: p.default for k, p in theirs.items() if p.default is not p.empty}
+        self.register_to_config(**{k: v for k, v in defaults.items() if k not in self.config})
         self.moments: ExchangeableMoments | DenseMoments | None = None
         self.renoised: int | None = None
         self._like: Any = None
@@ -178,7 +179,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 f"got a {type(config).__name__} and no configuration. Pass scheduler.config, or "
                 f"the scheduler itself to {cls.__name__}.from_scheduler."
             )
-        config = dict(config)
+        # What the other class has by default, this one has not.
+        config = {key: value for key, value in config.items() if key != "_use_default_values"}
         name = str(config.get("_class_name") or "").removeprefix("GAGA")
         if name not in ("", cls.__name__, FewStepScheduler.__name__):
             config["noise_class"] = name

@@ -6,6 +6,7 @@ moments, so every row of the batch gets one unit of one noise variable, and squa
 """
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_ancestral_steps_are_those_of_the_papers(kind, monkeypatch):
     levels = [coefficients(one, t) for t in one.timesteps.tolist()]
     abar = [a**2 / (a**2 + b**2) for a, b in levels]
     v = abar[0] * V + 1 - abar[0]
-    for now, then in zip(abar, abar[1:], strict=False):
+    for now, then in pairwise(abar):
         alpha = now / then
         of_clean = math.sqrt(then) * (1 - alpha) / (1 - now)
         of_sample = math.sqrt(alpha) * (1 - then) / (1 - now)
