@@ -31,6 +31,7 @@ LAYERS = [
     ["selection"],
     ["stats"],
     ["streaming", "trained"],
+    ["refining"],
     ["training"],
     ["few_step"],
     ["fitting", "scheduler"],

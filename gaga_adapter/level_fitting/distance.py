@@ -164,7 +164,7 @@ class Yardstick:
             spread = numbers.std(0, correction=0)
             scale = torch.where(spread > 0, spread, 1.0)
             return token_features(x, mask, numbers.mean(0), scale).double()
-        from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
+        from gaga_adapter.reference.invariants import molecule_features
 
         length, amplitude = (
             math.sqrt(float(part.double().square().mean())) or 1.0 if part.numel() else 1.0

@@ -113,11 +113,12 @@ class GAGAScheduler(TruncatedRun):
             t_star: First timestep in the scheduler's own units, instead of the fitted point.
             spacing: Layout of the grid. `suffix` cuts the scheduler's grid at t*: fewer network
                 calls. `respace` puts all steps of such a grid inside of [0, t*]. `log_snr` makes
-                as many levels, even in log-SNR from t* to 6 or the scheduler's own `log_snr_max`.
-                `fitted` has the levels that `fit_levels` chose for a model and this number of
-                steps. By default `log_snr` for a `FewStepScheduler`, or, if the statistics have
-                fitted levels, `auto`, which takes these where they are for the number of steps;
-                and `suffix` for others.
+                as many levels, even in log-SNR from t* to 6 or the scheduler's own `log_snr_max`;
+                of sigmas or timesteps that the loop passes only the number counts, and neither a
+                shift nor Karras sigmas move a level. `fitted` has the levels that `fit_levels`
+                chose for a model and this number of steps. By default `log_snr` for a
+                `FewStepScheduler`, or, if the statistics have fitted levels, `auto`, which takes
+                these where they are for the number of steps; and `suffix` for others.
             reference: Kind of the Gaussian start; `auto` (default) is the finest that was fitted.
             handover: Way of the start into the loop: `auto` (default), `init`, `step`, `scale` or
                 `hook`.
