@@ -66,10 +66,10 @@ def run(
         str,
         options.one_of(
             options.names_in("gaga_adapter.level_fitting.search", "METHODS"),
-            "search compares samples with the data; bound asks the model's errors alone, and is "
-            "done in seconds.",
+            "bound asks the model's errors alone, and is done soon; search compares samples on "
+            "many levels with the data, for some minutes.",
         ),
-    ] = "search",
+    ] = "bound",
     items: Annotated[
         int, typer.Option(help="Number of molecules to use, drawn at random.", min=16)
     ] = 512,

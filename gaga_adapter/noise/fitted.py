@@ -102,7 +102,7 @@ class FittedLevels:
     std_error: float
     n_items: int
     seed: int = 0
-    method: str = "search"
+    method: str = "bound"
 
     def __post_init__(self) -> None:
         levels = tuple(check_log_snr("a level", level) for level in self.log_snrs)

@@ -18,7 +18,7 @@ def sdf(tmp_path):
 
 def test_levels_are_fitted_stored_and_used(gaga, sdf, tmp_path):
     stats = tmp_path / "stats"
-    words = ["--items", 16, "--method", "bound", "--out", stats]
+    words = ["--items", 16, "--out", stats]
     code, out, err = gaga("levels", sdf, "--calls", 3, "--calls", 2, *words, "--json")
     assert code == 0, err
     found = json.loads(out)["levels"]
@@ -28,7 +28,7 @@ def test_levels_are_fitted_stored_and_used(gaga, sdf, tmp_path):
     assert json.loads(json.dumps([one.to_dict() for one in kept])) == found[::-1]
 
     # Again, into the folder that is the user's own now.
-    code, out, err = gaga("levels", sdf, "--calls", 2, *words[:4], "--stats", stats)
+    code, out, err = gaga("levels", sdf, "--calls", 2, *words[:2], "--stats", stats)
     assert code == 0, err
     assert "log-SNR of the calls" in out
     assert "re-noised" in out
@@ -39,7 +39,7 @@ def test_mistakes_are_one_line(gaga, sdf, tmp_path):
     for words, message in (
         (["--calls", 3], "qm9 is no folder of yours"),
         (["--calls", 1, "--out", tmp_path / "s"], "--calls"),
-        (["--calls", 3, "--method", "guess", "--out", tmp_path / "s"], "none of search, bound"),
+        (["--calls", 3, "--method", "guess", "--out", tmp_path / "s"], "none of bound, search"),
         (["--calls", 3, "--items", 4, "--out", tmp_path / "s"], "--items"),
     ):
         code, out, err = gaga("levels", sdf, *words)
