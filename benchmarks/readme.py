@@ -14,6 +14,7 @@ from typing import Any
 
 import few_calls_tables
 import items
+import levels
 import sampling_tables
 import scaling
 import training
@@ -199,6 +200,7 @@ TABLES = {
     "sampling_goals": (SAMPLING, "sampling", sampling_tables.goals),
     "sampling_quality": (SAMPLING, "sampling", sampling_tables.quality),
     "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
+    "levels": (SAMPLING, "levels", levels.table),
     "training": (SAMPLING, "training", training.markdown),
     "read": (SCALING, "read", read_table),
     "items": (CRITERIA, "items", items.markdown),

@@ -84,6 +84,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     Attributes:
         moments: Moments of the data that the predictions are matched to, or `None` for no
             matching. A scheduler that is wrapped by `GAGAScheduler` has those of its statistics.
+        renoised: Number of the last steps of the grid that re-noise, where fitted levels say it;
+            `None` for what `renoise_from` and `n_renoised` say.
 
     Raises:
         UnsupportedSchedulerError: If the class is refused or unknown.
@@ -118,6 +120,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         defaults = {k: p.default for k, p in theirs.items() if p.default is not p.empty}
         self.register_to_config(**{k: v for k, v in defaults.items() if k not in self.config})
         self.moments: ExchangeableMoments | DenseMoments | None = None
+        self.renoised: int | None = None
         self._like: Any = None
         self._known: Convention | None = None
         self.num_inference_steps: int | None = None
@@ -275,7 +278,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         )
         shares = [_sigma_of(ratio, at) for ratio in ratios]
         self.sigmas = torch.tensor([*shares, 0.0], dtype=torch.float64)
-        self._step_index = self._begin_index = None
+        self._step_index = self._begin_index = self.renoised = None
 
     def _own_timesteps(self, n: int) -> list[float]:
         at, ends = self._at, (self.config.log_snr_min, self.config.log_snr_max)
@@ -395,6 +398,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         steps_left = len(self.timesteps) - 1 - place
         most = self.config.n_renoised
         renoises = here.log_snr >= self.config.renoise_from and (most is None or steps_left <= most)
+        if self.renoised is not None:
+            renoises = steps_left <= self.renoised
         if renoises or not here.a:
             return Step(here, there, there.a, 0.0, there.b)
         return Step(here, there, *_ancestral(here, there))
