@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gaga_adapter.criteria.cumulant.criterion import Cumulant
     from gaga_adapter.criteria.ks_mi.criterion import KSMI
     from gaga_adapter.criteria.two_sample.criterion import TwoSample
+    from gaga_adapter.few_step import FewStepScheduler
     from gaga_adapter.fitting import compare, fit
     from gaga_adapter.integrations import (
         apply_patch,
@@ -58,6 +59,7 @@ _files.card_writer_home = ("gaga_adapter.report.card", "write_card")
 #: Public names by the module of this package that loads when one of them is first used.
 _ROOMS = {
     "criteria": ("Certificate", "Cumulant", "KSMI", "TwoSample"),
+    "few_step": ("FewStepScheduler",),
     "fitting": ("compare", "fit"),
     "integrations": (
         "apply_patch",
@@ -85,6 +87,7 @@ __all__ = [
     "Certificate",
     "Cumulant",
     "DenseLayout",
+    "FewStepScheduler",
     "FlowPath",
     "GAGAScheduler",
     "GAGAStats",

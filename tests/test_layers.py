@@ -32,6 +32,7 @@ LAYERS = [
     ["stats"],
     ["streaming", "trained"],
     ["training"],
+    ["few_step"],
     ["fitting", "scheduler"],
     ["sampling"],
     ["molecules"],  # a side room: it imports the core, which does not know it

@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,9 +73,9 @@ class Convention(ABC):
     """
 
     #: Whether the pipelines of this kind take noise as it is, without `init_noise_sigma`.
-    noise_is_bare: ClassVar[bool] = False
+    noise_is_bare: bool = False
     #: Whether `step` looks its timestep up in a table, which may be too short for it.
-    looks_up: ClassVar[bool] = False
+    looks_up: bool = False
 
     def __init__(self, scheduler: Scheduler, row: Row) -> None:
         self.scheduler = scheduler
@@ -387,6 +387,44 @@ class _Wuerstchen(Convention):
         return 0.0, 1.0
 
 
+class _Borrowed(Convention):
+    """The levels and predictions of the scheduler that another one was made like, see `like`."""
+
+    def __init__(self, scheduler: Scheduler, row: Row) -> None:
+        super().__init__(scheduler, row)
+        self._lender = convention_of(scheduler.like)
+        self.noise_is_bare = self._lender.noise_is_bare
+        self.looks_up = self._lender.looks_up
+
+    def grid(self) -> Tensor:
+        ratios: Tensor = self.scheduler.ratios
+        return ratios
+
+    def ratio_at(self, timestep: float) -> float:
+        return self._lender.ratio_at(timestep)
+
+    def timestep_at(self, ratio: float) -> float:
+        return self._lender.timestep_at(ratio)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self._lender.ends
+
+    @property
+    def table(self) -> Tensor | None:
+        return self._lender.table
+
+    def signal(self, ratio: float) -> float:
+        return self._lender.signal(ratio)
+
+    def seen_signal(self, ratio: float) -> float:
+        return self._lender.seen_signal(ratio)
+
+    @property
+    def relation(self) -> Callable[[Convention, Level], Relation]:
+        return self._lender.relation
+
+
 def _sigmas(scheduler: Scheduler) -> Tensor:
     sigmas: Tensor = scheduler.sigmas[: len(scheduler.timesteps)]
     return sigmas.detach().to("cpu", torch.float64)
@@ -560,6 +598,9 @@ ROWS: dict[str, Row] = {
     "MiniMaxH3Scheduler": Row(_DataTime, {None: _backward_velocity}),
     "HeliosScheduler": replace(_IN_FLOW, refuse=_helios_stages),
     "RFD4ProteinaScheduler": Row(_DataTime, {None: _backward_velocity}, one_per_row=("generator",)),
+    "FewStepScheduler": Row(
+        _Borrowed, {}, noise_scale=lambda scheduler: _row_of(scheduler.like).noise_scale(scheduler)
+    ),
 }
 
 _TOKENS = "it samples discrete tokens, which have no Gaussian start"
@@ -620,8 +661,12 @@ def convention_of(scheduler: Scheduler) -> Convention:
     Raises:
         UnsupportedSchedulerError: If its class or its configuration is refused.
     """
-    row = ROWS[known_name(type(scheduler))]
+    row = _row_of(scheduler)
     reason = row.refuse(scheduler)
     if reason:
         raise UnsupportedSchedulerError(f"cannot use this {type(scheduler).__name__}: {reason}.")
     return row.kind(scheduler, row)
+
+
+def _row_of(scheduler: Scheduler) -> Row:
+    return ROWS[known_name(type(scheduler))]

@@ -34,6 +34,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "heun": ("HeunDiscreteScheduler", {}),
     "pndm": ("PNDMScheduler", {"timestep_spacing": "leading", "skip_prk_steps": True}),
     "lms": ("LMSDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {"clip_sample": False, "timestep_scaling": 1.0}),
+    "few-step": ("FewStepScheduler", {}),
 }
 
 
@@ -45,12 +47,17 @@ def scheduler_named(name: str, like: Any) -> Any:  # noqa: ANN401 - diffusers sc
     """
     import diffusers
 
+    from gaga_adapter.few_step import FewStepScheduler
+
     if name not in SCHEDULERS:
         raise UnsupportedSchedulerError(
             f"scheduler {name!r} is unknown. Known: {', '.join(SCHEDULERS)}."
         )
     class_name, options = SCHEDULERS[name]
-    scheduler = getattr(diffusers, class_name).from_config(like.config, **options)
+    if name == "few-step":
+        scheduler: Any = FewStepScheduler.from_scheduler(like, **options)
+    else:
+        scheduler = getattr(diffusers, class_name).from_config(like.config, **options)
     use_exact_table(scheduler)
     return scheduler
 
@@ -84,6 +91,7 @@ def use_exact_table(scheduler: Any) -> None:  # noqa: ANN401 - any diffusers sch
 
     Nothing happens if its betas are not in its configuration, or not the ones it uses.
     """
+    scheduler = getattr(scheduler, "like", scheduler)  # whose levels a few-step scheduler has
     betas = scheduler.config.get("trained_betas")
     table = getattr(scheduler, "alphas_cumprod", None)
     if betas is None or table is None or table.dtype == torch.float64:

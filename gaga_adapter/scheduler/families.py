@@ -45,6 +45,7 @@ class Family:
     #: since it begins at order 1.
     least_memory: int = 0
     noises_by_grid: bool = False  # whether `add_noise` looks a timestep up in the current grid
+    spacing: str = "suffix"  # layout of the grid where nobody asks for one, see `grid.py`
 
 
 # -- what a cut leaves behind ----------------------------------------------------------------------
@@ -189,6 +190,12 @@ FAMILIES: dict[str, Family] = {
     "MiniMaxH3Scheduler": replace(_FLOW, explicit={"sigmas": False}, noises_by_grid=False),
     "HeliosScheduler": replace(_FLOW, explicit={"sigmas": True}),
     "RFD4ProteinaScheduler": Family(("timesteps", "_times", "_noise")),
+    "FewStepScheduler": replace(
+        _SOLVER,
+        explicit={"timesteps": False, "sigmas": False},
+        noises_by_grid=False,
+        spacing="log_snr",
+    ),
 }
 
 

@@ -9,6 +9,8 @@ this is a shorter run.
   network calls, finer steps. The scheduler may not allow a grid so fine (at most one step per
   training timestep); the start is then further out. A grid that the caller names entry by entry
   is resampled instead, piecewise linearly in the entry's index, from t* to its end.
+- `log_snr`: as many levels as the grid for n steps has, even in log-SNR from t* to where a network
+  has nothing left to decide. The scheduler gets them as a list of timesteps or of sigmas.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
+from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_log_snrs, nearest_timesteps
 from gaga_adapter.noise.conventions import Level, Scheduler, convention_of, log_snr
 from gaga_adapter.noise.levels import TOLERANCE, first_beyond, is_beyond
 from gaga_adapter.scheduler.families import family_of
@@ -108,6 +111,56 @@ class GridMaker:
             self._refine(finest.n_fine)
         self.scheduler._internal_dict = config
         return self._cut(self._n_trained(n_steps), is_whole=finest.n_fine == n_steps)
+
+    def even_in_log_snr(self) -> Cut:
+        """As many steps as the call's own grid has, even in log-SNR from t* on.
+
+        Raises:
+            TruncationError: If the scheduler takes no list of entries, or not these.
+        """
+        scheduler, name = self.scheduler, type(self.scheduler).__name__
+        n_steps, allowed = len(self._ratios()), self.family.explicit
+        if not allowed:
+            raise TruncationError(
+                f"{name} takes neither timesteps nor sigmas, which the spacing log_snr gives. Use "
+                'spacing="respace", or FewStepScheduler.from_scheduler(pipe.scheduler).'
+            )
+        at = self.convention
+        noisiest = max(at.seen_level(at.ends[1]).log_snr, self.limit)
+        last = float(scheduler.config.get("log_snr_max", LOG_SNR_MAX))
+        log_snrs = even_log_snrs(n_steps, max(self.log_snr_star, noisiest), last)
+        timesteps = nearest_timesteps(at, log_snrs)
+        ratios = torch.tensor([at.ratio_at(t) for t in timesteps], dtype=torch.float64)
+        if "sigmas" in allowed:
+            entries = {"sigmas": self._native_sigmas(ratios)}
+        else:
+            entries = {"timesteps": timesteps}
+        plain = {"num_inference_steps": None, "timesteps": None, "sigmas": None, **entries}
+        self._make_with(
+            **{key: plain[key] for key in plain if key in self.call.signature.parameters}
+        )
+        got = self._ratios()
+        if got.shape != ratios.shape or not torch.allclose(got.log(), ratios.log(), atol=2e-2):
+            raise TruncationError(
+                f"{name} changes the levels that it is given (Karras, exponential or beta sigmas?). "
+                'Use spacing="respace", or leave those options out.'
+            )
+        return self._cut(n_steps, is_whole=False)
+
+    def _native_sigmas(self, ratios: Tensor) -> list[float]:
+        """The sigmas that a scheduler has to be given for these ratios: flows shift what they get."""
+        if not self.convention.noise_is_bare:
+            return ratios.tolist()
+        shares = np.linspace(1.0, 1e-4, 2001)
+        self._make_with(num_inference_steps=None, sigmas=shares.tolist())
+        own = self._ratios().log().numpy()
+        if len(own) != len(shares):
+            raise TruncationError(
+                f"{type(self.scheduler).__name__} adds to the sigmas that it is given. Use "
+                'spacing="respace".'
+            )
+        found: list[float] = np.interp(ratios.log().numpy(), own[::-1], shares[::-1]).tolist()
+        return found
 
     def _make_with(self, **changed: Any) -> None:  # noqa: ANN401 - arguments of the scheduler
         """Make the scheduler's own grid for the arguments of the call, some of them changed."""

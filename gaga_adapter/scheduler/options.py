@@ -26,7 +26,7 @@ from gaga_adapter.stats import TENSORS_NAME, GAGAStats
 CONFIG_NAME = "scheduler_config.json"
 OPTIONS_NAME = "gaga_scheduler.json"
 SCHEMA_VERSION = 1
-SPACINGS = ("suffix", "respace")
+SPACINGS = ("suffix", "respace", "log_snr")
 #: Generated classes are named after their base.
 PREFIX = "GAGA"
 #: Timesteps of a scheduler, whose tables are made when it is read.
@@ -193,7 +193,9 @@ def plain_class(name: str) -> type[Any] | None:
     """A scheduler class of diffusers, or one derived from them that has been imported."""
     import diffusers
 
-    exported = getattr(diffusers.schedulers, name, None)
+    from gaga_adapter import few_step
+
+    exported = getattr(diffusers.schedulers, name, getattr(few_step, name, None))
     if isinstance(exported, type) and issubclass(exported, diffusers.SchedulerMixin):
         return exported
     todo: list[type[Any]] = [diffusers.SchedulerMixin]

@@ -200,8 +200,12 @@ class TruncatedRun:
         maker = GridMaker(
             self, make, call, truncation.log_snr_star, truncation.options.trained_log_snr
         )
-        is_suffix = truncation.options.spacing == "suffix"
-        cut = maker.suffix() if is_suffix else maker.respace(self._gaga_finest)
+        spacing = truncation.options.spacing
+        is_suffix = spacing == "suffix"
+        if spacing == "log_snr":
+            cut = maker.even_in_log_snr()
+        else:
+            cut = maker.suffix() if is_suffix else maker.respace(self._gaga_finest)
         reference = truncation.reference.at(cut.level.a, cut.level.b)
         mode = self._gaga_mode()
         is_bare = maker.convention.noise_is_bare or call.arguments.get("device") is None

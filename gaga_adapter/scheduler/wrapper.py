@@ -26,6 +26,7 @@ from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.noise.draws import batch_uniforms, entries
 from gaga_adapter.noise.timesteps import t_star as first_timestep
 from gaga_adapter.noise.timesteps import timestep_log_snr, training_timesteps
+from gaga_adapter.scheduler.families import family_of
 from gaga_adapter.scheduler.options import (
     CONFIG_NAME,
     PREFIX,
@@ -110,8 +111,10 @@ class GAGAScheduler(TruncatedRun):
                 was saved there brings its statistics and options along.
             stats: Fitted statistics: an object, a folder, a hub id or an embedded name (`qm9`).
             t_star: First timestep in the scheduler's own units, instead of the fitted point.
-            spacing: Layout of the grid. `suffix` (default) cuts the scheduler's grid at t*: fewer
-                network calls. `respace` puts all steps inside of [0, t*].
+            spacing: Layout of the grid. `suffix` cuts the scheduler's grid at t*: fewer network
+                calls. `respace` puts all steps of such a grid inside of [0, t*]. `log_snr` makes
+                as many levels, even in log-SNR from t* to 6 or the scheduler's own `log_snr_max`.
+                By default `log_snr` for a `FewStepScheduler`, and `suffix` for others.
             reference: Kind of the Gaussian start; `auto` (default) is the finest that was fitted.
             handover: Way of the start into the loop: `auto` (default), `init`, `step`, `scale` or
                 `hook`.
@@ -154,7 +157,8 @@ class GAGAScheduler(TruncatedRun):
             )
         new = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
         changes: dict[str, Any] = {k: v for k, v in new.items() if v is not None}
-        return cls._gaga_truncate(base, stats, replace(options or Options(), **changes))
+        options = options or Options(spacing=family_of(base).spacing)
+        return cls._gaga_truncate(base, stats, replace(options, **changes))
 
     @classmethod
     def _gaga_truncate(cls, base: Scheduler, stats: GAGAStats, options: Options) -> GAGAScheduler:
@@ -170,6 +174,8 @@ class GAGAScheduler(TruncatedRun):
         channel, unit = stats.reference("channel"), stats.reference("unit").at(0.0, 1.0)
         result._gaga = Truncation(stats, options, log_snr_star, reference, channel, unit)
         result._gaga_finest = {}
+        if hasattr(result, "moments"):  # of a few-step scheduler, which matches them
+            result.moments = stats.moments
         return result
 
     @classmethod
@@ -228,7 +234,7 @@ class GAGAScheduler(TruncatedRun):
 
     @property
     def spacing(self) -> str:
-        """`suffix` or `respace`."""
+        """`suffix`, `respace` or `log_snr`."""
         return self._gaga_truncation().options.spacing
 
     @property
