@@ -30,7 +30,9 @@ SCHEDULE = {
     "clip_sample": False,
 }
 SIZE, N_TRAINED = 32, 1200
-STEPS, BATCH, RATE, DECAY = 5000, 32, 2e-3, 0.999
+BATCH, RATE, DECAY = 32, 2e-3, 0.999
+#: Steps of the training; its rate falls as if there were `HORIZON`, and the averaged weights count.
+STEPS, HORIZON = 2750, 5000
 
 
 def digits(size: int = SIZE) -> tuple[Tensor, Tensor]:
@@ -75,14 +77,14 @@ def trained_unet(
     Args:
         images: Packed images to train on (M, 4, H, W).
         folder: Folder of the state, from which an interrupted run goes on.
-        steps: Optimizer steps, over which the rate falls.
+        steps: Optimizer steps.
         save_every: Steps between two states.
     """
     unet = new_unet(images.shape[-1])
     average = {name: value.detach().clone() for name, value in unet.named_parameters()}
     optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE)
     schedule = DDPMScheduler(**SCHEDULE)
-    file, done = folder / f"unet-{images.shape[-1]}-{steps}.pt", 0
+    file, done = folder / f"unet-{images.shape[-1]}.pt", 0
     if file.exists():
         state: dict[str, Any] = torch.load(file, weights_only=True)
         done, average = state["step"], state["average"]
@@ -99,7 +101,7 @@ def trained_unet(
         predicted = unet(schedule.add_noise(clean, noise, t), t).sample
         loss = (predicted - noise).square().mean()
         for group in optimizer.param_groups:
-            warmup, fall = min(1, (step + 1) / 100), 0.5 * (1 + math.cos(math.pi * step / steps))
+            warmup, fall = min(1, (step + 1) / 100), 0.5 * (1 + math.cos(math.pi * step / HORIZON))
             group["lr"] = RATE * warmup * (0.01 + 0.99 * fall)
         optimizer.zero_grad()
         loss.backward()

@@ -36,7 +36,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle
 
-from gaga_adapter import GAGAScheduler, GAGAStats, fit
+from gaga_adapter import FewStepScheduler, GAGAScheduler, GAGAStats, fit
 from gaga_adapter.files.atomic import replacing
 
 mpl.use("Agg")
@@ -44,7 +44,7 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path(__file__).parent.parent / "runs" / "images"
-CHUNK = 100
+CHUNK = 50
 LAST = SCHEDULE["num_train_timesteps"] - 1
 
 
@@ -81,12 +81,15 @@ STARTS = {
 }
 MAIN = ("noise", "shipped", "last", "fitted", "unit")
 REFERENCES = ("low_rank", "element", "channel")
-SOLVERS = {
-    "ddpm": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
+#: Solvers by name, with the options that make them begin at the last step.
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "few-step": ("FewStepScheduler", {"log_snr_min": -10.0}),
 }
-CALLS = (5, 10, 20, 40)
+CALLS = (5, 10, 20)  # of the picture
+DRAWN = "dpm++"
 FULL_CALLS = 1000
 
 
@@ -105,8 +108,11 @@ class Cell:
 
 
 CELLS = [
-    *(Cell(solver, n, start) for n in (10, 20, 5, 40) for start in MAIN for solver in SOLVERS),
-    *(Cell(solver, n, start) for n in (10, 20) for start in REFERENCES for solver in SOLVERS),
+    *(Cell(DRAWN, n, start) for n in (10, 20, 5) for start in MAIN),
+    *(Cell("few-step", n, start) for n in (10, 20) for start in ("noise", "last", "fitted")),
+    *(Cell("ddim", 10, start) for start in MAIN),
+    *(Cell(DRAWN, 10, start) for start in REFERENCES),
+    *(Cell("ddpm", 20, start) for start in ("noise", "fitted")),
     Cell("ddpm", FULL_CALLS, "noise"),
 ]
 
@@ -134,23 +140,19 @@ class Sampler:
 
     def scheduler(self, cell: Cell) -> Any:  # noqa: ANN401 - any diffusers scheduler
         """The scheduler of a row."""
-        start = STARTS[cell.start]
-        offset = 1 if start.spacing == "leading" else 0
-        base = getattr(diffusers, SOLVERS[cell.solver]).from_config(
-            DDPMScheduler(**SCHEDULE).config, timestep_spacing=start.spacing, steps_offset=offset
-        )
+        start, (name, options) = STARTS[cell.start], SOLVERS[cell.solver]
+        grid = {"timestep_spacing": start.spacing, "steps_offset": int(start.spacing == "leading")}
+        solver = FewStepScheduler if cell.solver == "few-step" else getattr(diffusers, name)
+        base = solver.from_config(DDPMScheduler(**SCHEDULE).config, **grid, **options)
         if start.reference is None:
             return base
-        stats = self.stats["low_rank" if start.reference == "low_rank" else "full"]
-        at = (
-            SCHEDULE["num_train_timesteps"] - 1 if start.at_end else self.stats["full"].t_star(base)
-        )
+        even = "log_snr" if cell.solver == "few-step" else "respace"
         return GAGAScheduler.from_pretrained(
             base,
-            stats=stats,
-            t_star=at,
+            stats=self.stats["low_rank" if start.reference == "low_rank" else "full"],
+            t_star=LAST if start.at_end else self.setting["t_star"],
             reference=start.reference,
-            spacing="suffix" if start.at_end else "respace",
+            spacing="suffix" if start.at_end and even == "respace" else even,
             handover="init",  # the loop below scales its noise, so that no call is added
         )
 
@@ -268,49 +270,7 @@ def nats_at_the_end(images: Tensor) -> float:
     return 0.5 * float((var - 1 - var.log()).sum() + abar * mean.square().sum())
 
 
-# ---------------------------------------------------------------------------- table and picture
-
-
-def _value(row: dict[str, Any], name: str, sign: str = "") -> str:
-    one = row["figures"][name]
-    digits = 3 if name == "energy" else 2
-    return f"{one['value']:{sign}.{digits}f} ± {one['std_error']:.{digits}f}"
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """Rows of `images.json` that the page shows."""
-    lines = [
-        "| start | solver | calls | brightness: bias | distance | contrast: bias | distance "
-        "| energy distance |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    shown = [
-        *((solver, n, start) for solver in ("dpm++", "ddim") for n in (10, 20) for start in MAIN),
-        *(("dpm++", 10, start) for start in REFERENCES),
-        ("ddpm", FULL_CALLS, "noise"),
-    ]
-    for solver, n, start in shown:
-        row = found["rows"][Cell(solver, n, start).name]
-        cells = [
-            _value(row, "brightness_bias", "+"),
-            _value(row, "brightness_w1"),
-            _value(row, "contrast_bias", "+"),
-            _value(row, "contrast_w1"),
-            _value(row, "energy"),
-        ]
-        lines.append(f"| {STARTS[start].label} | {solver} | {n} | {' | '.join(cells)} |")
-    floor = found["trained_on"]
-    cells = [_value(floor, name) for name in list(floor["figures"])]
-    lines.append(f"| *the digits that were trained on* | | | {' | '.join(cells)} |")
-    lines.append("")
-    lines.append(
-        f"{found['n']} images a row against {found['n_held_out']} held-out digits, unclipped. "
-        "Bias of the mean and Wasserstein distance of the distribution are in standard deviations "
-        "of the held-out digits, the energy distance of all pixels together is in units of a "
-        f"pixel. t* is {found['t_star']:.0f} of 1000 for the `full` reference, and the coarser "
-        "ones begin there, too. `python benchmarks/images.py`"
-    )
-    return "\n".join(lines)
+# ---------------------------------------------------------------------------- the picture
 
 
 COLOURS = {
@@ -322,16 +282,13 @@ COLOURS = {
 }
 
 
-def draw_curve(
-    axes: Axes, found: dict[str, Any], solver: str, start: str, name: str, style: str
-) -> None:
+def draw_curve(axes: Axes, found: dict[str, Any], start: str, name: str) -> None:
     """One figure of one start against the number of calls."""
-    rows = [found["rows"][Cell(solver, n, start).name]["figures"][name] for n in CALLS]
+    rows = [found["rows"][Cell(DRAWN, n, start).name]["figures"][name] for n in CALLS]
     axes.errorbar(
         CALLS,
         [row["value"] for row in rows],
         [row["std_error"] for row in rows],
-        linestyle=style,
         color=COLOURS[start],
         marker="o",
         ms=3.5,
@@ -357,14 +314,16 @@ def draw(found: dict[str, Any], strips: dict[str, Tensor], file: Path) -> None:
         unpacked = pixel_shuffle(images, 2)[:, 0]
         gap = torch.ones(unpacked.shape[1], 2)
         tiles = [tile for image in unpacked for tile in (image, gap)][:-1]
-        axes.imshow(torch.cat(tiles, 1), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axes.imshow(
+            torch.cat(tiles, 1).numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest"
+        )
         axes.set_title(label, fontsize=9, loc="left", pad=3)
         axes.set_axis_off()
     panels = right.subplots(1, 2)
     for axes, name in zip(panels, ("brightness_bias", "contrast_bias"), strict=True):
         axes.axhline(0, color="black", lw=0.8)
         for start in MAIN:
-            draw_curve(axes, found, "dpm++", start, name, "-")
+            draw_curve(axes, found, start, name)
         full = found["rows"][Cell("ddpm", FULL_CALLS, "noise").name]["figures"][name]
         axes.axhline(full["value"], color="#66a182", lw=1.4, ls=":", label="DDPM, 1000 calls")
         axes.set(xscale="log", xlabel="network calls, DPM++")
@@ -390,7 +349,8 @@ def draw(found: dict[str, Any], strips: dict[str, Tensor], file: Path) -> None:
 def main() -> None:
     """Train, sample and judge; what is there is not made again."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-n", type=int, default=600, help="images a row")
+    parser.add_argument("-n", type=int, default=300, help="images a row")
+    parser.add_argument("--n-full", type=int, default=100, help=f"images of {FULL_CALLS} calls")
     parser.add_argument("--size", type=int, default=SIZE, help="height and width of an image")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the training")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder that keeps what was made")
@@ -408,17 +368,16 @@ def main() -> None:
     sampler = Sampler(unet, stats, setting, args.size, args.runs)
     rows: dict[str, Any] = {}
     for cell in CELLS:
-        x = sampler.images(cell, args.n)
-        rows[cell.name] = vars(cell) | {"figures": figures(x, held_out)}
-        one = rows[cell.name]
-        print(
-            f"{cell.name:20} brightness {_value(one, 'brightness_bias', '+')}, contrast "
-            f"{_value(one, 'contrast_bias', '+')}, energy {_value(one, 'energy')}",
-            flush=True,
-        )
+        n = args.n_full if cell.calls == FULL_CALLS else args.n
+        x = sampler.images(cell, n)
+        row = figures(x, held_out)
+        rows[cell.name] = vars(cell) | {"label": STARTS[cell.start].label, "n": n, "figures": row}
+        told = (f"{k} {v['value']:.3f} ± {v['std_error']:.3f}" for k, v in row.items())
+        print(f"{cell.name:18} {', '.join(told)}", flush=True)
     found = head | {
         "setting": setting,
         "n": args.n,
+        "n_full": args.n_full,
         "n_trained": len(trained_on),
         "n_held_out": len(held_out),
         "t_star": t_star,
@@ -439,12 +398,11 @@ def main() -> None:
     shown = ("noise", "last", "fitted", "unit")
     strips = {"digits that were held out": held_out[:12]} | {
         f"{STARTS[start].label.replace('t*', 't$^*$')}, 10 calls": sampler.images(
-            Cell("dpm++", 10, start), args.n
+            Cell(DRAWN, 10, start), args.n
         )[:12]
         for start in shown
     }
     draw(found, strips, args.out / "images.png")
-    print(markdown(found))
 
 
 if __name__ == "__main__":
