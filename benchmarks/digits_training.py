@@ -32,7 +32,7 @@ SCHEDULE = {
 SIZE, N_TRAINED = 32, 1200
 BATCH, RATE, DECAY = 32, 2e-3, 0.999
 #: Steps of the training; its rate falls as if there were `HORIZON`, and the averaged weights count.
-STEPS, HORIZON = 2750, 5000
+STEPS, HORIZON = 3000, 5000
 
 
 def digits(size: int = SIZE) -> tuple[Tensor, Tensor]:
@@ -88,6 +88,8 @@ def trained_unet(
     if file.exists():
         state: dict[str, Any] = torch.load(file, weights_only=True)
         done, average = state["step"], state["average"]
+        if done > steps:
+            raise SystemExit(f"{file} has {done} steps already, more than the {steps} asked for.")
         unet.load_state_dict(state["unet"])
         optimizer.load_state_dict(state["optimizer"])
     unet.train()
