@@ -329,7 +329,7 @@ def draw(found: dict[str, Any], strips: dict[str, Tensor], file: Path) -> None:
         if full is not None:
             value = full["figures"][name]["value"]
             axes.axhline(value, color="#66a182", lw=1.4, ls=":", label="DDPM, 1000 calls")
-        axes.set(xscale="log", xlabel="network calls, DPM++")
+        axes.set(xscale="log", xlim=(4.3, 23), xlabel="network calls, DPM++")
         axes.set_xticks(CALLS, [str(n) for n in CALLS])
         axes.minorticks_off()
         axes.set_title(
@@ -342,7 +342,7 @@ def draw(found: dict[str, Any], strips: dict[str, Tensor], file: Path) -> None:
         fontsize=8.5,
         frameon=False,
     )
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=100)
     plt.close(figure)
 
 

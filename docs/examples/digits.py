@@ -18,9 +18,8 @@ from gaga_adapter import GAGAScheduler, fit
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3000  # of the training
 FOLDER = Path("digits-unet")
 schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-# 32 x 32 pixels in [-1, 1], packed into 4 x 16 x 16 numbers.
 small = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
-images = pixel_unshuffle(interpolate(small, size=32, mode="bilinear"), 2)
+images = pixel_unshuffle(interpolate(small, size=32, mode="bilinear"), 2)  # (M, 4, 16, 16)
 
 if FOLDER.exists():
     unet = UNet2DModel.from_pretrained(FOLDER)
@@ -42,8 +41,8 @@ else:
 @torch.no_grad()
 def sample(scheduler, n_calls):
     scheduler.set_timesteps(n_calls)
-    x = torch.randn(100, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    x = x * scheduler.init_noise_sigma  # here the start takes the place of the noise
+    noise = torch.randn(100, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    x = noise * scheduler.init_noise_sigma  # here the start takes the place of the noise
     for t in scheduler.timesteps:
         x = scheduler.step(unet(x, t).sample, t, x).prev_sample
     return x

@@ -135,7 +135,7 @@ def test_a_tiny_run_samples_every_start_once(tmp_path, monkeypatch, capsys):
     assert all(map(math.isfinite, values))
     rows = found["rows"]
     # The same noise: another start at the last step is another sample, and so is another grid.
-    of_start = [rows[f"dpm++ 10, {name}"]["figures"] for name in images.STARTS]
+    of_start = [rows[f"dpm++ 10, {name}"]["figures"] for name in images.MAIN]
     assert len({str(figures) for figures in of_start}) == len(of_start)
     assert (tmp_path / "images.png").stat().st_size > 10_000
 

@@ -89,3 +89,28 @@ def test_more_molecules_find_more():
     found = results("items")
     few, most = found["bound"]["525"][0], found["bound"]["525"][-1]
     assert most[0] - few[0] > 2 * math.hypot(few[1], most[1])
+
+
+def test_the_start_alone_makes_images_too_bright():
+    """What the page about images says of its table."""
+    rows = results("images")["rows"]
+
+    def at(start, figure, n=10):
+        one = rows[f"dpm++ {n}, {start}"]["figures"][figure]
+        return one["value"], one["std_error"]
+
+    (noise, noise_error), (last, last_error) = (
+        at(start, "brightness_bias") for start in ("noise", "last")
+    )
+    assert noise > 5 * noise_error
+    assert noise - abs(last) > 3 * math.hypot(noise_error, last_error)
+    assert at("unit", "brightness_bias")[0] > noise  # the worst of all
+    fitted, error = at("fitted", "brightness_bias")
+    assert abs(fitted) < 3 * error
+    energy = {start: at(start, "energy")[0] for start in ("noise", "shipped", "last", "unit")}
+    value, error = at("fitted", "energy")
+    assert abs(value) < 3 * error
+    assert min(energy.values()) > 5 * error
+    assert max(energy, key=energy.get) == "unit"
+    later, later_error = at("noise", "brightness_bias", 20)
+    assert abs(later - noise) < 2 * math.hypot(noise_error, later_error)
