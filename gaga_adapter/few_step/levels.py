@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
-from gaga_adapter.noise.conventions import Convention
+from gaga_adapter.noise.conventions import Convention, log_snr
+from gaga_adapter.noise.levels import TOLERANCE, first_beyond
 
 #: Log-SNR of the last network call: closer to the data, a network has nothing left to decide.
 LOG_SNR_MAX = 6.0
@@ -27,37 +28,46 @@ def even_log_snrs(n: int, first: float, last: float) -> Tensor:
     """
     if not last > first:
         raise TruncationError(
-            f"levels from log-SNR {first:g} to {last:g} do not rise. The last level must be closer "
-            "to the data than the first: raise log_snr_max, or start at a noisier level."
+            f"levels from log-SNR {first:g} to {last:g} do not rise. The first level must be "
+            "noisier than the last: start at a noisier one, or raise log_snr_max of a "
+            "FewStepScheduler."
         )
     return torch.linspace(first, last, n, dtype=torch.float64)
 
 
-def nearest_timesteps(at: Convention, log_snrs: Tensor) -> list[float]:
-    """Timesteps (n,) of a scheduler at given levels, from noise to data, all of them different.
+def even_timesteps(
+    at: Convention, n: int, first: float, last: float, noisiest: float = -math.inf
+) -> list[float]:
+    """Timesteps (n,) of a scheduler, from noise to data, at levels that are even in log-SNR.
 
-    Where the levels are a table, each is taken at its nearest entry; entries that coincide move
-    apart towards noise, and the first never lies closer to the data than asked.
+    Neither end lies outside of the scheduler's own path. Where the levels are a table, the first
+    is the entry at or beyond `first`, as t* is everywhere, and the others are the nearest entries;
+    those that coincide move apart towards noise.
 
     Args:
         at: Convention of the scheduler.
-        log_snrs: Log-SNRs (n,), rising.
+        n: Number of timesteps, at least 1.
+        first: Log-SNR of the noisiest level.
+        last: Log-SNR of the cleanest level.
+        noisiest: Log-SNR beyond which no timestep may lie.
 
     Raises:
-        TruncationError: If the table has fewer entries than levels are asked for.
+        TruncationError: If `last` is not above `first`, or the table has too few entries.
     """
-    ratios = torch.exp(-log_snrs / 2).tolist()
-    timesteps = [at.timestep_at(ratio) for ratio in ratios]
+    clean, noisy = (at.seen_level(end).log_snr for end in at.ends)
+    log_snrs = even_log_snrs(n, max(first, noisy), min(last, clean))
+    timesteps = [at.timestep_at(ratio) for ratio in torch.exp(-log_snrs / 2).tolist()]
     if at.table is None:
         return timesteps
-    last = len(at.table) - 1
-    if not math.isinf(ratios[0]) and float(at.table[timesteps[0]]) < ratios[0] * (1 - 1e-6):
-        timesteps[0] = min(timesteps[0] + 1, last)
-    for place in range(len(timesteps) - 2, -1, -1):
+    known = log_snr(at.table)
+    most = int((known >= noisiest - TOLERANCE).sum()) - 1
+    timesteps[0] = min(first_beyond(known, float(log_snrs[0])), most)
+    for place in range(n - 2, -1, -1):
         timesteps[place] = max(timesteps[place], timesteps[place + 1] + 1)
-    if timesteps[0] > last:
+    if timesteps[0] > most:
         raise TruncationError(
-            f"{len(timesteps)} steps do not fit: the table has {last + 1} timesteps, and too few "
-            f"of them between these levels. Ask for fewer steps."
+            f"{n} steps do not fit: of the {len(known)} timesteps of the table, {most + 1} may be "
+            f"used, and too few of them lie below log-SNR {float(log_snrs[-1]):.3g}. Ask for fewer "
+            "steps."
         )
     return timesteps

@@ -15,7 +15,7 @@ The first is the exact step of a Gaussian (Ho et al. 2020, equation 7; in this f
 consistency models do (Song et al. 2023, algorithm 1): it repairs what a coarse step has left
 wrong, and pulls towards the most likely samples. So ancestral steps are made while the form of a
 sample is decided, and re-noised ones from the log-SNR `renoise_from` on. The last call's clean
-prediction is the sample.
+prediction is the sample. No prediction is clipped, whatever the other scheduler does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -34,7 +36,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError, whole_number
-from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_log_snrs, nearest_timesteps
+from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_log_snrs, even_timesteps
 from gaga_adapter.few_step.matching import Step, matched
 from gaga_adapter.noise.conventions import ROWS, Convention, Level, convention_of, known_name
 from gaga_adapter.noise.levels import check_log_snr
@@ -88,8 +90,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         TruncationError: If a number is out of range.
     """
 
-    _compatibles = [name for name in ROWS if name != "FewStepScheduler"]
-    order = 1
+    _compatibles: ClassVar[list[str]] = [name for name in ROWS if name != "FewStepScheduler"]
+    order: ClassVar[int] = 1
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -104,13 +106,14 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         check_log_snr("log_snr_max", log_snr_max)
         check_log_snr("log_snr_min", log_snr_min)
         even_log_snrs(2, log_snr_min, log_snr_max)
-        for name, value in (("renoise_from", renoise_from), ("match_below", match_below)):
-            if not isinstance(value, int | float) or math.isnan(value):
+        thresholds: dict[str, Any] = {"renoise_from": renoise_from, "match_below": match_below}
+        for name, value in thresholds.items():
+            if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
                 raise TruncationError(
                     f"{name}={value!r} is no log-SNR. Pass a number; infinity is allowed."
                 )
-        if n_renoised:
-            whole_number("n_renoised", n_renoised, error=TruncationError)
+        if n_renoised is not None:
+            whole_number("n_renoised", n_renoised, 0, error=TruncationError)
         like = _noise_class(noise_class)()
         self.register_to_config(**{k: v for k, v in like.config.items() if k not in self.config})
         self.moments: ExchangeableMoments | DenseMoments | None = None
@@ -136,11 +139,14 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         base = getattr(scheduler, "_gaga_base", type(scheduler))
         name = known_name(base)
-        if name == cls.__name__:
+        if name == FewStepScheduler.__name__:
             name = scheduler.config.noise_class
         made: FewStepScheduler = cls.from_config(
             {**scheduler.config, "_class_name": name}, **options
         )
+        table = getattr(scheduler, "alphas_cumprod", None)
+        if table is not None:  # somebody may have put another one there, such as a float64 one
+            made.like.alphas_cumprod = table.clone()
         return made
 
     @classmethod
@@ -163,9 +169,14 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             UnsupportedSchedulerError: If the class is refused or unknown, or not to be known.
         """
+        if not isinstance(config, dict):
+            raise UnsupportedSchedulerError(
+                f"got a {type(config).__name__} and no configuration. Pass scheduler.config, or "
+                f"the scheduler itself to {cls.__name__}.from_scheduler."
+            )
         config = dict(config)
         name = str(config.get("_class_name") or "").removeprefix("GAGA")
-        if name not in ("", cls.__name__):
+        if name not in ("", cls.__name__, FewStepScheduler.__name__):
             config["noise_class"] = name
         elif "noise_class" not in config and not _is_table(config):
             raise UnsupportedSchedulerError(
@@ -177,7 +188,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         ).parameters
         own = inspect.signature(cls.__init__).parameters
         config |= {key: kwargs.pop(key) for key in list(kwargs) if key in {*theirs} - {*own}}
-        return super().from_config(config, return_unused_kwargs, **kwargs)
+        made = super().from_config(config, return_unused_kwargs, **kwargs)
+        _ = (made[0] if return_unused_kwargs else made)._at.relation  # refuses what has no rule
+        return made
 
     @property
     def like(self) -> Any:  # noqa: ANN401 - a diffusers scheduler
@@ -216,71 +229,74 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             timesteps: Timesteps (n,) to use instead, falling in noise, in the units of the class
                 whose levels these are.
             sigmas: Levels (n,) to use instead: shares of noise of a flow, else ratios of noise to
-                signal, `b / a`, falling.
+                signal, `b / a`, falling. On a table the nearest entries are taken, and a last 0
+                stands for the data and is no step. Flow pipelines pass such a list by themselves:
+                wrapped in `GAGAScheduler`, only its number counts.
+            **unused: Other arguments that pipelines pass, such as `mu`: no level is shifted here.
 
         Raises:
-            TruncationError: If the number is no whole one, or the levels given do not fall, or
-                both kinds are given.
+            TruncationError: If the number is no whole one, or the levels given do not fall or lie
+                outside of the path, or both kinds are given.
         """
         at = self._at
         if timesteps is not None and sigmas is not None:
             raise TruncationError("got timesteps and sigmas. Pass one of them.")
         if timesteps is not None:
-            found = [float(t) for t in timesteps]
+            found = _numbers("timesteps", timesteps)
         elif sigmas is not None:
-            found = [at.timestep_at(self._ratio(float(sigma))) for sigma in sigmas]
+            shares = _numbers("sigmas", sigmas)
+            shares = shares[:-1] if shares[-1:] == [0.0] else shares  # the data are no step
+            ratios = [_ratio_of(sigma, at) for sigma in shares]
+            found = [at.timestep_at(ratio) if ratio > 0 else math.nan for ratio in ratios]
         else:
             n = whole_number("num_inference_steps", num_inference_steps, error=TruncationError)
             found = self._own_timesteps(n)
-        ratios = [at.ratio_at(t) for t in found]
-        falls = all(later < earlier for earlier, later in zip(ratios, ratios[1:], strict=False))
-        if not ratios or not falls or not all(ratio > 0 for ratio in ratios):
+        low, high = sorted(at.ends)
+        slack = 1e-6 * max(1.0, abs(low), abs(high))  # timesteps are float32 numbers
+        if not found or not all(low - slack <= t <= high + slack for t in found):
             raise TruncationError(
-                f"the levels of timesteps {found[:4]} do not fall towards the data, or are no noise "
-                "levels. Pass different entries from noise to data, all of them with noise."
+                f"the levels given are timesteps {found[:4]}, and those of "
+                f"{self.config.noise_class} lie in [{low:g}, {high:g}]. Pass noise levels within."
             )
-        whole = all(t == int(t) for t in found) and at.table is not None
+        ratios = [at.ratio_at(t) for t in found]
+        if not ratios[-1] > 0 or not all(later < ratio for ratio, later in pairwise(ratios)):
+            raise TruncationError(
+                f"the levels of timesteps {found[:4]} do not fall towards the data. Pass different "
+                "entries from noise to data, all of them with noise."
+            )
+        whole = at.table is not None and all(t == int(t) for t in found)
         self.num_inference_steps = len(found)
         self.timesteps = torch.tensor(
             found, dtype=torch.int64 if whole else torch.float32, device=device
         )
-        shares = [self._sigma(ratio) for ratio in ratios]
+        shares = [_sigma_of(ratio, at) for ratio in ratios]
         self.sigmas = torch.tensor([*shares, 0.0], dtype=torch.float64)
         self._step_index = self._begin_index = None
 
     def _own_timesteps(self, n: int) -> list[float]:
-        at, config = self._at, self.config
-        most = at.seen_level(at.ends[1]).log_snr
-        first = max(config.log_snr_min, most)
+        at, ends = self._at, (self.config.log_snr_min, self.config.log_snr_max)
         if not at.noise_is_bare:
-            return nearest_timesteps(at, even_log_snrs(n, first, config.log_snr_max))
+            return even_timesteps(at, n, *ends)
         # Pipelines of these kinds start from noise alone, which is a level of its own.
-        if n == 1:
-            return [at.ends[1]]
-        log_snrs = even_log_snrs(n, first, config.log_snr_max)[1:]
-        return [at.ends[1], *nearest_timesteps(at, log_snrs)]
-
-    def _ratio(self, sigma: float) -> float:
-        if not self._at.noise_is_bare:
-            return sigma
-        return sigma / (1 - sigma) if sigma < 1 else math.inf
-
-    def _sigma(self, ratio: float) -> float:
-        if not self._at.noise_is_bare:
-            return ratio
-        return 1 / (1 + 1 / ratio)
+        return [at.ends[1], *even_timesteps(at, n, *ends)[1:]]
 
     @property
     def ratios(self) -> Tensor:
         """Ratios `b / a` (n,), float64, of the entries of the grid."""
-        return torch.tensor([self._ratio(s) for s in self.sigmas.tolist()[:-1]]).double()
+        at = self._at
+        found = [_ratio_of(sigma, at) for sigma in self.sigmas.tolist()[:-1]]
+        return torch.tensor(found, dtype=torch.float64)
 
     @property
     def init_noise_sigma(self) -> float:
-        """Number that unit noise is multiplied with, so that it stands for data of unit variance."""
+        """Number to multiply unit noise with, so that it stands for data of unit variance."""
         at = self._at
-        ratio = self._ratio(float(self.sigmas[0])) if len(self.sigmas) else at.ratio_at(at.ends[1])
-        return at.signal(ratio) * math.hypot(1, ratio) if math.isfinite(ratio) else 1.0
+        if at.noise_is_bare:  # where pipelines take noise as it is
+            return 1.0
+        ratio = (
+            _ratio_of(float(self.sigmas[0]), at) if len(self.sigmas) else at.ratio_at(at.ends[1])
+        )
+        return at.signal(ratio) * math.hypot(1, ratio)
 
     @property
     def step_index(self) -> int | None:
@@ -322,52 +338,56 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             model_output: Output (B, ...) of the network at `timestep`.
             timestep: Entry of `timesteps`.
             sample: Sample (B, ...) at that level.
-            generator: Source of the noise.
+            generator: Source of the noise, or one source for each example.
             return_dict: Whether to return a `FewStepOutput` instead of a tuple.
 
         Raises:
             TruncationError: If there is no grid, or `timestep` is no entry of it.
         """
         place = self._place(timestep)
-        at = self._at
+        at, dtype = self._at, sample.dtype
+        exact = torch.promote_types(dtype, torch.float32)
+        sample = sample.to(exact)
         seen = self._seen(sample, timestep)
-        clean = at.clean(model_output.float(), seen.float(), timestep)
+        clean = at.clean(model_output.to(exact), seen, timestep)
         if place < len(self.timesteps) - 1:
-            step = self._step(place)
+            step = self._step(place, at)
             if self.moments is not None and step.here.log_snr < self.config.match_below:
                 clean = matched(clean, sample, step, self.moments)
             noise = randn_tensor(
-                sample.shape, generator=generator, device=sample.device, dtype=clean.dtype
+                sample.shape, generator=generator, device=sample.device, dtype=exact
             )
             following = step.of_clean * clean + step.of_sample * sample + step.noise * noise
         else:
             following = clean
         self._step_index = place + 1
-        following, clean = following.to(sample.dtype), clean.to(sample.dtype)
+        following, clean = following.to(dtype), clean.to(dtype)
         return FewStepOutput(following, clean) if return_dict else (following, clean)
 
     def _place(self, timestep: float | Tensor) -> int:
-        if self._step_index is None:
-            if self._begin_index is not None:
-                self._step_index = self._begin_index
-            else:
-                entries = self.timesteps.tolist()
-                if not len(self.sigmas) or float(timestep) not in entries:
-                    raise TruncationError(
-                        f"timestep {float(timestep):g} is no entry of scheduler.timesteps. Call "
-                        "set_timesteps first, and pass its entries."
-                    )
-                self._step_index = entries.index(float(timestep))
+        if not len(self.sigmas):
+            raise TruncationError("there is no grid. Call scheduler.set_timesteps first.")
+        if self._step_index is None and self._begin_index is not None:
+            self._step_index = self._begin_index
+        elif self._step_index is None:
+            entries = self.timesteps.tolist()
+            if float(timestep) not in entries:
+                raise TruncationError(
+                    f"timestep {float(timestep):g} is no entry of scheduler.timesteps. Pass its "
+                    "entries as they are."
+                )
+            self._step_index = entries.index(float(timestep))
         if self._step_index >= len(self.timesteps):
             raise TruncationError(
                 "the grid is used up. Call scheduler.set_timesteps for every run."
             )
         return self._step_index
 
-    def _step(self, place: int) -> Step:
+    def _step(self, place: int, at: Convention) -> Step:
         """The step from one entry of the grid to the next."""
-        ratios = [self._ratio(float(sigma)) for sigma in self.sigmas[place : place + 2]]
-        here, there = (self._at.level(ratio) for ratio in ratios)
+        here, there = (
+            at.level(_ratio_of(sigma, at)) for sigma in self.sigmas[place : place + 2].tolist()
+        )
         steps_left = len(self.timesteps) - 1 - place
         most = self.config.n_renoised
         renoises = here.log_snr >= self.config.renoise_from and (most is None or steps_left <= most)
@@ -382,15 +402,40 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         at = self._at
         levels = [at.level(at.ratio_at(float(t))) for t in torch.as_tensor(timesteps).flatten()]
         shape = (-1, *(1,) * (original_samples.dim() - 1))
-        a, b = torch.tensor(levels).to(original_samples).T
-        return a.reshape(shape) * original_samples + b.reshape(shape) * noise
+        a, b = torch.tensor(levels, dtype=torch.float64).to(original_samples).T
+        noised: Tensor = a.reshape(shape) * original_samples + b.reshape(shape) * noise
+        return noised
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """`add_noise` by the name that pipelines of flow models call."""
         return self.add_noise(sample, noise, timestep)
 
     def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)
+        return int(self.config.get("num_train_timesteps") or 1000)
+
+
+def _ratio_of(sigma: float, at: Convention) -> float:
+    """The ratio `b / a` of an entry of `sigmas`."""
+    if not at.noise_is_bare:
+        return sigma
+    return sigma / (1 - sigma) if sigma < 1 else math.inf
+
+
+def _sigma_of(ratio: float, at: Convention) -> float:
+    """The entry of `sigmas` for a ratio `b / a`."""
+    return 1 / (1 + 1 / ratio) if at.noise_is_bare else ratio
+
+
+def _numbers(name: str, values: Any) -> list[float]:  # noqa: ANN401 - what a caller passed
+    """A list of numbers.
+
+    Raises:
+        TruncationError: If it is none.
+    """
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise TruncationError(f"{name} is no list of numbers. Pass one, falling.") from error
 
 
 def _ancestral(here: Level, there: Level) -> tuple[float, float, float]:

@@ -90,12 +90,17 @@ class ExchangeableMoments:
         n_features: Number of feature channels F.
         table_size: Number of molecules sampled per size; 0 for none.
         n_positions: Number of position channels, 3; 0 for tokens (B, N, F), which have none.
+
+    Attributes:
+        keeps_tensors: Whether draws of `shape` keep the gyration tensor of a sampled molecule
+            exactly. Those of artefacts that do not say so scatter around it.
     """
 
     def __init__(self, n_features: int, table_size: int = 1024, n_positions: int = 3) -> None:
         self.n_features = n_features
         self.n_positions = n_positions
         self.table_size = table_size
+        self.keeps_tensors = n_positions > 0 and table_size > 0
         f = n_features
         self._upper = torch.triu_indices(f, f)
         # Per size (row = number of atoms): means of [q, m, pooled std, E|x_i|^4, W] and scatter of
@@ -432,6 +437,7 @@ class ExchangeableMoments:
             "n_features": self.n_features,
             "max_order": 2,  # constant; version 0.1 reads it
             "table_size": self.table_size,
+            **({"shape_rows": "tensors"} if self.keeps_tensors else {}),
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -461,6 +467,8 @@ class ExchangeableMoments:
         n_positions = about.integer("n_positions", 0, 3) if "n_positions" in about.names() else 3
         if n_positions not in (0, 3):
             raise about.refuse("n_positions", "3, or 0 for tokens without positions")
+        if about.is_given("shape_rows"):
+            about.text("shape_rows", ("tensors",))
         tensors = Tensors(state, "the moments").only(_TENSORS)
         sizes, rows = tensors.length("count"), tensors.length("table_rows")
         width, double = n_positions + f + f * (f + 1) // 2, torch.float64
@@ -473,6 +481,7 @@ class ExchangeableMoments:
         _check_sizes(tensors, f, count, mean, scatter)
         _check_table(tensors, n_positions, f, k, count, groups, table)
         moments = cls(f, k, n_positions)
+        moments.keeps_tensors = about.is_given("shape_rows")
         moments._count, moments._mean, moments._scatter = count, mean, scatter
         moments._table.add(groups.to(torch.int64), priorities, table)
         return moments

@@ -94,6 +94,10 @@ class Convention(ABC):
     def timestep_at(self, ratio: float) -> float:
         """The timestep that has this ratio; of a table the nearest one, in log."""
 
+    def sigma_at(self, ratio: float) -> float:
+        """The number that `scheduler.sigmas` has for a ratio: itself, or the share of a flow."""
+        return ratio
+
     @property
     def ends(self) -> tuple[float, float]:
         """Timesteps of the cleanest and of the noisiest level: by default, of data and of noise."""
@@ -312,8 +316,11 @@ class _Flow(Convention):
         return share / (1 - share) if share < 1 else math.inf
 
     def timestep_at(self, ratio: float) -> float:
+        return self.sigma_at(ratio) * self._steps
+
+    def sigma_at(self, ratio: float) -> float:
         share: float = self._share(1 / (1 + 1 / ratio) if ratio else 0.0)
-        return share * self._steps
+        return share
 
     def _share(self, number: Any) -> Any:  # noqa: ANN401 - a float or a tensor
         """From the share of noise to the number that the scheduler has for it, and back."""
@@ -337,6 +344,9 @@ class _DataTime(Convention):
 
     def timestep_at(self, ratio: float) -> float:
         return 1 / (1 + ratio)
+
+    def sigma_at(self, ratio: float) -> float:
+        return 1 - self.timestep_at(ratio)
 
 
 class _QuarterTurn(Convention):
@@ -599,7 +609,9 @@ ROWS: dict[str, Row] = {
     "HeliosScheduler": replace(_IN_FLOW, refuse=_helios_stages),
     "RFD4ProteinaScheduler": Row(_DataTime, {None: _backward_velocity}, one_per_row=("generator",)),
     "FewStepScheduler": Row(
-        _Borrowed, {}, noise_scale=lambda scheduler: _row_of(scheduler.like).noise_scale(scheduler)
+        _Borrowed,
+        {},
+        noise_scale=lambda scheduler: _row_of(scheduler.like).noise_scale(scheduler.like),
     ),
 }
 

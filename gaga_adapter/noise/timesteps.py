@@ -62,6 +62,7 @@ def timestep_log_snr(scheduler: Scheduler, timestep: float) -> float:
 def training_timesteps(scheduler: Scheduler, log_snr_star: float) -> Tensor:
     """Training timesteps (K,) from data to t*: integers of a table, or floats of a flow's."""
     last = t_star(scheduler, log_snr_star)
+    scheduler = getattr(scheduler, "like", scheduler)  # whose levels a few-step scheduler has
     name = type(scheduler).__name__
     convention = convention_of(scheduler)
     if "FlowMatch" in name:

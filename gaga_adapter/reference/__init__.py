@@ -10,6 +10,7 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference.base import ReferenceGaussian
 from gaga_adapter.reference.molecules import MoleculeReference
 from gaga_adapter.reference.shape import ShapeReference
+from gaga_adapter.reference.wishart import WishartShapeReference
 
 if TYPE_CHECKING:
     from gaga_adapter.moments import DenseMoments
@@ -44,8 +45,11 @@ def make_reference(
         kind = ("shape" if has_shape else "size") if kind == "auto" else kind
         known = (*MoleculeReference.kinds, *(ShapeReference.kinds if has_shape else ()))
         if kind in known:
-            family = ShapeReference if kind in ShapeReference.kinds else MoleculeReference
-            return family(kind, copy.deepcopy(moments))
+            moments = copy.deepcopy(moments)
+            if kind not in ShapeReference.kinds:
+                return MoleculeReference(kind, moments)
+            family = ShapeReference if moments.keeps_tensors else WishartShapeReference
+            return family(kind, moments)
     else:
         from gaga_adapter.reference.dense import DenseReference
 

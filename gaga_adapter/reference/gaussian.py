@@ -34,7 +34,7 @@ class MoleculeStatistics:
     positions: Tensor  # `sum_i x_i x_i'` (B, 3, 3); of tokens (B, 0, 0)
     mean: Tensor  # mean feature (B, F)
     features: Tensor  # `sum_i (h_i - m)(h_i - m)'` (B, F, F)
-    mean_noise: float = 0.0  # variance of each entry of `sqrt(n) m` that `mean` leaves out
+    noise: float = 0.0  # variance per degree of freedom that was averaged: `mean` leaves it out
 
     @classmethod
     def of(cls, x: Tensor, mask: Tensor, n_positions: int = 3) -> MoleculeStatistics:
@@ -59,7 +59,7 @@ class MoleculeStatistics:
         """Some of the molecules, each with an axis of length one for the rows of a mixture."""
         every = (self.n_atoms, self.positions, self.mean, self.features)
         n_atoms, positions, mean, features = (tensor[index][:, None] for tensor in every)
-        return MoleculeStatistics(n_atoms, positions, mean, features, self.mean_noise)
+        return MoleculeStatistics(n_atoms, positions, mean, features, self.noise)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class MoleculeGaussian:
             + (self.within.inverse() * statistics.features).sum((-2, -1))
             + self.between.log_det()
             + n * self.between.quadratic(residual)
-            + statistics.mean_noise * self.between.inverse_trace()
+            + statistics.noise * self.between.inverse_trace()
         )
         return -0.5 * (energy + n * f * LOG_2_PI)
 

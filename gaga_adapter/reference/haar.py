@@ -1,4 +1,4 @@
-r"""Averages over all rotations of a Gaussian exponent, and uniform rotations.
+r"""Averages over all rotations of a Gaussian exponent, uniform rotations and uniform frames.
 
 For symmetric 3×3 matrices with eigenvalues `s` and `p`, the average over Haar-random rotations
 
@@ -109,3 +109,22 @@ def rotations(u: Tensor) -> Tensor:
         2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
     return torch.stack(entries, -1).reshape(*u.shape[:-1], 3, 3)
+
+
+def frames(u: Tensor, mask: Tensor) -> Tensor:
+    """Haar-uniform frames (B, N, 3) of mean-free columns from uniform numbers (B, N, 3).
+
+    They are Gaussian columns orthonormalised by Gram and Schmidt's method, twice against rounding.
+    Padding is zero, and of n atoms only n - 1 columns are not.
+    """
+    largest = 1 - 2.0**-53  # the last number below 1
+    columns = torch.special.ndtri((u + 2.0**-54).clamp(max=largest)) * mask[..., None]
+    n_atoms = mask.sum(1, keepdim=True)
+    done = [mask / n_atoms.to(columns).sqrt()]
+    for k, column in enumerate(columns.unbind(-1)):
+        for _ in range(2):
+            for other in done:
+                column = column - (other * column).sum(1, keepdim=True) * other
+            column = column / column.square().sum(1, keepdim=True).sqrt()
+        done.append(torch.where(n_atoms > k + 1, column, 0))
+    return torch.stack(done[1:], -1)

@@ -71,9 +71,10 @@ class MoleculeReference(ReferenceGaussian):
         covariances = (EigenCovariance.from_matrix(matrix[None]) for matrix in (within, between))
         return MoleculeGaussian(gyration, None, mean[None], *covariances)
 
-    def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:
-        """The Gaussian (B) that each molecule's noise is sent to, at the level of the data."""
-        return self._of_sizes(mask.sum(1))
+    def _carry(self, z: Tensor, mask: Tensor) -> Tensor:
+        """Unit noise to molecules at this level, float64."""
+        law = self._of_sizes(mask.sum(1)).at(self.a, self.b)
+        return law.transport(self.project(z.to(torch.float64), mask), mask)
 
     def _of_sizes(self, n_atoms: Tensor) -> MoleculeGaussian:
         """The Gaussian (B) of each size, at the level of the data."""
@@ -91,10 +92,7 @@ class MoleculeReference(ReferenceGaussian):
         if self.kind == "unit":
             return self._unit_transport(z)
         home = workspace(z.device)
-        noise, mask = z.to(home), mask.to(home)
-        law = self._choose(noise, mask).at(self.a, self.b)
-        molecules = law.transport(self.project(noise.to(torch.float64), mask), mask)
-        return molecules.to(z.device, z.dtype)
+        return self._carry(z.to(home), mask.to(home)).to(z.device, z.dtype)
 
     def sample(
         self,

@@ -1,32 +1,34 @@
-r"""The `shape` reference: keep the form and composition of one molecule of the data.
+r"""The `shape` reference: keep the size, form and composition of one molecule of the data.
 
-For a row `k` of the data's table (probability `pi_k` given the size) and a Haar-random `R`,
+For a row `k` of the data's table (probability `pi_k` given the size), with the gyration eigenvalues
+`l_k` of `x'x / (n - 1)`, draw a uniform frame U (three orthonormal columns in the mean-free space
+of the n atoms) and uniform axes R:
 
-    positions  ~ N(0, a² R diag(l_k) R' + b² I) for each of n - 1 degrees,
+    positions  a sqrt(n - 1) U diag(l_k)^(1/2) R' + b z,
     features   ~ mean a m_k, covariance a² W_k + b² I around it, and b² I of sqrt(n) times the mean.
 
-Averaged over `R` and `k` it has the same first two moments as `size`, and molecules that differ in
-size, anisotropy and composition. They differ more than the data do: `l_k`, which is the tensor of
-one molecule, serves as a covariance, and the draws scatter around it once more,
+Before noise, every draw has exactly the gyration tensor of its row. So second moments are those of
+`size`, and size and form are spread as in the data: the moments of `|x|²` and of the eigenvalues
+are the table's own, of every order. Two and three atoms span a line and a plane; their frames have
+n - 1 columns, and rows that they borrow from larger sizes are flattened, with the same `|x|²`.
 
-    Var q = Var tr(l_k) / 3 + 2 / (9 (n - 1)) E tr(diag(l_k)²),     q = |x|² / (3 (n - 1)),
+*Transport.* The latent `(k, R, U)` is read off the bits of the molecule's own noise: a hash of its
+real rows, in their order, seeds a counter-based generator (`hashing.py`) that gives the row, a
+uniform quaternion and the numbers of the frame. So `transport` is a function of one molecule's
+noise, the same in every batch, padding and device. The latent is a function of the noise and yet
+behaves as independent of it, as hashed bits do: changing the last bit of one coordinate draws
+another molecule. The noise of the positions stays what it is.
 
-where the data have the first term alone. So the fourth moments do not agree: on QM9 at t = 400 this
-is 1.55 of the 1.61 nats that the cumulants find.
-
-*Transport.* The latent `(k, R)` is read off the bits of the molecule's own noise: a hash of its
-real rows, in their order, seeds a counter-based generator (`hashing.py`) that gives the row and a
-uniform quaternion. So `transport` is a function of one molecule's noise, the same in every batch,
-padding and device. The latent is a function of the noise and yet behaves as independent of it, as
-hashed bits do: changing the last bit of one coordinate draws another molecule.
-
-*Density.* The mixture over rows of the exact average over rotations, by `haar.py`. *Divergence.*
-The prior term is the bound `KL(q || reference) <= -log sum_k pi_k ∫ exp(-KL(q || p_kR)) dR`:
-log-sum-exp is convex, so by Jensen the expectation may be taken inside.
+*Density.* The mixture over rows of `hypergeometric.py`, with `s` the eigenvalues of `x'x / b²` and
+`t = a² (n - 1) l_k / b²`; its docstring states the error. Rows that a rough form finds far less
+likely than the likeliest one keep the rough form. *Divergence.* The prior term is the bound
+`KL(q || reference) <= -log sum_k pi_k ∫ exp(-KL(q || p_kRU)) dR dU`: log-sum-exp is convex, so by
+Jensen the expectation may be taken inside. The integral is the same function at `x = a x_0`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -39,16 +41,17 @@ from gaga_adapter.hashing import atom_hashes, splitmix64, stream, uniforms
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference.base import LOG_2_PI
 from gaga_adapter.reference.gaussian import MoleculeGaussian, MoleculeStatistics
-from gaga_adapter.reference.haar import log_haar_average, n_nodes, rotations
+from gaga_adapter.reference.haar import frames, rotations
+from gaga_adapter.reference.hypergeometric import log_form_average, rough_form_average
 from gaga_adapter.reference.molecules import MoleculeReference
 
-# Two and three atoms span a line and a plane, whose other eigenvalues are zero but for rounding.
-_ROUNDING = 1e-15
 _CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in the cache
+_FAR = 12.0  # nats below the likeliest row: a thousand such rows add less than 0.01
+_TINY = 1e-300
 
 
 class ShapeReference(MoleculeReference):
-    """The mixture over single molecules of the data and all rotations: kind `shape`.
+    """The mixture over single molecules of the data, all frames and all rotations: kind `shape`.
 
     Raises:
         DataError: If the moments were fitted without a table.
@@ -71,11 +74,20 @@ class ShapeReference(MoleculeReference):
         self._weights[n_atoms] = size.sample_weight
         within = EigenCovariance.from_matrix(size.sample_within)
         between = EigenCovariance.from_matrix(torch.zeros_like(size.sample_within))
-        return MoleculeGaussian(size.gyration, None, size.sample_mean, within, between)
+        forms = self._forms(size.gyration, n_atoms)
+        return MoleculeGaussian(forms, None, size.sample_mean, within, between)
 
-    def _choose(self, z: Tensor, mask: Tensor) -> MoleculeGaussian:
+    def _forms(self, gyration: Tensor, n_atoms: int) -> Tensor:
+        """Eigenvalues (R, 3), falling, that molecules of this size can have, with the same sum."""
+        falling = gyration.flip(-1)
+        possible = torch.arange(3) < n_atoms - 1
+        kept = torch.where(possible, falling, 0)
+        return kept * (falling.sum(1) / kept.sum(1).clamp(min=_TINY))[:, None]
+
+    def _latent(self, z: Tensor, mask: Tensor) -> tuple[MoleculeGaussian, Tensor, Tensor]:
+        """The row, the axes (B, 3, 3) and uniform numbers (B, N, 3) of each molecule's noise."""
         n_atoms = mask.sum(1)
-        u = uniforms(noise_hash(z, mask), 4)
+        u = uniforms(noise_hash(z, mask), 4 + 3 * mask.shape[1])
         parts, order = [], []
         for n in map(int, torch.unique(n_atoms)):
             here = (n_atoms == n).nonzero().flatten()
@@ -84,27 +96,51 @@ class ShapeReference(MoleculeReference):
             index = torch.searchsorted(steps, u[here, 0] * steps[-1], right=True)
             parts.append(rows.take(index.clamp(max=len(steps) - 1)))
             order.append(here)
-        law = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
-        return replace(law, axes=rotations(u[:, 1:]))
+        rows = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
+        # Atoms take their numbers by their place among the real ones.
+        place = (mask.cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, 3)
+        return rows, rotations(u[:, 1:4]), u[:, 4:].unflatten(1, (-1, 3)).gather(1, place)
+
+    def _carry(self, z: Tensor, mask: Tensor) -> Tensor:
+        rows, axes, numbers = self._latent(z, mask)
+        extent = ((mask.sum(1) - 1)[:, None] * rows.gyration).sqrt()
+        form = (frames(numbers, mask) * extent[:, None]) @ axes.mT
+        noise = replace(rows, gyration=torch.zeros_like(rows.gyration)).at(self.a, self.b)
+        molecules = noise.transport(self.project(z.to(torch.float64), mask), mask)
+        molecules[..., :3] += self.a * form
+        return molecules
 
     def _log_density(self, statistics: MoleculeStatistics) -> Tensor:
         total = torch.empty_like(statistics.mean[:, :1].sum(1))
         for n in map(int, torch.unique(statistics.n_atoms)):
             here = (statistics.n_atoms == n).nonzero().flatten()
-            rows = self._rows(n).to(total.device).at(self.a, self.b)
-            log_weight = self._weights[n].to(total.device).log()
-            eigenvalues = torch.linalg.eigvalsh(statistics.positions)
-            eigenvalues = torch.where(eigenvalues > _ROUNDING * eigenvalues[:, -1:], eigenvalues, 0)
-            precision = rows.gyration.reciprocal()
-            exponents = float(eigenvalues[here].max() * precision.max())
-            per_molecule = len(log_weight) * max(n_nodes(exponents) ** 2, self.n_features**2)
+            rows = self._rows(n).to(total.device)
+            features, log_weight = rows.at(self.a, self.b), self._weights[n].to(total.device).log()
+            per_molecule = len(log_weight) * max(9, self.n_features**2)
             for part in torch.split(here, max(1, _CHUNK // per_molecule)):
-                volume = rows.gyration.log().sum(-1) + 3 * LOG_2_PI
-                density = rows.feature_log_density(statistics.take(part)) - 0.5 * (n - 1) * volume
+                some = statistics.take(part)
+                density = features.feature_log_density(some) + log_weight
                 if n > 1:
-                    density = density + log_haar_average(eigenvalues[part], precision)
-                total[part] = (density + log_weight).logsumexp(1)
+                    density = density + self._log_positions(some, rows.gyration, n, density)
+                total[part] = density.logsumexp(1)
         return total
+
+    def _log_positions(
+        self, statistics: MoleculeStatistics, gyration: Tensor, n: int, others: Tensor
+    ) -> Tensor:
+        """Log-density (B, R) of the positions, exact where that of all, with `others`, counts."""
+        degrees, noise = n - 1, statistics.noise
+        scatter = statistics.positions - noise * degrees * torch.eye(3).to(others)
+        point = torch.linalg.eigvalsh(scatter / self.b**2).flip(-1)
+        known = torch.arange(3, device=point.device) < degrees
+        point = torch.where(known, point, 0).clamp(min=_TINY)  # (B, 1, 3)
+        form = (self.a**2 * degrees / self.b**2 * gyration).clamp(min=_TINY)
+        rough = rough_form_average(point, form, degrees)
+        likely = rough + others
+        row, column = (likely >= likely.amax(1, keepdim=True) - _FAR).nonzero().unbind(1)
+        exact = log_form_average(point[row, 0], form[column], degrees)
+        volume = LOG_2_PI + 2 * math.log(self.b) + noise / self.b**2
+        return rough.index_put((row, column), exact) - 1.5 * degrees * volume
 
 
 def noise_hash(z: Tensor, mask: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ class Family:
     #: since it begins at order 1.
     least_memory: int = 0
     noises_by_grid: bool = False  # whether `add_noise` looks a timestep up in the current grid
+    #: Number of times that `arrays` list every entry but the first, where other levels than the
+    #: scheduler's own can be written over them; 0 where they cannot.
+    written: int = 0
     spacing: str = "suffix"  # layout of the grid where nobody asks for one, see `grid.py`
 
 
@@ -133,10 +136,10 @@ def _first_visits(scheduler: Scheduler) -> Tensor:
 _TABLE = Family(("timesteps",), repair=_count_steps)
 _ANCESTRAL = replace(_TABLE, explicit={"timesteps": False})
 _STRIDE = Family(("timesteps",), settle=_even_timesteps)
-_SOLVER = Family(repair=_count_steps, noises_by_grid=True)
+_SOLVER = Family(repair=_count_steps, noises_by_grid=True, written=1)
 _MEMORY = replace(_SOLVER, least_memory=5)
 _LONG = replace(_MEMORY, short_run=15)
-_INTERPOLATED = replace(_SOLVER, arrays=(*_SOLVER.arrays, "sigmas_interpol"))
+_INTERPOLATED = replace(_SOLVER, arrays=(*_SOLVER.arrays, "sigmas_interpol"), written=0)
 _FLOW = replace(_SOLVER, explicit={"sigmas": True, "timesteps": True})
 
 #: By the names of `noise.conventions.ROWS`.
@@ -159,7 +162,7 @@ FAMILIES: dict[str, Family] = {
         least_memory=5,
     ),
     "RePaintScheduler": Family(("timesteps",), steps=_first_visits),
-    "DDPMWuerstchenScheduler": Family(("timesteps",), explicit={"timesteps": False}),
+    "DDPMWuerstchenScheduler": Family(("timesteps",), explicit={"timesteps": False}, written=1),
     "IPNDMScheduler": replace(_TABLE, arrays=("timesteps", "betas", "alphas"), least_memory=5),
     "DPMSolverMultistepScheduler": replace(_LONG, explicit={"timesteps": False}),
     "DPMSolverSinglestepScheduler": replace(
@@ -171,19 +174,19 @@ FAMILIES: dict[str, Family] = {
     "EulerDiscreteScheduler": replace(_SOLVER, explicit={"timesteps": False, "sigmas": False}),
     "EulerAncestralDiscreteScheduler": _SOLVER,
     "LMSDiscreteScheduler": _MEMORY,
-    "HeunDiscreteScheduler": replace(_SOLVER, explicit={"timesteps": False}),
+    "HeunDiscreteScheduler": replace(_SOLVER, explicit={"timesteps": False}, written=2),
     "KDPM2DiscreteScheduler": _INTERPOLATED,
     "KDPM2AncestralDiscreteScheduler": replace(
         _INTERPOLATED, arrays=(*_INTERPOLATED.arrays, "sigmas_up", "sigmas_down")
     ),
-    "DPMSolverSDEScheduler": _SOLVER,
+    "DPMSolverSDEScheduler": replace(_SOLVER, written=0),
     "EDMEulerScheduler": replace(_SOLVER, explicit={"sigmas": False}),
     "EDMDPMSolverMultistepScheduler": _LONG,
     "CosineDPMSolverMultistepScheduler": _LONG,
     "CMStochasticIterativeScheduler": replace(_SOLVER, explicit={"timesteps": False}),
-    "SCMScheduler": _TABLE,
+    "SCMScheduler": replace(_TABLE, written=1),
     "FlowMatchEulerDiscreteScheduler": _FLOW,
-    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    "FlowMatchHeunDiscreteScheduler": replace(_SOLVER, written=2),
     "FlowMatchLCMScheduler": _FLOW,
     "FlowMapEulerDiscreteScheduler": replace(_FLOW, noises_by_grid=False),
     "LTXEulerAncestralRFScheduler": replace(_FLOW, explicit={"sigmas": False, "timesteps": False}),
@@ -194,6 +197,7 @@ FAMILIES: dict[str, Family] = {
         _SOLVER,
         explicit={"timesteps": False, "sigmas": False},
         noises_by_grid=False,
+        written=0,
         spacing="log_snr",
     ),
 }

@@ -10,7 +10,9 @@ this is a shorter run.
   training timestep); the start is then further out. A grid that the caller names entry by entry
   is resampled instead, piecewise linearly in the entry's index, from t* to its end.
 - `log_snr`: as many levels as the grid for n steps has, even in log-SNR from t* to where a network
-  has nothing left to decide. The scheduler gets them as a list of timesteps or of sigmas.
+  has nothing left to decide. They are written over the scheduler's own, or given to it as a list of
+  timesteps; levels of a table lie at its entries. Lists of the caller count by their number only,
+  and shifts (`shift`, `mu`, Karras sigmas) are not applied.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
-from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_log_snrs, nearest_timesteps
+from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_timesteps
 from gaga_adapter.noise.conventions import Level, Scheduler, convention_of, log_snr
 from gaga_adapter.noise.levels import TOLERANCE, first_beyond, is_beyond
 from gaga_adapter.scheduler.families import family_of
@@ -76,7 +78,7 @@ class GridMaker:
         self.own: list[float] = self.scheduler.timesteps.tolist()
         self._check_own_grid()
 
-    # -- the two spacings -------------------------------------------------------------------------
+    # -- the spacings -----------------------------------------------------------------------------
 
     def suffix(self) -> Cut:
         """The grid of the call, cut at t*."""
@@ -115,52 +117,60 @@ class GridMaker:
     def even_in_log_snr(self) -> Cut:
         """As many steps as the call's own grid has, even in log-SNR from t* on.
 
+        Of a list that the caller gives only the number counts, and no shift is applied.
+
         Raises:
-            TruncationError: If the scheduler takes no list of entries, or not these.
+            TruncationError: If the scheduler takes no levels but its own, or the table of the
+                scheduler has too few.
         """
-        scheduler, name = self.scheduler, type(self.scheduler).__name__
-        n_steps, allowed = len(self._ratios()), self.family.explicit
-        if not allowed:
+        scheduler, family, at = self.scheduler, self.family, self.convention
+        name = type(scheduler).__name__
+        # a list may end at the data, which are no step
+        n_steps = max(1, int((self._ratios() > 0).sum()))
+        if not family.written and "timesteps" not in family.explicit:
             raise TruncationError(
-                f"{name} takes neither timesteps nor sigmas, which the spacing log_snr gives. Use "
+                f"{name} takes no levels but its own, so it has no spacing log_snr. Use "
                 'spacing="respace", or FewStepScheduler.from_scheduler(pipe.scheduler).'
             )
-        at = self.convention
-        noisiest = max(at.seen_level(at.ends[1]).log_snr, self.limit)
         last = float(scheduler.config.get("log_snr_max", LOG_SNR_MAX))
-        log_snrs = even_log_snrs(n_steps, max(self.log_snr_star, noisiest), last)
-        timesteps = nearest_timesteps(at, log_snrs)
-        ratios = torch.tensor([at.ratio_at(t) for t in timesteps], dtype=torch.float64)
-        if "sigmas" in allowed:
-            entries = {"sigmas": self._native_sigmas(ratios)}
+        timesteps = even_timesteps(at, n_steps, self.log_snr_star, last, self.limit)
+        if family.written:
+            self._write(timesteps)
         else:
-            entries = {"timesteps": timesteps}
-        plain = {"num_inference_steps": None, "timesteps": None, "sigmas": None, **entries}
-        self._make_with(
-            **{key: plain[key] for key in plain if key in self.call.signature.parameters}
-        )
+            plain = {"num_inference_steps": None, "sigmas": None, "timesteps": timesteps}
+            known = self.call.signature.parameters.keys() & plain.keys()
+            self._make_with(**{key: plain[key] for key in known})
+        ratios = torch.tensor([at.ratio_at(t) for t in timesteps], dtype=torch.float64)
         got = self._ratios()
-        if got.shape != ratios.shape or not torch.allclose(got.log(), ratios.log(), atol=2e-2):
+        if got.shape != ratios.shape or not torch.allclose(got.log(), ratios.log(), atol=1e-3):
             raise TruncationError(
-                f"{name} changes the levels that it is given (Karras, exponential or beta sigmas?). "
-                'Use spacing="respace", or leave those options out.'
+                f"{name} changes the levels of the spacing log_snr that it is given (a strength "
+                'below 1?). Use spacing="respace".'
             )
-        return self._cut(n_steps, is_whole=False)
+        cut = self._cut(n_steps, is_whole=False)
+        # the next entry of the table would be beyond t*, and the network was not trained at it
+        return replace(cut, reaches=cut.reaches or self._is_last_trained(timesteps[0]))
 
-    def _native_sigmas(self, ratios: Tensor) -> list[float]:
-        """The sigmas that a scheduler has to be given for these ratios: flows shift what they get."""
-        if not self.convention.noise_is_bare:
-            return ratios.tolist()
-        shares = np.linspace(1.0, 1e-4, 2001)
-        self._make_with(num_inference_steps=None, sigmas=shares.tolist())
-        own = self._ratios().log().numpy()
-        if len(own) != len(shares):
-            raise TruncationError(
-                f"{type(self.scheduler).__name__} adds to the sigmas that it is given. Use "
-                'spacing="respace".'
-            )
-        found: list[float] = np.interp(ratios.log().numpy(), own[::-1], shares[::-1]).tolist()
-        return found
+    def _is_last_trained(self, timestep: float) -> bool:
+        """Whether the next entry of the table lies where the network was not trained."""
+        table = self.convention.table
+        if table is None or timestep >= len(table) - 1:
+            return False
+        return float(log_snr(table[int(timestep) + 1])) < self.limit - TOLERANCE
+
+    def _write(self, timesteps: list[float]) -> None:
+        """Put these entries into a grid of as many, in place of its own; what ends it stays."""
+        scheduler, at = self.scheduler, self.convention
+        entries = {
+            "timesteps": timesteps,
+            "sigmas": [at.sigma_at(at.ratio_at(t)) for t in timesteps],
+        }
+        n_ends = {"timesteps": at.row.tail, "sigmas": 1}
+        for name in self.family.arrays:
+            array: Tensor = getattr(scheduler, name)
+            fresh = array.new_tensor(entries[name])
+            fresh = torch.cat([fresh[:1], fresh[1:].repeat_interleave(self.family.written)])
+            setattr(scheduler, name, torch.cat([fresh, array[len(array) - n_ends[name] :]]))
 
     def _make_with(self, **changed: Any) -> None:  # noqa: ANN401 - arguments of the scheduler
         """Make the scheduler's own grid for the arguments of the call, some of them changed."""

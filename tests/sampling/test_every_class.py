@@ -18,6 +18,7 @@ from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.conventions import REFUSED, ROWS
 from gaga_adapter.sampling.loop import walk
+from gaga_adapter.scheduler.options import plain_class
 from gaga_adapter.subspace import mask_from_sizes, project
 
 pytestmark = [
@@ -40,8 +41,8 @@ OPTIONS = {
 
 
 def made(name):
-    cls = getattr(diffusers_schedulers, name, None)
-    if cls is None or hasattr(cls, "_backends"):
+    cls = plain_class(name)
+    if cls is None:
         pytest.skip(f"diffusers {diffusers.__version__} has no {name}, or needs more for it")
     return cls(**OPTIONS.get(name, {}))
 

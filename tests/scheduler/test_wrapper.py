@@ -41,6 +41,7 @@ from gaga_adapter.noise.conventions import NOT_SCHEDULERS, REFUSED
 from gaga_adapter.noise.timesteps import t_star, timestep_log_snr
 from gaga_adapter.scheduler import GAGAScheduler, HandoverError
 from gaga_adapter.scheduler.families import FAMILIES
+from gaga_adapter.scheduler.options import plain_class
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import mask_from_sizes, project
 
@@ -61,12 +62,8 @@ def test_every_exported_name_is_in_the_table(name):
     assert (name in FAMILIES) != (name in REFUSED), f"{name} is neither supported nor refused"
 
 
-BASES = [
-    name
-    for name in FAMILIES
-    if hasattr(diffusers_schedulers, name)
-    and not hasattr(getattr(diffusers_schedulers, name), "_backends")  # a missing dependency
-]
+#: Without those that the installed diffusers does not have, or not without a missing dependency.
+BASES = [name for name in FAMILIES if plain_class(name) is not None]
 OPTIONS = {
     "HeliosScheduler": {"stages": 1, "stage_range": [0, 1]},
     "RFD4ProteinaScheduler": {
@@ -80,7 +77,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", BASES)
 def test_it_is_its_base(name):
-    cls = getattr(diffusers_schedulers, name)
+    cls = plain_class(name)
     base = cls(**OPTIONS.get(name, {}))
     gaga = wrap(base)
     assert isinstance(gaga, cls)
@@ -185,7 +182,7 @@ def test_conversion_to_another_class():
 
 @pytest.mark.parametrize("name", BASES)
 def test_t_star_is_the_first_timestep_at_or_beyond(name):
-    scheduler = getattr(diffusers_schedulers, name)(**OPTIONS.get(name, {}))
+    scheduler = plain_class(name)(**OPTIONS.get(name, {}))
     at = t_star(scheduler, -0.7)
     assert timestep_log_snr(scheduler, at) <= -0.7 + 1e-9
     if isinstance(at, int):
@@ -712,7 +709,7 @@ def test_n_calls_leave_out_what_repaint_undoes():
 
 @pytest.mark.parametrize("name", BASES)
 def test_what_it_tells_hides_nothing_of_the_base(name):
-    base = getattr(diffusers_schedulers, name)
+    base = plain_class(name)
     source = inspect.getsource(inspect.getmodule(base))
     for attribute in TOLD:
         assert not hasattr(base, attribute)

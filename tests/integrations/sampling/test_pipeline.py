@@ -36,6 +36,7 @@ from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.conventions import ROWS
 from gaga_adapter.sampling.solvers import scheduler_named
+from gaga_adapter.scheduler.options import plain_class
 from gaga_adapter.subspace import mask_from_sizes, project
 
 pytestmark = [
@@ -376,6 +377,8 @@ OPTIONS = {
         "tsr_k": 1.0,
         "tsr_sigma": 1.0,
     },
+    # re-noising loses variance, which only known moments can give back
+    "FewStepScheduler": {"renoise_from": math.inf},
 }
 EVERY_CLASS = [n for n, row in ROWS.items() if n not in CONSISTENT and not row.unserved]
 
@@ -385,8 +388,8 @@ EVERY_CLASS = [n for n, row in ROWS.items() if n not in CONSISTENT and not row.u
 @pytest.mark.parametrize("name", EVERY_CLASS)
 def test_every_class_samples_the_data(name, cut):
     """The variance of positions: the solver's own error at 40 steps, and 4.9 standard errors."""
-    cls = getattr(diffusers.schedulers, name, None)
-    if cls is None or hasattr(cls, "_backends"):
+    cls = plain_class(name)
+    if cls is None:
         pytest.skip(f"diffusers {diffusers.__version__} has no {name}, or needs more for it")
     options = dict(OPTIONS.get(name, {}))
     if "clip_sample" in inspect.signature(cls.__init__).parameters:
