@@ -21,7 +21,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -286,12 +286,12 @@ def gaussian_bias(images: Tensor, calls: int) -> float:
     )
     solver.set_timesteps(calls)
     levels = [*solver.alphas_cumprod.double()[solver.timesteps].tolist(), 1.0]
-    product = torch.ones_like(variances)
+    factors = torch.ones_like(variances)
     for here, there in pairwise(levels):
         a, b = here**0.5, (1 - here) ** 0.5
         gain = a * variances / (here * variances + 1 - here)
-        product *= there**0.5 * gain + (1 - there) ** 0.5 * (1 - a * gain) / b
-    missing = axes @ (product * (axes.T @ (levels[0] ** 0.5 * mean)))
+        factors *= there**0.5 * gain + (1 - there) ** 0.5 * (1 - a * gain) / b
+    missing = axes @ (factors * (axes.T @ (levels[0] ** 0.5 * mean)))
     return -float(missing.mean()) / float(brightness(images).std())
 
 
@@ -306,20 +306,23 @@ COLOURS = {
 }
 
 
-def draw_curve(axes: Axes, found: dict[str, Any], start: str, name: str) -> None:
-    """One figure of one start against the number of calls."""
-    of_start = {n: found["rows"].get(Cell(DRAWN, n, start).name) for n in CALLS}
+def draw_curve(axes: Axes, found: dict[str, Any], solver: str, start: str, name: str) -> None:
+    """One figure of one solver and start against the number of calls."""
+    of_start = {n: found["rows"].get(Cell(solver, n, start).name) for n in CALLS}
     rows = [row["figures"][name] for row in of_start.values() if row is not None]
+    drawn = solver == DRAWN
     axes.errorbar(
-        [n for n, row in of_start.items() if row is not None],
+        [n * (0.98 if drawn else 1.02) for n, row in of_start.items() if row is not None],
         [row["value"] for row in rows],
         [row["std_error"] for row in rows],
         color=COLOURS[start],
-        marker="o",
+        marker="o" if drawn else "s",
+        mfc=None if drawn else "white",
         ms=3.5,
-        lw=1.6,
+        lw=1.6 if drawn else 1.1,
+        ls="-" if drawn else "--",
         capsize=2,
-        label=STARTS[start].label.replace("t*", "t$^*$"),
+        label=STARTS[start].label.replace("t*", "t$^*$") if drawn else None,
     )
 
 
@@ -347,18 +350,19 @@ def draw(found: dict[str, Any], strips: dict[str, Tensor], file: Path) -> None:
     panels = right.subplots(1, 2)
     for axes, name in zip(panels, ("brightness_bias", "contrast_bias"), strict=True):
         axes.axhline(0, color="black", lw=0.8)
-        for start in PICTURED:
-            draw_curve(axes, found, start, name)
+        for solver, start in product((DRAWN, "few-step"), PICTURED):
+            draw_curve(axes, found, solver, start, name)
         full = found["rows"].get(Cell("ddpm", FULL_CALLS, "noise").name)
         if full is not None:
             value = full["figures"][name]["value"]
             axes.axhline(value, color="#66a182", lw=1.4, ls=":", label="DDPM, 1000 calls")
-        axes.set(xscale="log", xlim=(4.3, 23), xlabel="network calls, DPM++")
+        axes.set(xscale="log", xlim=(4.3, 23), xlabel="network calls")
         axes.set_xticks(CALLS, [str(n) for n in CALLS])
         axes.minorticks_off()
         axes.set_title(
             f"{name.split('_')[0]}: bias, in standard deviations", fontsize=10, loc="left"
         )
+    right.suptitle("solid: DPM++; dashed: few-step", x=0.99, ha="right", fontsize=8.5)
     right.legend(
         *panels[0].get_legend_handles_labels(),
         loc="outside lower center",

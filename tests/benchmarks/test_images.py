@@ -8,6 +8,7 @@ import digits_training
 import images
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from toys import normal
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -72,6 +73,23 @@ def test_the_divergence_of_the_last_step_is_that_of_one_pixel():
     rest = 15 * (-abar - math.log1p(-abar))
     expected = 0.5 * (v - 1 - math.log(v) + shift + rest)
     assert images.nats_at_the_end(x) == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_gaussian_bias_is_where_the_sampler_takes_a_gray_of_zero():
+    """A step is affine, so the mean of N(0, I) goes where the mean of its samples is."""
+    grays = 0.3 * normal(500) - 0.4
+    mean, variance = float(grays.mean()), 16 * float(grays.var())  # along the gray direction
+    solver = DDIMScheduler(**digits_training.SCHEDULE, timestep_spacing="trailing")
+    solver.set_timesteps(10)
+    x = torch.zeros(1, dtype=torch.float64)
+    for t in solver.timesteps:
+        abar = float(solver.alphas_cumprod[t])
+        a, total = abar**0.5, abar * variance + 1 - abar
+        noise = (1 - abar) ** 0.5 * (x - a * mean) / total  # its mean, given x
+        x = solver.step(noise, t, x).prev_sample
+    expected = (float(x) - mean) / float(grays.std())
+    assert images.gaussian_bias(gray(*grays.tolist()), 10) == pytest.approx(expected, rel=1e-3)
+    assert expected > 0.01
 
 
 # -- data and training -----------------------------------------------------------------------------
