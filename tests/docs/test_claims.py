@@ -114,3 +114,15 @@ def test_the_start_alone_makes_images_too_bright():
     assert max(energy, key=energy.get) == "unit"
     later, later_error = at("noise", "brightness_bias", 20)
     assert abs(later - noise) < 2 * math.hypot(noise_error, later_error)
+    fitted, error = at("fitted", "contrast_bias")
+    assert fitted / error == pytest.approx(-2.8, abs=0.06)
+    assert abs(at("shipped", "contrast_bias")[0]) < abs(fitted)
+    assert at("channel", "contrast_bias")[0] < at("element", "contrast_bias")[0] < fitted
+    for figure in ("brightness_bias", "contrast_bias"):
+        assert at("low_rank", figure)[0] == pytest.approx(at("fitted", figure)[0], abs=0.005)
+    assert noise / results("images")["gaussian_bias"]["32"] == pytest.approx(10, abs=1.5)
+    few = rows["few-step 10, fitted"]["figures"]["energy"]
+    assert abs(few["value"]) < 3 * few["std_error"]
+    for start in ("noise", "last", "unit"):
+        few = rows[f"few-step 10, {start}"]["figures"]["energy"]
+        assert few["value"] > 3 * few["std_error"]
