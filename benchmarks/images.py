@@ -370,7 +370,7 @@ def draw(found: dict[str, Any], strips: dict[str, Tensor], file: Path) -> None:
         fontsize=8.5,
         frameon=False,
     )
-    figure.savefig(file, dpi=100)
+    figure.savefig(file, dpi=90)
     plt.close(figure)
 
 
@@ -381,7 +381,7 @@ def main() -> None:
     """Train, sample and judge; what is there is not made again."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-n", type=int, default=300, help="images a row")
-    parser.add_argument("--n-full", type=int, default=100, help=f"images of {FULL_CALLS} calls")
+    parser.add_argument("--n-full", type=int, default=CHUNK, help=f"images of {FULL_CALLS} calls")
     parser.add_argument("--size", type=int, default=SIZE, help="height and width of an image")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the training")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder that keeps what was made")
@@ -430,7 +430,6 @@ def main() -> None:
             temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         if (cell.solver, cell.calls) == (DRAWN, 10) and cell.start in PICTURED:
             strips[f"{label.replace('t*', 't$^*$')}, 10 calls"] = x[:12]
-            draw(found, strips, args.out / "images.png")
     draw(found, strips, args.out / "images.png")
 
 
