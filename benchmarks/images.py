@@ -370,7 +370,7 @@ def draw(found: dict[str, Any], strips: dict[str, Tensor], file: Path) -> None:
         fontsize=8.5,
         frameon=False,
     )
-    figure.savefig(file, dpi=90)
+    figure.savefig(file, dpi=85)
     plt.close(figure)
 
 
