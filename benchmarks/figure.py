@@ -5,6 +5,7 @@
 `figure.png`, left: nats that a classifier finds between noised QM9 and each Gaussian start; right:
 the size of the molecules that come out, the variance v_x per degree of freedom, beside QM9's own.
 `sampling.png`: molecule stability, and how far v_x is from QM9's, against network calls.
+`few_calls.png`: the same for a few calls, from `few_calls.json`.
 """
 
 from __future__ import annotations
@@ -138,13 +139,68 @@ def cost(sampling: dict[str, Any]) -> None:
     figure.savefig(RESULTS / "sampling.png", dpi=150)
 
 
+#: Lines of the picture of few calls: which rows, name, colour, marker.
+LINES = (
+    ("few-step", "shape", True, "from t*, moments matched", "#00509d", "o"),
+    ("few-step", "none", True, "from noise, moments matched", "#edae49", "s"),
+    ("few-step", "none", False, "from noise", "#d1495b", "^"),
+    ("sde-dpm++", "none", False, "SDE-DPM++ from noise", "#66a182", "v"),
+)
+FEW = (4, 6, 8, 12, 20, 40, 1000)
+
+
+def few_calls(found: dict[str, Any]) -> None:
+    """Stable molecules and the distance of v_x against a few network calls, and a thousand."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.1), layout="constrained")
+    embedded = found["weights"]["embedded"]
+    panels = (
+        (left, "figures", "molecule_stability", 100, "molecules stable, %"),
+        (right, "distances", "v_x", 1, "Wasserstein distance of v_x from QM9, Å²"),
+    )
+    many = embedded["cells"]["ddpm 1000, none"]
+    for axis, part, name, scale, label in panels:
+        axis.axhline(scale * many[part][name]["value"], color="black", lw=0.8, ls=":")
+        rows = [([many], "DDPM from noise", "black", "D")]
+        for rule, start, matched, told, colour, marker in LINES:
+            cells = [
+                cell
+                for cell in embedded["cells"].values()
+                if (cell["rule"], cell["start"], cell["matched"]) == (rule, start, matched)
+            ]
+            rows.append((sorted(cells, key=lambda cell: cell["calls"]), told, colour, marker))
+        for cells, told, colour, marker in rows:
+            estimates = [cell[part][name] for cell in cells]
+            axis.errorbar(
+                [cell["network_calls"] for cell in cells],
+                [scale * one["value"] for one in estimates],
+                [scale * one["std_error"] for one in estimates],
+                color=colour,
+                marker=marker,
+                markersize=5,
+                lw=1.6,
+                elinewidth=0.8,
+                label=told,
+            )
+        axis.set(xscale="log", xlabel="network calls per molecule", ylabel=label)
+        axis.set_xticks(FEW, [str(calls) for calls in FEW])
+        axis.minorticks_off()
+    right.axhspan(0, embedded["held_out"]["noise_floor"]["v_x"]["value"], color="#dfe3e8", lw=0)
+    left.set(ylim=(0, 100))
+    right.set(ylim=(0, None))
+    left.set_title("Twelve calls from t* are as good as a thousand …", fontsize=10.5, loc="left")
+    right.set_title("… with molecules of QM9's size", fontsize=10.5, loc="left")
+    left.legend(frameon=False, fontsize=8.5, loc="lower right")
+    figure.savefig(RESULTS / "few_calls.png", dpi=150)
+
+
 def main() -> None:
-    """Draw and write both."""
+    """Draw and write all of them."""
     references = json.loads((RESULTS / "references.json").read_text(encoding="utf-8"))
     sampling = json.loads((RESULTS / "sampling.json").read_text(encoding="utf-8"))
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     idea(references, sampling)
     cost(sampling)
+    few_calls(json.loads((RESULTS / "few_calls.json").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import json
 import sys
 import time
@@ -25,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
+from chunks import Chunk, chunk_files, digest
 from diffusers import DDPMScheduler
 from provenance import provenance
 from verdicts import HeldOut, compare, judged, table
@@ -119,37 +118,7 @@ GROUPS: dict[str, list[Cell]] = {
 ORDER = [cell.name for group in GROUPS.values() for cell in group]
 
 
-# -- chunks ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """Molecules of one seed, and what they cost."""
-
-    molecules: MoleculeSet
-    network_calls: int
-    cpu_seconds: float
-    wall_seconds: float
-    device: str
-
-    @classmethod
-    def read(cls, file: Path) -> Chunk:
-        """One that `write` wrote."""
-        with np.load(file) as found:
-            molecules = MoleculeSet(found["positions"], found["atomic_numbers"], file.stem)
-            cost = json.loads(str(found["cost"]))
-        return cls(molecules, **cost)
-
-    def write(self, file: Path) -> None:
-        """The whole file or none."""
-        cost = {key: value for key, value in vars(self).items() if key != "molecules"}
-        with replacing(file) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                positions=self.molecules.positions,
-                atomic_numbers=self.molecules.atomic_numbers,
-                cost=np.array(json.dumps(cost)),
-            )
+# -- the run --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +141,7 @@ class Sampler:
 
     def chunks(self, cell: Cell, n: int) -> list[tuple[int, int, Path]]:
         """Seed, number of molecules and file of each chunk."""
-        text = json.dumps([self.setting, asdict(cell)], sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()[:12]
-        folder = self.folder / f"{cell.name.replace(', ', '_').replace(' ', '-')}_{key}"
-        starts = range(0, n, self.setting["chunk"])
-        counts = [min(self.setting["chunk"], n - start) for start in starts]
-        return [(k, count, folder / f"{k}-{count}.npz") for k, count in enumerate(counts)]
+        return chunk_files(self.folder, cell.name, asdict(cell), self.setting, n)
 
     def sample(self, cell: Cell, seed: int, count: int) -> Chunk:
         """The molecules of one seed."""
@@ -192,21 +156,7 @@ class Sampler:
             )
         pipeline = self.pipeline
         pipeline.scheduler = scheduler
-        generator = torch.Generator().manual_seed(self.setting["seed"] + seed)
-        cpu, wall = time.process_time(), time.perf_counter()
-        made = pipeline(
-            count,
-            num_inference_steps=cell.steps,
-            generator=generator,
-            batch_size=self.setting["batch_size"],
-        )
-        return Chunk(
-            made.molecules,
-            made.network_calls,
-            time.process_time() - cpu,
-            time.perf_counter() - wall,
-            pipeline.device.type,
-        )
+        return Chunk.sampled(pipeline, count, cell.steps, self.setting, seed)
 
 
 # -- the results file ------------------------------------------------------------------------------
@@ -338,11 +288,6 @@ def main() -> None:
         judge_finished(sampler, cells, args, held_out)
         with results(args.out, setting, args.replace) as found:
             print(table(found))
-
-
-def digest(file: Path) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ _APART = {
     "W rings": ("distances", "rings", 1, 3),
     "W ring sizes": ("distances", "ring_sizes", 1, 3),
 }
-_Columns = dict[str, tuple[str, str, int, int]]
+Columns = dict[str, tuple[str, str, int, int]]
 
 
 def estimate(value: Estimate, scale: float = 1, digits: int = 1) -> str:
@@ -66,13 +66,13 @@ def estimate(value: Estimate, scale: float = 1, digits: int = 1) -> str:
 def short(found: dict[str, Any]) -> str:
     """The README's table."""
     columns = {k: _QUALITY[k] for k in list(_QUALITY)[:3]} | _FORM
-    lines = _head(["sampler and start", "network calls", *columns])
-    lines.append(_row("QM9 test split", ["–"], found["held_out"], columns))
+    lines = head(["sampler and start", "network calls", *columns])
+    lines.append(row("QM9 test split", ["–"], found["held_out"], columns))
     for name in SHORT:
         if name in found["cells"]:
             cell = found["cells"][name]
             label = f"**{name}**" if cell["reference"] == "shape" else name
-            lines.append(_row(label, [str(cell["network_calls"])], cell, columns))
+            lines.append(row(label, [str(cell["network_calls"])], cell, columns))
     lines += ["", _note(found)]
     return "\n".join(lines)
 
@@ -80,28 +80,28 @@ def short(found: dict[str, Any]) -> str:
 def quality(found: dict[str, Any]) -> str:
     """All cells: cost, what a chemist asks, and form."""
     columns = _QUALITY | _FORM
-    lines = _head(["sampler and start", "network calls", "CPU s", *columns])
-    lines.append(_row("QM9 test split", ["–", "–"], found["held_out"], columns))
+    lines = head(["sampler and start", "network calls", "CPU s", *columns])
+    lines.append(row("QM9 test split", ["–", "–"], found["held_out"], columns))
     for name, cell in found["cells"].items():
         cost = [str(cell["network_calls"]), f"{cell['cpu_seconds']:.0f}"]
-        lines.append(_row(name, cost, cell, columns))
+        lines.append(row(name, cost, cell, columns))
     lines += ["", _note(found)]
     return "\n".join(lines)
 
 
 def apart(found: dict[str, Any]) -> str:
     """All cells: distances from held-out molecules, certificates, and what is worse than full."""
-    head = ["sampler and start", *_APART, "certified nats at t*", "against the full trajectory"]
-    lines = _head(head)
+    columns = ["sampler and start", *_APART, "certified nats at t*", "against the full trajectory"]
+    lines = head(columns)
     floors = [cell["noise_floor"] for cell in found["cells"].values() if cell["noise_floor"]]
     if floors:
         floor = {"distances": floors[0]}
-        lines.append(_row("as many QM9 molecules", [], floor, _APART) + " – | – |")
+        lines.append(row("as many QM9 molecules", [], floor, _APART) + " – | – |")
     for name, cell in found["cells"].items():
         nats = cell["certificate"]
         told = "–" if nats is None else estimate(nats, 1, 2)
         told += "*" if nats is not None and nats["interpolated"] else ""
-        lines.append(_row(name, [], cell, _APART) + f" {told} | {_worse(cell)} |")
+        lines.append(row(name, [], cell, _APART) + f" {told} | {_worse(cell)} |")
     lines += [
         "",
         "W is the Wasserstein distance from the test split in the unit of the quantity; the first "
@@ -244,11 +244,13 @@ def _worse(cell: dict[str, Any]) -> str:
 # -- markdown --------------------------------------------------------------------------------------
 
 
-def _head(columns: Sequence[str]) -> list[str]:
+def head(columns: Sequence[str]) -> list[str]:
+    """The two lines above the rows of a table."""
     return ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
 
 
-def _row(label: str, cost: Sequence[str], record: dict[str, Any], columns: _Columns) -> str:
+def row(label: str, cost: Sequence[str], record: dict[str, Any], columns: Columns) -> str:
+    """One row: its label, what it cost, and its figures."""
     cells = [
         estimate((record.get(part) or {}).get(name), scale, digits)
         for part, name, scale, digits in columns.values()

@@ -152,11 +152,11 @@ def _compared(cell: dict[str, Any], rival: dict[str, Any], held_out: dict[str, A
     return {
         "fewer_calls": rival["network_calls"] / cell["network_calls"],
         "molecule_stability_ratio": _ratio(ours, theirs),
-        **_summary(figures),
+        **summary(figures),
     }
 
 
-def _summary(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summary(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The figures with their names by verdict, and the verdict on all of them together."""
     named = {
         verdict: [name for name, one in figures.items() if one["verdict"] == verdict]
@@ -190,14 +190,15 @@ def _pooled(cells: dict[str, Any]) -> dict[str, Any]:
             continue
         parts = [cells[name]["against"]["full"]["figures"] for name in names]
         figures = {figure: pooled([part[figure] for part in parts]) for figure in parts[0]}
-        claims[claim] = {"rows": names, **_summary(figures)}
+        claims[claim] = {"rows": names, **summary(figures)}
     return claims
 
 
 # -- tests of one figure ---------------------------------------------------------------------------
 
 
-def _quantile(level: float) -> float:
+def quantile(level: float) -> float:
+    """Of the standard normal distribution, from above."""
     return NormalDist().inv_cdf(1 - level)
 
 
@@ -211,7 +212,7 @@ def _one_sided(
     assert ours is not None
     assert theirs is not None
     gain = sign * (ours["value"] - theirs["value"])
-    return _judged([[gain]], [[math.hypot(ours["std_error"], theirs["std_error"])]], margin)
+    return judged_sides([[gain]], [[math.hypot(ours["std_error"], theirs["std_error"])]], margin)
 
 
 def _about(
@@ -230,7 +231,7 @@ def _about(
     around = ours["value"] + theirs["value"] - 2 * data["value"]
     near = math.hypot(ours["std_error"], theirs["std_error"])
     far = math.hypot(near, 2 * (data["std_error"] or 0.0))
-    return _judged([[-apart, -around], [apart, around]], [[near, far]] * 2, margin)
+    return judged_sides([[-apart, -around], [apart, around]], [[near, far]] * 2, margin)
 
 
 def _missing(
@@ -248,7 +249,9 @@ def _missing(
     return {"sides": None, "margin": margin, "verdict": verdict, **empty}
 
 
-def _judged(gains: list[list[float]], errors: list[list[float]], margin: float) -> dict[str, Any]:
+def judged_sides(
+    gains: list[list[float]], errors: list[list[float]], margin: float
+) -> dict[str, Any]:
     """The comparison of a figure by its sides.
 
     Args:
@@ -263,12 +266,12 @@ def _judged(gains: list[list[float]], errors: list[list[float]], margin: float) 
         no_worse = max(_ratio_of(gain + margin, error) for gain, error in pairs)
         worse = max(_ratio_of(gain, error) for gain, error in pairs)
         sides.append((no_worse, worse, max(pairs)))
-    enough, level = _quantile(LEVEL / len(gains[0])), _quantile(LEVEL / len(gains))
+    enough, level = quantile(LEVEL / len(gains[0])), quantile(LEVEL / len(gains))
     passed = all(no_worse > enough for no_worse, _, _ in sides)
     lost = any(worse < -level for _, worse, _ in sides)
     _, z, (gain, error) = min(sides, key=lambda side: side[0])
     # How many times as many molecules show it with 80 % power, if the two are equal in truth.
-    needs = None if margin <= 0 else ((enough + _quantile(0.2)) * error / margin) ** 2
+    needs = None if margin <= 0 else ((enough + quantile(0.2)) * error / margin) ** 2
     return {
         "sides": [gains, errors],
         "gain": gain,
@@ -286,7 +289,7 @@ def pooled(parts: list[dict[str, Any]]) -> dict[str, Any]:
     if len(known) < len(parts):
         return next(part for part in parts if part["sides"] is None)
     gains, errors = (np.mean([part["sides"][k] for part in parts], axis=0).tolist() for k in (0, 1))
-    return _judged(gains, errors, sum(part["margin"] for part in parts) / len(parts))
+    return judged_sides(gains, errors, sum(part["margin"] for part in parts) / len(parts))
 
 
 def _ratio_of(gain: float, error: float) -> float:

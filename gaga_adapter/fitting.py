@@ -31,7 +31,8 @@ from gaga_adapter.errors import (
     check_seed,
     whole_number,
 )
-from gaga_adapter.layout import Layout
+from gaga_adapter.layout import DenseLayout, Layout, TokenLayout
+from gaga_adapter.noise.levels import check_log_snr
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import (
     DEFAULT_TOLERANCES,
@@ -104,6 +105,9 @@ def fit(
     progress: Progress | None = None,
     processes: Sharing = "deal",
     channels: int | None = None,
+    refine: str | Sequence[str] = (),
+    refine_at: float | None = None,
+    n_refine: int = 8000,
 ) -> GAGAStats:
     """Fit the statistics of a data set and choose its characteristic log-SNR.
 
@@ -138,6 +142,13 @@ def fit(
         channels: Axis of an event of dense data that holds the channels, where no layout says it:
             -1 for tokens x channels, 1 for frames x channels x height x width. When `None` it is
             the first, with a warning if the numbers point to another one.
+        refine: Ways to refine the `shape` start of molecules, on items that the criterion does not
+            see: `em` fits the mixing weights of its rows, and `tilt` learns a regression that
+            chooses one of several candidates for every draw. What does not help on the items of the
+            criterion is left out, with a warning. t* is that of the plain start.
+        refine_at: Log-SNR at which the start is refined, no noisier than t*; t* when `None`. The
+            refinement serves there and at all noisier levels.
+        n_refine: Number of items that the refinement learns from.
 
     Returns:
         The artefact, the same on all processes; `save_pretrained` writes it.
@@ -147,7 +158,8 @@ def fit(
             are too few for the criterion, or an argument makes no sense.
         StatsMismatchError: If batches have other channels than the layout, or the data do not
             have this reference.
-        TruncationError: If the criterion never comes within the tolerance.
+        TruncationError: If the criterion never comes within the tolerance, or `refine_at` is
+            noisier than t*.
         ProcessError: If another process failed or is gone.
     """
     asked = criterion if isinstance(criterion, Sequence) else [criterion]
@@ -163,12 +175,15 @@ def fit(
     generator = torch.Generator().manual_seed(check_seed(seed))
     n_criterion = whole_number("n_criterion", n_criterion)
     n_bootstrap = whole_number("n_bootstrap", n_bootstrap, 0)
-    collected = collect(
-        data, layout, n_criterion, reference, covariance, generator, progress, processes, channels
+    methods = _refining(refine, refine_at, reference, layout)
+    n_kept = n_criterion + (whole_number("n_refine", n_refine) if methods else 0)
+    kept = collect(
+        data, layout, n_kept, reference, covariance, generator, progress, processes, channels
     )
 
     def conclude(beat: Callable[[], None]) -> GAGAStats:
-        assert collected is not None
+        assert kept is not None
+        collected = _part(kept, slice(n_criterion))
         chosen = {}
         for judge in judges:
             curve = _draw(judge, collected, reference, levels, generator, progress, beat)
@@ -184,7 +199,13 @@ def fit(
         layout, moments = collected.layout, collected.moments
         facts = {"count": moments.count, "seed": seed, "versions": library_versions()}
         facts = {**(provenance or {}), **facts}
-        return GAGAStats(layout, moments, selection.log_snr_star, selection, facts)
+        stats = GAGAStats(layout, moments, selection.log_snr_star, selection, facts)
+        if not methods:
+            return stats
+        from gaga_adapter.refining.refine import refined
+
+        others = _part(kept, slice(n_criterion, None))
+        return refined(stats, methods, refine_at, others, collected, generator, progress, beat)
 
     return sharing_processes(processes).by_first(conclude)
 
@@ -324,11 +345,7 @@ def _by_items(
     at = curve.log_snr.index(selection.first_level)
     for share in (4, 2):
         n = curve.n_samples // share
-        part = replace(
-            collected,
-            x=collected.x[:n],
-            mask=None if collected.mask is None else collected.mask[:n],
-        )
+        part = _part(collected, slice(n))
         generator = torch.Generator().manual_seed(seed)
         try:
             with warnings.catch_warnings():  # that so few items make a loose bound is the point
@@ -340,6 +357,31 @@ def _by_items(
             continue
         found[n] = (one.value[0], one.std_error[0])
     return {**found, curve.n_samples: (curve.value[at], curve.std_error[at])}
+
+
+def _part(collected: Collected, rows: slice) -> Collected:
+    """Some items of the sample, with the moments of all."""
+    mask = None if collected.mask is None else collected.mask[rows]
+    return replace(collected, x=collected.x[rows], mask=mask)
+
+
+def _refining(
+    refine: str | Sequence[str], refine_at: float | None, reference: str, layout: Layout | None
+) -> tuple[str, ...]:
+    """The ways to refine; refuses what cannot be refined before the data are read."""
+    if not refine:
+        return ()
+    from gaga_adapter.refining.refine import check_methods
+
+    methods = check_methods(refine)
+    if refine_at is not None:
+        check_log_snr("refine_at", refine_at)
+    if reference not in ("auto", "shape") or isinstance(layout, DenseLayout | TokenLayout):
+        what = layout.describe() if reference in ("auto", "shape") and layout else reference
+        raise DataError(
+            f"refine is of the shape reference of molecules, and this is {what}. Leave refine out."
+        )
+    return methods
 
 
 def _choose(

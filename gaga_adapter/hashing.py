@@ -8,6 +8,8 @@ deterministic transport reads off its noise. Both hash float bits with the final
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,16 @@ def stream(seed: Tensor | int, n: int, device: torch.device | None = None) -> Te
 def uniforms(seed: Tensor, n: int) -> Tensor:
     """`n` numbers in [0, 1) per seed, float64 (..., n), from the upper 53 bits of `stream`."""
     return ((stream(seed, n) >> 11) & (2**53 - 1)).to(torch.float64) * 2.0**-53
+
+
+def normals(seed: Tensor, n: int) -> Tensor:
+    """`n` standard normal numbers per seed, float64 (..., n), by Box and Muller's formula.
+
+    Unlike the bits they come from, they are the same on every device to rounding only.
+    """
+    radius, angle = uniforms(seed, 2 * ((n + 1) // 2)).chunk(2, -1)
+    radius, angle = (-2 * torch.log1p(-radius)).sqrt(), 2 * math.pi * angle
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], -1)[..., :n]
 
 
 def atom_hashes(x: Tensor) -> Tensor:

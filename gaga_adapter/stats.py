@@ -8,7 +8,8 @@ On disk a folder holds `gaga_config.json` (readable: layout, curve, choice, prov
 `gaga_stats.safetensors` (the tensors, with the same configuration in its header). Both are written
 under another name and renamed. The configuration carries a digest of the tensors; if a save is
 interrupted between the two renames, the header of the tensors file decides, so a folder always
-holds one complete artefact, the old or the new one. Nothing is pickled.
+holds one complete artefact, the old or the new one. Levels that were fitted to a model with these
+statistics are a file of their own beside them, `gaga_levels.json`. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, printable, to_json
 from gaga_adapter.layout import DenseLayout, Layout, TokenLayout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
+from gaga_adapter.noise.fitted import (
+    LEVELS_NAME,
+    FittedLevels,
+    load_levels,
+    save_levels,
+    with_levels,
+)
 from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
@@ -48,8 +56,9 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
     from gaga_adapter.moments import DenseMoments
+    from gaga_adapter.reference.refined.refinement import Refinement
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CONFIG_NAME = "gaga_config.json"
 TENSORS_NAME = "gaga_stats.safetensors"
 #: Artefacts that ship with the package, by name.
@@ -80,10 +89,13 @@ class GAGAStats:
         selection: Curve and rule that chose `log_snr_star`, if it was chosen on a curve.
         provenance: Source of the data, their number, and library versions. Control characters in
             it are kept as their escapes, such as `\x1b`.
+        refinement: Mixing weights and tilt of the `shape` reference, if they were fitted.
+        levels: Levels for few network calls that were fitted with these statistics, if any.
 
     Raises:
         TruncationError: If `log_snr_star` is outside of (-60, 60).
-        StatsMismatchError: If the moments have other channels than the layout.
+        StatsMismatchError: If the moments have other channels than the layout, or a refinement
+            comes with data that have no `shape`.
     """
 
     layout: Layout
@@ -91,6 +103,8 @@ class GAGAStats:
     log_snr_star: float
     selection: Selection | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    refinement: Refinement | None = None
+    levels: tuple[FittedLevels, ...] = ()
 
     def __post_init__(self) -> None:
         star = check_log_snr("log_snr_star", self.log_snr_star)
@@ -119,10 +133,17 @@ class GAGAStats:
                 f"the layout has {layout.describe()}, the moments are {moments.metadata()}. "
                 "Pass the moments of data in this layout."
             )
+        if self.refinement is not None and (isinstance(layout, DenseLayout | TokenLayout)):
+            raise StatsMismatchError(
+                f"a refinement is of molecules, and the layout has {layout.describe()}. Leave the "
+                "refinement out."
+            )
 
     def __repr__(self) -> str:
         judged = self.judged_reference
         start = "" if judged is None else f", {judged} reference"
+        if self.refinement is not None:
+            start += f" refined by {' and '.join(self.refinement.methods)}"
         count = f"{self.moments.count:,} items"
         return (
             f"GAGAStats({self.layout.describe()}, {count}{start}, "
@@ -140,15 +161,18 @@ class GAGAStats:
         Args:
             kind: Kind of the reference; `auto` is the one that t* was chosen for. Without a curve
                 it is `shape` for molecules, `size` for tokens and the fitted covariance for dense
-                data.
+                data. The kind `shape` has the stored refinement, if there is one; `plain` is like
+                `auto` without it.
         """
-        judged = self.judged_reference
+        judged, refinement = self.judged_reference, self.refinement
+        if kind == "plain":
+            kind, refinement = "auto", None
         if kind == "auto" and judged is not None:
             try:
-                return make_reference(self.moments, judged)
+                return make_reference(self.moments, judged, refinement)
             except StatsMismatchError:  # a criterion of the user's own may name another law
                 pass
-        return make_reference(self.moments, kind)
+        return make_reference(self.moments, kind, refinement)
 
     def start(self, kind: str = "auto", log_snr_star: float | None = None) -> ReferenceGaussian:
         """The reference for a sampler that starts at t*, with a warning if t* is for another one.
@@ -208,6 +232,14 @@ class GAGAStats:
 
         return float(t_star(path_or_scheduler, self.log_snr_star))
 
+    def with_levels(self, fitted: FittedLevels) -> GAGAStats:
+        """The same statistics with fitted levels, which take the place of those for the same run.
+
+        Args:
+            fitted: Levels that `fit_levels` chose with these statistics.
+        """
+        return replace(self, levels=with_levels(self.levels, fitted))
+
     @property
     def sigma_star(self) -> float:
         """`b / a` at t*: the noise level of Karras-EDM models, whose a is 1."""
@@ -237,6 +269,7 @@ class GAGAStats:
             temporary.write_bytes(blob)
         with replacing(folder / CONFIG_NAME) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        save_levels(folder, self.levels, config["digest"])
 
     @classmethod
     def from_pretrained(
@@ -276,7 +309,7 @@ class GAGAStats:
             check_repo_id(name)
         if os.path.exists(folder) or not _looks_like_hub_id(name):
             return cls._read(folder, name)
-        files = [CONFIG_NAME, TENSORS_NAME]
+        files = [CONFIG_NAME, TENSORS_NAME, LEVELS_NAME]
         folder = download(
             name, files, _INSTEAD, revision, token, cache_dir, local_files_only, endpoint
         )
@@ -330,9 +363,11 @@ class GAGAStats:
             if config.get("digest") != digest:
                 raise _corrupt(folder, "the tensors do not match their digest")
         try:
-            return cls._from_config(config, tensors)
+            stats = cls._from_config(config, tensors)
         except GAGAError as error:
             raise _corrupt(folder, error) from error
+        levels = load_levels(folder, digest)
+        return replace(stats, levels=levels) if levels else stats
 
     def push_to_hub(
         self,
@@ -381,37 +416,59 @@ class GAGAStats:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, ready for JSON."""
         return {
-            "schema_version": 2 if self._needs_schema_2 else 1,
+            "schema_version": self._schema_version,
             "log_snr_star": self.log_snr_star,
             "symmetry": _symmetry(self.layout),
             "layout": layout_to_dict(self.layout),
             "moments": self.moments.metadata(),
             "selection": None if self.selection is None else self.selection.to_dict(),
+            **({} if self.refinement is None else {"refinement": self.refinement.to_dict()}),
             "provenance": dict(self.provenance),
             "digest": _digest(self._tensors()),
         }
 
     @property
-    def _needs_schema_2(self) -> bool:
-        """Whether version 0.1 could not read this layout: tokens, or channels on another axis."""
-        layout = self.layout
+    def _schema_version(self) -> int:
+        """The oldest schema that holds this.
+
+        Version 0.1 knows neither tokens nor channels on another axis, nor `shape` with exact
+        tensors: that is 2. Refinements came with 3.
+        """
+        layout, moments = self.layout, self.moments
+        if self.refinement is not None:
+            return 3
         if isinstance(layout, DenseLayout):
-            return layout.channels > 0
-        return isinstance(layout, TokenLayout)
+            return 2 if layout.channels > 0 else 1
+        exact = getattr(moments, "keeps_tensors", False)
+        return 2 if exact or isinstance(layout, TokenLayout) else 1
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {name: tensor.contiguous() for name, tensor in self.moments.state_dict().items()}
+        refined = {} if self.refinement is None else self.refinement.tensors()
+        tensors = {**self.moments.state_dict(), **refined}
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     @classmethod
     def _from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GAGAStats:
         about = Fields(config, "the configuration")
         selection = about.fields("selection").data if about.is_given("selection") else None
+        layout, own, refinement = layout_from_dict(dict(about.fields("layout").data)), tensors, None
+        if about.is_given("refinement"):
+            from gaga_adapter.reference.refined.refinement import TENSORS, Refinement
+
+            own = {name: tensor for name, tensor in tensors.items() if name not in TENSORS}
+        moments = moments_from_state_dict(dict(own), dict(about.fields("moments").data))
+        if about.is_given("refinement"):
+            if not isinstance(moments, ExchangeableMoments) or not moments.keeps_tensors:
+                raise ArtefactError("a refinement comes without a table of molecules' tensors.")
+            parts = {name: tensor for name, tensor in tensors.items() if name in TENSORS}
+            refinement = Refinement.from_parts(about.fields("refinement"), parts, moments)
         return cls(
-            layout_from_dict(dict(about.fields("layout").data)),
-            moments_from_state_dict(dict(tensors), dict(about.fields("moments").data)),
+            layout,
+            moments,
             about.number("log_snr_star", -MOST_LOG_SNR, MOST_LOG_SNR),
             None if selection is None else Selection.from_dict(selection),
             dict(about.fields("provenance").data),
+            refinement,
         )
 
 

@@ -31,6 +31,8 @@ def run(
     by_size: Annotated[
         bool, typer.Option("--by-size", help="Choose a t* for each molecule size, too.")
     ] = False,
+    refine: options.Refine = None,
+    refine_at: options.RefineAt = None,
     items: options.Items = 4000,
     samples: options.OldSamples = None,
     seed: options.Seed = 0,
@@ -45,6 +47,7 @@ def run(
     is the first level within the tolerance. Several processes share the pass.
 
       gaga fit molecules.sdf --elements auto --out stats/
+      gaga fit molecules.sdf --out stats/ --refine tilt
       gaga fit latents.npy --covariance element --out stats/ --plot curve.png
       torchrun --nproc-per-node 4 -m gaga_adapter fit molecules.sdf --out stats/
     """
@@ -79,6 +82,8 @@ def run(
             },
             progress=source.with_total(progress),
             processes="own",
+            refine=refine or (),
+            refine_at=refine_at,
         )
     if process_index():
         return

@@ -79,6 +79,7 @@ HYDROGENS = ("keep", "remove", "add")
 MOLECULE_REFERENCES = ("auto", "shape", "size", "channel", "paper", "unit")
 FORMATS = ("sdf", "sd", "mol", "xyz", "extxyz", "npz", "db", "smi", "csv")
 REFERENCES = (*MOLECULE_REFERENCES, "element", "low_rank", "full")
+REFINEMENTS = ("em", "tilt")
 
 Names = Sequence[str] | Callable[[], Sequence[str]]
 
@@ -364,6 +365,23 @@ Tolerance = Annotated[
     typer.Option(
         help="What may remain at t*: nats per item (0.5 if not given); for ks_mi the rate of false "
         "alarms on a whole curve (0.05 if not given).",
+        show_default=False,
+    ),
+]
+Refine = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Way to refine the start of molecules on items of their own; may be given twice. em: "
+        "mixing weights of its rows. tilt: a regression chooses one of 16 draws, without a network "
+        "call. What does not help on other items is left out.",
+        show_default=False,
+        autocompletion=completion(REFINEMENTS),
+    ),
+]
+RefineAt = Annotated[
+    float | None,
+    typer.Option(
+        help="Log-SNR at which the start is refined, no noisier than t*; that of t* if not given.",
         show_default=False,
     ),
 ]

@@ -12,9 +12,15 @@ import typer
 from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.distributed import process_index, started
-from gaga_adapter.errors import TruncationError, WriteError
+from gaga_adapter.errors import TruncationError, WriteError, warn
 from gaga_adapter.files.atomic import is_stream
-from gaga_adapter.sampling import DEFAULT_STEPS
+from gaga_adapter.sampling import DEFAULT_STEPS, FEW_STEPS
+
+#: Most steps for which few-step sampling is chosen where no scheduler is named: more of its steps
+#: make molecules more alike.
+_MOST_FEW = 50
+#: Number of steps from pure noise below which molecules come out broken, or compact and alike.
+_FEW_FROM_NOISE = 50
 
 
 @started()
@@ -36,8 +42,9 @@ def run(
     stats: Annotated[
         str | None,
         typer.Option(
-            help="Start at t* from these statistics: folder, hub id, or qm9.",
-            autocompletion=options.completion(options.STATISTICS),
+            help="Start at t* from these statistics: folder, hub id, or qm9 (the default for "
+            "--model qm9); none: start from noise.",
+            autocompletion=options.completion(lambda: [*options.STATISTICS(), "none"]),
         ),
     ] = None,
     t_star: Annotated[
@@ -46,28 +53,35 @@ def run(
     reference: Annotated[
         str | None,
         options.one_of(
-            options.MOLECULE_REFERENCES,
-            "Start: auto (the default), shape, size, channel, paper or unit.",
+            (*options.MOLECULE_REFERENCES, "plain"),
+            "Start: auto (the default), shape, size, channel, paper, unit; plain is auto without "
+            "the refinement of the statistics.",
         ),
     ] = None,
     spacing: Annotated[
         str | None,
         options.one_of(
             options.names_in("gaga_adapter.scheduler.options", "SPACINGS"),
-            "suffix (the default): fewer network calls; respace: all steps in [0, t*].",
+            "log_snr: all steps in [0, t*], even in log-SNR (the default for few-step); suffix: "
+            "the full grid, cut at t* (for others); respace: all steps of such a grid in [0, t*].",
         ),
     ] = None,
     scheduler: Annotated[
-        str,
+        str | None,
         options.one_of(
             options.names_in("gaga_adapter.sampling.solvers", "SCHEDULERS"),
-            "ddpm, ddim, dpm++, sde-dpm++, sde-dpm++-karras, unipc, euler, euler-a, heun, pndm "
-            "or lms.",
+            "few-step (the default from t*, up to 50 steps), ddpm (the default otherwise), ddim, "
+            "dpm++, sde-dpm++, sde-dpm++-karras, unipc, euler, euler-a, heun, pndm, lms or lcm.",
         ),
-    ] = "ddpm",
+    ] = None,
     steps: Annotated[
-        int, typer.Option(help="Steps of the full trajectory (suffix), or in all (respace).", min=1)
-    ] = DEFAULT_STEPS,
+        int | None,
+        typer.Option(
+            help="Steps in all (log_snr, respace), or of the full trajectory (suffix); by default "
+            "20 for few-step, and 200 for others.",
+            min=1,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -79,7 +93,9 @@ def run(
     interrupted goes on there when it is started again. Several processes share
     the work and sample what one would. Pipes get them as they are made.
 
-      gaga sample -n 64 --stats qm9 --out samples.sdf
+    By default few calls from t* make them: the scheduler few-step in 20 steps.
+
+      gaga sample -n 64 --out samples.sdf
       gaga sample -n 64 --stats stats/ --model my-pipeline/ --out samples.sdf
       torchrun --nproc-per-node 4 -m gaga_adapter sample -n 9999 --out many.sdf
     """
@@ -95,18 +111,30 @@ def run(
     options.require_one_document(out, as_json)
     quiet_loading()
     pipeline = MoleculePipeline.load(model)
-    pipeline.scheduler = scheduler_named(scheduler, pipeline.scheduler)
-    if stats is None and t_star is not None:
+    if stats is None:
         stats = embedded_name(model)  # the statistics of the same data
+    elif stats == "none":
+        stats = None
     named = {"--t-star": t_star, "--reference": reference, "--spacing": spacing}
     if stats is None and any(value is not None for value in named.values()):
         asked = ", ".join(name for name, value in named.items() if value is not None)
         raise TruncationError(
             f"{asked} given without --stats. Pass what `gaga fit` wrote for the model's data."
         )
+    if scheduler is None:
+        is_few = stats is not None and (steps or FEW_STEPS) <= _MOST_FEW
+        scheduler = "few-step" if is_few else "ddpm"
+    if steps is None:
+        steps = FEW_STEPS if scheduler == "few-step" else DEFAULT_STEPS
+    pipeline.scheduler = scheduler_named(scheduler, pipeline.scheduler)
     if stats is not None:
         pipeline.scheduler = GAGAScheduler.from_pretrained(
             pipeline.scheduler, stats=stats, t_star=t_star, spacing=spacing, reference=reference
+        )
+    elif steps < _FEW_FROM_NOISE:
+        warn(
+            f"{steps} steps from noise are few: molecules come out broken, or too compact and too "
+            "much alike. Start at t* with --stats, or pass --steps 200 and --scheduler ddpm."
         )
     pipeline.to(options.torch_device(device))
     began = time.perf_counter()

@@ -96,6 +96,8 @@ def print_stats(stats: GAGAStats) -> None:
         if chosen.interval is not None:
             spread = ", 90 % interval {:.3f} to {:.3f}".format(*chosen.interval)
     out.print(bold(f"log-SNR* = {stats.log_snr_star:.3f}") + spread)
+    if stats.refinement is not None:
+        out.print(f"the start is refined: {stats.refinement.describe()}.")
     if chosen is not None and chosen.by_size:
         stars = ", ".join(f"{size}: {star:.2f}" for size, star in chosen.by_size.items())
         out.print(f"per size: {stars}")

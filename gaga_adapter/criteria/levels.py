@@ -6,8 +6,6 @@ the step from it to the reference is estimated.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Generator, Tensor
 
@@ -23,12 +21,6 @@ def falling_levels(log_snr: Tensor) -> list[float]:
     if len(torch.unique(log_snr)) < len(log_snr):
         raise DataError(f"log_snr holds a level twice: {log_snr.tolist()}.")
     return sorted(log_snr.tolist(), reverse=True)
-
-
-def coefficients(log_snr: float) -> tuple[float, float]:
-    """Variance preserving (a, b): `a² = sigmoid(log_snr)`, `b² = sigmoid(-log_snr)`."""
-    a2, b2 = torch.tensor([log_snr, -log_snr], dtype=torch.float64).sigmoid().tolist()
-    return math.sqrt(a2), math.sqrt(b2)
 
 
 def add_noise(

@@ -18,8 +18,9 @@ is large stays as much larger than the others.
 
 What v is, the samples themselves say, `v_own = (<x, x> - b²) / a²`; and the data say it, too. The
 two are averaged with their inverse variances: `v_own` has `(2 b⁴ + 4 a² b² v) / (a⁴ d)` for d
-degrees of freedom, the mean of a batch that of its examples. So far out the data decide, close to
-the data the samples, which keep their own size; and a batch of one serves as well.
+degrees of freedom, the mean of a batch that of its examples' own, beyond the `2 v² / d` that
+chance makes of equal ones. So far out the data decide, close to the data the samples, which keep
+their own size; and a batch of one serves as well.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class _Batch:
         mean: Mean of the data in that part, of a shape that broadcasts.
         dof: Degrees of freedom of the batch.
         variance: Data's own variance per degree of freedom.
-        uncertainty: Variance of the mean over such a batch of the examples' own variances.
+        uncertainty: Variance, beyond chance, of the mean over such a batch of the examples' own
+            variances.
     """
 
     part: slice
@@ -112,7 +114,7 @@ def matched(
     own, cross, square = (torch.stack([(p * q).sum() for p, q in pairs]) / batch.dof).tolist()
     if not min(own, square) > 0 or not math.isfinite(own + cross + square):
         return clean
-    noise = (2 * b**4 + 4 * a**2 * b**2 * batch.variance) / (a**4 * batch.dof)
+    noise = own_uncertainty(step.here, batch.variance, batch.dof)
     weight = batch.uncertainty / (batch.uncertainty + noise)
     variance = weight * (own - b**2) / a**2 + (1 - weight) * batch.variance
     now, then = a**2 * variance + b**2, step.there.a**2 * variance + step.there.b**2
@@ -126,6 +128,18 @@ def matched(
     if batch.part == slice(None):
         return scaled
     return torch.cat([scaled, clean[..., batch.part.stop :]], dim=-1)
+
+
+def own_uncertainty(here: Level, variance: float, dof: float) -> float:
+    """Variance, by the noise, of what a sample says of its own variance, `(<x, x> - b²) / a²`.
+
+    Args:
+        here: Level of the sample.
+        variance: Variance of its data per degree of freedom.
+        dof: Degrees of freedom.
+    """
+    a, b = here
+    return (2 * b**4 + 4 * a**2 * b**2 * variance) / (a**4 * dof)
 
 
 def _molecules(sample: Tensor, moments: ExchangeableMoments) -> _Batch | None:
@@ -146,7 +160,8 @@ def _molecules(sample: Tensor, moments: ExchangeableMoments) -> _Batch | None:
         own = n_positions * (n - 1)
         dof += count * own
         variance += count * own * v_x
-        uncertainty += count * (own * v_x_std) ** 2
+        beyond_chance = max(v_x_std**2 - 2 * v_x**2 / own, 0.0)
+        uncertainty += count * own**2 * beyond_chance
     zero = torch.zeros((), dtype=torch.float64, device=workspace(sample.device))
     return _Batch(
         slice(n_positions),

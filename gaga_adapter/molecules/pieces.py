@@ -38,7 +38,6 @@ from gaga_adapter.errors import (
     DataError,
     GAGAError,
     ProcessError,
-    TruncationError,
     WriteError,
     check_seed,
     whole_number,
@@ -54,7 +53,7 @@ from gaga_adapter.files.atomic import (
 from gaga_adapter.hashing import splitmix64
 from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.pipeline import MoleculePipeline
-from gaga_adapter.sampling import DEFAULT_STEPS
+from gaga_adapter.sampling.grid import wanted_grid
 
 _BATCHES = 4  # in a piece: more waste less padding, fewer lose less work to a kill
 _PIECE = re.compile(r"\d{8,}-[0-9a-f]{16}\.sdf")
@@ -86,7 +85,7 @@ def sample_sdf(
     pipeline: MoleculePipeline,
     out: str | Path,
     n_molecules: int,
-    num_inference_steps: int = DEFAULT_STEPS,
+    num_inference_steps: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     progress: Progress | None = None,
@@ -100,7 +99,8 @@ def sample_sdf(
             must see it. Pipes and devices, such as `/dev/stdout`, get the molecules as they are
             made.
         n_molecules: Number of molecules.
-        num_inference_steps: Number of steps that `scheduler.set_timesteps` gets.
+        num_inference_steps: Number of steps that `scheduler.set_timesteps` gets; by default as
+            in a call of the pipeline.
         seed: Seed of everything random.
         batch_size: Number of molecules in one network call.
         progress: Function that is called after each network call; with several processes once a
@@ -121,7 +121,7 @@ def sample_sdf(
         TruncationError: If the scheduler refuses the number of steps, or starts too noisy.
     """
     n_molecules = whole_number("n_molecules", n_molecules)
-    steps = whole_number("num_inference_steps", num_inference_steps, error=TruncationError)
+    steps = wanted_grid(pipeline.scheduler, num_inference_steps).n_steps
     batch_size, seed = whole_number("batch_size", batch_size), check_seed(seed)
     processes = Processes.of_the_run() if processes is None else processes
     if processes.count > 1 and is_stream(out):

@@ -31,11 +31,12 @@ from gaga_adapter.molecules.formats import sdf_text
 from gaga_adapter.molecules.metrics.chemistry import to_rdkit
 from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.noise.paths import named_path
-from gaga_adapter.sampling import DEFAULT_STEPS
+from gaga_adapter.sampling.grid import Levels, wanted_grid
 from gaga_adapter.sampling.loop import (
     CallCounter,
     ProgressBar,
     Stepped,
+    check_levels,
     check_statistics,
     draw_sizes,
     sample_atoms,
@@ -210,11 +211,13 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         self,
         n_molecules: int | None = None,
         n_atoms: Tensor | list[int] | int | None = None,
-        num_inference_steps: int = DEFAULT_STEPS,
+        num_inference_steps: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int = 64,
         output_type: str = "molecules",
         progress: Progress | None = None,
+        timesteps: Levels | None = None,
+        sigmas: Levels | None = None,
     ) -> MoleculePipelineOutput:
         """Sample molecules.
 
@@ -225,7 +228,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             n_molecules: Number of molecules; 16 by default, or as many as `n_atoms` has sizes.
             n_atoms: Sizes (n,), or one for all molecules; drawn from the data's own distribution by
                 default.
-            num_inference_steps: Number of steps for `scheduler.set_timesteps`.
+            num_inference_steps: Number of steps for `scheduler.set_timesteps`; 20 by default for a
+                `FewStepScheduler`, and 200 for others.
             generator: CPU generator of everything random.
             batch_size: Number of molecules in one network call.
             output_type: Form "molecules", "tensor", "rdkit" or "sdf". All but the tensor have
@@ -233,6 +237,9 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 broken; a `GAGAWarning` says how many.
             progress: Function that is called after each network call, in place of diffusers' own
                 progress bar.
+            timesteps: Timesteps (n,) that `scheduler.set_timesteps` gets in place of a number, from
+                noise to data.
+            sigmas: Sigmas (n,) that it gets in place of a number.
 
         Returns:
             The molecules in the order of `n_atoms`, see `MoleculePipelineOutput`.
@@ -242,8 +249,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 are more or fewer sizes than molecules, or the generator is none of the CPU.
             StatsMismatchError: If the scheduler's statistics describe other channels than the
                 model's.
-            TruncationError: If the scheduler refuses this number of steps, or starts at a noisier
-                level than the model was trained at.
+            TruncationError: If the scheduler refuses this number of steps or these levels, or
+                starts at a noisier level than the model was trained at.
         """
         check_statistics(self.scheduler, self.denoiser.layout)
         if output_type not in _OUTPUT_TYPES:
@@ -251,7 +258,9 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"output_type={output_type!r} is unknown. Known: {', '.join(_OUTPUT_TYPES)}."
             )
         sizes = wanted_sizes(n_molecules, n_atoms, self.config.size_counts, generator)
-        n_channels, steps, calls = self.denoiser.layout.n_channels, num_inference_steps, 0
+        n_channels, calls = self.denoiser.layout.n_channels, 0
+        n_steps = wanted_grid(self.scheduler, num_inference_steps, timesteps, sigmas).n_steps
+        check_levels(self.scheduler, self.denoiser, n_steps)
 
         def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:
             nonlocal calls
@@ -263,8 +272,18 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
                 denoised = self.denoiser((seen / a).to(self.denoiser.dtype), b / a, mask).sample
                 return at.output(denoised.to(seen.dtype), seen, timestep)
 
-            trained, scheduler = trained_log_snr(self.denoiser), self.scheduler
-            end = walk(scheduler, noise, mask, steps, network, generator, stepped, trained=trained)
+            end = walk(
+                self.scheduler,
+                noise,
+                mask,
+                n_steps,
+                network,
+                generator,
+                stepped,
+                trained=trained_log_snr(self.denoiser),
+                timesteps=timesteps,
+                sigmas=sigmas,
+            )
             calls = end.network_calls
             return end.sample
 
@@ -274,7 +293,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
             counter: AbstractContextManager[ProgressBar] = self.progress_bar(total=total)
             return counter
 
-        clean, mask = sample_atoms(sizes, n_channels, batch, batch_size, generator, bar, steps)
+        clean, mask = sample_atoms(sizes, n_channels, batch, batch_size, generator, bar, n_steps)
         molecules: Any = clean
         if output_type != "tensor":
             molecules = decode(_without_diverged(clean), mask, self.denoiser.layout)

@@ -428,6 +428,11 @@ class ExchangeableMoments:
         within[:, i, j] = within[:, j, i] = rows[:, p + f :]
         return rows[:, :p], rows[:, p : p + f], within
 
+    @property
+    def table_sizes(self) -> Tensor:
+        """Size of each sampled molecule (T,), ascending int64, in the order of `sampled`."""
+        return self._table.arrays()[0].to(torch.int64)
+
     def metadata(self) -> dict[str, Any]:
         """Meaning of the tensors of `state_dict`, in a form that JSON can hold."""
         usual = self.n_positions == 3  # goes without saying, as in version 0.1

@@ -81,6 +81,9 @@ class Convention(ABC):
         self.scheduler = scheduler
         self.row = row
 
+    def __reduce__(self) -> tuple[Callable[[Scheduler], Convention], tuple[Scheduler]]:
+        return convention_of, (self.scheduler,)  # the rules of a row cannot be pickled
+
     def grid(self) -> Tensor:
         """Ratios (n,), float64, of the entries of `scheduler.timesteps`."""
         timesteps = self.scheduler.timesteps.tolist()

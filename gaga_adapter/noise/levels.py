@@ -5,10 +5,12 @@ Paths, tables of timesteps, lists of sigmas, sampling grids and patched models a
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
@@ -54,6 +56,12 @@ def check_log_snr(name: str, value: Any) -> float:  # noqa: ANN401 - what a user
     if abs(number) >= MOST_LOG_SNR:
         raise TruncationError(f"{name}={number:g} is not a plausible log-SNR. {advice}")
     return number
+
+
+def coefficients(log_snr: float) -> tuple[float, float]:
+    """Variance preserving (a, b): `a² = sigmoid(log_snr)`, `b² = sigmoid(-log_snr)`."""
+    a2, b2 = torch.tensor([log_snr, -log_snr], dtype=torch.float64).sigmoid().tolist()
+    return math.sqrt(a2), math.sqrt(b2)
 
 
 def is_beyond(levels: Tensor, log_snr_star: float) -> Tensor:

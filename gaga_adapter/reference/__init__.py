@@ -10,11 +10,11 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference.base import ReferenceGaussian
 from gaga_adapter.reference.molecules import MoleculeReference
 from gaga_adapter.reference.shape import ShapeReference
-from gaga_adapter.reference.wishart import WishartShapeReference
 
 if TYPE_CHECKING:
     from gaga_adapter.moments import DenseMoments
     from gaga_adapter.reference.dense import DenseReference
+    from gaga_adapter.reference.refined.refinement import Refinement
 
 __all__ = [
     "DenseReference",
@@ -26,7 +26,9 @@ __all__ = [
 
 
 def make_reference(
-    moments: DenseMoments | ExchangeableMoments, kind: str = "auto"
+    moments: DenseMoments | ExchangeableMoments,
+    kind: str = "auto",
+    refinement: Refinement | None = None,
 ) -> ReferenceGaussian:
     """The reference of some moments, at the level of the data (a = 1, b = 0).
 
@@ -36,6 +38,8 @@ def make_reference(
             dense data `unit`, `paper`, or any kind that is not finer than the moments. `auto` is
             `shape` for molecules, `size` for tokens without positions (they have no `shape`), and
             the moments' own kind for dense data.
+        refinement: Weights and tilt of the kind `shape` of these moments; the other kinds, and
+            `shape` when `None`, are plain.
 
     Raises:
         StatsMismatchError: If the kind is unknown, or finer than the moments.
@@ -48,8 +52,13 @@ def make_reference(
             moments = copy.deepcopy(moments)
             if kind not in ShapeReference.kinds:
                 return MoleculeReference(kind, moments)
-            family = ShapeReference if moments.keeps_tensors else WishartShapeReference
-            return family(kind, moments)
+            if refinement is not None:
+                return refinement.reference(moments)
+            if moments.keeps_tensors:
+                return ShapeReference(kind, moments)
+            from gaga_adapter.reference.wishart import WishartShapeReference
+
+            return WishartShapeReference(kind, moments)
     else:
         from gaga_adapter.reference.dense import DenseReference
 

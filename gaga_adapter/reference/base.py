@@ -67,6 +67,14 @@ class ReferenceGaussian(ABC):
             )
         return level
 
+    def known(self) -> Self:
+        """This reference, or the nearest one towards data whose density is known.
+
+        All but a tilted one have a density at every level with noise. The prior term at the level
+        of the result is an upper bound of that here, by data processing.
+        """
+        return self
+
     def project(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The projector P on the space of the noise: that of molecules if there is a mask.
 

@@ -45,7 +45,7 @@ class MoleculeReference(ReferenceGaussian):
         self._known: dict[int, MoleculeGaussian] = {}  # by size, shared between levels
 
     def gaussian(self, n_atoms: int) -> MoleculeGaussian:
-        """The Gaussian of one size at this level (1), or the rows of its mixture (R)."""
+        """The Gaussian of one size at this level (1); of a mixture, that of its features (R)."""
         return self._rows(n_atoms).at(self.a, self.b)
 
     def _rows(self, n_atoms: int) -> MoleculeGaussian:

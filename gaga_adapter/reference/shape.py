@@ -29,6 +29,7 @@ Jensen the expectation may be taken inside. The integral is the same function at
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -46,12 +47,18 @@ from gaga_adapter.reference.hypergeometric import log_form_average, rough_form_a
 from gaga_adapter.reference.molecules import MoleculeReference
 
 _CHUNK = 2**19  # numbers in the largest temporary of the density: they stay in the cache
-_FAR = 12.0  # nats below the likeliest row: a thousand such rows add less than 0.01
+_FAR = 10.0  # nats below the likeliest row, where the rough form is enough
 _TINY = 1e-300
 
 
 class ShapeReference(MoleculeReference):
     """The mixture over single molecules of the data, all frames and all rotations: kind `shape`.
+
+    Args:
+        kind: Kind of the reference, `shape`.
+        moments: Moments of the molecules, with a table.
+        weights: Probabilities of the table's rows (T,), of sum one per size, which count at sizes
+            that borrow from no other; equal ones when `None`.
 
     Raises:
         DataError: If the moments were fitted without a table.
@@ -59,23 +66,30 @@ class ShapeReference(MoleculeReference):
 
     kinds: ClassVar[tuple[str, ...]] = ("shape",)
 
-    def __init__(self, kind: str, moments: ExchangeableMoments) -> None:
+    def __init__(
+        self, kind: str, moments: ExchangeableMoments, weights: Tensor | None = None
+    ) -> None:
         super().__init__(kind, moments)
         if not moments.table_size:
             raise DataError(
                 "these moments hold no sample of molecules (table_size=0) to draw from. "
                 "Fit again with a table, or use the reference `size`."
             )
+        self._row_weights = weights
         self._weights: dict[int, Tensor] = {}
 
     def _fit(self, n_atoms: int) -> MoleculeGaussian:
         """One row per sampled molecule (R); the weights go beside them."""
         size = self.moments.at_size(n_atoms)
-        self._weights[n_atoms] = size.sample_weight
+        weight = size.sample_weight
+        if self._row_weights is not None and not size.radius:
+            weight = self._row_weights[self.moments.table_sizes == n_atoms]
+        self._weights[n_atoms] = weight[weight > 0]
         within = EigenCovariance.from_matrix(size.sample_within)
         between = EigenCovariance.from_matrix(torch.zeros_like(size.sample_within))
         forms = self._forms(size.gyration, n_atoms)
-        return MoleculeGaussian(forms, None, size.sample_mean, within, between)
+        rows = MoleculeGaussian(forms, None, size.sample_mean, within, between)
+        return rows if bool((weight > 0).all()) else rows.take(weight > 0)
 
     def _forms(self, gyration: Tensor, n_atoms: int) -> Tensor:
         """Eigenvalues (R, 3), falling, that molecules of this size can have, with the same sum."""
@@ -84,25 +98,29 @@ class ShapeReference(MoleculeReference):
         kept = torch.where(possible, falling, 0)
         return kept * (falling.sum(1) / kept.sum(1).clamp(min=_TINY))[:, None]
 
-    def _latent(self, z: Tensor, mask: Tensor) -> tuple[MoleculeGaussian, Tensor, Tensor]:
-        """The row, the axes (B, 3, 3) and uniform numbers (B, N, 3) of each molecule's noise."""
+    def _latent(self, seed: Tensor, mask: Tensor) -> tuple[MoleculeGaussian, Tensor, Tensor]:
+        """The row, the axes (B, 3, 3) and uniform numbers (B, N, 3) of each molecule's seed."""
         n_atoms = mask.sum(1)
-        u = uniforms(noise_hash(z, mask), 4 + 3 * mask.shape[1])
+        u = uniforms(seed, 4 + 3 * mask.shape[1])
         parts, order = [], []
         for n in map(int, torch.unique(n_atoms)):
             here = (n_atoms == n).nonzero().flatten()
-            rows = self._rows(n).to(z.device)
-            steps = self._weights[n].to(z.device).cumsum(0)
+            rows = self._rows(n).to(seed.device)
+            steps = self._weights[n].to(seed.device).cumsum(0)
             index = torch.searchsorted(steps, u[here, 0] * steps[-1], right=True)
             parts.append(rows.take(index.clamp(max=len(steps) - 1)))
             order.append(here)
         rows = MoleculeGaussian.cat(parts).take(torch.argsort(torch.cat(order)))
         # Atoms take their numbers by their place among the real ones.
         place = (mask.cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, 3)
-        return rows, rotations(u[:, 1:4]), u[:, 4:].unflatten(1, (-1, 3)).gather(1, place)
+        return rows, rotations(u[:, 1:4]), u[:, 4:].reshape(len(u), -1, 3).gather(1, place)
 
     def _carry(self, z: Tensor, mask: Tensor) -> Tensor:
-        rows, axes, numbers = self._latent(z, mask)
+        return self._carry_by(noise_hash(z, mask), z, mask)
+
+    def _carry_by(self, seed: Tensor, z: Tensor, mask: Tensor) -> Tensor:
+        """Unit noise to molecules at this level, float64, with the latents of seeds (B,)."""
+        rows, axes, numbers = self._latent(seed, mask)
         extent = ((mask.sum(1) - 1)[:, None] * rows.gyration).sqrt()
         form = (frames(numbers, mask) * extent[:, None]) @ axes.mT
         noise = replace(rows, gyration=torch.zeros_like(rows.gyration)).at(self.a, self.b)
@@ -110,20 +128,37 @@ class ShapeReference(MoleculeReference):
         molecules[..., :3] += self.a * form
         return molecules
 
+    def row_log_density(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-density (B, R), float64, of each row at molecules of one size, without its weight."""
+        self._require_noise()
+        statistics = self._statistics(x, mask)
+        log_weight = self._log_weight(int(statistics.n_atoms[0]), statistics.n_atoms.device)
+        return torch.cat([density for _, density in self._by_rows(statistics)]) - log_weight
+
     def _log_density(self, statistics: MoleculeStatistics) -> Tensor:
         total = torch.empty_like(statistics.mean[:, :1].sum(1))
+        for part, density in self._by_rows(statistics):
+            total[part] = density.logsumexp(1)
+        return total
+
+    def _log_weight(self, n_atoms: int, device: torch.device) -> Tensor:
+        """Logarithm of the rows' probabilities (R,)."""
+        self._rows(n_atoms)
+        return self._weights[n_atoms].to(device).log()
+
+    def _by_rows(self, statistics: MoleculeStatistics) -> Iterator[tuple[Tensor, Tensor]]:
+        """Molecules of one size (b,), by index, and their log-density with each row (b, R)."""
         for n in map(int, torch.unique(statistics.n_atoms)):
             here = (statistics.n_atoms == n).nonzero().flatten()
-            rows = self._rows(n).to(total.device)
-            features, log_weight = rows.at(self.a, self.b), self._weights[n].to(total.device).log()
+            rows = self._rows(n).to(here.device)
+            features, log_weight = rows.at(self.a, self.b), self._log_weight(n, here.device)
             per_molecule = len(log_weight) * max(9, self.n_features**2)
             for part in torch.split(here, max(1, _CHUNK // per_molecule)):
                 some = statistics.take(part)
                 density = features.feature_log_density(some) + log_weight
                 if n > 1:
                     density = density + self._log_positions(some, rows.gyration, n, density)
-                total[part] = density.logsumexp(1)
-        return total
+                yield part, density
 
     def _log_positions(
         self, statistics: MoleculeStatistics, gyration: Tensor, n: int, others: Tensor

@@ -35,8 +35,8 @@ class WishartShapeReference(ShapeReference):
     def _forms(self, gyration: Tensor, n_atoms: int) -> Tensor:
         return gyration
 
-    def _carry(self, z: Tensor, mask: Tensor) -> Tensor:
-        rows, axes, _ = self._latent(z, mask)
+    def _carry_by(self, seed: Tensor, z: Tensor, mask: Tensor) -> Tensor:
+        rows, axes, _ = self._latent(seed, mask)
         law = replace(rows, axes=axes).at(self.a, self.b)
         return law.transport(self.project(z.to(torch.float64), mask), mask)
 

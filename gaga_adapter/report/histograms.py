@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaga_adapter.criteria.levels import add_noise, channels_first, coefficients, draw_like
+from gaga_adapter.criteria.levels import add_noise, channels_first, draw_like
 from gaga_adapter.errors import StatsMismatchError
 from gaga_adapter.layout import AtomLayout, DenseLayout, Layout, TokenLayout
 from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.subspace import mask_from_sizes

@@ -30,11 +30,13 @@ def verdicts(
     """Ask criteria about data and the fitted start; one that cannot judge says why.
 
     The levels, the kind of the reference and the tolerance are those of the stored curve, if the
-    statistics hold one. Each criterion starts from the same seed.
+    statistics hold one; a refinement of the start is left out, as it was there. Each criterion
+    starts from the same seed.
     """
     chosen = stats.selection
     levels = DEFAULT_LOG_SNR if chosen is None else chosen.curve.log_snr
-    reference = stats.reference("auto" if chosen is None else chosen.curve.reference)
+    # The stored curve is of the plain start, and so are these.
+    reference = stats.reference("plain")
     answers = {}
     for judge in judges:
         generator = torch.Generator().manual_seed(seed)

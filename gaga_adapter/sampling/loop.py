@@ -21,7 +21,6 @@ from torch import Tensor
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import (
     DataError,
-    GAGAError,
     StatsMismatchError,
     TruncationError,
     UnsupportedSchedulerError,
@@ -31,6 +30,7 @@ from gaga_adapter.errors import (
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.noise.conventions import Convention, Level, convention_of
 from gaga_adapter.noise.levels import TOLERANCE
+from gaga_adapter.sampling.grid import Levels, wanted_grid
 from gaga_adapter.sampling.solvers import use_exact_table
 from gaga_adapter.scheduler import GAGAScheduler
 from gaga_adapter.stats import GAGAStats
@@ -81,12 +81,14 @@ def walk(
     scheduler: Any,  # noqa: ANN401 - any diffusers scheduler
     noise: Tensor,
     mask: Tensor,
-    num_inference_steps: int,
+    num_inference_steps: int | None,
     network: Network,
     generator: torch.Generator | None = None,
     stepped: Stepped = lambda n_calls: None,
     until: float = 0.0,
     trained: float | None = None,
+    timesteps: Levels | None = None,
+    sigmas: Levels | None = None,
 ) -> Walk:
     """One batch from unit noise along all of a scheduler's steps.
 
@@ -94,47 +96,39 @@ def walk(
         scheduler: Any supported diffusers scheduler; its noise table is made exact.
         noise: Unit noise on the subspace (B, N, C); it decides the device.
         mask: Real atoms (B, N), bool, on the same device.
-        num_inference_steps: Number that `set_timesteps` gets.
+        num_inference_steps: Number that `set_timesteps` gets; `None` for the default.
         network: Function of its input, the timestep, and the scheduler's convention.
         generator: Source of the noise that the scheduler draws.
         stepped: Function that is called after each network call.
         until: Ratio `b / a` of noise to signal. If the last entry of the grid is at or below it,
             that step is not made, and the sample is what the network would have seen.
         trained: Log-SNR of the noisiest level that the network was trained at; `None` for any.
+        timesteps: Timesteps (n,) for `set_timesteps` in place of a number, see `wanted_grid`.
+        sigmas: Sigmas (n,) for `set_timesteps` in place of a number.
 
     Raises:
         UnsupportedSchedulerError: If the scheduler is refused, see `served`.
-        TruncationError: If the scheduler refuses this number of steps, or starts where the network
-            was not trained.
+        TruncationError: If the scheduler refuses this number of steps or these levels, or starts
+            where the network was not trained.
     """
-    num_inference_steps = whole_number(
-        "num_inference_steps", num_inference_steps, error=TruncationError
-    )
     at = served(scheduler)
+    grid = wanted_grid(scheduler, num_inference_steps, timesteps, sigmas)
     use_exact_table(scheduler)
     if trained is not None and isinstance(scheduler, GAGAScheduler):
         scheduler.keep_within(trained)
-    try:
-        more = at.row.grid_arguments(num_inference_steps)
-        scheduler.set_timesteps(num_inference_steps, device=noise.device, **more)
-    except GAGAError:
-        raise
-    except ValueError as error:
-        raise TruncationError(
-            f"{type(scheduler).__name__} refuses {num_inference_steps} steps: {error}"
-        ) from error
-    timesteps = scheduler.timesteps
-    timesteps = timesteps[: len(timesteps) - at.row.tail]
+    grid.make(scheduler, at, noise.device)
+    entries = scheduler.timesteps
+    entries = entries[: len(entries) - at.row.tail]
     own_scale = getattr(scheduler, "init_noise_sigma", 1.0)
     sample = noise * own_scale
     if isinstance(own_scale, int | float | Tensor):  # else it has mapped the unit noise by itself
         sample = sample * at.row.noise_scale(scheduler)
     if not isinstance(scheduler, GAGAScheduler):
-        check_trained(trained, at.seen_level(timesteps[0]).log_snr)
+        check_trained(trained, at.seen_level(entries[0]).log_snr)
     parameters = inspect.signature(scheduler.step).parameters
-    n_calls = len(timesteps)
+    n_calls = len(entries)
     before = clean = None
-    for place, timestep in enumerate(timesteps):
+    for place, timestep in enumerate(entries):
         seen = sample
         if hasattr(scheduler, "scale_model_input"):
             seen = scheduler.scale_model_input(sample, timestep)
@@ -149,7 +143,7 @@ def walk(
             "sample": sample,
             "generator": generator,
             "emit_mask": mask,
-            "prev_timestep": timesteps[place + 1] if place + 1 < n_calls else None,
+            "prev_timestep": entries[place + 1] if place + 1 < n_calls else None,
             "old_pred_original_sample": clean,
             "timestep_back": before if clean is not None else None,
         }
@@ -382,3 +376,9 @@ def check_statistics(
     raise StatsMismatchError(
         f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. {advice}"
     )
+
+
+def check_levels(scheduler: Any, network: Any, n_calls: int) -> None:  # noqa: ANN401
+    """Warn if a scheduler has fitted levels for so many calls that are another network's."""
+    if isinstance(scheduler, GAGAScheduler):
+        scheduler.check_levels(network, n_calls=n_calls)

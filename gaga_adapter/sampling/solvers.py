@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
 #: Short name -> diffusers class and the options that suit a table of 1001 steps. DDIM and PNDM step
-#: by a fixed stride, which only the `leading` grid hits exactly.
+#: by a fixed stride, which only the `leading` grid hits exactly. LCM mixes sample and prediction as
+#: a consistency model does, by weights that depend on `timestep_scaling`: so large a one leaves the
+#: prediction of the network as it is at all timesteps but 0, where there is no noise to speak of.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {}),
     "ddim": ("DDIMScheduler", {"timestep_spacing": "leading", "clip_sample": False}),
@@ -34,7 +36,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "heun": ("HeunDiscreteScheduler", {}),
     "pndm": ("PNDMScheduler", {"timestep_spacing": "leading", "skip_prk_steps": True}),
     "lms": ("LMSDiscreteScheduler", {}),
-    "lcm": ("LCMScheduler", {"clip_sample": False, "timestep_scaling": 1.0}),
+    "lcm": ("LCMScheduler", {"clip_sample": False, "timestep_scaling": 1e6}),
     "few-step": ("FewStepScheduler", {}),
 }
 
@@ -57,6 +59,8 @@ def scheduler_named(name: str, like: Any) -> Any:  # noqa: ANN401 - diffusers sc
     if name == "few-step":
         scheduler: Any = FewStepScheduler.from_scheduler(like, **options)
     else:
+        if name == "lcm":  # its grids are taken from that many timesteps, by default 50
+            options = {**options, "original_inference_steps": like.config.num_train_timesteps}
         scheduler = getattr(diffusers, class_name).from_config(like.config, **options)
     use_exact_table(scheduler)
     return scheduler

@@ -153,7 +153,7 @@ def truncated_elbo(
     start = stats.t_star(path) if t_star is None else float(t_star)
     nodes = _nodes(path, start, cleanest)
     a, b = float(path.a(start)), float(path.b(start))
-    prior = make_reference(stats.moments, reference).at(a, b)
+    prior = stats.reference(reference).at(a, b).known()
     decode = decoder or default_decoder(stats.layout)
     sigma = math.exp(-0.5 * float(nodes.log_snr[0]))  # b / a of z_0
     parts: list[Tensor] = []

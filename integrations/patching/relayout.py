@@ -54,7 +54,8 @@ def in_layout(stats: GAGAStats, layout: Layout, reference: str) -> GAGAStats:
     assert isinstance(stats.moments, ExchangeableMoments)
     scale = have.position_scale / layout.position_scale
     moments = map_moments(stats.moments, scale, feature_map(have, layout))
-    return replace(stats, layout=layout, moments=moments)
+    # A refinement speaks of the features of the former layout.
+    return replace(stats, layout=layout, moments=moments, refinement=None)
 
 
 def feature_map(have: MoleculeLayout, want: MoleculeLayout) -> Tensor:

@@ -31,8 +31,10 @@ from torch import Tensor
 
 from gaga_adapter.errors import DataError, GAGAWarning, UnsupportedModelError
 from gaga_adapter.layout import Layout
+from gaga_adapter.sampling.grid import Levels, wanted_grid
 from gaga_adapter.sampling.loop import (
     Stepped,
+    check_levels,
     check_statistics,
     sample_atoms,
     served,
@@ -121,18 +123,24 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         context: Tensor | None = None,
         generator: torch.Generator | None = None,
         batch_size: int = 64,
+        timesteps: Levels | None = None,
+        sigmas: Levels | None = None,
     ) -> EDMPipelineOutput:
         """Sample molecules.
 
         Args:
             n_molecules: Number of molecules; 16 by default, or as many as `n_atoms` has sizes.
             n_atoms: Sizes (M,), or one for all molecules; drawn from `size_counts` by default.
-            num_inference_steps: Number that `scheduler.set_timesteps` gets; by default all T + 1
-                steps of the model, for its own ancestral sampler. Solvers want 20 to 100.
+            num_inference_steps: Number that `scheduler.set_timesteps` gets; by default 20 for a
+                `FewStepScheduler`, else all T + 1 steps of the model, for its own ancestral
+                sampler. Solvers want 20 to 100.
             context: Properties for a conditional model, normalised as in its training: one row per
                 molecule (M, K), or per atom (M, N, K).
             generator: CPU generator of everything random.
             batch_size: Number of molecules in one network call.
+            timesteps: Timesteps (n,) that `scheduler.set_timesteps` gets in place of a number, from
+                noise to data.
+            sigmas: Sigmas (n,) that it gets in place of a number.
 
         Returns:
             The molecules in the order of `n_atoms`.
@@ -143,8 +151,8 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 the generator is none of the CPU.
             StatsMismatchError: If the scheduler's statistics describe something else than the model
                 diffuses.
-            TruncationError: If the scheduler refuses this number of steps, or starts at a noisier
-                level than the model was trained at.
+            TruncationError: If the scheduler refuses this number of steps or these levels, or
+                starts at a noisier level than the model was trained at.
             UnsupportedModelError: If the model has been patched.
             UnsupportedSchedulerError: If the scheduler is refused, in the wrapper's own words.
         """
@@ -153,7 +161,10 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         self._check_statistics()
         sizes = wanted_sizes(n_molecules, n_atoms, self.config.size_counts, generator)
         self._check_context(context, len(sizes))
-        n_steps = len(denoiser.log_sigma) if num_inference_steps is None else num_inference_steps
+        all_steps = len(denoiser.log_sigma)
+        wanted = wanted_grid(self.scheduler, num_inference_steps, timesteps, sigmas, all_steps)
+        n_steps = wanted.n_steps
+        check_levels(self.scheduler, denoiser, n_steps)
         calls = 0
 
         def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:
@@ -171,6 +182,8 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 stepped,
                 until=denoiser.sigma_0,
                 trained=trained_log_snr(denoiser.model),
+                timesteps=timesteps,
+                sigmas=sigmas,
             )
             calls = end.network_calls + 1
             z_0 = denoiser.at_step_0(end.sample, end.a, end.b, mask, generator)

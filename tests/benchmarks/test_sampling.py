@@ -217,7 +217,7 @@ def test_pooled_rows_err_no_more_often_than_they_say_however_they_depend():
 
         def simulate(k, other=other):
             parts = [
-                verdicts._judged([[gain]], [[0.01 * math.sqrt(2)]], 0.02)
+                verdicts.judged_sides([[gain]], [[0.01 * math.sqrt(2)]], 0.02)
                 for gain in (first[k], other[k])
             ]
             return verdicts.pooled(parts)

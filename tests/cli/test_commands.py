@@ -11,7 +11,9 @@ import toys
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.molecules.formats import read_molecules, write_sdf
+from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.molecules.qm9 import data as qm9
+from gaga_adapter.sampling import FEW_STEPS
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +66,45 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
     one, two, cut = (tmp_path / name for name in ("1.sdf", "2.sdf", "3.sdf"))
     assert calls("--out", one) == calls("--out", two) == 10
     assert one.read_text() == two.read_text()
-    assert calls("--out", cut, "--stats", "qm9", "--t-star", 400) == 5
-    assert calls("--out", cut, "--stats", "qm9", "--t-star", 400, "--spacing", "respace") == 10
+    ddpm = ("--scheduler", "ddpm", "--stats", "qm9", "--t-star", 400)
+    assert calls("--out", cut, *ddpm) == 5
+    assert calls("--out", cut, *ddpm, "--spacing", "respace") == 10
+    assert calls("--out", cut, *ddpm, "--spacing", "log_snr") == 10
     assert calls("--out", cut, "--stats", "qm9", "--scheduler", "dpm++") < 10
 
 
 @pytest.mark.filterwarnings("default")  # the command prints them
+def test_what_sample_does_unless_it_is_told(gaga, tmp_path):
+    made = tmp_path / "a.sdf"
+
+    def said(*arguments):
+        code, _, err = gaga("sample", "-n", 2, "--out", made, *arguments)
+        assert code == 0, err
+        return err
+
+    start = GAGAStats.from_pretrained("qm9").t_star(edm_scheduler())
+    by_default = said()
+    assert f"{FEW_STEPS} network calls from timestep {start:g} on" in by_default
+    text = made.read_text()
+    said("--scheduler", "few-step", "--stats", "qm9", "--steps", FEW_STEPS, "--spacing", "log_snr")
+    assert made.read_text() == text
+    assert "from timestep" in said("--steps", 60)  # ddpm, whose grid is cut at t*
+    assert "60 network calls" not in said("--steps", 60)
+    for steps, name in enumerate(("few-step", "lcm", "ddpm"), start=3):
+        err = said("--scheduler", name, "--steps", steps, "--stats", "none")
+        assert f"{steps} steps from noise are few" in err
+        assert f"{steps} network calls, " in err
+    for text in (by_default, said("--scheduler", "ddpm", "--steps", 4)):
+        assert "from noise" not in text
+    folder = tmp_path / "own"
+    MoleculePipeline.load("qm9").save_pretrained(folder)
+    assert "7 network calls, " in said("--model", folder, "--steps", 7)  # no statistics, ddpm
+
+
+@pytest.mark.filterwarnings("default")  # the command prints them
 def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, tmp_path):
-    arguments = ("sample", "-n", 2, "--steps", 10, "--stats", "qm9", "--out", tmp_path / "a.sdf")
+    arguments = ("sample", "-n", 2, "--steps", 10, "--out", tmp_path / "a.sdf")
+    arguments = (*arguments, "--scheduler", "ddpm")  # of the embedded model, with its statistics
     code, _, err = gaga(*arguments, "--t-star", 400)
     assert (code, "5 network calls from timestep 444 on" in err) == (0, True), err
     assert "accelerate" not in err
@@ -101,7 +134,10 @@ def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, t
             "sahpe",
         ),
         (["sample", "--out", "a.sdf", "--stats", "qm9", "--spacing", "cut"], "cut"),
-        (["sample", "--out", "a.sdf", "--spacing", "respace"], "--spacing given without --stats"),
+        (
+            ["sample", "--out", "a.sdf", "--stats", "none", "--spacing", "respace"],
+            "--spacing given without --stats",
+        ),
         (["fit", "qm9", "--out", "x", "--elements", "H,C,H"], "elements are"),
         (["fit", "qm9", "--out", "x", "--onehot-scale", "0"], "onehot_scale=0.0"),
         (["fit", "qm9", "--out", "x", "--criterion", "gauss"], "'gauss' is none of two_sample"),
@@ -215,15 +251,15 @@ def test_demo_writes_table_structures_and_picture(gaga, tmp_path, molecules, mon
     monkeypatch.setattr(qm9, "load_qm9", lambda split, progress: molecules)
     torch.manual_seed(0)
     folder = tmp_path / "demo"
-    code, out, err = gaga("demo", "--out", folder, "-n", 4, "--steps", 5)
+    code, out, err = gaga("demo", "--out", folder, "-n", 4, "--steps", 5, "--calls", 3)
     assert code == 0, err
-    assert "GAGA shape" in out
+    assert "from noise" in out
     record = json.loads((folder / "demo.json").read_text())
     rows = record["rows"]
     assert rows["full"]["network_calls"] == 5
-    assert rows["GAGA shape"]["network_calls"] < 5
-    assert rows["GAGA shape"]["network_calls"] == rows["GAGA paper"]["network_calls"]
-    for name in ("full", "shape", "paper"):
+    assert rows["from t*"]["network_calls"] == rows["from noise"]["network_calls"] == 3
+    assert record["t_star"] == GAGAStats.from_pretrained("qm9").t_star(edm_scheduler())
+    for name in ("full", "from_t_star", "from_noise"):
         assert len(read_molecules(folder / f"molecules_{name}.sdf")) == 4
     assert (folder / "molecules.png").read_bytes().startswith(b"\x89PNG")
 

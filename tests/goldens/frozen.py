@@ -3,7 +3,8 @@
 The parts are `signatures` (every public name with how it is called), `numbers` (the start of every
 reference on noise that is exact in binary, and ten seeded runs) and `artefacts` (one of each kind).
 Artefacts are written once and then only read: old ones must go on loading. Those called `order_4`
-hold the sums for cumulants that version 0.1 could stream with `max_order=4`.
+hold the sums for cumulants that version 0.1 could stream with `max_order=4`, and `molecules` was
+written when draws of `shape` scattered around the tensors that `molecules_tensors` keeps exactly.
 """
 
 import inspect
@@ -116,7 +117,7 @@ def artefacts():
     layout = MoleculeLayout(("H", "C"), 1.0, 0.25)
     molecules = [toy_molecules(seed, 400) for seed in (1, 2)]
     yield (
-        "molecules",
+        "molecules_tensors",
         fit(molecules, layout, n_criterion=400, n_bootstrap=0, criterion="cumulant", tolerance=50),
     )
 
@@ -135,6 +136,8 @@ def starts():
     noise = project(dyadic((*mask.shape, 5), seed=3), mask)
     for kind in MOLECULE_KINDS:
         yield f"molecules/{kind}", stats.reference(kind).at(0.8, 0.6).transport(noise, mask)
+    exact = load("molecules_tensors").reference("shape").at(0.8, 0.6)
+    yield "molecules/shape_tensors", exact.transport(noise, mask)
 
 
 def network(seen, timestep):

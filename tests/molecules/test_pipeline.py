@@ -32,6 +32,7 @@ from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline, edm_sche
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.paths import named_path
 from gaga_adapter.sampling import DEFAULT_STEPS
+from gaga_adapter.sampling.grid import wanted_grid
 from gaga_adapter.sampling.loop import draw_sizes
 from gaga_adapter.sampling.solvers import SCHEDULERS, scheduler_named
 from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
@@ -215,7 +216,7 @@ def test_bad_input(pipe, arguments, message):
         run(pipe, **arguments)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 2.5, True, None, "8"])
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, "8"])
 def test_numbers_of_steps_that_are_none(pipe, steps):
     pipe.scheduler = edm_scheduler()
     with pytest.raises(TruncationError, match=r"num_inference_steps=.* Pass .*1 or more"):
@@ -349,12 +350,16 @@ def test_a_folder_called_qm9_comes_first(pipe, tmp_path, monkeypatch):
 
 
 def test_one_default_number_of_steps():
+    assert wanted_grid(edm_scheduler()).n_steps == DEFAULT_STEPS
+    for function, name in (
+        (MoleculePipeline.__call__, "num_inference_steps"),
+        (sample_sdf, "num_inference_steps"),
+        (sample.run, "steps"),
+    ):  # which is then asked for
+        assert inspect.signature(function).parameters[name].default is None
     defaults = [
         inspect.signature(function).parameters[name].default
         for function, name in (
-            (MoleculePipeline.__call__, "num_inference_steps"),
-            (sample_sdf, "num_inference_steps"),
-            (sample.run, "steps"),
             (demo.run, "steps"),
             (report.run, "steps"),
         )

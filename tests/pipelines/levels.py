@@ -42,7 +42,8 @@ class Entry:
 
 def entries(scheduler: object) -> list[Entry]:
     """The entries of the grid of a plain scheduler, after `set_timesteps`, each of them once."""
-    name, config = type(scheduler).__name__, scheduler.config
+    config = scheduler.config
+    name = config.get("noise_class", type(scheduler).__name__)  # whose levels a few-step one has
     found = []
     for index, timestep in enumerate(scheduler.timesteps.tolist()):
         sigma = float(scheduler.sigmas[index]) if hasattr(scheduler, "sigmas") else None

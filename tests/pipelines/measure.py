@@ -317,7 +317,9 @@ class Bare:
         low, high = (self.grid[self.place + further].log_snr for further in (0, 1))
         stats = GAGAStats(DenseLayout(self.event), moments, (low + min(high, low + 1)) / 2)
         handover = mode if mode != "attach" else "auto"
-        return GAGAScheduler.from_pretrained(copy.deepcopy(self.plain), stats, handover=handover)
+        return GAGAScheduler.from_pretrained(
+            copy.deepcopy(self.plain), stats, handover=handover, spacing="suffix"
+        )
 
 
 def _is_close(time: float, other: float) -> bool:

@@ -1,12 +1,15 @@
 """No pipeline starts wrongly without a word, and the documentation says how each does."""
 
+import math
+
 import diffusers
 import pytest
 import torch
 
+from gaga_adapter import FewStepScheduler
 from gaga_adapter.reference.dense import DenseReference
 
-from .measure import MODES, faults_of_data, faults_of_start, measure, perform
+from .measure import MODES, Bare, faults_of_data, faults_of_start, measure, perform
 from .table import CASES, lines_of_page, notes, plain, row, verdicts, version_of_page
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers; ours are recorded by `measure`
@@ -70,6 +73,24 @@ def test_where_nothing_is_cut_a_run_starts_right_or_is_the_plain_one(name, mode)
     assert len(run.calls) == len(bare.run.calls)
     for ours, other in zip(run.calls, bare.run.calls, strict=True):
         assert torch.equal(ours.seen, other.seen)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StableDiffusionPipeline",
+        "StableDiffusionXLImg2ImgPipeline-denoising_start=0.7",
+        "FluxPipeline",
+        "DDPMPipeline",
+    ],
+)
+def test_a_few_step_scheduler_starts_as_others_do(name, mode):
+    """On a table, on sigmas and on a flow; from noise and from data, which moments would move."""
+    case = next(case for case in CASES if case.name == name)
+    pipe = case.build()
+    pipe.scheduler = FewStepScheduler.from_scheduler(pipe.scheduler, match_below=-math.inf)
+    assert measure(Bare(case, pipe), mode).word == "exact"
 
 
 # -- the oracle finds what is wrong ----------------------------------------------------------------

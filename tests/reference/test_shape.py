@@ -16,8 +16,9 @@ from torch.distributions import MultivariateNormal
 from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError
 from gaga_adapter.hashing import uniforms
 from gaga_adapter.moments import ExchangeableMoments
-from gaga_adapter.reference import ShapeReference, WishartShapeReference, make_reference
+from gaga_adapter.reference import ShapeReference, make_reference
 from gaga_adapter.reference.shape import noise_hash
+from gaga_adapter.reference.wishart import WishartShapeReference
 from gaga_adapter.subspace import mask_from_sizes, project
 
 F = 2

@@ -25,8 +25,9 @@ import math
 import torch
 from torch import Tensor
 
-from gaga_adapter.criteria.levels import add_noise, coefficients, is_gaussian
+from gaga_adapter.criteria.levels import add_noise, is_gaussian
 from gaga_adapter.criteria.protocol import Task
+from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
 

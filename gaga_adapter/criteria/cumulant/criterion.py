@@ -51,9 +51,9 @@ from gaga_adapter.criteria.cumulant.batches import TENSOR_LIMIT, DenseBatches, S
 from gaga_adapter.criteria.cumulant.invariants import BLOCKS
 from gaga_adapter.criteria.cumulant.kstatistics import MAX_ORDER, norm_pseudo_values
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import coefficients
 from gaga_adapter.criteria.protocol import BaseCriterion, Task
 from gaga_adapter.errors import DataError, warn
+from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import DenseReference, MoleculeReference, ReferenceGaussian
 from gaga_adapter.reference.base import workspace
 

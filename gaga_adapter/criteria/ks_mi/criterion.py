@@ -40,9 +40,10 @@ from gaga_adapter.criteria.ks_mi.item_statistics import (
     ItemStatistics,
     MoleculeStatistics,
 )
-from gaga_adapter.criteria.levels import add_noise, coefficients, n_positions
+from gaga_adapter.criteria.levels import add_noise, n_positions
 from gaga_adapter.criteria.protocol import BaseCriterion, Task
 from gaga_adapter.errors import DataError, warn
+from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import without_autocast
 from gaga_adapter.reference.haar import rotations

@@ -1,7 +1,7 @@
 r"""Two-sample criterion: can a classifier tell noised data from draws of the reference?
 
 At a noise level, data `x_t = a x_0 + b eps` (law p) meet as many draws of the reference (law q), of
-the same sizes, as features (`features_molecules.py`, `features_dense.py`). Boosted trees and a
+the same sizes, as features (`reference/invariants.py`, `features_dense.py`). Boosted trees and a
 logistic regression learn to tell them apart on all folds but one; their average log-odds are the
 score of the fold left out. Half of that fold calibrates the other half: a slope and limits turn its
 scores into log-odds `T`, an estimate of `log p/q` that has not seen the points it is averaged over
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import coefficients, draw_like
+from gaga_adapter.criteria.levels import draw_like
 from gaga_adapter.criteria.protocol import BaseCriterion, Task
 from gaga_adapter.criteria.two_sample.classifier import Flags, Floats, Rows, calibrate, scores
 from gaga_adapter.criteria.two_sample.features import paired_features
@@ -54,6 +54,7 @@ from gaga_adapter.criteria.two_sample.separation import (
     swap_p_value,
 )
 from gaga_adapter.errors import warn
+from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import mask_from_sizes
 

@@ -46,7 +46,7 @@ def paired_features(
         token_units = numbers.mean(0), torch.where(scale > 0, scale, 1.0)
         one, other = (token_features(y, real, *token_units) for y, real in both)
         return one, other
-    from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
+    from gaga_adapter.reference.invariants import molecule_features
 
     length = _root_mean_square([y[..., :3][real] for y, real in both])
     amplitude = _root_mean_square([y[..., 3:][real] for y, real in both])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gaga_adapter.criteria.two_sample.features_molecules import quantiles, upper
+from gaga_adapter.reference.invariants import quantiles, upper
 
 _MOST = 12
 _CENTRES = tuple(0.2 * k for k in range(1, 13))  # two Gaussian tokens are about 1.4 apart

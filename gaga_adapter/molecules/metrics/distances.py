@@ -134,6 +134,33 @@ class Geometry:
         return Geometry(int(chosen.sum()), {k: v.of(chosen) for k, v in self.values.items()})
 
 
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """A distance, and how far each molecule moves it in first order.
+
+    With both parts taken as independent draws, the variance of the distance is the sum of their
+    squares; that of the difference of two distances from the same held-out set is the sum of the
+    squares of the differences, where the generated molecules are pairs.
+
+    Attributes:
+        value: The distance.
+        generated: Contributions of the generated molecules (M,), of sum 0.
+        held_out: Contributions of the held-out molecules (H,), of sum 0.
+    """
+
+    value: float
+    generated: NDArray[np.float64]
+    held_out: NDArray[np.float64]
+
+    @property
+    def std_error(self) -> float | None:
+        """Standard error of the distance; None where a set has one molecule."""
+        parts = (self.generated, self.held_out)
+        if min(map(len, parts)) < 2:
+            return None
+        return float(np.sqrt(sum(len(d) / (len(d) - 1) * float(d @ d) for d in parts)))
+
+
 def distances(
     molecules: MoleculeSet | Geometry, held_out: MoleculeSet | Geometry, generator: torch.Generator
 ) -> DistanceFigures:
@@ -158,17 +185,25 @@ def distances(
     return DistanceFigures(m, h, Distances(**_distances(generated, data)), floor)
 
 
-def _distances(generated: Geometry, data: Geometry) -> dict[str, Estimate | None]:
-    estimates = {}
+def linearised(generated: Geometry, data: Geometry) -> dict[str, Linearised | None]:
+    """The distances by quantity with what each molecule adds; None where nothing is compared."""
+    parts = {}
     for name, ours in generated.values.items():
         theirs = data.values[name]
         if name == "elements":  # an element that a set lacks occurs 0 times in each molecule
             ours, theirs = _with_zeros(ours, theirs, generated), _with_zeros(theirs, ours, data)
-        estimates[name] = _grouped(ours, theirs, generated.n_molecules, data.n_molecules)
-    return estimates
+        parts[name] = _grouped(ours, theirs, generated.n_molecules, data.n_molecules)
+    return parts
 
 
-def _grouped(ours: Values, theirs: Values, m: int, h: int) -> Estimate | None:
+def _distances(generated: Geometry, data: Geometry) -> dict[str, Estimate | None]:
+    return {
+        name: None if part is None else Estimate(part.value, part.std_error)
+        for name, part in linearised(generated, data).items()
+    }
+
+
+def _grouped(ours: Values, theirs: Values, m: int, h: int) -> Linearised | None:
     """Sum over groups of W1 times the share of the group among `theirs`.
 
     Groups that one side alone has are left out, and the shares are of the rest.
@@ -186,10 +221,7 @@ def _grouped(ours: Values, theirs: Values, m: int, h: int) -> Estimate | None:
         for side, part, f, sums in zip((ours, theirs), parts, potentials, influence, strict=True):
             centred = share * (f - f.mean()) / len(f)
             sums += np.bincount(side.molecule[part], centred, minlength=len(sums))
-    if min(m, h) < 2:
-        return Estimate(total, None)
-    variance = sum(len(d) / (len(d) - 1) * float(d @ d) for d in influence)
-    return Estimate(total, float(np.sqrt(variance)))
+    return Linearised(total, *influence)
 
 
 def _wasserstein(

@@ -23,7 +23,7 @@ from gaga_adapter.criteria.certificate.criterion import _scatter, _weights, disc
 from gaga_adapter.criteria.certificate.denoisers import Denoiser
 from gaga_adapter.criteria.certificate.linear import expected_error, posterior_mean
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.criteria.levels import anchor_of, coefficients
+from gaga_adapter.criteria.levels import anchor_of
 from gaga_adapter.errors import (
     DataError,
     GAGAWarning,
@@ -33,6 +33,7 @@ from gaga_adapter.errors import (
 )
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.noise.conventions import convention_of
+from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import make_reference
 from gaga_adapter.subspace import degrees_of_freedom, mask_from_sizes, project
 

@@ -23,8 +23,8 @@ from gaga_adapter.criteria.cumulant.invariants import (
     contractions,
 )
 from gaga_adapter.criteria.cumulant.kstatistics import k_statistic, norm_pseudo_values
-from gaga_adapter.criteria.levels import coefficients
 from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import make_reference
 from gaga_adapter.selection import bootstrap, select, select_by_size
 from gaga_adapter.subspace import mask_from_sizes, project

@@ -17,13 +17,13 @@ from toys import dense_fitted, fitted, gaussian_molecules, generator, levels
 
 from gaga_adapter import criteria
 from gaga_adapter.criteria import CRITERIA, TwoSample, criterion
-from gaga_adapter.criteria.levels import coefficients
 from gaga_adapter.criteria.protocol import Task, copies
 from gaga_adapter.criteria.two_sample.classifier import calibrate
 from gaga_adapter.criteria.two_sample.features import paired_features
 from gaga_adapter.criteria.two_sample.separation import auc, bound_terms, cells, of_distinct
 from gaga_adapter.errors import DataError, GAGAError, GAGAWarning
 from gaga_adapter.moments import DenseMoments
+from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import DenseReference, make_reference
 from gaga_adapter.selection import select
 from gaga_adapter.subspace import mask_from_sizes, project

@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy import fft, signal, stats
 
-from gaga_adapter.criteria.two_sample import features_molecules
 from gaga_adapter.criteria.two_sample.features_dense import DenseUnits, dense_features
-from gaga_adapter.criteria.two_sample.features_molecules import molecule_features
+from gaga_adapter.reference import invariants
+from gaga_adapter.reference.invariants import molecule_features
 from gaga_adapter.subspace import mask_from_sizes
 
 FINE = [0.2 + 0.3 * k for k in range(17)]
@@ -300,14 +300,14 @@ def test_one_large_molecule_does_not_make_all_others_as_wide(monkeypatch):
     x = torch.randn(len(sizes), 150, 5, generator=generator, dtype=torch.float64)
     mask = torch.arange(150) < sizes[:, None]
     x = torch.where(mask[..., None], x, 0)
-    features, seen = features_molecules._features, []
+    features, seen = invariants._features, []
 
     def watched(positions, others, real):
         seen.append(len(real) * real.shape[1] ** 2)
         return features(positions, others, real)
 
-    monkeypatch.setattr(features_molecules, "_features", watched)
-    monkeypatch.setattr(features_molecules, "_MOST_PAIRS", 150**2)
+    monkeypatch.setattr(invariants, "_features", watched)
+    monkeypatch.setattr(invariants, "_MOST_PAIRS", 150**2)
     together = molecule_features(x, mask, 1.0, 1.0)
     assert max(seen) == 150**2
     assert len(seen) <= 6

@@ -1,0 +1,1 @@
+"""What a fit may add to the `shape` reference: fitted mixing weights, and a tilt."""

@@ -1,0 +1,1 @@
+"""Learning what refines the `shape` start, and asking whether it helps."""
