@@ -148,14 +148,18 @@ class Sampler:
         if start.reference is None:
             return base
         even = "log_snr" if cell.solver == "few-step" else "respace"
-        return GAGAScheduler.from_pretrained(
+        stats = self.stats["low_rank" if start.reference == "low_rank" else "full"]
+        scheduler = GAGAScheduler.from_pretrained(
             base,
-            stats=self.stats["low_rank" if start.reference == "low_rank" else "full"],
+            stats=stats,
             t_star=LAST if start.at_end else self.setting["t_star"],
             reference=start.reference,
             spacing="suffix" if start.at_end and even == "respace" else even,
             handover="init",  # the loop below scales its noise, so that no call is added
         )
+        if cell.solver == "few-step":  # the network is told nothing, so its spread can be matched
+            scheduler.moments = stats.moments
+        return scheduler
 
     @torch.no_grad()
     def sample(self, cell: Cell, n: int, seed: int) -> Tensor:
