@@ -461,6 +461,29 @@ def test_dense_data_have_no_refinement(stats):
         GAGAStats(DenseLayout((2, 3, 3)), dense, 0.0, refinement=stats.refinement)
 
 
+def test_a_refinement_of_other_data_is_refused(stats):
+    def moments_of(n_features, **arguments):
+        fitted = ExchangeableMoments(n_features, **arguments)
+        x, mask = wheels(200)
+        fitted.update(torch.cat([x, x[..., 3:]], -1) if n_features > F else x, mask)
+        return fitted
+
+    old = stats.moments.metadata()
+    del old["shape_rows"]
+    only_tilt = replace(stats.refinement, weights=None)
+    for moments, refinement, message in (
+        (moments_of(F, table_size=32), stats.refinement, r"shape \(128,\), and the table has 64"),
+        (moments_of(F + 1, table_size=64), only_tilt, r"coefficients of shape .* of 2 features"),
+        (
+            ExchangeableMoments.from_state_dict(stats.moments.state_dict(), old),
+            stats.refinement,
+            "keep no exact tensors",
+        ),
+    ):
+        with pytest.raises(StatsMismatchError, match=f"of other data: .*{message}"):
+            GAGAStats(AtomLayout(moments.n_features), moments, LOG_SNR, refinement=refinement)
+
+
 # ------------------------------------------------------------------ fit
 
 
