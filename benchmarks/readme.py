@@ -14,6 +14,7 @@ from typing import Any
 
 import few_calls_tables
 import items
+import levels
 import sampling_tables
 import scaling
 import training
@@ -184,20 +185,22 @@ README, CRITERIA = ROOT / "README.md", RESULTS.parent / "CRITERIA.md"
 SAMPLING, SCALING = RESULTS.parent / "SAMPLING.md", RESULTS.parent / "SCALING.md"
 #: Marker -> page, results, and what is written between the markers.
 TABLES = {
-    "sampling": (README, "sampling", sampling_tables.short),
     "references": (README, "references", references_table),
     "criteria_qm9": (README, "criteria_qm9", criteria_table),
     "scheduler_overhead": (README, "scheduler_overhead", overhead_table),
     "criteria_power": (CRITERIA, "criteria_power", power_table),
     "criteria_speed": (CRITERIA, "criteria_speed", published_table),
     "modalities": (CRITERIA, "modalities", modalities_table),
+    "few_calls": (README, "few_calls", few_calls_tables.short),
     "few_calls_asked": (SAMPLING, "few_calls", few_calls_tables.asked),
     "few_calls_traded": (SAMPLING, "few_calls", few_calls_tables.traded),
     "few_calls_quality": (SAMPLING, "few_calls", few_calls_tables.quality),
     "few_calls_apart": (SAMPLING, "few_calls", few_calls_tables.apart),
+    "sampling": (SAMPLING, "sampling", sampling_tables.short),
     "sampling_goals": (SAMPLING, "sampling", sampling_tables.goals),
     "sampling_quality": (SAMPLING, "sampling", sampling_tables.quality),
     "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
+    "levels": (SAMPLING, "levels", levels.table),
     "training": (SAMPLING, "training", training.markdown),
     "read": (SCALING, "read", read_table),
     "items": (CRITERIA, "items", items.markdown),

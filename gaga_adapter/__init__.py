@@ -34,8 +34,10 @@ if TYPE_CHECKING:
         truncate_sigmas,
     )
     from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout, TokenLayout
+    from gaga_adapter.level_fitting import fit_levels
     from gaga_adapter.molecules.denoiser import MoleculeDenoiser
     from gaga_adapter.molecules.pipeline import MoleculePipeline
+    from gaga_adapter.noise.fitted import FittedLevels
     from gaga_adapter.noise.paths import (
         FlowPath,
         GaussianPath,
@@ -60,6 +62,7 @@ _files.card_writer_home = ("gaga_adapter.report.card", "write_card")
 _ROOMS = {
     "criteria": ("Certificate", "Cumulant", "KSMI", "TwoSample"),
     "few_step": ("FewStepScheduler",),
+    "noise.fitted": ("FittedLevels",),
     "fitting": ("compare", "fit"),
     "integrations": (
         "apply_patch",
@@ -70,6 +73,7 @@ _ROOMS = {
         "truncate_sigmas",
     ),
     "layout": ("AtomLayout", "DenseLayout", "MoleculeLayout", "TokenLayout"),
+    "level_fitting": ("fit_levels",),
     "molecules.denoiser": ("MoleculeDenoiser",),
     "molecules.pipeline": ("MoleculePipeline",),
     "noise.paths": ("FlowPath", "GaussianPath", "TabulatedPath", "VEPath", "VPPath", "named_path"),
@@ -88,6 +92,7 @@ __all__ = [
     "Cumulant",
     "DenseLayout",
     "FewStepScheduler",
+    "FittedLevels",
     "FlowPath",
     "GAGAScheduler",
     "GAGAStats",
@@ -108,6 +113,7 @@ __all__ = [
     "compare",
     "fit",
     "fit_from",
+    "fit_levels",
     "named_path",
     "patched",
     "record_trained",

@@ -8,7 +8,8 @@ On disk a folder holds `gaga_config.json` (readable: layout, curve, choice, prov
 `gaga_stats.safetensors` (the tensors, with the same configuration in its header). Both are written
 under another name and renamed. The configuration carries a digest of the tensors; if a save is
 interrupted between the two renames, the header of the tensors file decides, so a folder always
-holds one complete artefact, the old or the new one. Nothing is pickled.
+holds one complete artefact, the old or the new one. Levels that were fitted to a model with these
+statistics are a file of their own beside them, `gaga_levels.json`. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, printable, to_json
 from gaga_adapter.layout import DenseLayout, Layout, TokenLayout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
+from gaga_adapter.noise.fitted import (
+    LEVELS_NAME,
+    FittedLevels,
+    load_levels,
+    save_levels,
+    with_levels,
+)
 from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr
 from gaga_adapter.noise.paths import GaussianPath
 from gaga_adapter.reference import ReferenceGaussian, make_reference
@@ -82,6 +90,7 @@ class GAGAStats:
         provenance: Source of the data, their number, and library versions. Control characters in
             it are kept as their escapes, such as `\x1b`.
         refinement: Mixing weights and tilt of the `shape` reference, if they were fitted.
+        levels: Levels for few network calls that were fitted with these statistics, if any.
 
     Raises:
         TruncationError: If `log_snr_star` is outside of (-60, 60).
@@ -95,6 +104,7 @@ class GAGAStats:
     selection: Selection | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     refinement: Refinement | None = None
+    levels: tuple[FittedLevels, ...] = ()
 
     def __post_init__(self) -> None:
         star = check_log_snr("log_snr_star", self.log_snr_star)
@@ -222,6 +232,14 @@ class GAGAStats:
 
         return float(t_star(path_or_scheduler, self.log_snr_star))
 
+    def with_levels(self, fitted: FittedLevels) -> GAGAStats:
+        """The same statistics with fitted levels, which take the place of those for the same run.
+
+        Args:
+            fitted: Levels that `fit_levels` chose with these statistics.
+        """
+        return replace(self, levels=with_levels(self.levels, fitted))
+
     @property
     def sigma_star(self) -> float:
         """`b / a` at t*: the noise level of Karras-EDM models, whose a is 1."""
@@ -251,6 +269,7 @@ class GAGAStats:
             temporary.write_bytes(blob)
         with replacing(folder / CONFIG_NAME) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        save_levels(folder, self.levels, config["digest"])
 
     @classmethod
     def from_pretrained(
@@ -290,7 +309,7 @@ class GAGAStats:
             check_repo_id(name)
         if os.path.exists(folder) or not _looks_like_hub_id(name):
             return cls._read(folder, name)
-        files = [CONFIG_NAME, TENSORS_NAME]
+        files = [CONFIG_NAME, TENSORS_NAME, LEVELS_NAME]
         folder = download(
             name, files, _INSTEAD, revision, token, cache_dir, local_files_only, endpoint
         )
@@ -344,9 +363,11 @@ class GAGAStats:
             if config.get("digest") != digest:
                 raise _corrupt(folder, "the tensors do not match their digest")
         try:
-            return cls._from_config(config, tensors)
+            stats = cls._from_config(config, tensors)
         except GAGAError as error:
             raise _corrupt(folder, error) from error
+        levels = load_levels(folder, digest)
+        return replace(stats, levels=levels) if levels else stats
 
     def push_to_hub(
         self,

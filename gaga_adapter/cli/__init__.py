@@ -28,6 +28,7 @@ _COMMANDS = (
     ("fit", _DATA, "Fit the statistics of a data set and choose t*."),
     ("criteria", _DATA, "Ask every criterion how Gaussian data are, and where t* lies."),
     ("show", _DATA, "Show fitted statistics: the curve, t* under named schedules."),
+    ("levels", _DATA, "Choose the levels of a few network calls for a model."),
     ("push", _DATA, "Push statistics and their card to the Hugging Face hub."),
     ("sample", _SAMPLES, "Sample molecules into an SDF file."),
     ("evaluate", _SAMPLES, "Judge molecules: stability, validity, shape, distances."),

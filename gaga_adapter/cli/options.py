@@ -381,7 +381,7 @@ Refine = Annotated[
 RefineAt = Annotated[
     float | None,
     typer.Option(
-        help="Log-SNR at which --refine works, no noisier than t*; that of t* if not given.",
+        help="Log-SNR at which the start is refined, no noisier than t*; that of t* if not given.",
         show_default=False,
     ),
 ]

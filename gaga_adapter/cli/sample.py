@@ -55,7 +55,7 @@ def run(
         options.one_of(
             (*options.MOLECULE_REFERENCES, "plain"),
             "Start: auto (the default), shape, size, channel, paper, unit; plain is auto without "
-            "what --refine fitted.",
+            "the refinement of the statistics.",
         ),
     ] = None,
     spacing: Annotated[

@@ -17,8 +17,11 @@ __all__ = ["FewStepScheduler"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
-    """The scheduler loads when it is asked for, since it loads diffusers."""
-    if name not in __all__:
+    """The scheduler loads when it is asked for, since it loads diffusers.
+
+    Diffusers looks for it here, by the module that the class says, and for its base beside it.
+    """
+    if name not in ("FewStepScheduler", "SchedulerMixin"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from gaga_adapter.few_step import scheduler
 

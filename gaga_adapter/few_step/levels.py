@@ -56,6 +56,21 @@ def even_timesteps(
     """
     clean, noisy = (at.seen_level(end).log_snr for end in at.ends)
     log_snrs = even_log_snrs(n, max(first, noisy), min(last, clean))
+    return timesteps_at(at, log_snrs, noisiest)
+
+
+def timesteps_at(at: Convention, log_snrs: Tensor, noisiest: float = -math.inf) -> list[float]:
+    """Timesteps (n,) of a scheduler at levels of its path, see `even_timesteps`.
+
+    Args:
+        at: Convention of the scheduler.
+        log_snrs: Log-SNRs (n,), rising.
+        noisiest: Log-SNR beyond which no timestep may lie.
+
+    Raises:
+        TruncationError: If the table has too few entries.
+    """
+    n = len(log_snrs)
     timesteps = [at.timestep_at(ratio) for ratio in torch.exp(-log_snrs / 2).tolist()]
     if at.table is None:
         return timesteps

@@ -35,7 +35,12 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError, whole_number
+from gaga_adapter.errors import (
+    DataError,
+    TruncationError,
+    UnsupportedSchedulerError,
+    whole_number,
+)
 from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_log_snrs, even_timesteps
 from gaga_adapter.few_step.matching import Step, matched
 from gaga_adapter.noise.conventions import ROWS, Convention, Level, convention_of, known_name
@@ -83,13 +88,19 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     Attributes:
         moments: Moments of the data that the predictions are matched to, or `None` for no
-            matching. A scheduler that is wrapped by `GAGAScheduler` has those of its statistics.
+            matching. A scheduler that is wrapped by `GAGAScheduler` with statistics of molecules
+            has those. Those of images or latents have to be put here by hand: the prediction of a
+            network that is told what to show lacks less spread than matching takes it for, and one
+            number cannot give back what directions of different variance lack. They are not saved.
+        renoised: Number of the last steps of the grid that re-noise, where fitted levels say it;
+            `None` for what `renoise_from` and `n_renoised` say.
 
     Raises:
         UnsupportedSchedulerError: If the class is refused or unknown.
         TruncationError: If a number is out of range.
     """
 
+    __module__ = "gaga_adapter.few_step"  # where diffusers looks for the class of a saved pipeline
     _compatibles: ClassVar[list[str]] = [name for name in ROWS if name != "FewStepScheduler"]
     order: ClassVar[int] = 1
 
@@ -118,6 +129,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         defaults = {k: p.default for k, p in theirs.items() if p.default is not p.empty}
         self.register_to_config(**{k: v for k, v in defaults.items() if k not in self.config})
         self.moments: ExchangeableMoments | DenseMoments | None = None
+        self.renoised: int | None = None
         self._like: Any = None
         self._known: Convention | None = None
         self.num_inference_steps: int | None = None
@@ -146,6 +158,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         made: FewStepScheduler = cls.from_config(
             {**scheduler.config, "_class_name": name}, **options
         )
+        made.moments = getattr(scheduler, "moments", None)
         table = getattr(scheduler, "alphas_cumprod", None)
         if table is not None:  # somebody may have put another one there, such as a float64 one
             made.like.alphas_cumprod = table.clone()
@@ -275,7 +288,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         )
         shares = [_sigma_of(ratio, at) for ratio in ratios]
         self.sigmas = torch.tensor([*shares, 0.0], dtype=torch.float64)
-        self._step_index = self._begin_index = None
+        self._step_index = self._begin_index = self.renoised = None
 
     def _own_timesteps(self, n: int) -> list[float]:
         at, ends = self._at, (self.config.log_snr_min, self.config.log_snr_max)
@@ -335,6 +348,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sample: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
+        **unused: Any,  # noqa: ANN401 - such as eta, which some pipelines pass to every scheduler
     ) -> FewStepOutput | tuple[Tensor, Tensor]:
         """One step to the next level of the grid; the last one gives the clean prediction.
 
@@ -344,10 +358,14 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             sample: Sample (B, ...) at that level.
             generator: Source of the noise, or one source for each example.
             return_dict: Whether to return a `FewStepOutput` instead of a tuple.
+            **unused: Arguments of other schedulers, such as `eta`, without a meaning here.
 
         Raises:
             TruncationError: If there is no grid, or `timestep` is no entry of it.
+            DataError: If the output has another shape than the sample, and is not a mean and a
+                learned variance.
         """
+        model_output = self._mean_of(model_output, sample)
         place = self._place(timestep)
         at, dtype = self._at, sample.dtype
         exact = torch.promote_types(dtype, torch.float32)
@@ -367,6 +385,18 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._step_index = place + 1
         following, clean = following.to(dtype), clean.to(dtype)
         return FewStepOutput(following, clean) if return_dict else (following, clean)
+
+    def _mean_of(self, output: Tensor, sample: Tensor) -> Tensor:
+        """The output of the network (B, ...) without the variance that it may have learnt."""
+        learns = "learned" in str(self.config.get("variance_type"))
+        if learns and output.shape[1] == 2 * sample.shape[1]:
+            output = output[:, : sample.shape[1]]
+        if output.shape != sample.shape:
+            raise DataError(
+                f"model_output has shape {tuple(output.shape)} and the sample "
+                f"{tuple(sample.shape)}. Pass the network's output for this sample."
+            )
+        return output
 
     def _place(self, timestep: float | Tensor) -> int:
         if not len(self.sigmas):
@@ -395,6 +425,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         steps_left = len(self.timesteps) - 1 - place
         most = self.config.n_renoised
         renoises = here.log_snr >= self.config.renoise_from and (most is None or steps_left <= most)
+        if self.renoised is not None:
+            renoises = steps_left <= self.renoised
         if renoises or not here.a:
             return Step(here, there, there.a, 0.0, there.b)
         return Step(here, there, *_ancestral(here, there))
@@ -470,5 +502,10 @@ def _noise_class(name: Any) -> type[Any]:  # noqa: ANN401 - whatever a configura
             f"diffusers has no scheduler {name!r} to take noise levels from. Pass the config of "
             "one of its schedulers, such as pipe.scheduler.config."
         )
-    known_name(found)
+    row = ROWS[known_name(found)]
+    if row.tail:
+        raise UnsupportedSchedulerError(
+            f"{name} ends its grid with an entry that its pipelines do not call the network at, "
+            "and few steps have none. Use it as it is."
+        )
     return found

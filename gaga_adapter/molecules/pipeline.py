@@ -36,6 +36,7 @@ from gaga_adapter.sampling.loop import (
     CallCounter,
     ProgressBar,
     Stepped,
+    check_levels,
     check_statistics,
     draw_sizes,
     sample_atoms,
@@ -259,6 +260,7 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         sizes = wanted_sizes(n_molecules, n_atoms, self.config.size_counts, generator)
         n_channels, calls = self.denoiser.layout.n_channels, 0
         n_steps = wanted_grid(self.scheduler, num_inference_steps, timesteps, sigmas).n_steps
+        check_levels(self.scheduler, self.denoiser, n_steps)
 
         def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:
             nonlocal calls

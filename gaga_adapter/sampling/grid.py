@@ -106,7 +106,7 @@ def wanted_grid(
     Raises:
         TruncationError: If the number is no whole one of 1 or more, or both lists are given, or one
             is empty, or no list of finite numbers, or none that the scheduler takes; or if its
-            spacing is `log_snr`.
+            spacing is `log_snr`, `fitted` or `auto`.
     """
     lists = {"timesteps": timesteps, "sigmas": sigmas}
     given = {kind: levels for kind, levels in lists.items() if levels is not None}
@@ -114,9 +114,10 @@ def wanted_grid(
         raise TruncationError("got timesteps and sigmas. Pass one of them.")
     for kind, levels in given.items():
         _check_kind(scheduler, kind)
-        if getattr(scheduler, "spacing", None) == "log_snr":
+        spacing = getattr(scheduler, "spacing", None)
+        if spacing in ("log_snr", "fitted", "auto"):
             raise TruncationError(
-                f"got {kind}, and the spacing log_snr of this {type(scheduler).__name__} chooses "
+                f"got {kind}, and the spacing {spacing} of this {type(scheduler).__name__} chooses "
                 "its own. Pass num_inference_steps, or wrap the scheduler with "
                 'spacing="suffix", which cuts the list at t*.'
             )

@@ -376,3 +376,9 @@ def check_statistics(
     raise StatsMismatchError(
         f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. {advice}"
     )
+
+
+def check_levels(scheduler: Any, network: Any, n_calls: int) -> None:  # noqa: ANN401
+    """Warn if a scheduler has fitted levels for so many calls that are another network's."""
+    if isinstance(scheduler, GAGAScheduler):
+        scheduler.check_levels(network, n_calls=n_calls)

@@ -13,6 +13,8 @@ this is a shorter run.
   has nothing left to decide. They are written over the scheduler's own, or given to it as a list of
   timesteps; levels of a table lie at its entries. Lists of the caller count by their number only,
   and shifts (`shift`, `mu`, Karras sigmas) are not applied.
+- `fitted`: the levels that were fitted to a model for that number of steps, and the number of steps
+  that re-noise.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import TruncationError
-from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_timesteps
+from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_timesteps, timesteps_at
 from gaga_adapter.noise.conventions import Level, Scheduler, convention_of, log_snr
+from gaga_adapter.noise.fitted import FittedLevels
 from gaga_adapter.noise.levels import TOLERANCE, first_beyond, is_beyond
 from gaga_adapter.scheduler.families import family_of
 
@@ -123,18 +126,43 @@ class GridMaker:
             TruncationError: If the scheduler takes no levels but its own, or the table of the
                 scheduler has too few.
         """
-        scheduler, family, at = self.scheduler, self.family, self.convention
-        name = type(scheduler).__name__
-        # a list may end at the data, which are no step
-        n_steps = max(1, int((self._ratios() > 0).sum()))
+        family, name = self.family, type(self.scheduler).__name__
         if not family.written and "timesteps" not in family.explicit:
             raise TruncationError(
                 f"{name} takes no levels but its own, so it has no spacing log_snr. Use "
                 'spacing="respace", or FewStepScheduler.from_scheduler(pipe.scheduler).'
             )
-        last = float(scheduler.config.get("log_snr_max", LOG_SNR_MAX))
-        timesteps = even_timesteps(at, n_steps, self.log_snr_star, last, self.limit)
-        if family.written:
+        at, last = self.convention, float(self.scheduler.config.get("log_snr_max", LOG_SNR_MAX))
+        return self._at_timesteps(
+            even_timesteps(at, self.n_steps, self.log_snr_star, last, self.limit)
+        )
+
+    def fitted(self, levels: FittedLevels) -> Cut:
+        """The levels that were fitted for as many steps as the call's own grid has.
+
+        Raises:
+            TruncationError: If the scheduler is no `FewStepScheduler`, whose steps they are for.
+        """
+        if not hasattr(self.scheduler, "renoised"):
+            raise TruncationError(
+                f"fitted levels are for the steps of a FewStepScheduler, and this is a "
+                f"{type(self.scheduler).__name__}. Make one with "
+                "FewStepScheduler.from_scheduler(pipe.scheduler)."
+            )
+        log_snrs = torch.tensor(levels.log_snrs, dtype=torch.float64)
+        cut = self._at_timesteps(timesteps_at(self.convention, log_snrs, self.limit))
+        self.scheduler.renoised = levels.n_renoised
+        return cut
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps of the grid as it is; a list may end at the data, which are no step."""
+        return max(1, int((self._ratios() > 0).sum()))
+
+    def _at_timesteps(self, timesteps: list[float]) -> Cut:
+        """The grid at given entries of the scheduler, from noise to data."""
+        at, name = self.convention, type(self.scheduler).__name__
+        if self.family.written:
             self._write(timesteps)
         else:
             plain = {"num_inference_steps": None, "sigmas": None, "timesteps": timesteps}
@@ -147,7 +175,7 @@ class GridMaker:
                 f"{name} changes the levels of the spacing log_snr that it is given (a strength "
                 'below 1?). Use spacing="respace".'
             )
-        cut = self._cut(n_steps, is_whole=False)
+        cut = self._cut(len(timesteps), is_whole=False)
         # the next entry of the table would be beyond t*, and the network was not trained at it
         return replace(cut, reaches=cut.reaches or self._is_last_trained(timesteps[0]))
 

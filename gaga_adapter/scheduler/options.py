@@ -17,6 +17,7 @@ from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, to_json
 from gaga_adapter.files.hub import download
 from gaga_adapter.noise.conventions import Scheduler
+from gaga_adapter.noise.fitted import LEVELS_NAME
 from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr, plain_number
 from gaga_adapter.noise.timesteps import timestep_log_snr, timestep_range
 from gaga_adapter.scheduler.handover import HANDOVERS
@@ -26,7 +27,7 @@ from gaga_adapter.stats import TENSORS_NAME, GAGAStats
 CONFIG_NAME = "scheduler_config.json"
 OPTIONS_NAME = "gaga_scheduler.json"
 SCHEMA_VERSION = 1
-SPACINGS = ("suffix", "respace", "log_snr")
+SPACINGS = ("suffix", "respace", "log_snr", "fitted", "auto")
 #: Generated classes are named after their base.
 PREFIX = "GAGA"
 #: Timesteps of a scheduler, whose tables are made when it is read.
@@ -151,7 +152,10 @@ def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # 
         within = f"{subfolder}/" if subfolder else ""
         folder = download(
             name,
-            [f"{within}{name}" for name in (CONFIG_NAME, OPTIONS_NAME, STATS_CONFIG, TENSORS_NAME)],
+            [
+                f"{within}{name}"
+                for name in (CONFIG_NAME, OPTIONS_NAME, STATS_CONFIG, TENSORS_NAME, LEVELS_NAME)
+            ],
             "Pass a scheduler, a folder with its configuration, or a hub id.",
             *asked,
         )

@@ -27,6 +27,7 @@ from gaga_adapter.errors import (
     warn,
 )
 from gaga_adapter.noise.conventions import convention_of
+from gaga_adapter.noise.fitted import FittedLevels
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.scheduler.families import family_of
 from gaga_adapter.scheduler.fractions import (
@@ -70,6 +71,25 @@ class Truncation:
     reference: ReferenceGaussian  # Gaussian start, at the level of the data
     channel: ReferenceGaussian  # the coarsest Gaussian of the same data
     unit: ReferenceGaussian  # the law of unit noise
+
+    def levels_for(self, n_calls: int) -> FittedLevels | None:
+        """The fitted levels of a run of so many calls, if the spacing asks for them.
+
+        Raises:
+            TruncationError: If it asks for fitted levels alone, and there are none for this number.
+        """
+        if self.options.spacing not in ("fitted", "auto"):
+            return None
+        here = [one for one in self.stats.levels if one.starts_at(self.log_snr_star)]
+        known = {one.n_calls: one for one in here if one.reference == self.reference.kind}
+        if n_calls not in known and self.options.spacing == "fitted":
+            which = ", ".join(map(str, sorted(known))) or "none"
+            raise TruncationError(
+                f"no levels were fitted for {n_calls} calls from log-SNR {self.log_snr_star:.4g} "
+                f"with the {self.reference.kind!r} start. Fitted numbers of calls: {which}. Fit "
+                'them with `gaga levels`, or use spacing="log_snr".'
+            )
+        return known.get(n_calls)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Truncation:
         return self
@@ -202,8 +222,9 @@ class TruncatedRun:
         )
         spacing = truncation.options.spacing
         is_suffix = spacing == "suffix"
-        if spacing == "log_snr":
-            cut = maker.even_in_log_snr()
+        if spacing in ("log_snr", "fitted", "auto"):
+            levels = truncation.levels_for(maker.n_steps)
+            cut = maker.even_in_log_snr() if levels is None else maker.fitted(levels)
         else:
             cut = maker.suffix() if is_suffix else maker.respace(self._gaga_finest)
         reference = truncation.reference.at(cut.level.a, cut.level.b)

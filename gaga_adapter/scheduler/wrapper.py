@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, TruncationError
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.noise.draws import batch_uniforms, entries
 from gaga_adapter.noise.timesteps import t_star as first_timestep
@@ -115,8 +116,10 @@ class GAGAScheduler(TruncatedRun):
                 calls. `respace` puts all steps of such a grid inside of [0, t*]. `log_snr` makes
                 as many levels, even in log-SNR from t* to 6 or the scheduler's own `log_snr_max`;
                 of sigmas or timesteps that the loop passes only the number counts, and neither a
-                shift nor Karras sigmas move a level. By default `log_snr` for a
-                `FewStepScheduler`, and `suffix` for others.
+                shift nor Karras sigmas move a level. `fitted` has the levels that `fit_levels`
+                chose for a model and this number of steps. By default `log_snr` for a
+                `FewStepScheduler`, or, if the statistics have fitted levels, `auto`, which takes
+                these where they are for the number of steps; and `suffix` for others.
             reference: Kind of the Gaussian start; `auto` (default) is the finest that was fitted.
             handover: Way of the start into the loop: `auto` (default), `init`, `step`, `scale` or
                 `hook`.
@@ -159,7 +162,10 @@ class GAGAScheduler(TruncatedRun):
             )
         new = {"t_star": t_star, "spacing": spacing, "reference": reference, "handover": handover}
         changes: dict[str, Any] = {k: v for k, v in new.items() if v is not None}
-        options = options or Options(spacing=family_of(base).spacing)
+        if options is None:
+            usual = family_of(base).spacing
+            is_auto = usual == "log_snr" and bool(stats.levels)
+            options = Options(spacing="auto" if is_auto else usual)
         return cls._gaga_truncate(base, stats, replace(options, **changes))
 
     @classmethod
@@ -176,7 +182,8 @@ class GAGAScheduler(TruncatedRun):
         channel, unit = stats.reference("channel"), stats.reference("unit").at(0.0, 1.0)
         result._gaga = Truncation(stats, options, log_snr_star, reference, channel, unit)
         result._gaga_finest = {}
-        if hasattr(result, "moments"):  # of a few-step scheduler, which matches them
+        # A few-step scheduler matches the moments of molecules, and of other data if told to.
+        if hasattr(result, "moments") and isinstance(stats.moments, ExchangeableMoments):
             result.moments = stats.moments
         return result
 
@@ -236,7 +243,7 @@ class GAGAScheduler(TruncatedRun):
 
     @property
     def spacing(self) -> str:
-        """`suffix`, `respace` or `log_snr`."""
+        """`suffix`, `respace`, `log_snr`, `fitted` or `auto`."""
         return self._gaga_truncation().options.spacing
 
     @property
@@ -323,6 +330,24 @@ class GAGAScheduler(TruncatedRun):
         check_trained(log_snr, truncation.log_snr_star)
         self._gaga = replace(truncation, options=options)
 
+    def check_levels(self, *networks: Any, n_calls: int | None = None) -> None:  # noqa: ANN401
+        """Warn if fitted levels are to be used that were fitted to another network.
+
+        Args:
+            networks: Networks that are to be called.
+            n_calls: Number of calls of the run; `None` for all that levels were fitted for.
+
+        Raises:
+            TruncationError: If the spacing is `fitted`, and no levels are for this number.
+        """
+        truncation = self._gaga_truncation()
+        numbers = {one.n_calls for one in self.stats.levels} if n_calls is None else {n_calls}
+        for number in sorted(numbers):
+            levels = truncation.levels_for(number)
+            if levels is not None:
+                levels.check_model(*networks)
+                return
+
     @property
     def trained_log_snr(self) -> float | None:
         """Log-SNR of the noisiest level in training; `None` if it was the whole path."""
@@ -347,7 +372,9 @@ class GAGAScheduler(TruncatedRun):
             TruncationError: If a network was trained on a shorter trajectory than t*.
         """
         self.detach()
-        records = [trained_log_snr(network) for network in networks_of(pipe)]
+        networks = networks_of(pipe)
+        self.check_levels(*networks)
+        records = [trained_log_snr(network) for network in networks]
         trained = [record for record in records if record is not None]
         if trained:
             self.keep_within(max(trained))

@@ -106,6 +106,19 @@ class EDMNetwork(nn.Module):
         eps: Tensor = network(sample, t, *atoms.arguments)
         return eps
 
+    def predict_clean(self, noisy: Tensor, sigma: float, mask: Tensor | None) -> Tensor:
+        """Predicted clean molecules (B, N, 3 + F) of `x_0 + sigma eps`, as a criterion asks.
+
+        A conditional model needs properties, and cannot be asked so.
+
+        Raises:
+            DataError: If there is no mask (B, N) of real atoms.
+        """
+        if mask is None:
+            raise DataError("a model of molecules needs the mask of real atoms. Pass (x, mask).")
+        eps: Tensor = self(noisy / math.hypot(1, sigma), sigma, Atoms(mask, None, noisy.dtype))
+        return noisy - sigma * eps
+
     def output_for(self, seen: Tensor, timestep: Tensor, at: Convention, atoms: Atoms) -> Tensor:
         """The output (B, N, 3 + F) that a scheduler expects, from the network's epsilon.
 

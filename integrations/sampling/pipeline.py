@@ -34,6 +34,7 @@ from gaga_adapter.layout import Layout
 from gaga_adapter.sampling.grid import Levels, wanted_grid
 from gaga_adapter.sampling.loop import (
     Stepped,
+    check_levels,
     check_statistics,
     sample_atoms,
     served,
@@ -163,6 +164,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
         all_steps = len(denoiser.log_sigma)
         wanted = wanted_grid(self.scheduler, num_inference_steps, timesteps, sigmas, all_steps)
         n_steps = wanted.n_steps
+        check_levels(self.scheduler, denoiser, n_steps)
         calls = 0
 
         def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Stepped) -> Tensor:

@@ -31,7 +31,7 @@ def test_nats_of_the_table_are_the_measured_bounds():
     """To a tenth of the value, or two standard errors."""
     bounds = results("references")
     for kind, t, nats in (
-        ("shape", 700, 0.05), ("size", 700, 0.1), ("shape", 550, 0.36), ("shape", 400, 1.2),
+        ("shape", 700, 0.04), ("size", 700, 0.1), ("shape", 550, 0.28), ("shape", 400, 0.92),
         ("size", 400, 1.8),
     ):  # fmt: skip
         k, curve = bounds["t"].index(t), bounds["curves"][kind]
@@ -60,7 +60,7 @@ def test_the_reasons_for_the_default_tolerance_are_in_the_table_of_samples():
     assert size["molecule_stability"]["value"] >= full["molecule_stability"]["value"]
     bounds = results("references")
     k = bounds["t"].index(400)
-    assert f"{bounds['curves']['shape']['value'][k]:.2f}" == "1.19"
+    assert f"{bounds['curves']['shape, older artefacts']['value'][k]:.2f}" == "1.19"
     assert f"{bounds['curves']['size']['value'][k]:.2f}" == "1.78"
 
 

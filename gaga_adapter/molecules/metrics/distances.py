@@ -144,8 +144,8 @@ class Linearised:
 
     Attributes:
         value: The distance.
-        generated: What each generated molecule adds (M,); the sum is 0.
-        held_out: What each held-out molecule adds (H,); the sum is 0.
+        generated: Contributions of the generated molecules (M,), of sum 0.
+        held_out: Contributions of the held-out molecules (H,), of sum 0.
     """
 
     value: float
