@@ -154,8 +154,12 @@ GROUPS: dict[str, Group] = {
         "embedded",
         1024,
         [
-            Cell("re-noise", 3, start, 599, grid=FLASHMOL)
+            cell
             for start in ("noise", "unit", "shape", "oracle")
+            for cell in (
+                Cell("re-noise", 3, start, 599, grid=FLASHMOL),
+                Cell("few-step", 12, start, 599),
+            )
         ],
     ),
     "edm-noise": Group(
