@@ -154,8 +154,12 @@ GROUPS: dict[str, Group] = {
         "embedded",
         1024,
         [
-            Cell("re-noise", 3, start, 599, grid=FLASHMOL)
+            cell
             for start in ("noise", "unit", "shape", "oracle")
+            for cell in (
+                Cell("re-noise", 3, start, 599, grid=FLASHMOL),
+                Cell("few-step", 12, start, 599),
+            )
         ],
     ),
     "edm-noise": Group(
@@ -361,7 +365,9 @@ class Bench:
         known = self._kept(
             cell, f"figures-{n}", lambda: _to_arrays(self._measured(self.molecules(cell, n)))
         )
-        figures = _from_arrays(known)
+        figures = _from_arrays(known) | claims.forms(
+            self.molecules(cell, n), self.held_out.molecules
+        )
         passed = self.plausible(cell, n, None)
         if passed is not None:
             figures["plausible"] = claims.share(passed, np.ones(len(passed)))

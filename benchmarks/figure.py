@@ -187,8 +187,10 @@ def few_calls(found: dict[str, Any]) -> None:
     right.axhspan(0, embedded["held_out"]["noise_floor"]["v_x"]["value"], color="#dfe3e8", lw=0)
     left.set(ylim=(0, 100))
     right.set(ylim=(0, None))
-    left.set_title("Twelve calls from t* are as good as a thousand …", fontsize=10.5, loc="left")
-    right.set_title("… with molecules of QM9's size", fontsize=10.5, loc="left")
+    left.set_title(
+        "Stable molecules: twelve calls from t* pass a thousand …", fontsize=10.5, loc="left"
+    )
+    right.set_title("… and the size of molecules stays that of QM9", fontsize=10.5, loc="left")
     left.legend(frameon=False, fontsize=8.5, loc="lower right")
     figure.savefig(RESULTS / "few_calls.png", dpi=150)
 
