@@ -622,7 +622,8 @@ def write(args: argparse.Namespace, there: dict[str, Bench]) -> None:
             for cell in group.cells if group.weights == weights else []:
                 known = cells.get(cell.name, before["cells"].get(cell.name))
                 n = bench.sampled(cell, args.n or group.n) if name in args.group else 0
-                if n > (0 if known is None else known["n"]) or (n and args.again):
+                least = 0 if known is None else known["n"]
+                if n > least or (args.again and n and n == least):
                     if args.plausible and cell in PLAUSIBLE[weights] and has_posebusters():
                         bench.plausible(cell, min(n, args.plausible), lambda done: None)
                     known = bench.record(cell, n)
