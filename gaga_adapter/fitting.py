@@ -57,6 +57,9 @@ DEFAULT_LOG_SNR = (
 )
 
 
+_N_REFINE = 8000
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Result of one criterion.
@@ -107,7 +110,7 @@ def fit(
     channels: int | None = None,
     refine: str | Sequence[str] = (),
     refine_at: float | None = None,
-    n_refine: int = 8000,
+    n_refine: int = _N_REFINE,
 ) -> GAGAStats:
     """Fit the statistics of a data set and choose its characteristic log-SNR.
 
@@ -146,9 +149,10 @@ def fit(
             see: `em` fits the mixing weights of its rows, and `tilt` learns a regression that
             chooses one of several candidates for every draw. What does not help on the items of the
             criterion is left out, with a warning. t* is that of the plain start.
-        refine_at: Log-SNR at which the start is refined, no noisier than t*; t* when `None`. The
-            refinement serves there and at all noisier levels.
-        n_refine: Number of items that the refinement learns from.
+        refine_at: Log-SNR at which the start is refined; t* when `None`. The refinement serves
+            there and at all noisier levels. If t* turns out to be cleaner, the start stays plain,
+            with a warning.
+        n_refine: Number of items that the refinement learns from, 1000 or more.
 
     Returns:
         The artefact, the same on all processes; `save_pretrained` writes it.
@@ -158,8 +162,8 @@ def fit(
             are too few for the criterion, or an argument makes no sense.
         StatsMismatchError: If batches have other channels than the layout, or the data do not
             have this reference.
-        TruncationError: If the criterion never comes within the tolerance, or `refine_at` is
-            noisier than t*.
+        TruncationError: If the criterion never comes within the tolerance, or `refine_at` is no
+            log-SNR.
         ProcessError: If another process failed or is gone.
     """
     asked = criterion if isinstance(criterion, Sequence) else [criterion]
@@ -175,10 +179,24 @@ def fit(
     generator = torch.Generator().manual_seed(check_seed(seed))
     n_criterion = whole_number("n_criterion", n_criterion)
     n_bootstrap = whole_number("n_bootstrap", n_bootstrap, 0)
-    methods = _refining(refine, refine_at, reference, layout)
-    n_kept = n_criterion + (whole_number("n_refine", n_refine) if methods else 0)
+    methods = _refining(refine, refine_at, n_refine)
+
+    def check(layout: Layout | None) -> None:
+        if methods:
+            _check_refinable(reference, layout)
+
+    check(layout)
     kept = collect(
-        data, layout, n_kept, reference, covariance, generator, progress, processes, channels
+        data,
+        layout,
+        n_criterion + (n_refine if methods else 0),
+        reference,
+        covariance,
+        generator,
+        progress,
+        processes,
+        channels,
+        check,
     )
 
     def conclude(beat: Callable[[], None]) -> GAGAStats:
@@ -366,22 +384,33 @@ def _part(collected: Collected, rows: slice) -> Collected:
 
 
 def _refining(
-    refine: str | Sequence[str], refine_at: float | None, reference: str, layout: Layout | None
+    refine: str | Sequence[str], refine_at: float | None, n_refine: int
 ) -> tuple[str, ...]:
-    """The ways to refine; refuses what cannot be refined before the data are read."""
+    """The ways to refine; refuses arguments before the data are read."""
     if not refine:
+        for name, is_given in (
+            ("refine_at", refine_at is not None),
+            ("n_refine", n_refine != _N_REFINE),
+        ):
+            if is_given:
+                raise DataError(f"{name} is given and refine is not. Pass refine='tilt', too.")
         return ()
-    from gaga_adapter.refining.refine import check_methods
+    from gaga_adapter.refining.refine import FEWEST, check_methods
 
     methods = check_methods(refine)
     if refine_at is not None:
         check_log_snr("refine_at", refine_at)
+    whole_number("n_refine", n_refine, FEWEST)
+    return methods
+
+
+def _check_refinable(reference: str, layout: Layout | None) -> None:
+    """Refuse data that have no `shape` to refine, and another reference."""
     if reference not in ("auto", "shape") or isinstance(layout, DenseLayout | TokenLayout):
         what = layout.describe() if reference in ("auto", "shape") and layout else reference
         raise DataError(
             f"refine is of the shape reference of molecules, and this is {what}. Leave refine out."
         )
-    return methods
 
 
 def _choose(

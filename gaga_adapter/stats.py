@@ -95,7 +95,7 @@ class GAGAStats:
     Raises:
         TruncationError: If `log_snr_star` is outside of (-60, 60).
         StatsMismatchError: If the moments have other channels than the layout, or a refinement
-            comes with data that have no `shape`.
+            comes with data that have no `shape` or that it was not fitted with.
     """
 
     layout: Layout
@@ -133,11 +133,13 @@ class GAGAStats:
                 f"the layout has {layout.describe()}, the moments are {moments.metadata()}. "
                 "Pass the moments of data in this layout."
             )
-        if self.refinement is not None and (isinstance(layout, DenseLayout | TokenLayout)):
-            raise StatsMismatchError(
-                f"a refinement is of molecules, and the layout has {layout.describe()}. Leave the "
-                "refinement out."
-            )
+        if self.refinement is not None:
+            if not isinstance(moments, ExchangeableMoments) or isinstance(layout, TokenLayout):
+                raise StatsMismatchError(
+                    f"a refinement is of molecules, and the layout has {layout.describe()}. Leave "
+                    "the refinement out."
+                )
+            self.refinement.check(moments)
 
     def __repr__(self) -> str:
         judged = self.judged_reference

@@ -14,7 +14,7 @@ what to pass instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -71,13 +71,14 @@ def collect(
     progress: Progress | None = None,
     sharing: Sharing = "deal",
     channels: int | None = None,
+    check: Callable[[Layout], None] | None = None,
 ) -> Collected | None:
     """Stream a data set once; the result on the first of the processes, `None` on the others.
 
     Arguments and errors are those of `fit`. `reference` is tried on the first batch, so that an
-    impossible one is refused before the stream is read. One number is drawn from `generator`, for
-    the sample. `progress` is called after each batch; with several processes once a second, on the
-    first one.
+    impossible one is refused before the stream is read. `check` is called with the layout as soon
+    as it is known, and may refuse it. One number is drawn from `generator`, for the sample.
+    `progress` is called after each batch; with several processes once a second, on the first one.
     """
     if n_criterion < 1:
         raise DataError(f"n_criterion={n_criterion}: the criterion needs items to see. Pass more.")
@@ -86,6 +87,8 @@ def collect(
     processes = sharing_processes(sharing)
     if layout is None:
         layout, data = _peek(data, channels, processes)
+    if check is not None:
+        check(layout)
     moments: Moments
     if isinstance(layout, DenseLayout):
         from gaga_adapter.moments.dense import DenseMoments

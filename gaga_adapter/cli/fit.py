@@ -13,7 +13,7 @@ from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, say
 from gaga_adapter.cli.show import document, print_stats, save_plot
 from gaga_adapter.distributed import n_processes, process_index, started
-from gaga_adapter.errors import StatsMismatchError
+from gaga_adapter.errors import DataError, StatsMismatchError
 from gaga_adapter.layout import DenseLayout
 
 
@@ -53,6 +53,8 @@ def run(
     """
     from gaga_adapter.fitting import fit
 
+    if refine_at is not None and not refine:
+        raise DataError("--refine-at is given and --refine is not. Pass --refine tilt, too.")
     judge = options.make_criterion(criterion, model, options.torch_device(device))
     with progress_bar() as progress:
         source = options.open_data(reading, seed, progress)

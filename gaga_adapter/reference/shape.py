@@ -21,9 +21,16 @@ another molecule. The noise of the positions stays what it is.
 
 *Density.* The mixture over rows of `hypergeometric.py`, with `s` the eigenvalues of `x'x / b²` and
 `t = a² (n - 1) l_k / b²`; its docstring states the error. Rows that a rough form finds far less
-likely than the likeliest one keep the rough form. *Divergence.* The prior term is the bound
-`KL(q || reference) <= -log sum_k pi_k ∫ exp(-KL(q || p_kRU)) dR dU`: log-sum-exp is convex, so by
-Jensen the expectation may be taken inside. The integral is the same function at `x = a x_0`.
+likely than the likeliest one keep the rough form.
+
+*Divergence.* The prior term is an upper bound by Jensen's inequality. Split the noised positions
+into their part in the column space of `x_0` and the rest, which is noise alone in n - 4 dimensions:
+an orthonormal frame Q times a triangular T, of independent Gaussian entries above a diagonal of
+chi variables (Bartlett 1933). The density of a row depends on Q not at all, and but for the
+Gaussian factor, whose expectation is known, its logarithm is convex in the other two. So it is
+taken at their means: at `s_j = a² (eigenvalue j of x_0'x_0) / b² + c_j²`, `c_j` the mean of a chi
+variable of n - 4 - j degrees of freedom, j = 0, 1, 2. The mixture over rows keeps it a bound, for
+log-sum-exp is convex and rises.
 """
 
 from __future__ import annotations
@@ -168,14 +175,24 @@ class ShapeReference(MoleculeReference):
         scatter = statistics.positions - noise * degrees * torch.eye(3).to(others)
         point = torch.linalg.eigvalsh(scatter / self.b**2).flip(-1)
         known = torch.arange(3, device=point.device) < degrees
-        point = torch.where(known, point, 0).clamp(min=_TINY)  # (B, 1, 3)
+        rest = _rest(degrees).to(point) if noise else torch.zeros_like(point)
+        point = (torch.where(known, point, 0) + rest).clamp(min=_TINY)  # (B, 1, 3)
         form = (self.a**2 * degrees / self.b**2 * gyration).clamp(min=_TINY)
         rough = rough_form_average(point, form, degrees)
         likely = rough + others
         row, column = (likely >= likely.amax(1, keepdim=True) - _FAR).nonzero().unbind(1)
         exact = log_form_average(point[row, 0], form[column], degrees)
         volume = LOG_2_PI + 2 * math.log(self.b) + noise / self.b**2
-        return rough.index_put((row, column), exact) - 1.5 * degrees * volume
+        density = rough.index_put((row, column), exact) - 1.5 * degrees * volume
+        # The form's average has the Gaussian factor of `rest`, and `volume` that of all noise.
+        return density + rest.sum(-1) / 2
+
+
+def _rest(degrees: int) -> Tensor:
+    """Squared means (3,), falling, of the diagonal of T: the noise outside of three columns."""
+    free = [max(0, degrees - 3 - j) for j in range(3)]
+    half = [math.lgamma((k + 1) / 2) - math.lgamma(k / 2) if k else -math.inf for k in free]
+    return 2 * torch.tensor(half, dtype=torch.float64).mul(2).exp()
 
 
 def noise_hash(z: Tensor, mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Generator
 
 from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, TruncationError, warn
+from gaga_adapter.errors import DataError, warn
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.levels import TOLERANCE
 from gaga_adapter.reference.refined.refinement import Refinement
@@ -41,8 +41,13 @@ def check_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
     """The ways to refine, each once and in their order.
 
     Raises:
-        DataError: If one is unknown.
+        DataError: If one is unknown, or it is no name and no list of names.
     """
+    if not isinstance(methods, str | Sequence):
+        raise DataError(
+            f"refine={methods!r} names no way to refine. Pass one or a list of: "
+            f"{', '.join(METHODS)}."
+        )
     asked = [methods] if isinstance(methods, str) else list(methods)
     if unknown := [name for name in asked if name not in METHODS]:
         raise DataError(f"refine={unknown[0]!r} is unknown. Known: {', '.join(METHODS)}.")
@@ -61,6 +66,8 @@ def refined(
 ) -> GAGAStats:
     """The statistics with a refined `shape` start, or as they are if nothing helps.
 
+    They stay as they are, with a warning, if the level is noisier than t*, too.
+
     Args:
         stats: Plain statistics of molecules.
         methods: Ways to refine, `em`, `tilt` or both.
@@ -73,14 +80,15 @@ def refined(
 
     Raises:
         DataError: If the data have no `shape`, or too few items are there to learn from.
-        TruncationError: If the level is noisier than t*.
     """
     level, moments = stats.log_snr_star if log_snr is None else log_snr, stats.moments
     if level < stats.log_snr_star - TOLERANCE:
-        raise TruncationError(
+        warn(
             f"refine_at={level:.4g} is noisier than t*, log-SNR {stats.log_snr_star:.4g}, and a "
-            "refinement serves at its level and beyond. Pass a larger one, or leave it out."
+            "refinement serves at its level and beyond. The start stays plain; pass a larger one, "
+            "or leave it out."
         )
+        return stats
     plain = stats.reference("shape")
     assert isinstance(moments, ExchangeableMoments)
     assert isinstance(plain, ShapeReference)

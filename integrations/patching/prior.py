@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.reference.refined.tilted import TiltedReference
 
 _STEP = 1e-4  # of gamma, for a central difference in float64: error about 1e-8
 
@@ -36,18 +37,21 @@ def divergence(
     """`KL(N(a xh, b² P) || reference)` in nats (B,), dtype and device of `xh`.
 
     Where the schedule is learned, the gradient with respect to `gamma` is a central difference in
-    float64.
+    float64. The term of a tilted reference jumps at the level of its tilt, so there it is that of
+    the mixture without the tilt.
     """
     mask = _bool_mask(node_mask, xh)
 
-    def nats_at(level: float) -> Tensor:
-        return at_gamma(reference, level).kl_from_posterior(xh, mask).to(xh.device)
+    def nats_at(level: float, law: ReferenceGaussian) -> Tensor:
+        return at_gamma(law, level).kl_from_posterior(xh, mask).to(xh.device)
 
     here = float(gamma.detach())
-    nats = nats_at(here)
+    nats = nats_at(here, reference)
     if torch.is_grad_enabled() and gamma.requires_grad:
         with torch.no_grad():
-            slope = (nats_at(here + _STEP) - nats_at(here - _STEP)) / (2 * _STEP)
+            smooth = reference.plain() if isinstance(reference, TiltedReference) else reference
+            rise = nats_at(here + _STEP, smooth) - nats_at(here - _STEP, smooth)
+            slope = rise / (2 * _STEP)
         nats = nats + slope * (gamma - gamma.detach()).sum()
     return nats.to(xh.dtype)
 

@@ -213,3 +213,11 @@ def test_hydrogens_are_removed_from_both_sets_that_are_compared(gaga, tmp_path):
     assert code == 0, err
     found = json.loads(out)["distances"]["measured"]
     assert found["elements"]["value"] == found["v_x"]["value"] == 0.0
+
+
+def test_a_level_of_the_refinement_needs_one(gaga, tmp_path):
+    file = tmp_path / "a.xyz"
+    file.write_text("3\n\nC 0 0 0\nO 0 0 1.2\nH 0 0.9 -0.6\n")
+    code, _, err = gaga("fit", file, "--out", tmp_path / "stats", "--refine-at", 1.0)
+    assert code == 2
+    assert "--refine-at is given and --refine is not. Pass --refine tilt, too." in err

@@ -89,3 +89,40 @@ def test_more_molecules_find_more():
     found = results("items")
     few, most = found["bound"]["525"][0], found["bound"]["525"][-1]
     assert most[0] - few[0] > 2 * math.hypot(few[1], most[1])
+
+
+def test_the_start_alone_makes_images_too_bright():
+    """What the page about images says of its table."""
+    rows = results("images")["rows"]
+
+    def at(start, figure, n=10):
+        one = rows[f"dpm++ {n}, {start}"]["figures"][figure]
+        return one["value"], one["std_error"]
+
+    (noise, noise_error), (last, last_error) = (
+        at(start, "brightness_bias") for start in ("noise", "last")
+    )
+    assert noise > 5 * noise_error
+    assert noise - abs(last) > 3 * math.hypot(noise_error, last_error)
+    assert at("unit", "brightness_bias")[0] > noise  # the worst of all
+    fitted, error = at("fitted", "brightness_bias")
+    assert abs(fitted) < 3 * error
+    energy = {start: at(start, "energy")[0] for start in ("noise", "shipped", "last", "unit")}
+    value, error = at("fitted", "energy")
+    assert abs(value) < 3 * error
+    assert min(energy.values()) > 5 * error
+    assert max(energy, key=energy.get) == "unit"
+    later, later_error = at("noise", "brightness_bias", 20)
+    assert abs(later - noise) < 2 * math.hypot(noise_error, later_error)
+    fitted, error = at("fitted", "contrast_bias")
+    assert fitted / error == pytest.approx(-2.8, abs=0.06)
+    assert abs(at("shipped", "contrast_bias")[0]) < abs(fitted)
+    assert at("channel", "contrast_bias")[0] < at("element", "contrast_bias")[0] < fitted
+    for figure in ("brightness_bias", "contrast_bias"):
+        assert at("low_rank", figure)[0] == pytest.approx(at("fitted", figure)[0], abs=0.005)
+    assert noise / results("images")["gaussian_bias"]["32"] == pytest.approx(10, abs=1.5)
+    few = rows["few-step 10, fitted"]["figures"]["energy"]
+    assert abs(few["value"]) < 3 * few["std_error"]
+    for start in ("noise", "last", "unit"):
+        few = rows[f"few-step 10, {start}"]["figures"]["energy"]
+        assert few["value"] > 3 * few["std_error"]

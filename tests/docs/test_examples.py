@@ -31,6 +31,7 @@ def test_they_are_short():
     files = sorted(EXAMPLES.iterdir())
     assert [f.name for f in files if f.suffix == ".py"] == [
         "diffusers_images.py",
+        "digits.py",
         "karras_edm_loop.py",
         "molecules.py",
     ]
@@ -67,6 +68,33 @@ def test_diffusers_images(run, tmp_path, monkeypatch):
     alike = (pixels.mean(0) + pixels.std(0) * noise).clamp(0, 1)
     assert distance(short) < 1.1 * distance(full)
     assert distance(short) < 0.9 * distance(alike)
+
+
+def test_digits(run, tmp_path, monkeypatch):
+    """With a network of a few steps: the starts are what they are said to be, whatever it makes."""
+    monkeypatch.setattr("sys.argv", ["digits.py", "3"])
+    names, printed = run("digits")
+    images, fitted, plain = (names[name] for name in ("images", "fitted", "plain"))
+    lines = printed.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == list(names["samples"])
+    assert f"digits: brightness {float(images.mean()):.3f}" in lines[0]
+    # Pure noise and its opposite show the mean of the start: 0, or that of the noised digits.
+    noise = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    noise = torch.cat([noise, -noise])
+    for scheduler, expected in ((plain, 0.0), (fitted, None)):
+        scheduler.set_timesteps(10)
+        t = int(scheduler.timesteps[0])
+        a = float(scheduler.alphas_cumprod[t]) ** 0.5
+        assert len(scheduler.timesteps) == 10
+        assert (t == 999) == (scheduler is plain)
+        expected = a * images.mean(0) if expected is None else torch.zeros(4, 16, 16)
+        start = (noise * scheduler.init_noise_sigma).mean(0)
+        torch.testing.assert_close(start, expected, rtol=1e-3, atol=1e-4)
+    assert float(plain.alphas_cumprod[-1]) == pytest.approx(0.00466, rel=1e-3)
+    # The network is kept: a second run trains nothing and says the same.
+    before = (tmp_path / "digits-unet" / "config.json").stat().st_mtime_ns
+    assert run("digits")[1] == printed
+    assert (tmp_path / "digits-unet" / "config.json").stat().st_mtime_ns == before
 
 
 def test_molecules(run, tmp_path):

@@ -461,6 +461,29 @@ def test_dense_data_have_no_refinement(stats):
         GAGAStats(DenseLayout((2, 3, 3)), dense, 0.0, refinement=stats.refinement)
 
 
+def test_a_refinement_of_other_data_is_refused(stats):
+    def moments_of(n_features, **arguments):
+        fitted = ExchangeableMoments(n_features, **arguments)
+        x, mask = wheels(200)
+        fitted.update(torch.cat([x, x[..., 3:]], -1) if n_features > F else x, mask)
+        return fitted
+
+    old = stats.moments.metadata()
+    del old["shape_rows"]
+    only_tilt = replace(stats.refinement, weights=None)
+    for moments, refinement, message in (
+        (moments_of(F, table_size=32), stats.refinement, r"shape \(128,\), and the table has 64"),
+        (moments_of(F + 1, table_size=64), only_tilt, r"coefficients of shape .* of 2 features"),
+        (
+            ExchangeableMoments.from_state_dict(stats.moments.state_dict(), old),
+            stats.refinement,
+            "keep no exact tensors",
+        ),
+    ):
+        with pytest.raises(StatsMismatchError, match=f"of other data: .*{message}"):
+            GAGAStats(AtomLayout(moments.n_features), moments, LOG_SNR, refinement=refinement)
+
+
 # ------------------------------------------------------------------ fit
 
 
@@ -468,7 +491,6 @@ SETTINGS = {
     "layout": AtomLayout(F),
     "criterion": "cumulant",
     "n_criterion": 1000,
-    "n_refine": 1000,
     "n_bootstrap": 0,
     "log_snr": (1.0, 0.0, -2.0, -4.0),
 }
@@ -500,15 +522,41 @@ def test_what_does_not_help_is_left_out():
         ({"refine": "tilt", "reference": "size"}, DataError, "this is size. Leave refine out"),
         ({"refine": "tilt", "layout": DenseLayout((5, 4))}, DataError, "Leave refine out"),
         ({"refine": "tilt", "refine_at": "late"}, TruncationError, "refine_at='late'"),
-        ({"refine": "tilt", "refine_at": -59.0}, TruncationError, "noisier than t"),
-        ({"refine": "tilt", "n_criterion": 1400}, DataError, "200 items are left"),
-        ({"refine": "tilt", "n_refine": 0}, DataError, "n_refine=0"),
+        ({"refine": True}, DataError, "refine=True names no way to refine.*em, tilt"),
+        ({"refine_at": LOG_SNR}, DataError, "refine_at is given and refine is not. Pass refine="),
+        ({"n_refine": 2000}, DataError, "n_refine is given and refine is not. Pass refine="),
+        (
+            {"refine": "tilt", "n_criterion": 1400, "n_refine": 1000},
+            DataError,
+            "200 items are left",
+        ),
+        ({"refine": "tilt", "n_refine": 999}, DataError, "n_refine=999.*1000 or more"),
     ],
 )
 def test_what_cannot_be_refined_is_refused(options, error, message):
     x, mask = wheels(1600, seed=14)
     with pytest.raises(error, match=message):
         fit([(x, mask)], **{**SETTINGS, "tolerance": 5.0, **options})
+
+
+def test_dense_data_are_refused_before_the_pass():
+    """Only the first batch, which shows the layout, is read."""
+
+    def batches():
+        yield torch.zeros(4, 3, 2)
+        pytest.fail("a second batch was read")
+
+    with pytest.raises(DataError, match="refine is of the shape reference of molecules, and this"):
+        fit(batches(), refine="tilt")
+
+
+@pytest.mark.filterwarnings("ignore:600 data items")
+def test_a_level_beyond_t_star_leaves_the_start_plain():
+    x, mask = wheels(1600, seed=14)
+    settings = {**SETTINGS, "n_criterion": 600, "tolerance": 5.0}
+    with pytest.warns(GAGAWarning, match=r"refine_at=-59 is noisier than t\*.* stays plain"):
+        stats = fit([(x, mask)], **settings, refine="tilt", refine_at=-59.0)
+    assert same_stats(stats, fit([(x, mask)], **settings))
 
 
 def test_the_names_of_the_command_line_are_those_of_the_library():

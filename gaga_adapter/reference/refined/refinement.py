@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gaga_adapter.errors import StatsMismatchError
 from gaga_adapter.files.checked import Fields, Tensors
 from gaga_adapter.moments import ExchangeableMoments
-from gaga_adapter.reference.refined.tilt import Tilt
+from gaga_adapter.reference.refined.tilt import Tilt, n_invariants
 from gaga_adapter.reference.refined.tilted import TiltedReference
 from gaga_adapter.reference.shape import ShapeReference
 
@@ -62,6 +63,35 @@ class Refinement:
             f"{self.refined_nats[1]:.3f} nats instead of {self.plain_nats[0]:.3f} ± "
             f"{self.plain_nats[1]:.3f}"
         )
+
+    def check(self, moments: ExchangeableMoments) -> None:
+        """Refuse moments that this refinement was not fitted with.
+
+        Raises:
+            StatsMismatchError: If they keep no exact tensors of molecules, their table has another
+                number of rows than there are weights, or their molecules other features than the
+                tilt.
+        """
+        fault = None
+        if not moments.keeps_tensors:
+            fault = "these moments keep no exact tensors of molecules"
+        elif self.weights is not None and self.weights.shape != moments.table_sizes.shape:
+            fault = (
+                f"its weights have shape {tuple(self.weights.shape)}, and the table has "
+                f"{len(moments.table_sizes)} rows"
+            )
+        elif self.tilt is not None:
+            found, needed = self.tilt.coefficients.shape, n_invariants(moments.n_features)
+            if found != (needed,):
+                fault = (
+                    f"its tilt has coefficients of shape {tuple(found)}, and molecules of "
+                    f"{moments.n_features} features have {needed} invariants"
+                )
+        if fault is not None:
+            raise StatsMismatchError(
+                f"the refinement is of other data: {fault}. Pass the one that was fitted with "
+                "these moments, or leave the refinement out."
+            )
 
     def reference(self, moments: ExchangeableMoments) -> ShapeReference:
         """The refined reference of these moments, at the level of the data."""

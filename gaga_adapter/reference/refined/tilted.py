@@ -61,6 +61,10 @@ class TiltedReference(ShapeReference):
         """This reference, or at a noisier level than the tilt's the one at the tilt's level."""
         return self.at(*coefficients(self.tilt.log_snr)) if self._excess < 0 else self
 
+    def plain(self) -> ShapeReference:
+        """The mixture without the tilt, at the same level."""
+        return ShapeReference("shape", self.moments, self._row_weights).at(self.a, self.b)
+
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map unit noise (B, N, 3 + F) to molecules; see `ReferenceGaussian.transport`."""
         mask = self._checked_mask(z, mask)
