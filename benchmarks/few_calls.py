@@ -10,7 +10,8 @@ are skipped, with the reason, where these are not there. Writes `benchmarks/resu
 
 A row is named after its rule, its calls and its start. Rules: `few-step` makes ancestral steps up
 to log-SNR 1 and re-noises from there on; `re-noise` re-noises throughout; `ddpm`, `ddim` and
-`sde-dpm++` are those of diffusers. All have levels even in log-SNR. Starts: the references of the
+`sde-dpm++` are those of diffusers. All have levels even in log-SNR, but `ddim`, which takes no levels
+and has its own timesteps. Starts: the references of the
 package; `none`, unit noise at log-SNR -4.6; `oracle`, held-out molecules noised to the level, which
 is what a perfect start would give; `noise`, the noise of the level alone.
 """
@@ -62,6 +63,8 @@ CHUNKS = ROOT / "runs" / "few_calls"
 #: Log-SNR of the last call: fewer calls end earlier.
 ENDS = {4: 5.0, 6: 5.25, 8: 5.5, 10: 5.75}
 LAST = 6.0
+#: Spacing of a rule that takes no levels but its own.
+_SPACINGS = {"ddim": "respace"}
 #: The few calls whose levels FlashMol publishes, as timesteps of 1000.
 FLASHMOL = (599, 502, 452)
 
@@ -319,7 +322,7 @@ class Bench:
             stats=self.stats,
             t_star=950 if cell.t_star is None else cell.t_star,
             reference=cell.start if known else "unit",
-            spacing="suffix" if cell.grid else "log_snr",
+            spacing="suffix" if cell.grid else _SPACINGS.get(cell.rule, "log_snr"),
         )
         if cell.start == "oracle":
             start_from(scheduler, self.oracle)
