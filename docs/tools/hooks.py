@@ -30,6 +30,7 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.few_step",
         "gaga_adapter.few_step.scheduler",
         "gaga_adapter.level_fitting.search",
+        "gaga_adapter.noise.fitted",
         "gaga_adapter.fitting",
         "gaga_adapter.stats",
         "gaga_adapter.layout",
