@@ -10,10 +10,10 @@ are skipped, with the reason, where these are not there. Writes `benchmarks/resu
 
 A row is named after its rule, its calls and its start. Rules: `few-step` makes ancestral steps up
 to log-SNR 1 and re-noises from there on; `re-noise` re-noises throughout; `ddpm`, `ddim` and
-`sde-dpm++` are those of diffusers. All have levels even in log-SNR, but `ddim`, which takes no levels
-and has its own timesteps. Starts: the references of the
-package; `none`, unit noise at log-SNR -4.6; `oracle`, held-out molecules noised to the level, which
-is what a perfect start would give; `noise`, the noise of the level alone.
+`sde-dpm++` are those of diffusers. All have levels even in log-SNR, but `ddim`, which takes no
+levels and has its own timesteps. Starts: the references of the package; `none`, unit noise at
+log-SNR -4.6; `oracle`, held-out molecules noised to the level, which is what a perfect start would
+give; `noise`, the noise of the level alone.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def short(found: dict[str, Any]) -> str:
     columns = {name: _QUALITY[name] for name in list(_QUALITY) if name not in _LEFT_OUT}
     columns |= {"W bonds, mÅ": _APART["W bonds, mÅ"]}
     embedded = found["weights"]["embedded"]
-    lines = head(["molecules of QM9's size", "network calls", *columns])
+    lines = head(["sampler and start", "network calls", *columns])
     for name, label in SHORT.items():
         if name in embedded["cells"]:
             cell = embedded["cells"][name]
@@ -161,8 +161,7 @@ def apart(found: dict[str, Any]) -> str:
     told = (
         "W is the Wasserstein distance from the test split, in the unit of the quantity; the first "
         "row, ± one standard deviation, is what chance alone makes of as many molecules. Strain is "
-        "the median energy that a relaxation in MMFF94 frees. PoseBusters looked at "
-        f"{_plausible(found)} molecules of the rows that have a number."
+        f"the median energy that a relaxation in MMFF94 frees. {_plausible(found)}"
     )
     return f"{_rows(found, _APART)}\n\n{told}"
 
@@ -174,7 +173,9 @@ def _plausible(found: dict[str, Any]) -> str:
         for cell in part["cells"].values()
         if cell.get("n_plausible")
     }
-    return _range(sorted(counts)) if counts else "no"
+    if not counts:
+        return "PoseBusters has not been asked yet (`--plausible 512`)."
+    return f"PoseBusters looked at {_range(sorted(counts))} molecules of each row with a number."
 
 
 def _rows(found: dict[str, Any], columns: Columns) -> str:
