@@ -27,6 +27,9 @@ ROOT = Path(__file__).parents[2]
 API: dict[str, tuple[str, ...]] = {
     "Start here": (
         "gaga_adapter.scheduler.wrapper",
+        "gaga_adapter.few_step",
+        "gaga_adapter.few_step.scheduler",
+        "gaga_adapter.level_fitting.search",
         "gaga_adapter.fitting",
         "gaga_adapter.stats",
         "gaga_adapter.layout",

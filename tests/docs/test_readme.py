@@ -22,12 +22,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_first_screen_is_the_users_own_lines():
     pipe = MoleculePipeline.load()
     pipe.set_progress_bar_config(disable=True)
-    assert "num_inference_steps=200" in BLOCKS[0]
+    assert "pipe(64, num_inference_steps=12)" in BLOCKS[0]
     names = {"pipe": pipe}
-    exec(BLOCKS[0].replace("num_inference_steps=200", "num_inference_steps=10"), names)
-    assert len(names["molecules"]) == 16
-    assert type(pipe.scheduler).__name__ == "GAGADDPMScheduler"
-    assert len(pipe.scheduler.timesteps) < 10
+    exec(BLOCKS[0].replace("pipe(64, num_inference_steps=12)", "pipe(4, 3)"), names)
+    assert len(names["molecules"]) == 4
+    assert type(pipe.scheduler).__name__ == "GAGAFewStepScheduler"
+    assert int(pipe.scheduler.timesteps[0]) == 300
 
 
 def test_a_batch_of_one_size_starts_at_its_own_step():

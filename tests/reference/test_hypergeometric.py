@@ -201,7 +201,7 @@ def test_weak_forms_as_by_frames_and_rotations(n):
         value = np.exp((top * turns * scale).sum((1, 2)))
         error = value.std() / math.sqrt(count) / value.mean()
         expected = math.log(value.mean()) - float(s[k].sum() + t[k].sum()) / 2
-        assert error < 0.02
+        assert error < 0.03
         assert abs(float(got[k]) - expected) < FIVE_SIGMA * error + stated_error(n)
 
 

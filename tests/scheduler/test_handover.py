@@ -367,7 +367,7 @@ def test_entries_belong_to_their_step_throughout(case, handover):
     """`timesteps[i]`, `sigmas[i]` and `sigmas[i + 1]` are those of step i, also in callbacks."""
     call = {"num_inference_steps": case.n, **case.call}
     call = {n: v for n, v in call.items() if v is not None or n != "num_inference_steps"}
-    plain, gaga = case.make(), truncate(case.make(), 0.4, handover=handover)
+    plain, gaga = case.make(), truncate(case.make(), 0.4, handover=handover, spacing="suffix")
     plain.set_timesteps(**call)
     gaga.set_timesteps(**call, device="cpu")
     if case.loop is proteina and handover == "step":

@@ -380,4 +380,4 @@ def test_only_files_of_known_names_are_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr("gaga_adapter.scheduler.options.download", download)
     with pytest.raises(ArtefactError, match="no scheduler_config"):
         GAGAScheduler.from_pretrained("someone/model", subfolder="scheduler")
-    assert sorted(asked) == sorted(f"scheduler/{name}" for name in FILES)
+    assert sorted(asked) == sorted(f"scheduler/{name}" for name in [*FILES, "gaga_levels.json"])
