@@ -6,6 +6,7 @@ kill then costs one chunk, and several processes share the chunks of a row.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import time
@@ -105,6 +106,17 @@ def chunk_files(
     starts = range(0, n, setting["chunk"])
     counts = [min(setting["chunk"], n - start) for start in starts]
     return [(k, count, folder / f"{k}-{count}.npz") for k, count in enumerate(counts)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command line of a benchmark says of its chunks."""
+    parser.add_argument("--shard", default="0/1", help="i/k: this process samples chunks i, i+k...")
+    parser.add_argument("--merge", action="store_true", help="judge what is sampled, and no more")
+    parser.add_argument("--sample-only", action="store_true", help="leave the judging to --merge")
+    parser.add_argument("--seed", type=int, default=0, help="of the first chunk; +1 for each")
+    parser.add_argument("--chunk", type=int, default=128, help="molecules of one seed")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
 
 
 def digest(file: Path) -> str:

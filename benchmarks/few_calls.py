@@ -36,7 +36,7 @@ import diffusers
 import edm_checkpoint
 import numpy as np
 import torch
-from chunks import Chunk, chunk_files, digest
+from chunks import Chunk, add_arguments, chunk_files, digest
 from claims import Linearised
 from other_starts import BareNoise, Oracle, start_from
 from provenance import provenance
@@ -275,7 +275,7 @@ class Bench:
     def stats(self) -> GAGAStats:
         """The embedded statistics; or the moments of the training split in EDM's own channels."""
         if self.weights == "embedded":
-            return embedded_stats()
+            return GAGAStats.from_pretrained("qm9")
         layout = self.pipeline.layout()
         moments = ExchangeableMoments(layout.n_features)
         for part in load_qm9("train").batches(2048):
@@ -510,14 +510,6 @@ def held_out_record(held_out: HeldOut, n: int) -> dict[str, Any]:
     }
 
 
-def embedded_stats() -> GAGAStats:
-    """The embedded statistics, whose `shape` keeps the tensor of each row."""
-    stats = GAGAStats.from_pretrained("qm9")
-    assert isinstance(stats.moments, ExchangeableMoments)
-    stats.moments.keeps_tensors = True
-    return stats
-
-
 def of_moments(stats: GAGAStats) -> str:
     """Digest of all that a start depends on."""
     assert isinstance(stats.moments, ExchangeableMoments)
@@ -541,15 +533,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-n", type=int, help="molecules a row, in place of its group's number")
     parser.add_argument("--group", nargs="*", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--shard", default="0/1", help="i/k: this process samples chunks i, i+k...")
-    parser.add_argument("--merge", action="store_true", help="judge what is sampled, and no more")
-    parser.add_argument("--sample-only", action="store_true", help="leave the judging to --merge")
+    add_arguments(parser)
     parser.add_argument("--again", action="store_true", help="judge known rows again")
     parser.add_argument("--plausible", type=int, default=0, help="molecules for PoseBusters")
-    parser.add_argument("--seed", type=int, default=0, help="of the first chunk; +1 for each")
-    parser.add_argument("--chunk", type=int, default=128, help="molecules of one seed")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true", help="run the networks as they are")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--chunks", type=Path, default=CHUNKS, help="keeps the chunks")
@@ -569,7 +555,7 @@ def benches(args: argparse.Namespace) -> dict[str, Bench]:
     )
     embedded = {
         "weights": digest(EMBEDDED["qm9"] / "denoiser" / "diffusion_pytorch_model.safetensors"),
-        "statistics": of_moments(embedded_stats()),
+        "statistics": of_moments(GAGAStats.from_pretrained("qm9")),
         **shared,
     }
     found = {"embedded": make("embedded", embedded)}

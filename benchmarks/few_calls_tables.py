@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sampling_tables import Columns, estimate, head, row
+from sampling_tables import APART, FORM, Columns, estimate, head, row
 
 _QUALITY: Columns = {
     "atoms stable %": ("figures", "atom_stability", 100, 1),
@@ -16,18 +16,10 @@ _QUALITY: Columns = {
     "connected %": ("figures", "connected", 100, 1),
     "novel %": ("figures", "novelty", 100, 1),
     "stable and new %": ("figures", "stable_and_new", 100, 1),
-    "v_x": ("figures", "v_x", 1, 3),
-    "spread of v_x": ("figures", "v_x_spread", 1, 3),
-    "anisotropy": ("figures", "anisotropy", 1, 3),
+    **FORM,
 }
 _APART: Columns = {
-    "W v_x": ("distances", "v_x", 1, 3),
-    "W anisotropy": ("distances", "anisotropy", 1, 4),
-    "W bonds, mÅ": ("distances", "bond_lengths", 1000, 1),
-    "W angles, °": ("distances", "bond_angles", 1, 2),
-    "W elements": ("distances", "elements", 1, 3),
-    "W rings": ("distances", "rings", 1, 3),
-    "W ring sizes": ("distances", "ring_sizes", 1, 3),
+    **APART,
     "strain, kcal/mol an atom": ("figures", "strain", 1, 3),
     "PoseBusters %": ("figures", "plausible", 100, 1),
 }

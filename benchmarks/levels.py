@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from chunks import Chunk
 from numpy.typing import NDArray
 from provenance import provenance
 from verdicts import HeldOut, judged
@@ -33,14 +34,13 @@ from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.metrics.evaluate import judge
 from gaga_adapter.molecules.pipeline import MoleculePipeline
 from gaga_adapter.molecules.qm9.data import load_qm9
-from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.fitted import FittedLevels
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "levels.json"
 RUNS = ROOT / "runs" / "levels"
 T_STAR, CALLS, N_ITEMS, CHUNK = 300, (8, 6), 256, 256
-FIRST_SEED = 1000
+SETTING = {"seed": 1000, "batch_size": 128}
 ROWS = ("even", "bound", "search")
 
 
@@ -83,27 +83,17 @@ def sampled(
         if not file.is_file():
             if merge:
                 continue
-            generator = torch.Generator().manual_seed(FIRST_SEED + k // CHUNK)
-            pipe.set_progress_bar_config(disable=True)
-            made = pipe(
-                CHUNK, num_inference_steps=calls, generator=generator, batch_size=128
-            ).molecules
-            with replacing(file) as draft, draft.open("wb") as stream:
-                np.savez(stream, positions=made.positions, numbers=made.atomic_numbers)
+            Chunk.sampled(pipe, CHUNK, calls, SETTING, k // CHUNK).write(file)
             print(row, calls, "chunk", k // CHUNK, flush=True)
-        arrays = np.load(file)
-        some = MoleculeSet(arrays["positions"], arrays["numbers"], row)
-        molecules += [some.molecule(i) for i in range(len(some))]
+        molecules.append(Chunk.read(file).molecules)
     if not molecules:
         return None
-    return MoleculeSet.from_list(molecules, row), tuple(-2 * np.log(ratios))
+    return MoleculeSet.concatenate(molecules, row), tuple(-2 * np.log(ratios))
 
 
 def rows(pipe: MoleculePipeline, names: list[str], n: int, merge: bool) -> list[dict[str, Any]]:
     """Rows, judged; stability is compared with that of the even levels pair by pair."""
     stats, held_out, found = GAGAStats.from_pretrained("qm9"), HeldOut(), []
-    assert isinstance(stats.moments, ExchangeableMoments)
-    stats.moments.keeps_tensors = True  # the start of a fit of today; the table is the same
     even: dict[int, NDArray[np.float64]] = {}
     for row, calls in product(names, CALLS):
         made = sampled(pipe, stats, calls, row, n, merge)
@@ -171,8 +161,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     RUNS.mkdir(parents=True, exist_ok=True)
     pipeline = MoleculePipeline.load("qm9")
+    pipeline.set_progress_bar_config(disable=True)
     BASE = pipeline.scheduler
-    began = time.perf_counter()
     document = {
         **provenance(),
         "t_star": T_STAR,

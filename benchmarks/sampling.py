@@ -25,7 +25,7 @@ from typing import Any
 
 import diffusers
 import torch
-from chunks import Chunk, chunk_files, digest
+from chunks import Chunk, add_arguments, chunk_files, digest
 from diffusers import DDPMScheduler
 from provenance import provenance
 from verdicts import HeldOut, compare, judged, table
@@ -227,13 +227,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-n", type=int, default=1024, help="molecules a cell")
     parser.add_argument("--group", nargs="*", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--only", default="", help="cells whose name contains this")
-    parser.add_argument("--shard", default="0/1", help="i/k: this process samples chunks i, i+k...")
-    parser.add_argument("--merge", action="store_true", help="judge what is sampled, and no more")
-    parser.add_argument("--sample-only", action="store_true", help="leave the judging to --merge")
-    parser.add_argument("--seed", type=int, default=0, help="of the first chunk; +1 for each")
-    parser.add_argument("--chunk", type=int, default=128, help="molecules of one seed")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
+    add_arguments(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default="qm9", help="folder of a pipeline")
     parser.add_argument("--stats", default="qm9", help="folder of fitted statistics")

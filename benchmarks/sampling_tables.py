@@ -37,12 +37,12 @@ _QUALITY = {
     "novel %": ("figures", "novelty", 100, 1),
     "connected %": ("figures", "connected", 100, 1),
 }
-_FORM = {
+FORM = {
     "v_x": ("figures", "v_x", 1, 3),
     "spread of v_x": ("figures", "v_x_spread", 1, 3),
     "anisotropy": ("figures", "anisotropy", 1, 3),
 }
-_APART = {
+APART = {
     "W v_x": ("distances", "v_x", 1, 3),
     "W anisotropy": ("distances", "anisotropy", 1, 4),
     "W bonds, mÅ": ("distances", "bond_lengths", 1000, 1),
@@ -65,7 +65,7 @@ def estimate(value: Estimate, scale: float = 1, digits: int = 1) -> str:
 
 def short(found: dict[str, Any]) -> str:
     """The README's table."""
-    columns = {k: _QUALITY[k] for k in list(_QUALITY)[:3]} | _FORM
+    columns = {k: _QUALITY[k] for k in list(_QUALITY)[:3]} | FORM
     lines = head(["sampler and start", "network calls", *columns])
     lines.append(row("QM9 test split", ["–"], found["held_out"], columns))
     for name in SHORT:
@@ -79,7 +79,7 @@ def short(found: dict[str, Any]) -> str:
 
 def quality(found: dict[str, Any]) -> str:
     """All cells: cost, what a chemist asks, and form."""
-    columns = _QUALITY | _FORM
+    columns = _QUALITY | FORM
     lines = head(["sampler and start", "network calls", "CPU s", *columns])
     lines.append(row("QM9 test split", ["–", "–"], found["held_out"], columns))
     for name, cell in found["cells"].items():
@@ -91,17 +91,17 @@ def quality(found: dict[str, Any]) -> str:
 
 def apart(found: dict[str, Any]) -> str:
     """All cells: distances from held-out molecules, certificates, and what is worse than full."""
-    columns = ["sampler and start", *_APART, "certified nats at t*", "against the full trajectory"]
+    columns = ["sampler and start", *APART, "certified nats at t*", "against the full trajectory"]
     lines = head(columns)
     floors = [cell["noise_floor"] for cell in found["cells"].values() if cell["noise_floor"]]
     if floors:
         floor = {"distances": floors[0]}
-        lines.append(row("as many QM9 molecules", [], floor, _APART) + " – | – |")
+        lines.append(row("as many QM9 molecules", [], floor, APART) + " – | – |")
     for name, cell in found["cells"].items():
         nats = cell["certificate"]
         told = "–" if nats is None else estimate(nats, 1, 2)
         told += "*" if nats is not None and nats["interpolated"] else ""
-        lines.append(row(name, [], cell, _APART) + f" {told} | {_worse(cell)} |")
+        lines.append(row(name, [], cell, APART) + f" {told} | {_worse(cell)} |")
     lines += [
         "",
         "W is the Wasserstein distance from the test split in the unit of the quantity; the first "

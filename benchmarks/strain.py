@@ -12,30 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.metrics.chemistry import rdkit_molecules
+from gaga_adapter.molecules.metrics.chemistry import sanitised
 
 _MOST_STEPS = 5000
 
 
 def strain(molecules: MoleculeSet) -> NDArray[np.float64]:
     """Energy freed (M,), kcal/mol an atom; NaN where it cannot be computed."""
-    from rdkit import Chem, rdBase
+    from rdkit import Chem
     from rdkit.Chem import rdForceFieldHelpers as helpers
 
     freed = np.full(len(molecules), np.nan)
-    with rdBase.BlockLogs():
-        for row, mol in enumerate(rdkit_molecules(molecules)):
-            try:
-                Chem.SanitizeMol(mol)
-            except ValueError:  # rdkit's AtomValenceException, KekulizeException, ...
-                continue
-            known = len(Chem.GetMolFrags(mol)) == 1 and helpers.MMFFHasAllMoleculeParams(mol)
-            if not known:
-                continue
-            field = helpers.MMFFGetMoleculeForceField(mol, helpers.MMFFGetMoleculeProperties(mol))
-            if field is None:
-                continue
-            before = field.CalcEnergy()
-            if field.Minimize(maxIts=_MOST_STEPS) == 0:
-                freed[row] = (before - field.CalcEnergy()) / mol.GetNumAtoms()
+    for row, mol in sanitised(molecules):
+        if len(Chem.GetMolFrags(mol)) != 1 or not helpers.MMFFHasAllMoleculeParams(mol):
+            continue
+        field = helpers.MMFFGetMoleculeForceField(mol, helpers.MMFFGetMoleculeProperties(mol))
+        if field is None:
+            continue
+        before = field.CalcEnergy()
+        if field.Minimize(maxIts=_MOST_STEPS) == 0:
+            freed[row] = (before - field.CalcEnergy()) / mol.GetNumAtoms()
     return freed

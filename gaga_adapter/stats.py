@@ -434,7 +434,7 @@ class GAGAStats:
         """The oldest schema that holds this.
 
         Version 0.1 knows neither tokens nor channels on another axis, nor `shape` with exact
-        tensors: that is 2. Refinements came with 3.
+        tensors; these came with schema 2, and refinements with schema 3.
         """
         layout, moments = self.layout, self.moments
         if self.refinement is not None:

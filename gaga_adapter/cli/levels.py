@@ -30,13 +30,7 @@ def run(
             min=2,
         ),
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Pipeline folder or hub id; qm9 is the small model shipped here.",
-            autocompletion=options.completion(options.PIPELINES),
-        ),
-    ] = "qm9",
+    model: options.Pipeline = "qm9",
     stats: Annotated[
         str,
         typer.Option(
@@ -52,9 +46,7 @@ def run(
             callback=options.writable_folder,
         ),
     ] = None,
-    t_star: Annotated[
-        float | None, typer.Option(help="Start at this timestep of the scheduler instead.")
-    ] = None,
+    t_star: options.TStar = None,
     reference: Annotated[
         str,
         options.one_of(

@@ -171,6 +171,16 @@ def _within(least: int, most: int) -> Callable[[typer.Context, int], int]:
     return check
 
 
+Pipeline = Annotated[
+    str,
+    typer.Option(
+        help="Pipeline folder or hub id; qm9 is the small model shipped here.",
+        autocompletion=completion(PIPELINES),
+    ),
+]
+TStar = Annotated[
+    float | None, typer.Option(help="Start at this timestep of the scheduler instead.")
+]
 Seed = Annotated[
     int, typer.Option(help="Seed of everything random.", callback=_within(0, LARGEST_SEED))
 ]

@@ -32,13 +32,7 @@ def run(
         ),
     ],
     n: Annotated[int, typer.Option("-n", "--number", help="Number of molecules.", min=1)] = 16,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Pipeline folder or hub id; qm9 is the small model shipped here.",
-            autocompletion=options.completion(options.PIPELINES),
-        ),
-    ] = "qm9",
+    model: options.Pipeline = "qm9",
     stats: Annotated[
         str | None,
         typer.Option(
@@ -47,9 +41,7 @@ def run(
             autocompletion=options.completion(lambda: [*options.STATISTICS(), "none"]),
         ),
     ] = None,
-    t_star: Annotated[
-        float | None, typer.Option(help="Start at this timestep of the scheduler instead.")
-    ] = None,
+    t_star: options.TStar = None,
     reference: Annotated[
         str | None,
         options.one_of(

@@ -158,18 +158,13 @@ class Yardstick:
             return dense_features(channels_first(x, self.reference), units).double()
         real, mask = (self.mask.cpu() if self.mask is not None else mask), mask.cpu()
         if not self.denoiser.n_positions:
-            from gaga_adapter.criteria.two_sample.features_tokens import token_features
+            from gaga_adapter.criteria.two_sample.features_tokens import token_features, token_units
 
-            numbers = home[real]
-            spread = numbers.std(0, correction=0)
-            scale = torch.where(spread > 0, spread, 1.0)
-            return token_features(x, mask, numbers.mean(0), scale).double()
-        from gaga_adapter.reference.invariants import molecule_features
+            return token_features(x, mask, *token_units(home[real])).double()
+        from gaga_adapter.reference.invariants import molecule_features, unit_of
 
-        length, amplitude = (
-            math.sqrt(float(part.double().square().mean())) or 1.0 if part.numel() else 1.0
-            for part in (home[..., :3][real], home[..., 3:][real])
-        )
+        numbers = home[real]
+        length, amplitude = unit_of(numbers[:, :3]), unit_of(numbers[:, 3:])
         return molecule_features(x, mask, length, amplitude).double()
 
 

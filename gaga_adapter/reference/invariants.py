@@ -19,6 +19,7 @@ one set of bins serves every noise level and every normalisation of the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -32,6 +33,12 @@ _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LONE = 10.0  # nearest distance of an atom that is alone
 _CHUNK = 256  # molecules at a time: their pairs stay in the cache
 _MOST_PAIRS = 256 * 64**2  # of atoms at a time: larger molecules share a chunk with fewer others
+
+
+def unit_of(numbers: Tensor) -> float:
+    """Root mean square of numbers, as a unit: 1 where it is 0, as it is for single atoms."""
+    square = numbers.double().square()
+    return math.sqrt(float(square.mean())) or 1.0 if square.numel() else 1.0
 
 
 def molecule_features(x: Tensor, mask: Tensor, length: float, amplitude: float) -> Tensor:

@@ -6,7 +6,6 @@ data (`reference/refined/tilt.py`).
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Generator, Tensor
 from gaga_adapter.criteria.levels import add_noise, draw_like
 from gaga_adapter.errors import DataError
 from gaga_adapter.noise.levels import coefficients
-from gaga_adapter.reference.invariants import molecule_features
+from gaga_adapter.reference.invariants import molecule_features, unit_of
 from gaga_adapter.reference.refined.tilt import Tilt, cells_of
 from gaga_adapter.reference.shape import ShapeReference
 from gaga_adapter.subspace import mask_from_sizes
@@ -65,10 +64,7 @@ def learn_tilt(
         (draw_like(x, mask, here, generator), mask_from_sizes(mask.sum(1))),
     )
     numbers = torch.cat([y[real] for y, real in samples])
-    length, amplitude = (
-        math.sqrt(float(part.square().mean())) if part.numel() else 1.0
-        for part in (numbers[:, :3], numbers[:, 3:])
-    )
+    length, amplitude = unit_of(numbers[:, :3]), unit_of(numbers[:, 3:])
     features = torch.cat([molecule_features(y, real, length, amplitude) for y, real in samples])
     mean, scale = features.mean(0), features.std(0, correction=0)
     scale = torch.where(scale > 1e-12 * mean.abs().clamp(min=1.0), scale, torch.inf)

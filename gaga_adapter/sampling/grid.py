@@ -19,6 +19,7 @@ from gaga_adapter.errors import GAGAError, TruncationError, whole_number
 from gaga_adapter.few_step import FewStepScheduler
 from gaga_adapter.noise.conventions import Convention
 from gaga_adapter.sampling import DEFAULT_STEPS, FEW_STEPS
+from gaga_adapter.scheduler.options import OWN_LEVELS
 
 #: What callers may list levels in.
 Levels = Sequence[float] | Tensor | np.ndarray[Any, Any]
@@ -115,7 +116,7 @@ def wanted_grid(
     for kind, levels in given.items():
         _check_kind(scheduler, kind)
         spacing = getattr(scheduler, "spacing", None)
-        if spacing in ("log_snr", "fitted", "auto"):
+        if spacing in OWN_LEVELS:
             raise TruncationError(
                 f"got {kind}, and the spacing {spacing} of this {type(scheduler).__name__} chooses "
                 "its own. Pass num_inference_steps, or wrap the scheduler with "

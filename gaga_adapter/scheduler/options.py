@@ -27,7 +27,9 @@ from gaga_adapter.stats import TENSORS_NAME, GAGAStats
 CONFIG_NAME = "scheduler_config.json"
 OPTIONS_NAME = "gaga_scheduler.json"
 SCHEMA_VERSION = 1
-SPACINGS = ("suffix", "respace", "log_snr", "fitted", "auto")
+#: Spacings that choose the levels themselves; of a list that a loop passes only the number counts.
+OWN_LEVELS = ("log_snr", "fitted", "auto")
+SPACINGS = ("suffix", "respace", *OWN_LEVELS)
 #: Generated classes are named after their base.
 PREFIX = "GAGA"
 #: Timesteps of a scheduler, whose tables are made when it is read.

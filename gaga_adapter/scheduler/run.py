@@ -41,7 +41,7 @@ from gaga_adapter.scheduler.fractions import (
 from gaga_adapter.scheduler.grid import Cut, Finest, GridMaker
 from gaga_adapter.scheduler.handover import HANDOVERS, Event, Handover, State
 from gaga_adapter.scheduler.noise_map import NoiseMap
-from gaga_adapter.scheduler.options import Options
+from gaga_adapter.scheduler.options import OWN_LEVELS, Options
 from gaga_adapter.scheduler.start import Entry, Start
 from gaga_adapter.scheduler.watch import Watch
 from gaga_adapter.stats import GAGAStats
@@ -222,7 +222,7 @@ class TruncatedRun:
         )
         spacing = truncation.options.spacing
         is_suffix = spacing == "suffix"
-        if spacing in ("log_snr", "fitted", "auto"):
+        if spacing in OWN_LEVELS:
             levels = truncation.levels_for(maker.n_steps)
             cut = maker.even_in_log_snr() if levels is None else maker.fitted(levels)
         else:

@@ -18,7 +18,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
-from scheduler.loops import SHAPE, STATS, noise, run, wrap
+from scheduler.loops import OPTIONS, SHAPE, STATS, noise, run, wrap
 
 import gaga_adapter
 from gaga_adapter import FewStepScheduler, GAGAScheduler, GAGAStats
@@ -26,15 +26,6 @@ from gaga_adapter.errors import DataError, TruncationError, UnsupportedScheduler
 from gaga_adapter.noise.conventions import ROWS, convention_of
 from gaga_adapter.scheduler.options import plain_class
 
-OPTIONS = {
-    "HeliosScheduler": {"stages": 1, "stage_range": [0, 1]},
-    "RFD4ProteinaScheduler": {
-        "schedule_mode": "log",
-        "noise_mode": "1/t",
-        "tsr_k": 1.0,
-        "tsr_sigma": 1.0,
-    },
-}
 CLASSES = [name for name in ROWS if name != "FewStepScheduler" and plain_class(name) is not None]
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # numpy 2 in diffusers
 

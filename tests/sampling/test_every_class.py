@@ -8,6 +8,7 @@ import pytest
 import torch
 from fakes.cases import make_edm
 from gaga_adapter.integrations.sampling.pipeline import as_pipeline
+from scheduler.loops import OPTIONS
 
 from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.criteria.certificate.denoisers import as_denoiser
@@ -29,15 +30,6 @@ pytestmark = [
 
 SIZES = [3, 5, 1]
 ELEMENTS = ("H", "C", "N", "O", "F")
-OPTIONS = {
-    "HeliosScheduler": {"stages": 1, "stage_range": [0, 1]},
-    "RFD4ProteinaScheduler": {
-        "schedule_mode": "log",
-        "noise_mode": "1/t",
-        "tsr_k": 1.0,
-        "tsr_sigma": 1.0,
-    },
-}
 
 
 def made(name):

@@ -8,6 +8,16 @@ from gaga_adapter.scheduler import GAGAScheduler
 from gaga_adapter.stats import GAGAStats
 
 SHAPE = (3, 6, 6)
+#: Arguments of the classes that cannot be made, or not truncated, without any.
+OPTIONS = {
+    "HeliosScheduler": {"stages": 1, "stage_range": [0, 1]},
+    "RFD4ProteinaScheduler": {
+        "schedule_mode": "log",
+        "noise_mode": "1/t",
+        "tsr_k": 1.0,
+        "tsr_sigma": 1.0,
+    },
+}
 
 
 def dense_stats(log_snr_star=-1.0):

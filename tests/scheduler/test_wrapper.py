@@ -24,7 +24,7 @@ from diffusers import (
     LCMScheduler,
     UniPCMultistepScheduler,
 )
-from scheduler.loops import SHAPE, STATS, dense_stats, noise, run, wrap
+from scheduler.loops import OPTIONS, SHAPE, STATS, dense_stats, noise, run, wrap
 
 import gaga_adapter
 from gaga_adapter.errors import (
@@ -64,15 +64,6 @@ def test_every_exported_name_is_in_the_table(name):
 
 #: Without those that the installed diffusers does not have, or not without a missing dependency.
 BASES = [name for name in FAMILIES if plain_class(name) is not None]
-OPTIONS = {
-    "HeliosScheduler": {"stages": 1, "stage_range": [0, 1]},
-    "RFD4ProteinaScheduler": {
-        "schedule_mode": "log",
-        "noise_mode": "1/t",
-        "tsr_k": 1.0,
-        "tsr_sigma": 1.0,
-    },
-}
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -5,8 +5,6 @@ Row i of either sample has the same size, the same units and as many copies.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,17 +37,15 @@ def paired_features(
         return dense_features(one, units), dense_features(other, units)
     both = (one, mask), (other, mask_from_sizes(mask.sum(1)))
     if not n_positions(reference):
-        from gaga_adapter.criteria.two_sample.features_tokens import token_features
+        from gaga_adapter.criteria.two_sample.features_tokens import token_features, token_units
 
-        numbers = torch.cat([y[real] for y, real in both])
-        scale = numbers.std(0, correction=0)
-        token_units = numbers.mean(0), torch.where(scale > 0, scale, 1.0)
-        one, other = (token_features(y, real, *token_units) for y, real in both)
+        mean, scale = token_units(torch.cat([y[real] for y, real in both]))
+        one, other = (token_features(y, real, mean, scale) for y, real in both)
         return one, other
-    from gaga_adapter.reference.invariants import molecule_features
+    from gaga_adapter.reference.invariants import molecule_features, unit_of
 
-    length = _root_mean_square([y[..., :3][real] for y, real in both])
-    amplitude = _root_mean_square([y[..., 3:][real] for y, real in both])
+    numbers = torch.cat([y[real] for y, real in both])
+    length, amplitude = unit_of(numbers[:, :3]), unit_of(numbers[:, 3:])
     one, other = (molecule_features(y, real, length, amplitude) for y, real in both)
     return one, other
 
@@ -63,9 +59,3 @@ def _draws(task: Task, reference: ReferenceGaussian, group: NDArray[np.int64]) -
     clean = draw_like(some.x, some.mask, reference.at(1.0, 0.0), task.generator)
     real = None if task.sizes is None else mask_from_sizes(task.sizes)
     return add_noise(clean[torch.from_numpy(group)], real, reference, task.generator)
-
-
-def _root_mean_square(parts: list[Tensor]) -> float:
-    """Root mean square of the numbers, as a unit: 1 where it is 0, as it is for single atoms."""
-    square = torch.cat(parts).double().square()
-    return math.sqrt(float(square.mean())) or 1.0 if square.numel() else 1.0

@@ -24,6 +24,12 @@ _CENTRES = tuple(0.2 * k for k in range(1, 13))  # two Gaussian tokens are about
 _WIDTH, _LONE, _CHUNK = 0.15, 10.0, 128
 
 
+def token_units(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale (F,) of the channels of tokens (M, F); the scale is 1 where all are equal."""
+    scale = numbers.std(0, correction=0)
+    return numbers.mean(0), torch.where(scale > 0, scale, 1.0)
+
+
 def token_features(x: Tensor, mask: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """Invariant features (B, D) of tokens (B, N, F), with mean and scale (F,) of each channel."""
     chunks = zip(torch.split(x, _CHUNK), torch.split(mask, _CHUNK), strict=True)

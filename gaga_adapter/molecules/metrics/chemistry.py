@@ -37,6 +37,19 @@ def rdkit_molecules(molecules: MoleculeSet) -> Iterator[Any]:
             yield mol.GetMol()
 
 
+def sanitised(molecules: MoleculeSet) -> Iterator[tuple[int, Any]]:
+    """Place and molecule of `to_rdkit` of those that rdkit can sanitise, without its log."""
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        for row, mol in enumerate(rdkit_molecules(molecules)):
+            try:
+                Chem.SanitizeMol(mol)
+            except ValueError:  # rdkit's AtomValenceException, KekulizeException, ...
+                continue
+            yield row, mol
+
+
 def to_smiles(molecules: MoleculeSet, largest_fragment: bool = True) -> tuple[str | None, ...]:
     """Canonical SMILES of each molecule, hydrogens explicit; None where rdkit cannot sanitise it.
 

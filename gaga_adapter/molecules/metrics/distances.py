@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.metrics.bonds import Bonds, batches_with_bonds
-from gaga_adapter.molecules.metrics.chemistry import rdkit_molecules
+from gaga_adapter.molecules.metrics.chemistry import sanitised
 from gaga_adapter.molecules.metrics.estimate import Estimate
 from gaga_adapter.molecules.metrics.shape import gyration_eigenvalues
 
@@ -302,20 +302,13 @@ def _pairs_of_bonds(bonds: Bonds) -> tuple[NDArray[np.int64], ...]:
 
 def _rings(molecules: MoleculeSet) -> tuple[Values, Values]:
     """Rings per molecule, and atoms per ring, of the molecules that rdkit can sanitise."""
-    from rdkit import Chem, rdBase
-
     counts = np.full(len(molecules), np.nan)
     sizes: list[int] = []
     owners: list[int] = []
-    with rdBase.BlockLogs():
-        for row, mol in enumerate(rdkit_molecules(molecules)):
-            try:
-                Chem.SanitizeMol(mol)
-            except ValueError:  # rdkit's AtomValenceException, KekulizeException, ...
-                continue
-            rings = mol.GetRingInfo().AtomRings()
-            counts[row] = len(rings)
-            sizes += [len(ring) for ring in rings]
-            owners += [row] * len(rings)
+    for row, mol in sanitised(molecules):
+        rings = mol.GetRingInfo().AtomRings()
+        counts[row] = len(rings)
+        sizes += [len(ring) for ring in rings]
+        owners += [row] * len(rings)
     value, owner = np.array(sizes, np.float64), np.array(owners, np.int64)
     return _per_molecule(counts), Values(value, np.zeros(len(value), np.int64), owner)

@@ -21,6 +21,7 @@ from folders import RUNNERS
 from gaga_adapter.integrations import apply_patch, remove_patch
 from gaga_adapter.integrations.patching.relayout import in_layout
 from gaga_adapter.integrations.sampling.pipeline import as_pipeline
+from scheduler import loops
 from torch import nn
 
 from gaga_adapter import GAGAScheduler, GAGAStats
@@ -370,13 +371,7 @@ CONSISTENT = {  # made for a network that predicts the end of the path, and not 
     "FlowMatchLCMScheduler",
 }
 OPTIONS = {
-    "HeliosScheduler": {"stages": 1, "stage_range": [0, 1]},
-    "RFD4ProteinaScheduler": {
-        "schedule_mode": "log",
-        "noise_mode": "1/t",
-        "tsr_k": 1.0,
-        "tsr_sigma": 1.0,
-    },
+    **loops.OPTIONS,
     # re-noising loses variance, which only known moments can give back
     "FewStepScheduler": {"renoise_from": math.inf},
 }
