@@ -12,6 +12,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
@@ -278,3 +279,17 @@ class Tensors:
 
 def _kind(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def read_json(file: Path, infinite: bool = False) -> Fields:
+    """The object in a small JSON file, see `from_json`.
+
+    Raises:
+        ArtefactError: If it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ArtefactError(f"cannot read {file}: {error.strerror or error}.") from error
+    return Fields(from_json(content, file.name, infinite), file.name)

@@ -19,7 +19,7 @@ from torch import nn
 
 from gaga_adapter.errors import ArtefactError, DataError, TruncationError, warn
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.checked import MOST_BYTES, MOST_COUNTED, Fields, from_json, to_json
+from gaga_adapter.files.checked import MOST_COUNTED, Fields, read_json, to_json
 from gaga_adapter.noise.levels import MOST_LOG_SNR, TOLERANCE, check_log_snr
 
 LEVELS_NAME = "gaga_levels.json"
@@ -220,29 +220,30 @@ def load_levels(folder: Path, digest: str) -> tuple[FittedLevels, ...]:
     if not file.is_file():
         return ()
     try:
-        with file.open("rb") as stream:
-            content = stream.read(MOST_BYTES + 1)
-        about = Fields(from_json(content, file.name), file.name)
+        about = read_json(file)
         version = about.integer("schema_version", 1, MOST_COUNTED)
-        if version > SCHEMA_VERSION:
-            raise ArtefactError(
-                f"{file} has schema_version={version}, this gaga-adapter reads up to "
-                f"{SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
-            )
-        about.only(("schema_version", "digest", "levels"))
-        entries = about.data.get("levels")
-        if not isinstance(entries, list) or len(entries) > _MOST_LEVELS:
-            raise about.refuse("levels", "a list of fitted levels")
-        levels = tuple(FittedLevels.from_dict(Fields(e, "an entry").data) for e in entries)
-        of_these = about.text("digest") == digest
-    except (OSError, ArtefactError) as error:
-        if isinstance(error, ArtefactError) and "Upgrade" in str(error):
-            raise
+        levels, of_these = _entries(about, digest) if version <= SCHEMA_VERSION else ((), True)
+    except ArtefactError as error:
         raise ArtefactError(
             f"{file} cannot be read ({str(error).rstrip('.')}). Fit the levels again with "
             "`gaga levels`, or remove the file."
         ) from error
+    if version > SCHEMA_VERSION:
+        raise ArtefactError(
+            f"{file} has schema_version={version}, this gaga-adapter reads up to "
+            f"{SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
+        )
     if not of_these:
         warn(f"{file} was fitted with other statistics, and is left out. Fit the levels again.")
         return ()
     return levels
+
+
+def _entries(about: Fields, digest: str) -> tuple[tuple[FittedLevels, ...], bool]:
+    """The levels of a file, and whether they are of the statistics of this digest."""
+    about.only(("schema_version", "digest", "levels"))
+    entries = about.data.get("levels")
+    if not isinstance(entries, list) or len(entries) > _MOST_LEVELS:
+        raise about.refuse("levels", "a list of fitted levels")
+    levels = tuple(FittedLevels.from_dict(Fields(e, "an entry").data) for e in entries)
+    return levels, about.text("digest") == digest

@@ -14,7 +14,7 @@ from typing import Any
 
 from gaga_adapter.errors import ArtefactError, TruncationError, warn
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, to_json
+from gaga_adapter.files.checked import MOST_BYTES, Fields, read_json, to_json
 from gaga_adapter.files.hub import download
 from gaga_adapter.noise.conventions import Scheduler
 from gaga_adapter.noise.fitted import LEVELS_NAME
@@ -82,7 +82,7 @@ class Options:
         if not file.is_file():
             return None
         try:
-            about = _read_json(file)
+            about = read_json(file)
             version = about.integer("schema_version", 1, MOST_BYTES)
             if version <= SCHEMA_VERSION:
                 names = [field.name for field in dataclass_fields(cls)]
@@ -134,16 +134,6 @@ def _option(about: Fields, name: str) -> Any:  # noqa: ANN401 - of the type of t
     return about.number(name, -MOST_LOG_SNR, MOST_LOG_SNR)
 
 
-def _read_json(file: Path, infinite: bool = False) -> Fields:
-    """The object in a small JSON file."""
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise ArtefactError(f"cannot read {file}: {error.strerror or error}.") from error
-    return Fields(from_json(content, file.name, infinite), file.name)
-
-
 def scheduler_folder(name: str, subfolder: str | None, *asked: Any) -> Path:  # noqa: ANN401
     """A local folder with a scheduler's configuration, downloaded if `name` is a hub id.
 
@@ -174,7 +164,7 @@ def load_plain(folder: Path) -> Scheduler:
     """The plain scheduler of a folder, whether it was saved plain or truncated."""
     file = folder / CONFIG_NAME
     try:
-        about = _read_json(file, infinite=True)
+        about = read_json(file, infinite=True)
         name = about.text("_class_name")
         if about.is_given("num_train_timesteps"):
             about.number("num_train_timesteps", 0, _MOST_TIMESTEPS)
