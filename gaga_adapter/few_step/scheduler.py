@@ -43,11 +43,11 @@ from gaga_adapter.errors import (
 )
 from gaga_adapter.few_step.levels import LOG_SNR_MAX, even_log_snrs, even_timesteps
 from gaga_adapter.few_step.matching import Step, matched
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.conventions import ROWS, Convention, Level, convention_of, known_name
 from gaga_adapter.noise.levels import check_log_snr
 
 if TYPE_CHECKING:
-    from gaga_adapter.moments import ExchangeableMoments
     from gaga_adapter.moments.dense import DenseMoments
 
 #: Log-SNR of the first network call where nothing else says it. Further out a call says next to
@@ -227,6 +227,11 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _at(self) -> Convention:
         """The convention of these levels, whose table is read once for a grid."""
         return self._known or convention_of(self.like)
+
+    def take_moments(self, moments: ExchangeableMoments | DenseMoments) -> None:
+        """Match the moments of these statistics, if they are of molecules; see `moments`."""
+        if isinstance(moments, ExchangeableMoments):
+            self.moments = moments
 
     # -- the grid ----------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def fit_levels(
     network, denoiser, base = _resolved(model, scheduler)
     few: FewStepScheduler = FewStepScheduler.from_scheduler(base)
     use_exact_table(few)
-    few.moments = stats.moments
+    few.take_moments(stats.moments)  # as the wrapper does, whose runs these levels are for
     x, mask = _items(data, stats, most, seed)
     if mask is not None:
         tokens = getattr(stats.moments, "n_positions", 3) == 0

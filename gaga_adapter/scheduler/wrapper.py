@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from gaga_adapter.errors import ArtefactError, TruncationError
-from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.noise.draws import batch_uniforms, entries
 from gaga_adapter.noise.timesteps import t_star as first_timestep
@@ -182,9 +181,8 @@ class GAGAScheduler(TruncatedRun):
         channel, unit = stats.reference("channel"), stats.reference("unit").at(0.0, 1.0)
         result._gaga = Truncation(stats, options, log_snr_star, reference, channel, unit)
         result._gaga_finest = {}
-        # A few-step scheduler matches the moments of molecules, and of other data if told to.
-        if hasattr(result, "moments") and isinstance(stats.moments, ExchangeableMoments):
-            result.moments = stats.moments
+        if hasattr(result, "take_moments"):
+            result.take_moments(stats.moments)
         return result
 
     @classmethod

@@ -15,6 +15,7 @@ from gaga_adapter.errors import (
     UnsupportedModelError,
 )
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
+from gaga_adapter.level_fitting.rollouts import Rollouts
 from gaga_adapter.level_fitting.search import Family
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.noise.fitted import ModelMark
@@ -152,6 +153,18 @@ def test_another_network_is_told(fitted, stats):
     wrapped.check_levels(other, model)  # a pipeline of several networks
     with pytest.warns(GAGAWarning, match="another network"):
         wrapped.check_levels(nn.Linear(1, 1))
+
+
+def test_rollouts_match_moments_where_the_wrapped_scheduler_does(stats, monkeypatch):
+    """Of these data it matches none."""
+    seen, sample = [], Rollouts.sample
+    monkeypatch.setattr(
+        Rollouts, "sample", lambda self, plan: (seen.append(self.scheduler), sample(self, plan))[1]
+    )
+    fit_levels(Exact().eval(), stats, 3, gaussian(), n_items=16)
+    wrapped = GAGAScheduler.from_pretrained(FewStepScheduler(), stats)
+    assert seen
+    assert all(one.moments is wrapped.moments for one in seen)
 
 
 def test_the_bound_chooses_without_samples(stats):
