@@ -233,20 +233,18 @@ def _fcd(
     from gaga_adapter.molecules.metrics.chemistry import to_smiles
     from gaga_adapter.molecules.metrics.fcd import fcd
 
-    smiles = []
+    stated_smiles: list[tuple[str | None, ...] | None] = []
     for molecules, stream, stated in both:
-        if molecules.smiles is not None:
-            smiles.append(molecules.smiles)
-            continue
-        if stated is None and stream.states_bonds:
+        if stated is None and molecules.smiles is None and stream.states_bonds:
             stated = _stated(stream, progress)
-        smiles.append(None if stated is None else stated.smiles)
+        stated_smiles.append(molecules.smiles or (None if stated is None else stated.smiles))
+    ours, theirs = stated_smiles
     graphs = _STATED
-    if any(one is None for one in smiles):
+    if ours is None or theirs is None:
         graphs = _DISTANCES
-        smiles = [to_smiles(molecules) for molecules, _, _ in both]
+        ours, theirs = (to_smiles(molecules) for molecules, _, _ in both)
     generator = torch.Generator().manual_seed(seed)
-    return fcd(*smiles, generator, Processes.of_the_run(), progress), graphs
+    return fcd(ours, theirs, generator, Processes.of_the_run(), progress), graphs
 
 
 def _plausibility(

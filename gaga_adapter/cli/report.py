@@ -228,8 +228,9 @@ def _further(
         found = [judging.strain_of(one, None, seed, progress) for one in sets]
         rows += strain_rows(found[0], found[1] if len(found) > 1 else None)
     if judging.fcd and len(sets) > 1:
+        ours, theirs = map(to_smiles, sets)
         generator = torch.Generator().manual_seed(seed)
-        rows += fcd_rows(fcd(*map(to_smiles, sets), generator, progress=progress))
+        rows += fcd_rows(fcd(ours, theirs, generator, progress=progress))
     return rows
 
 

@@ -82,8 +82,8 @@ def test_fcd_and_strain_beside_held_out_molecules(gaga, few):
         "FCD from",
         "by chance alone",
         "strain, relaxed by mmff94",
-        "20 molecules",
-        "40 of",
+        "15 molecules",
+        "45 of",
     ):
         assert text in out
 

@@ -154,8 +154,8 @@ def summarised(verdicts: Sequence[StatedVerdict]) -> Valencies:
     """The figures of molecules whose verdicts are known."""
     known = [one for one in verdicts if one.n_stable is not None]
     unknown = {symbol for one in verdicts for symbol in one.unknown}
-    n_atoms = [one.n_atoms for one in known]
-    n_stable = [one.n_stable for one in known]
+    n_atoms = np.array([one.n_atoms for one in known])
+    n_stable = np.array([one.n_stable for one in known])
     return Valencies(
         RULE,
         len(known),
