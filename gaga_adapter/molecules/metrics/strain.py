@@ -12,7 +12,8 @@ Molecules that were relaxed by another method, such as the DFT of QM9, are strai
 these, so a strain says something only beside that of the data.
 
 Only molecules that rdkit can sanitise and that are in one piece are relaxed: for the others there
-is no bond to stretch, or a relaxation drives the pieces apart. `gfn2` takes the sum of formal
+is no bond to stretch, or a relaxation drives the pieces apart. Molecules that lack all hydrogens
+which their bonds imply are left out, too. `gfn2` takes the sum of formal
 charges as the charge, and one unpaired electron where the number of electrons is odd.
 """
 
@@ -38,7 +39,13 @@ _MOST_STEPS = 5000  # of a force field
 _MOST_CALLS = 500  # of a semi-empirical method
 _LARGEST_FORCE = 5e-4  # hartree per bohr, where a semi-empirical relaxation ends
 #: Why a molecule was not relaxed, by the code in the second column of `relaxations`.
-REASONS = ("not sanitised", "in several pieces", "not parameterised", "not converged")
+REASONS = (
+    "not sanitised",
+    "in several pieces",
+    "without hydrogens",
+    "not parameterised",
+    "not converged",
+)
 _RELAXED = -1
 
 
@@ -138,6 +145,11 @@ def _freed(mol: Any, relax: Callable[[Any], float | str]) -> float | str:  # noq
             return "not sanitised"
         if len(Chem.GetMolFrags(own)) != 1:
             return "in several pieces"
+        atoms = list(own.GetAtoms())
+        if any(atom.GetTotalNumHs() for atom in atoms) and not any(
+            atom.GetAtomicNum() == 1 for atom in atoms
+        ):
+            return "without hydrogens"
         energy = relax(own)
     return energy / own.GetNumAtoms() if isinstance(energy, float) else energy
 
