@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 
 import pytest
 from rdkit import Chem
 
+from gaga_adapter.distributed import Processes
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats import stream_molecules, write_sdf
 from gaga_adapter.molecules.metrics.stated import mols_of, read_stated
@@ -161,3 +163,24 @@ def test_stated_smiles_stand_for_bonds():
     stated = MoleculeSet.from_list([WATER], smiles=["O"])
     found = read_stated(stream_molecules(stated))
     assert (found.verdicts, found.smiles) == ((None,), ("O",))
+
+
+class OneOfTwo(Processes):
+    """A process whose neighbour is thought of: what it has stands for both shares."""
+
+    @contextmanager
+    def in_step(self, report=None):
+        yield lambda done: None
+
+    def everyones(self, value):
+        return [value, value]
+
+
+def test_processes_share_the_molecules():
+    """Molecules of 1, 2, 3 and 4 atoms: the first process has the odd ones, the other the even."""
+    mols = [embedded(smiles) for smiles in ("[He]", "[H][H]", "O", "N")]
+    whole = read_stated(stream_molecules(mols)).verdicts
+    assert [one.n_atoms for one in whole] == [1, 2, 3, 4]
+    for rank in range(2):
+        found = read_stated(stream_molecules(mols), OneOfTwo(rank, 2)).verdicts
+        assert found[rank::2] == whole[rank::2]
