@@ -1,4 +1,4 @@
-"""`torch.optim.Muon` for many small matrices of few shapes: those of one shape take one step together.
+"""`torch.optim.Muon` for many small matrices: those of one shape take one step together.
 
 The layers of a network repeat their shapes. Orthogonalised one by one, fifty small matrices cost
 over a thousand small products, which on a GPU are as many launches; stacked, they cost fifteen for

@@ -32,7 +32,7 @@ def test_the_updates_are_those_of_pytorch():
     for skip in (None, 3):
         ours, _ = stepped(BatchedMuon, skip=skip)
         theirs, _ = stepped(torch.optim.Muon, skip=skip)
-        for one, other, begun in zip(ours, theirs, weights(0), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, other, atol=1.5e-3, rtol=0)
         moved = (ours[0] - weights(0)[0]).detach().abs().mean()
         assert float(moved) > 0.01
