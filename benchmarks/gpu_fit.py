@@ -78,7 +78,7 @@ def fits(x: Tensor, mask: Tensor, device: torch.device, n_items: int) -> dict[st
             batches,
             MoleculeLayout(),
             criterion="cumulant",
-            tolerance=0.25,
+            tolerance=1.0,
             n_criterion=n_items,
             n_bootstrap=0,
         )

@@ -237,7 +237,6 @@ def main() -> None:
     began = time.perf_counter()
     until = began + args.seconds
     home = Device(args.device)
-    torch.set_float32_matmul_precision("high")
     pipeline = MoleculePipeline.load(args.model)
     pipeline.set_progress_bar_config(disable=True)
     result: dict[str, Any] = {

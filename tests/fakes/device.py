@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
+from torch.random import fork_rng
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -125,11 +126,18 @@ def new_tensor(x, data, *, device=None, **kwargs):
     return torch.tensor(data, **{"dtype": x.dtype, **kwargs}, device=device or x.device)
 
 
+def one_hot(x, n_classes=-1):
+    made = torch.ops.aten.one_hot(plain(x), n_classes)
+    return wrapped(made) if isinstance(x, OnDevice) else made
+
+
 @contextmanager
 def stand_in():
     """Within, `device="cuda"` is the stand-in."""
     patches = [
         mock.patch("torch.cuda._lazy_init", return_value=None),
+        mock.patch("torch.random.fork_rng", side_effect=lambda devices=(): fork_rng([])),
+        mock.patch("torch.nn.functional.one_hot", one_hot),
         mock.patch("torch.__future__._overwrite_module_params_on_conversion", True),
         mock.patch.object(torch.Tensor, "to", moved),
         mock.patch.object(torch.Tensor, "cpu", lambda x: moved(x, "cpu")),
