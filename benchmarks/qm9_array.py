@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gaga_adapter.errors import DataError
+from gaga_adapter.errors import DataError, GAGAError
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.qm9.data import Split, load_qm9, split_indices, write_cache
@@ -92,10 +92,13 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--cache", type=Path, default=None, help="folder to unpack the file into")
     args = parser.parse_args()
-    if args.cache is not None:
-        write_cache(load(args.file), args.cache)
-        return
-    pack(args.file)
+    try:
+        if args.cache is not None:
+            write_cache(load(args.file), args.cache)
+            return
+        pack(args.file)
+    except GAGAError as error:
+        raise SystemExit(f"qm9_array: {error}") from error
     print(f"{args.file}: {args.file.stat().st_size / 1e6:.1f} MB")
 
 

@@ -37,9 +37,9 @@ _OF_THE_TABLE = {
 
 def training_scheduler(scheduler: Scheduler, log_snr_star: float, steps: int) -> Any:  # noqa: ANN401
     """A plain `DDPMScheduler` of diffusers whose `steps` training steps all lie in [0, t*]."""
-    count = whole_number("steps", steps, 2, error=TruncationError)
     base: Any = getattr(scheduler, "like", scheduler)  # whose levels a few-step scheduler has
     ratios, name = convention_of(base).table, type(base).__name__
+    count = whole_number("steps", steps, 2, error=TruncationError)
     if ratios is None:
         raise UnsupportedSchedulerError(
             f"{name} has no table of training steps that could lie in [0, t*]: it trains on "
