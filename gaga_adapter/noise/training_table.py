@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError, whole_number
 from gaga_adapter.noise.conventions import Scheduler, convention_of
+from gaga_adapter.noise.levels import TOLERANCE
 from gaga_adapter.noise.paths import VPPath
 
 #: What of a configuration describes the base's own table, and does not go over into the new one.
@@ -49,12 +50,13 @@ def training_scheduler(scheduler: Scheduler, log_snr_star: float, steps: int) ->
         )
     path = VPPath.from_alphas_cumprod(1 / (1 + ratios.square()))
     low, high = path.log_snr_range
-    if not low <= log_snr_star < high:
+    if not low - TOLERANCE <= log_snr_star < high:
         raise TruncationError(
             f"log-SNR {log_snr_star:.6g} is not between the ends {high:.6g} and {low:.6g} of "
             f"{name}. Pass a base whose table reaches beyond t*."
         )
-    times = torch.linspace(0, float(path.time_at_log_snr(log_snr_star)), count).double()
+    t_star = float(path.time_at_log_snr(log_snr_star))
+    times = torch.linspace(0, t_star, count, dtype=torch.float64)
     log_snr = path.log_snr(times)
     log_snr[-1] = log_snr_star
     from diffusers import DDPMScheduler

@@ -218,6 +218,16 @@ def test_a_base_that_ends_before_t_star_is_refused():
         gaussian_stats(-20.0).training_scheduler(BASES[0], 100)
 
 
+def test_t_star_may_be_the_end_of_the_base():
+    base = diffusers.DDPMScheduler()
+    end = float(log_snr(base)[-1])
+    for star in (end, end - TOLERANCE / 2):  # as a table in single precision gives it
+        schedule = gaussian_stats(star).training_scheduler(base, 1000)
+        torch.testing.assert_close(
+            schedule.alphas_cumprod, base.alphas_cumprod, atol=1.3e-7, rtol=2e-5
+        )
+
+
 def test_too_many_steps_are_refused():
     with pytest.raises(TruncationError, match="Pass fewer"):
         gaussian_stats(8.9).training_scheduler(BASES[0], 10_000)
