@@ -53,7 +53,7 @@ from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.selection import Selection
 
 if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
+    from diffusers import DDPMScheduler, SchedulerMixin
 
     from gaga_adapter.moments import DenseMoments
     from gaga_adapter.reference.refined.refinement import Refinement
@@ -233,6 +233,28 @@ class GAGAStats:
         from gaga_adapter.noise.timesteps import t_star
 
         return float(t_star(path_or_scheduler, self.log_snr_star))
+
+    def training_scheduler(self, base: SchedulerMixin, steps: int) -> DDPMScheduler:
+        """A schedule for training from scratch: `steps` steps that all lie in [0, t*].
+
+        It has the base's own noise levels as a function of time, from its cleanest one to
+        `log_snr_star`, and is a plain scheduler of diffusers: it saves, loads and trains in every
+        training loop. Sample with `GAGAScheduler.from_pretrained(schedule, stats)`, which starts
+        at its last training step.
+
+        Args:
+            base: Diffusers scheduler with a table of training steps. What it asks of the network
+                (`prediction_type`) and how it clips samples goes over.
+            steps: Number of training steps, at least 2.
+
+        Raises:
+            TruncationError: If the base does not reach t*, or `steps` is no possible number.
+            UnsupportedSchedulerError: If the base trains on continuous noise levels.
+        """
+        from gaga_adapter.noise.training_table import training_scheduler
+
+        scheduler: DDPMScheduler = training_scheduler(base, self.log_snr_star, steps)
+        return scheduler
 
     def with_levels(self, fitted: FittedLevels) -> GAGAStats:
         """The same statistics with fitted levels, which take the place of those for the same run.

@@ -51,6 +51,9 @@ Args = tuple[Any, ...]
 Named = dict[str, Any]
 
 _UNBOUNDED = sys.maxsize
+#: Log-SNR of a path's end from which on N(0, I) is as good as the fitted start: the signal is then
+#: one per cent of the variance. A schedule made for training in [0, t*] ends far above.
+_PURE_NOISE = math.log(0.01 / 0.99)
 #: Names of data, noise and timestep in the methods that noise data.
 _NOISING = {
     "add_noise": ("original_samples", "noise", "timesteps"),
@@ -231,9 +234,11 @@ class TruncatedRun:
         mode = self._gaga_mode()
         is_bare = maker.convention.noise_is_bare or call.arguments.get("device") is None
         leads = mode.leads_always or (mode.leads_bare and is_bare)
-        # Where nothing is cut, there is nothing to gain from the start that a call would cost.
+        # Where nothing is cut of a path that ends in noise, there is nothing to gain from the start
+        # that a call would cost.
         is_noise = reference.kind == "unit" or reference.a == 0
-        if cut.is_whole and (is_noise or (cut.reaches and leads and not mode.leads_always)):
+        ends_in_noise = cut.reaches and cut.level.log_snr <= _PURE_NOISE
+        if cut.is_whole and (is_noise or (ends_in_noise and leads and not mode.leads_always)):
             self._gaga_own()
             return
         timesteps, first = self.timesteps, float(self.timesteps[0])

@@ -105,6 +105,22 @@ def qm9_train_smiles(
     return distinct
 
 
+def write_cache(everything: MoleculeSet, cache_dir: str | os.PathLike[str]) -> None:
+    """Write all of QM9 where `load_qm9` looks first, for a machine without `qm9pack`.
+
+    Raises:
+        DataError: If it is not all of QM9, or has no SMILES.
+        WriteError: If the folder cannot be written.
+    """
+    if len(everything) != N_MOLECULES or everything.smiles is None:
+        raise DataError(
+            f"{len(everything)} molecules{'' if everything.smiles else ' without SMILES'} are not "
+            f"all of QM9, which has {N_MOLECULES}."
+        )
+    with replacing(_cache_folder(cache_dir) / _CACHE_NAME) as temporary:
+        _write_arrays(everything, temporary)
+
+
 def qm9pack_rows(progress: Progress | None = None) -> Iterator[dict[str, str]]:
     """Rows of the csv files of qm9pack; lists in them are written as Python lists in strings.
 
