@@ -309,7 +309,8 @@ class Run:
         pace = None if minutes is None else Pace(60 * minutes)
         began, timed = time.perf_counter(), 0
         kept = began
-        while self.step < (last := min(self.recipe.steps, until or self.recipe.steps)):
+        bound = math.inf if until is None else until
+        while self.step < (last := min(self.recipe.steps, bound)):
             if pace is not None and (steps := pace.steps(self.step)) is not None:
                 self.recipe = replace(self.recipe, steps=steps, cooldown=steps // 3)
                 continue

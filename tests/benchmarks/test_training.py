@@ -4,6 +4,11 @@ import json
 
 import pytest
 import training
+from qm9_training import validate
+
+from gaga_adapter.molecules.encoding import encode
+from gaga_adapter.molecules.pipeline import MoleculePipeline
+from gaga_adapter.molecules.qm9.data import load_qm9
 
 pytestmark = pytest.mark.data
 NET = '{"width": 16, "pair_width": 4, "n_layers": 1, "n_vectors": 2, "n_heads": 2}'
@@ -54,6 +59,11 @@ def test_a_trained_net_goes_on_in_both_ways(tmp_path, capsys):
     }
     losses = [cell["losses"]["501"]["valid_position"] for cell in cells.values()]
     assert max(losses) < 1.2 * min(losses)  # two steps change little of a trained net
+    net = MoleculePipeline.from_pretrained("qm9").denoiser
+    held_out = encode(load_qm9("valid").subset(slice(16)), net.layout)
+    as_shipped = validate(net, *held_out, 501)["valid_position"]
+    assert losses[0] == losses[1] == pytest.approx(as_shipped, rel=1e-6)
+    assert losses[2] != losses[0]
     assert all(cell["samples"]["network_calls"] == 5 for cell in cells.values())
     assert "[0, 501]" in training.markdown(found)
     capsys.readouterr()
