@@ -10,9 +10,12 @@ one conformer by ETKDGv3 whose seed follows from `--seed` and k, and a relaxatio
 molecules thus depend neither on how many processes work nor on interruptions.
 
 They are made in chunks, each of them a file as soon as it is finished (EDM's npz, which
-`gaga fit` reads); a process that is stopped and started again continues behind the last of them.
-Molecules without a geometry are left out, counted and named. The end writes `geom_drugs_30.npy` and
-what belongs to it beside the chunks.
+`gaga fit` reads); a run that is stopped and started again makes those that are missing. Molecules
+without a geometry are left out, counted and named. The end puts the chunks together in FOLDER/geom.
+
+    python benchmarks/drug_like.py WHEEL --into FOLDER -n 300 --small tests/molecules/drugs.npz
+
+writes the file of the tests, too: EDM's npz with half the digits.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import gzip
 import hashlib
 import io
 import json
+import multiprocessing
 import sys
 import time
 import zipfile
@@ -34,14 +38,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gaga_adapter.integrations.launcher.prepare_geom import geom_files, write_geom
 
 from gaga_adapter.errors import DataError, GAGAError
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.molecules.data import MoleculeSet
+from gaga_adapter.molecules.formats import read_molecules, stream_molecules
 from gaga_adapter.molecules.formats.rdkit_mol import embed
 from gaga_adapter.molecules.formats.record import record_of
 
 MEMBER = "moses/dataset/data/train.csv.gz"
+SUMMARY = "summary.json"
 DOWNLOAD = "pip download --no-deps --dest /tmp molsets"
 #: Steps of the relaxation. Of 50 molecules half converge in 200 steps, and all of them in 500.
 MOST_STEPS = 1000
@@ -137,9 +144,7 @@ def make_chunk(file: Path, smiles: list[str], start: int, recipe: Recipe) -> Non
         rows.append(index)
         unfinished += not is_relaxed
     if not records:
-        raise DataError(
-            f"none of the molecules {start:,} to {start + len(smiles):,} has a geometry"
-        )
+        raise DataError(f"none of the {len(smiles):,} molecules from {start:,} on has a geometry")
     made = MoleculeSet.from_list([(one.positions, one.atomic_numbers) for one in records])
     about = {
         "failures": failures,
@@ -172,7 +177,12 @@ def make_all(folder: Path, smiles: list[str], recipe: Recipe, processes: int) ->
     every = list(chunks(folder, smiles, recipe))
     missing = [job for job in every if not job[0].exists()]
     print(f"{len(every) - len(missing)} of {len(every)} chunks are there", flush=True)
-    with ProcessPoolExecutor(processes) as pool:
+    if processes == 1:
+        for job in missing:
+            make_chunk(*job, recipe)
+            print(job[0].name, flush=True)
+        return [file for file, _, _ in every]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         jobs = {pool.submit(make_chunk, *job, recipe): job[0].name for job in missing}
         try:
             for done in as_completed(jobs):
@@ -201,6 +211,17 @@ def summary(files: list[Path]) -> dict[str, Any]:
     return found | {"failed": len(examples), "causes": dict(causes), "examples": examples[:10]}
 
 
+def write_small(file: Path, molecules: MoleculeSet) -> None:
+    """Molecules in EDM's npz with about three decimals, which take a fifth of the space."""
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            num_atoms=molecules.n_atoms.astype(np.uint8),
+            charges=molecules.atomic_numbers,
+            positions=molecules.positions.astype(np.float16),
+        )
+
+
 def main() -> None:
     """Make what is missing, put the chunks together, say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -210,6 +231,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--chunk", type=int, default=500, help="molecules in one file")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--small", type=Path, help="file for all molecules in half precision")
     args = parser.parse_args()
     try:
         import rdkit
@@ -217,7 +239,15 @@ def main() -> None:
         smiles, table = moses_smiles(args.wheel)
         recipe = Recipe(table, args.seed, args.chunk, MOST_STEPS, rdkit.__version__)
         files = make_all(args.into, shuffled(smiles, args.n, args.seed), recipe, args.processes)
-        print(json.dumps(summary(files), indent=1))
+        targets = [args.into / "geom" / file.name for file in geom_files(args.into)]
+        write_geom(targets, stream_molecules(files))
+        with replacing(args.into / "geom" / SUMMARY) as temporary:
+            found = {"recipe": asdict(recipe), "asked": args.n, **summary(files)}
+            text = json.dumps(found, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        print(text)
+        if args.small is not None:
+            write_small(args.small, read_molecules(files))
     except GAGAError as error:
         sys.exit(f"error: {error}")
 
