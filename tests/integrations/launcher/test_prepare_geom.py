@@ -116,6 +116,7 @@ def test_wrong_input_of_the_command(gaga, checkout, tmp_path):
     assert not (checkout / "data/geom").exists() or not list((checkout / "data/geom").iterdir())
 
 
+@pytest.mark.filterwarnings("default")  # the command prints them
 def test_what_upstream_has_no_place_for_is_refused_or_left_out(gaga, checkout, tmp_path):
     """Upstream would train on an atom of no element, and stop at a number of atoms."""
     good, foreign, odd = molecules(20), molecules(1, elements=(1, 7)), molecules(1, sizes=(5,))
