@@ -194,7 +194,7 @@ def main() -> None:
     """Measure what is asked for, and write or print it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path, nargs="?", help="FOLDER/geom of drug_like.py")
-    parser.add_argument("--items", type=int, default=2000, help="molecules that the criterion sees")
+    parser.add_argument("--items", type=int, default=4000, help="molecules that the criterion sees")
     parser.add_argument("--moments-of", type=int, help="only the moments of so many conformers")
     parser.add_argument("--markdown", action="store_true", help="print the tables of the json")
     args = parser.parse_args()

@@ -101,7 +101,8 @@ def _qm9(into: Path, force: bool) -> list[Path]:
     half = [smiles[row] for row in second_half(len(train))]
     lists = {"qm9": smiles, "qm9_second_half": half, "qm9_noH": heavy}
     valid = {name: [one for one in some if one is not None] for name, some in lists.items()}
-    return write_data(into, splits, valid, force)
+    files: list[Path] = write_data(into, splits, valid, force)
+    return files
 
 
 def _geom(into: Path, sources: list[str], parsing: options.Parsing, force: bool) -> list[Path]:
@@ -116,7 +117,7 @@ def _geom(into: Path, sources: list[str], parsing: options.Parsing, force: bool)
             "read from the folder of the package atomic-datasets: gaga prepare geom "
             "data/geom_drugs --into CHECKOUT."
         )
-    files = geom_files(into)
+    files: list[Path] = geom_files(into)
     require_room(into, files, force)
     known = Known.to(into)
     stream = stream_molecules(sources, **parsing.arguments())

@@ -11,7 +11,7 @@ Both are read some ten thousand rows at a time, and never held whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ _SPECIES = {
 }
 _ALLOWED = (
     "Allowed: rows (N, 5) of molecule, atomic number, x, y, z (EDM's geom_drugs_30.npy), or the "
-    "..._positions.npy of a folder of atomic-datasets"
+    "..._positions.npy of a folder of atomic-datasets. Files that belong to such an array need not "
+    "be named: name the array, or its folder"
 )
 
 #: Atomic numbers or species (n,), and positions (n, 3).
@@ -89,6 +90,8 @@ def holds_molecules(path: Path) -> bool:
     """
     if path.name.endswith(_POSITIONS):
         return _beside(path)("offsets.npy").exists()
+    if not path.is_file():  # a pipe would wait
+        return False
     try:
         with path.open("rb") as stream:
             rows = Rows(stream, path.stat().st_size, str(path))
@@ -175,7 +178,7 @@ def _by_index(rows: Rows, name: str) -> Iterator[Atoms]:
         yield rest[:, 1], rest[:, 2:]
 
 
-def _beside(path: Path) -> Any:  # noqa: ANN401
+def _beside(path: Path) -> Callable[[str], Path]:
     """Paths of the arrays that belong to the positions of a split."""
     prefix = path.name.removesuffix(_POSITIONS)
     return lambda name: path.with_name(f"{prefix}_{name}")

@@ -46,8 +46,8 @@ class NpzFile(FileFormat[Row | Atoms]):
             names = archive.namelist()
             missing = [key for key in _KEYS if f"{key}.npy" not in names]
             if missing and all(f"{key}.npy" in names for key in _FLAT):
-                arrays = [self._rows(stack, archive, key) for key in _FLAT]
-                yield from by_offsets(*arrays, self.name)
+                offsets, kinds, x = (self._rows(stack, archive, key) for key in _FLAT)
+                yield from by_offsets(offsets, kinds, x, self.name)
                 return
             if missing:
                 found = ", ".join(name.removesuffix(".npy") for name in names)[:200]

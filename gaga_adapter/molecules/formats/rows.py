@@ -17,7 +17,8 @@ _WHOLE = 1 << 31  # bytes of an array that is read whole, at most
 class Rows:
     """Rows of one array, from the first one on.
 
-    An array in Fortran's order, whose rows are scattered over all of it, is read whole.
+    An array in Fortran's order, whose rows are scattered over all of it, is read whole with the
+    first of them.
 
     Args:
         file: The array, at its beginning; whoever opened it closes it.
@@ -53,20 +54,21 @@ class Rows:
                 f"{name} has {present:,} bytes; its shape {self.shape} and type {self._dtype} "
                 f"need {stated:,}."
             )
+        self._is_scattered = is_fortran and len(self.shape) > 1
+        if self._is_scattered and stated > _WHOLE:
+            raise DataError(
+                f"{name} is in Fortran's order and has {stated:,} bytes. Allowed so: "
+                f"{_WHOLE:,}. Save numpy.ascontiguousarray of it instead."
+            )
         self._whole: NDArray[Any] | None = None
         self._start = 0
-        if is_fortran and len(self.shape) > 1:
-            if stated > _WHOLE:
-                raise DataError(
-                    f"{name} is in Fortran's order and has {stated:,} bytes. Allowed so: "
-                    f"{_WHOLE:,}. Save numpy.ascontiguousarray of it instead."
-                )
-            self._whole = self._values(self.shape[::-1]).transpose()
 
     def read(self, rows: int) -> NDArray[Any]:
         """The next rows."""
-        if self._whole is None:
+        if not self._is_scattered:
             return self._values((rows, *self.shape[1:]))
+        if self._whole is None:
+            self._whole = self._values(self.shape[::-1]).transpose()
         self._start += rows
         return self._whole[self._start - rows : self._start]
 

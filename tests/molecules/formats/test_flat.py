@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -164,6 +165,17 @@ def test_the_command_line_tells_molecules_from_latents(tmp_path):
     assert isinstance(open_data(Reading([str(tmp_path / "latents.npy")])).layout, DenseLayout)
     with pytest.raises(DataError, match="first column must number the molecules"):
         open_data(Reading([str(tmp_path / "latents.npy")], elements="auto", format="npy"))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    """A pipe of that name would never end."""
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "folder.npy").mkdir()
+    for name in ("pipe.npy", "folder.npy"):
+        with pytest.raises(DataError, match="is no regular file"):
+            open_data(Reading([str(tmp_path / name)]))
+    with pytest.raises(DataError, match=r"is a pipe, and .npy files are not read from front to"):
+        read_molecules(tmp_path / "pipe.npy")
 
 
 # -- atomic-datasets -------------------------------------------------------------------------------
