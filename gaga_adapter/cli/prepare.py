@@ -119,7 +119,7 @@ def _geom(into: Path, sources: list[str], parsing: options.Parsing, force: bool)
         )
     files: list[Path] = geom_files(into)
     require_room(into, files, force)
-    known = Known.to(into)
+    known = Known.of(into)
     stream = stream_molecules(sources, **parsing.arguments())
     with progress_bar() as progress:
 

@@ -53,7 +53,7 @@ class Known:
     sizes: frozenset[int]
 
     @classmethod
-    def to(cls, checkout: Path) -> Known:
+    def of(cls, checkout: Path) -> Known:
         """The entries of a checkout's configuration.
 
         Raises:

@@ -120,7 +120,7 @@ def test_wrong_input_of_the_command(gaga, checkout, tmp_path):
 def test_what_upstream_has_no_place_for_is_refused_or_left_out(gaga, checkout, tmp_path):
     """Upstream would train on an atom of no element, and stop at a number of atoms."""
     good, foreign, odd = molecules(20), molecules(1, elements=(1, 7)), molecules(1, sizes=(5,))
-    known = Known.to(checkout)
+    known = Known.of(checkout)
     assert known == Known(frozenset({1, 6, 8}), frozenset({3, 4, 6}))
     with pytest.raises(DataError, match=r"molecule 20 has the element N. Upstream knows H, C, O"):
         list(known.only([good, foreign]))
@@ -146,7 +146,7 @@ def test_what_upstream_has_no_place_for_is_refused_or_left_out(gaga, checkout, t
 def test_a_checkout_without_the_data_set(checkout, text):
     (checkout / "configs/datasets_config.py").write_text(text)
     with pytest.raises(GAGAError, match="has no dictionary geom_with_h with atomic_nb and n_nodes"):
-        Known.to(checkout)
+        Known.of(checkout)
 
 
 def test_an_error_in_the_middle_leaves_the_files_as_they_were(tmp_path):
