@@ -18,12 +18,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gaga_adapter.distributed import n_processes, process_index
@@ -36,6 +38,7 @@ from gaga_adapter.training import TruncatedTimesteps, record_trained
 PATH = named_path("edm/polynomial_2")
 STEPS = 1000  # of the path, in which t* is counted
 STATE, METRICS = "state.pt", "metrics.jsonl"
+AVERAGED, BEST = "averaged.safetensors", "best.safetensors"
 #: The mean of ln sigma and its standard deviation, of the log-normal half.
 LOG_SIGMA = (-1.6, 1.2)
 
@@ -55,11 +58,13 @@ class Recipe:
         muon_lr: of the matrices between hidden streams, by Muon; 0 trains all with AdamW.
         weight_decay: of both.
         warmup: steps of the linear rise.
+        cooldown: last steps, over which the rate falls; `None` lets it fall from the rise on.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights.
         element_weight: of the cross-entropy.
         bf16: autocast.
         net: options of `MoleculeDenoiser`.
+        began_with: what the initial weights were called; `None` for random ones.
     """
 
     steps: int = 20_000
@@ -70,11 +75,13 @@ class Recipe:
     muon_lr: float = 3e-3
     weight_decay: float = 1e-2
     warmup: int = 300
+    cooldown: int | None = None
     clip: float = 2.0
     ema: float = 0.999
     element_weight: float = 0.5
     bf16: bool = False
     net: dict[str, Any] = field(default_factory=dict)
+    began_with: str | None = None
 
     @property
     def trained_log_snr(self) -> float | None:
@@ -170,12 +177,20 @@ class Batches:
         return self._rows[index]
 
 
-def learning_rate(step: int, steps: int, warmup: int) -> float:
-    """Factor of the base rate: a linear rise, then a cosine down to 1%."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Factor of the base rate: a linear rise, then a fall to 1%.
+
+    The fall is a cosine over all that is left, or, with a `cooldown`, one minus the square root of
+    the progress through the last steps alone (Hägele et al. 2024): such a run can be made longer
+    while its rate is still constant.
+    """
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    if recipe.cooldown is None:
+        progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    progress = 1 - (recipe.steps - step) / max(1, recipe.cooldown)
+    return 0.01 + 0.99 * (1 - math.sqrt(min(1.0, max(0.0, progress))))
 
 
 def optimizers_of(model: MoleculeDenoiser, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -206,6 +221,12 @@ def optimizers_of(model: MoleculeDenoiser, recipe: Recipe) -> list[torch.optim.O
 class Run:
     """A training run in a folder.
 
+    Args:
+        recipe: what decides its weights.
+        folder: of this run; a state in it is gone on from.
+        device: where it is trained.
+        initial: a network of the same options to begin with, where the folder holds no state.
+
     Attributes:
         recipe: what decides its weights.
         folder: holds `state.pt` and `metrics.jsonl`.
@@ -214,7 +235,13 @@ class Run:
         step: optimizer steps done.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        device: torch.device,
+        initial: MoleculeDenoiser | None = None,
+    ) -> None:
         if recipe.batch_size % n_processes():
             raise SystemExit(
                 f"a batch of {recipe.batch_size} cannot be cut between {n_processes()} processes. "
@@ -223,10 +250,13 @@ class Run:
         self.recipe, self.folder, self.device = recipe, folder, device
         torch.manual_seed(recipe.seed)  # initial weights; everything else has its own generator
         self.model = MoleculeDenoiser(**recipe.net).to(device)
+        if initial is not None:
+            self.model.load_state_dict(initial.float().state_dict())
         self.average = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.optimizers = optimizers_of(self.model, recipe)
         self.step = 0
-        self._running, self._since = torch.zeros(2, dtype=torch.float64), 0
+        self._nothing = torch.zeros(2, dtype=torch.float64, device=device)
+        self._running, self._since = self._nothing.clone(), 0
         if (folder / STATE).exists():
             self._resume()
         if process_index() == 0:
@@ -241,52 +271,72 @@ class Run:
         mask: Tensor,
         log: Log = lambda line: None,
         until: int | None = None,
+        minutes: float | None = None,
         save_every: int = 500,
         log_every: int = 100,
         judge: Callable[[Run], dict[str, float]] | None = None,
         judge_every: int = 1000,
+        keep_every: float = math.inf,
         compiled: bool = False,
     ) -> None:
         """Go on to the last step.
 
         Args:
-            x: encoded molecules (M, N, 3+F).
+            x: encoded molecules (M, N, 3+F); they stay on the device of the run.
             mask: real atoms (M, N).
             log: gets the lines of metrics on the first process.
             until: stop after this step; the recipe's last one by default.
+            minutes: stop after so long, with as many steps as fit; see `Pace`.
             save_every: steps between two states.
             log_every: steps between two lines.
-            judge: what else to measure every `judge_every` steps, on the first process.
+            judge: what else to measure every `judge_every` steps, on the first process; of the
+                averaged weights that it judged, those of the least held-out loss stay in
+                `best.safetensors`.
             judge_every: a multiple of `log_every`.
-            compiled: use `torch.compile`.
+            keep_every: seconds between two files of averaged weights, `averaged.safetensors`.
+            compiled: use `torch.compile` for the layers.
         """
-        recipe, rank, world = self.recipe, process_index(), n_processes()
-        network = torch.compile(self.model, dynamic=True) if compiled else self.model
-        batches = Batches(mask.sum(1), recipe.batch_size, recipe.seed)
-        levels = NoiseLevels(recipe.t_star)
-        last = recipe.steps if until is None else min(until, recipe.steps)
+        rank, world = process_index(), n_processes()
+        if compiled:  # one layer is compiled, and serves all: in a minute and not in several
+            for layer in self.model.layers:
+                layer.compile(dynamic=True)
+        n_atoms = mask.sum(1)
+        x, mask = x.to(self.device), mask.to(self.device)
+        batches = Batches(n_atoms, self.recipe.batch_size, self.recipe.seed)
+        levels = NoiseLevels(self.recipe.t_star)
+        pace = None if minutes is None else Pace(60 * minutes)
         began, timed = time.perf_counter(), 0
-        while self.step < last:
+        kept = began
+        while self.step < (last := min(self.recipe.steps, until or self.recipe.steps)):
+            if pace is not None and (steps := pace.steps(self.step)) is not None:
+                self.recipe = replace(self.recipe, steps=steps, cooldown=steps // 3)
+                continue
             rows = batches.rows(self.step)
-            width = int(mask[rows].sum(1).max())
-            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
-            sigma = levels.draw(len(rows), generator)
-            noise = torch.randn(len(rows), width, x.shape[-1], generator=generator)
+            width = int(n_atoms[rows].max())
+            seed = self.recipe.seed * 1_000_003 + self.step
+            generator = torch.Generator().manual_seed(seed)
+            sigma = levels.draw(len(rows), generator).to(self.device)
+            if self.device.type == "cuda":  # the host would be too slow
+                generator = torch.Generator(self.device).manual_seed(seed)
+            noise = torch.randn(
+                *(len(rows), width, x.shape[-1]), generator=generator, device=self.device
+            )
+            rows = rows.to(self.device)
             part = [
-                whole[rank::world].to(self.device)
-                for whole in (x[rows, :width], mask[rows, :width], sigma, noise)
+                whole[rank::world] for whole in (x[rows, :width], mask[rows, :width], sigma, noise)
             ]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
-                position, element = losses(network, *part, self.model.config.position_std)
-                loss = position + recipe.element_weight * element
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+                position, element = losses(self.model, *part, self.model.config.position_std)
+                loss = position + self.recipe.element_weight * element
             self._update(loss)
             self.step += 1
-            self._running += torch.stack([position.detach(), element.detach()]).cpu()
+            self._running += torch.stack([position.detach(), element.detach()])
             self._since, timed = self._since + 1, timed + 1
-            if self.step % log_every == 0 or self.step == recipe.steps:
+            is_last = self.step == self.recipe.steps
+            if self.step % log_every == 0 or is_last:
                 line = self._line(timed / (time.perf_counter() - began))
-                if judge and (self.step % judge_every == 0 or self.step == recipe.steps):
-                    line |= judge(self) if rank == 0 else {}
+                if judge and (self.step % judge_every == 0 or is_last):
+                    line |= self._judged(judge) if rank == 0 else {}
                 if rank == 0:
                     with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
@@ -294,10 +344,26 @@ class Run:
                 began, timed = time.perf_counter(), 0
             if self.step % save_every == 0 or self.step == last:
                 self.save()
+            if rank == 0 and time.perf_counter() - kept > keep_every:
+                write_averaged(self.state(), self.folder / AVERAGED)
+                kept = time.perf_counter()
+        if pace is not None:  # its last step is known only now
+            self.save()
+        if rank == 0 and math.isfinite(keep_every):
+            write_averaged(self.state(), self.folder / AVERAGED)
 
     def averaged(self) -> MoleculeDenoiser:
         """A network of its own with the averaged weights, that knows how far it was trained."""
         return averaged(self.state())
+
+    def _judged(self, judge: Callable[[Run], dict[str, float]]) -> dict[str, float]:
+        """What `judge` finds; the averaged weights are kept if none before had less loss."""
+        found = judge(self)
+        loss = found["valid_position"] + self.recipe.element_weight * found["valid_element"]
+        best = self.folder / BEST
+        if not best.exists() or loss < float(metadata_of(best)["loss"]):
+            write_averaged(self.state(), best, loss=loss)
+        return found
 
     def state(self) -> dict[str, Any]:
         """Everything that a run needs to go on."""
@@ -329,7 +395,7 @@ class Run:
     def _update(self, loss: Tensor) -> None:
         """Gradients, averaged over the processes; one step of the weights and of their average."""
         recipe = self.recipe
-        rate = learning_rate(self.step, recipe.steps, recipe.warmup)
+        rate = learning_rate(self.step, recipe)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * rate
@@ -348,15 +414,15 @@ class Run:
             optimizer.step()
         decay = min(recipe.ema, (2 + self.step) / (11 + self.step))
         with torch.no_grad():
-            for name, value in self.model.named_parameters():
-                self.average[name].lerp_(value, 1 - decay)
+            values = [value for _, value in self.model.named_parameters()]
+            torch._foreach_lerp_(list(self.average.values()), values, 1 - decay)
 
     def _line(self, rate: float) -> dict[str, float]:
         """Mean losses since the last line, over all processes."""
         if n_processes() > 1:
             dist.all_reduce(self._running)
         means = (self._running / (n_processes() * self._since)).tolist()
-        self._running, self._since = torch.zeros(2, dtype=torch.float64), 0
+        self._running, self._since = self._nothing.clone(), 0
         return {
             "step": self.step,
             "position": means[0],
@@ -368,7 +434,8 @@ class Run:
         file = self.folder / STATE
         state = torch.load(file, map_location=self.device, weights_only=True)
         kept, asked = state.get("recipe", {}), asdict(self.recipe)
-        other = [k for k in kept if k not in ("steps", "net") and kept[k] != asked[k]]
+        own = ("steps", "cooldown", "net", "began_with")  # a longer run; judged below; a name
+        other = [k for k in kept if k not in own and kept[k] != asked[k]]
         if _options(state["config"]) != _options(self.model.config):
             other.append("net")
         if other:
@@ -381,7 +448,7 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step = state["step"]
-        self._running = state.get("running", self._running).cpu()
+        self._running = state.get("running", self._running).to(self.device)
         self._since = state.get("since", 0)
 
     def _cut_metrics(self) -> None:
@@ -397,12 +464,73 @@ class Run:
                 temporary.write_text("".join(kept), encoding="utf-8")
 
 
-def averaged(state: dict[str, Any]) -> MoleculeDenoiser:
+class Pace:
+    """As many steps as fit into a time.
+
+    The first tenth of the time is left to compilation, the second measures the rate.
+
+    Args:
+        seconds: that the run may take from now on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.began, self.seconds = time.perf_counter(), seconds
+        self._mark: tuple[float, int] | None = None
+        self._is_planned = False
+
+    def steps(self, step: int) -> int | None:
+        """The number of steps, at the two moments when it is known; `None` at all others.
+
+        Args:
+            step: that is reached.
+        """
+        spent = time.perf_counter() - self.began
+        if spent >= self.seconds:
+            return step
+        if self._mark is None and spent > 0.1 * self.seconds:
+            self._mark = spent, step
+        elif self._mark and not self._is_planned and spent > 0.2 * self.seconds:
+            then, before = self._mark
+            self._is_planned = True
+            return step + int(0.97 * (self.seconds - spent) * (step - before) / (spent - then))
+        return None
+
+
+def averaged(state: Mapping[str, Any]) -> MoleculeDenoiser:
     """The network of a state with the averaged weights, that knows how far it was trained."""
     model = MoleculeDenoiser(**state["config"])
     model.load_state_dict(state["average"])
     record_trained(model, state.get("trained_log_snr"))
     return model
+
+
+def write_averaged(state: Mapping[str, Any], file: Path, **about: float) -> None:
+    """The averaged weights in half precision: all that a shipped model needs of a state.
+
+    Args:
+        state: of a run.
+        file: that is replaced as a whole.
+        **about: what else its metadata shall say.
+    """
+    told = {name: state.get(name) for name in ("step", "config", "trained_log_snr")} | about
+    metadata = {name: json.dumps(value) for name, value in told.items()}
+    weights = {name: value.half().cpu().contiguous() for name, value in state["average"].items()}
+    with replacing(file) as temporary:
+        save_file(weights, temporary, metadata=metadata)
+
+
+def metadata_of(file: Path) -> dict[str, Any]:
+    """What `write_averaged` noted in a file."""
+    with safe_open(file, "pt") as opened:
+        return {name: json.loads(value) for name, value in opened.metadata().items()}
+
+
+def read_averaged(file: Path) -> dict[str, Any]:
+    """What `averaged` needs, from a state or from a file of `write_averaged`."""
+    if file.suffix == ".safetensors":
+        return metadata_of(file) | {"average": load_file(file)}
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return state
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
     python benchmarks/train_qm9.py --out runs/qm9 --steps 20000
     torchrun --nproc-per-node 2 benchmarks/train_qm9.py --out runs/qm9
-    python benchmarks/train_qm9.py --out runs/short --mode truncated --t-star 525
+    python benchmarks/train_qm9.py --out runs/short --mode truncated --t-star 501
     python benchmarks/train_qm9.py --out runs/qm9 --plot runs/qm9/metrics.png
     python benchmarks/train_qm9.py --out runs/qm9 --ship gaga_adapter/molecules/assets/qm9
 
@@ -17,12 +17,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from qm9_training import METRICS, STATE, Recipe, Run, averaged, validate
+from qm9_training import (
+    AVERAGED,
+    BEST,
+    METRICS,
+    STATE,
+    Recipe,
+    Run,
+    averaged,
+    read_averaged,
+    validate,
+)
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -35,12 +46,15 @@ from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.molecules.qm9.data import load_qm9
 from gaga_adapter.sampling.solvers import scheduler_named
 
+#: Files of a run with averaged weights, by the name that `--weights` has for them.
+WEIGHTS = {"latest": STATE, "averaged": AVERAGED, "best": BEST}
+
 
 def main() -> None:
     """Train, resume, plot or ship."""
     args = arguments()
     if args.ship is not None:
-        ship(args.out / STATE, args.ship)
+        ship(args.out / WEIGHTS[args.weights], args.ship)
         return
     if args.plot is not None:
         plot(args.out / METRICS, args.plot)
@@ -60,7 +74,10 @@ def train(args: argparse.Namespace) -> None:
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    run = Run(recipe(args), args.out, device)
+    initial = None
+    if args.initial is not None:
+        initial = MoleculePipeline.from_pretrained(args.initial).denoiser
+    run = Run(recipe(args), args.out, device, initial)
     x, mask = encode(load_qm9("train").subset(slice(args.molecules)), run.model.layout)
     valid, valid_mask = encode(load_qm9("valid").subset(range(512)), run.model.layout)
     if process_index() == 0:
@@ -84,28 +101,25 @@ def train(args: argparse.Namespace) -> None:
 
         run.train(
             *(x, mask, log),
+            minutes=args.minutes,
             save_every=args.save_every,
             log_every=args.log_every,
             judge=judge if args.sample_size else None,
             judge_every=args.valid_every,
+            keep_every=60 * args.keep_every_minutes,
             compiled=args.compile,
         )
 
 
 def sampled(pipeline: MoleculePipeline, mask: Tensor, args: argparse.Namespace) -> dict[str, float]:
-    """Stability and validity of a few molecules, from t* for a model that was trained up to there.
-
-    DPM-Solver++ in 25 calls: quick enough to look at while training goes on.
-    """
-    pipeline.scheduler = scheduler_named("dpm++", pipeline.scheduler)
-    if args.mode == "truncated":
-        pipeline.scheduler = GAGAScheduler.from_pretrained(
-            pipeline.scheduler, stats="qm9", t_star=args.t_star, spacing="respace"
-        )
+    """Stability and validity of a few molecules after 20 calls from t*."""
+    few = scheduler_named("few-step", pipeline.scheduler)
+    t_star = args.t_star if args.mode == "truncated" else None
+    pipeline.scheduler = GAGAScheduler.from_pretrained(few, stats="qm9", t_star=t_star)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     sizes = mask.sum(1)[: args.sample_size]
-    found = evaluate(pipeline(n_atoms=sizes, num_inference_steps=25, generator=generator).molecules)
+    found = evaluate(pipeline(n_atoms=sizes, num_inference_steps=20, generator=generator).molecules)
     return {
         "atom_stability": found.atom_stability.value,
         "molecule_stability": found.molecule_stability.value,
@@ -113,17 +127,19 @@ def sampled(pipeline: MoleculePipeline, mask: Tensor, args: argparse.Namespace) 
     }
 
 
-def ship(state_file: Path, folder: Path) -> None:
-    """Write the averaged weights in half precision as a `MoleculePipeline`."""
-    state = torch.load(state_file, map_location="cpu", weights_only=True)
+def ship(weights: Path, folder: Path) -> None:
+    """Write averaged weights in half precision as a `MoleculePipeline`."""
+    if not weights.exists():
+        raise SystemExit(f"{weights} does not exist. Pass --out, and --weights best or averaged.")
+    found = read_averaged(weights)
     sizes = torch.as_tensor(load_qm9("train").n_atoms).bincount()
     pipeline = MoleculePipeline(
-        denoiser=averaged(state).half(),
+        denoiser=averaged(found).half(),
         scheduler=edm_scheduler(),
         size_counts=[int(count) for count in sizes],
     )
     pipeline.save_pretrained(folder)
-    print(f"step {state['step']:,} -> {folder}")
+    print(f"step {found['step']:,} -> {folder}")
 
 
 def plot(metrics: Path, picture: Path) -> None:
@@ -168,11 +184,13 @@ def recipe(args: argparse.Namespace) -> Recipe:
         muon_lr=args.muon_lr,
         weight_decay=args.weight_decay,
         warmup=args.warmup,
+        cooldown=args.cooldown,
         clip=args.clip,
         ema=args.ema,
         element_weight=args.element_weight,
         bf16=args.bf16,
         net=net,
+        began_with=None if args.initial is None else str(args.initial),
     )
 
 
@@ -181,16 +199,22 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/qm9"))
     parser.add_argument("--ship", type=Path, default=None, help="write the pipeline here and stop")
+    parser.add_argument("--weights", choices=WEIGHTS, default="latest", help="that are shipped")
     parser.add_argument("--plot", type=Path, default=None, help="draw the metrics here and stop")
+    parser.add_argument(
+        "--from", dest="initial", default=None, help="a pipeline whose weights to begin with"
+    )
     parser.add_argument("--mode", choices=("full", "truncated"), default="full")
-    parser.add_argument("--t-star", type=int, default=525, help="of 1000 steps, when truncated")
+    parser.add_argument("--t-star", type=int, default=501, help="of 1000 steps, when truncated")
     parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=None, help="as many steps as fit")
     parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
     parser.add_argument("--molecules", type=int, default=None, help="the first so many, of all")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--muon-lr", type=float, default=3e-3, help="0 trains all with AdamW")
     parser.add_argument("--weight-decay", type=float, default=1e-2)
     parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--cooldown", type=int, default=None, help="last steps, of a falling rate")
     parser.add_argument("--clip", type=float, default=2.0)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--element-weight", type=float, default=0.5)
@@ -202,11 +226,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument("--compile", action="store_true", help="torch.compile, for a GPU")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the layers")
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--valid-every", type=int, default=1000)
     parser.add_argument("--sample-size", type=int, default=64, help="molecules to judge then")
     parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument(
+        "--keep-every-minutes", type=float, default=math.inf, help="write averaged.safetensors"
+    )
     args = parser.parse_args(argv)
     if args.bf16 is None:
         args.bf16 = not args.device.startswith("cpu")

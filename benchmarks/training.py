@@ -1,13 +1,18 @@
 """Quality against optimizer steps: trained on the full path, and in [0, t*] alone.
 
     python benchmarks/training.py --steps 1500 --seeds 0 1 2
+    python benchmarks/training.py --from qm9 --t-star 501 --steps 3000 --judged 3000 --seeds 0 \
+        --solver few-step --calls 20 --sampled 2048 --compile --batch-size 128 --lr 5e-4 \
+        --recipe '{"muon_lr": 1e-3, "warmup": 200, "cooldown": 1500, "bf16": true}' \
+        --runs runs/continued --out benchmarks/results/continued.json
 
 A small net is trained on QM9 by `qm9_training.py` for the same number of optimizer steps on the
 full path and in [0, t*] for each t*: the same initial weights, batches, noise and learning rates,
-only the law of the noise levels is cut. At some steps the averaged weights are judged: losses on
-held-out molecules at levels in [0, t*], and molecules by DDPM, from the end of the path or from the
-`shape` reference at t*. What is finished is kept under `runs/training`: start again after an
-interruption. Writes `benchmarks/results/training.json` and draws `training.png`.
+only the law of the noise levels is cut. With `--from`, a trained net goes on in both ways. At some
+steps the averaged weights are judged: losses on held-out molecules at levels in [0, t*], and
+molecules by DDPM or another solver, from the end of the path or from the `shape` reference at t*.
+What is finished is kept under `runs/training`: start again after an interruption. Writes
+`benchmarks/results/training.json`, or what `--out` names, and draws a picture beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import argparse
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +37,13 @@ from gaga_adapter.molecules.metrics.distances import Geometry, distances
 from gaga_adapter.molecules.metrics.evaluate import evaluate
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.molecules.qm9.data import load_qm9
+from gaga_adapter.sampling.solvers import scheduler_named
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 NET = {"width": 64, "pair_width": 16, "n_layers": 4, "n_vectors": 6, "n_heads": 8}
+#: The training of a net that is judged with the weights that the others begin with.
+UNTRAINED = "not at all"
 FIGURES = ("atom_stability", "molecule_stability", "validity", "v_x", "v_x_spread", "W1 v_x")
 
 
@@ -53,6 +61,9 @@ class Setting:
         net: options of the denoiser.
         molecules: of the training split; `None` for all.
         against: of the test split, behind the distances; `None` for all.
+        solver: short name of the sampler.
+        recipe: further options of `Recipe`.
+        began_with: a pipeline whose weights every run begins with; `None` for random ones.
     """
 
     steps: int
@@ -64,11 +75,36 @@ class Setting:
     net: dict[str, int]
     molecules: int | None
     against: int | None
+    solver: str = "ddpm"
+    recipe: dict[str, Any] = field(default_factory=dict)
+    began_with: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """As json gives it back."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """As json gives it back, without what was not asked for."""
+        asked = {f.name: getattr(self, f.name) for f in fields(self)}
+        for one in fields(self):
+            unasked = one.default if one.default_factory is MISSING else one.default_factory()
+            if asked[one.name] == unasked and one.name in ("solver", "recipe", "began_with"):
+                del asked[one.name]
+        found: dict[str, Any] = json.loads(json.dumps(asked))
         return found
+
+    def run(self, folder: Path, seed: int, t_star: int | None) -> Run:
+        """One training, at its latest state."""
+        options = {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "warmup": min(300, self.steps // 5),
+            "net": self.net,
+        }
+        initial = None
+        if self.began_with is not None:
+            initial = MoleculePipeline.from_pretrained(self.began_with).denoiser
+            names = ("width", "pair_width", "n_layers", "n_vectors", "n_heads")
+            options["net"] = {name: initial.config[name] for name in names}
+        recipe = Recipe(**(options | self.recipe), t_star=t_star, seed=seed)
+        return Run(recipe, folder, torch.device("cpu"), initial)
 
 
 class Judge:
@@ -91,7 +127,8 @@ class Judge:
 
     def samples(self, run: Run, start: int | None) -> dict[str, Any]:
         """Figures of molecules from the end of the path, or from `shape` at t*."""
-        pipeline = MoleculePipeline(run.averaged(), edm_scheduler())
+        solver = scheduler_named(self.setting.solver, edm_scheduler())
+        pipeline = MoleculePipeline(run.averaged(), solver)
         pipeline.set_progress_bar_config(disable=True)
         if start is not None:
             pipeline.scheduler = GAGAScheduler.from_pretrained(
@@ -172,7 +209,7 @@ def markdown(found: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     scales = (100, 100, 100, 1, 1, 1)
     for row in rows(found):
-        if row["step"] != last:
+        if row["step"] != last and row["trained"] != UNTRAINED:
             continue
         cells = [f"{row['losses'][t]:.4f}" if t in row["losses"] else "–" for t in bounds]
         for (_, one), scale in zip(row["figures"].items(), scales, strict=True):
@@ -182,16 +219,19 @@ def markdown(found: dict[str, Any]) -> str:
                 if one is None
                 else f"{scale * one['value']:.{digits}f} ± {scale * one['std_error']:.{digits}f}"
             )
-        where = "the full path" if row["trained"] == "full" else row["trained"].split()[-1]
-        where = where if row["trained"] == "full" else f"[0, {where}]"
+        named = {"full": "the full path", UNTRAINED: "(the weights that both begin with)"}
+        where = named.get(row["trained"], f"[0, {row['trained'].split()[-1]}]")
         start = "the end" if row["start"] is None else f"`shape` at {row['start']}"
         lines.append(f"| {where} | {start} | {row['network_calls']} | " + " | ".join(cells) + " |")
     setting, seeds = found["setting"], max(row["seeds"] for row in rows(found))
     lines.append("")
+    net = ", ".join(f"{k} {v}" for k, v in setting["net"].items())
+    who = f"The network `{setting['began_with']}`" if "began_with" in setting else None
     lines.append(
-        f"A small net ({', '.join(f'{k} {v}' for k, v in setting['net'].items())}) after {last} "
+        f"{who or f'A small net ({net})'} after {last} {'more ' if who else ''}"
         f"optimizer steps of {setting['batch_size']} molecules, everything but the levels equal; "
-        f"means over {seeds} seeds of {setting['sampled']} molecules each. "
+        f"means over {seeds} seed{'s' * (seeds > 1)} of {setting['sampled']} molecules each, by "
+        f"`{setting.get('solver', 'ddpm')}`. "
         "`python benchmarks/training.py`"
     )
     return "\n".join(lines)
@@ -245,13 +285,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--t-star", type=int, nargs="*", default=[525, 400])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--sampled", type=int, default=256, help="molecules behind a figure")
-    parser.add_argument("--calls", type=int, default=100, help="DDPM steps of the full path")
+    parser.add_argument("--calls", type=int, default=100, help="steps of the full path")
+    parser.add_argument("--solver", default="ddpm", help="short name of the sampler")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--held-out", type=int, default=512, help="molecules behind a loss")
     parser.add_argument("--molecules", type=int, default=None, help="to train on; all by default")
     parser.add_argument("--against", type=int, default=None, help="to compare with; all by default")
     parser.add_argument("--net", type=json.loads, default=NET, help="options of the denoiser, json")
+    parser.add_argument("--recipe", type=json.loads, default={}, help="further options, json")
+    parser.add_argument("--from", dest="initial", help="a pipeline whose weights to begin with")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the layers")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "training")
     parser.add_argument("--out", type=Path, default=RESULTS / "training.json")
@@ -262,6 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     setting = Setting(
         *(args.steps, tuple(judged), args.batch_size, args.lr, args.sampled, args.calls),
         *(args.net, args.molecules, args.against),
+        *(args.solver, args.recipe, args.initial),
     )
     found: dict[str, Any] = {"setting": setting.record(), "cells": {}}
     if args.out.exists():
@@ -273,44 +318,40 @@ def main(argv: list[str] | None = None) -> None:
 
     data: tuple[Tensor, Tensor] | None = None
     judge: Judge | None = None
+    trainings: list[tuple[str, int | None]] = [("full", None)]
+    trainings += [(name_of(t_star), t_star) for t_star in args.t_star]
+    if args.initial:
+        trainings.insert(0, (UNTRAINED, None))
     for seed in args.seeds:
-        for t_star in (None, *args.t_star):
+        for name, t_star in trainings:
             starts = [None, *args.t_star] if t_star is None else [t_star]
+            at = [0] if name == UNTRAINED else judged
             keys = {
-                (step, start): f"{name_of(t_star)}, seed {seed}, step {step}, from {start}"
-                for step in judged
+                (step, start): f"{name}, seed {seed}, step {step}, from {start}"
+                for step in at
                 for start in starts
             }
             if all(key in found["cells"] for key in keys.values()):
                 continue
-            recipe = Recipe(
-                steps=args.steps,
-                t_star=t_star,
-                seed=seed,
-                batch_size=args.batch_size,
-                lr=args.lr,
-                warmup=min(300, args.steps // 5),
-                net=args.net,
-            )
-            folder = args.runs / f"{name_of(t_star).replace(' ', '-')}_{seed}"
-            run = Run(recipe, folder, torch.device("cpu"))
+            folder = args.runs / f"{name.replace(' ', '-')}_{seed}"
+            run = setting.run(folder, seed, t_star)
             if data is None or judge is None:
                 data = encode(load_qm9("train").subset(slice(args.molecules)), run.model.layout)
                 held_out = load_qm9("valid").subset(slice(args.held_out))
                 sizes = torch.as_tensor(load_qm9("test").n_atoms)[: args.sampled]
                 judge = Judge(setting, encode(held_out, run.model.layout), sizes)
-            for step in judged:
+            for step in at:
                 missing = [start for start in starts if keys[step, start] not in found["cells"]]
                 if run.step > step and missing:
                     sys.exit(f"{folder} is beyond step {step}. Remove it to begin again.")
-                run.train(*data, until=step, save_every=250)
+                run.train(*data, until=step, save_every=250, compiled=args.compile)
                 if not missing:
                     continue
                 levels = args.t_star if t_star is None else [t for t in args.t_star if t <= t_star]
                 losses = {str(t): judge.losses(run, t) for t in levels}
                 for start in missing:
                     found["cells"][keys[step, start]] = {
-                        "trained": name_of(t_star),
+                        "trained": name,
                         "seed": seed,
                         "step": step,
                         "start": start,
@@ -320,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
                 found = provenance() | {k: found[k] for k in ("setting", "cells")}
                 with replacing(args.out) as temporary:
                     temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-                print(f"{name_of(t_star)}, seed {seed}: step {step}", flush=True)
+                print(f"{name}, seed {seed}: step {step}", flush=True)
     print(table(found))
     draw(found, args.out.with_suffix(".png"))
 

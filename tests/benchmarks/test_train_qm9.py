@@ -8,7 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from folders import TESTS
-from qm9_training import METRICS, PATH, STATE, NoiseLevels, Recipe, averaged
+from qm9_training import (
+    AVERAGED,
+    BEST,
+    METRICS,
+    PATH,
+    STATE,
+    NoiseLevels,
+    Pace,
+    Recipe,
+    Run,
+    averaged,
+    learning_rate,
+    metadata_of,
+    read_averaged,
+    write_averaged,
+)
 from runners.training_runner import (
     NET,
     RECIPE,
@@ -109,6 +124,88 @@ def test_states_of_before_go_on_and_ship(tmp_path):
     train(tmp_path / "old")
     assert_equal(weights(tmp_path / "old"), weights(tmp_path / "whole"))
     assert averaged(old).config.t_star_log_snr is None
+
+
+# -- begun with other weights, made longer, fitted to a time --------------------------------------
+
+
+def test_a_run_begins_with_the_weights_that_it_is_given(tmp_path):
+    before = train(tmp_path / "before", until=30).averaged()
+    initial = {name: value.clone() for name, value in before.state_dict().items()}
+    run = Run(RECIPE, tmp_path / "after", torch.device("cpu"), before.half())
+    for name, value in run.model.state_dict().items():
+        torch.testing.assert_close(value, initial[name], atol=1e-3, rtol=1e-3)
+        assert value.dtype == torch.float32
+    run.train(*molecules(), until=6)
+    state = run.state()
+    resumed = Run(RECIPE, tmp_path / "after", torch.device("cpu"), before)
+    assert resumed.step == 6  # and not at the given weights again
+    assert_equal(dict(resumed.model.state_dict()), dict(state["model"]))
+
+
+def test_the_rate_falls_over_the_cooldown_alone():
+    recipe = Recipe(steps=1000, warmup=100, cooldown=200)
+    rates = [learning_rate(step, recipe) for step in range(1001)]
+    assert rates[:100] == pytest.approx([(k + 1) / 100 for k in range(100)])
+    assert set(rates[100:801]) == {1.0}
+    assert rates[850] == pytest.approx(0.01 + 0.99 * (1 - 0.5), abs=1e-9)  # sqrt(1/4)
+    assert rates[1000] == pytest.approx(0.01, abs=1e-9)
+    assert rates[800:] == sorted(rates[800:], reverse=True)
+
+
+def test_a_run_with_a_constant_rate_can_be_made_longer(tmp_path):
+    recipe = Recipe(**{**vars(RECIPE), "cooldown": 10})
+    train(tmp_path / "longer", recipe, until=40)
+    longer = Recipe(**{**vars(recipe), "steps": 80})
+    train(tmp_path / "longer", longer)
+    train(tmp_path / "whole", longer)
+    assert_equal(weights(tmp_path / "longer"), weights(tmp_path / "whole"))
+
+
+def test_as_many_steps_as_fit_into_a_time(monkeypatch):
+    """With a clock of our own: 30 seconds of compilation, then two steps a second."""
+    now = 0.0
+    monkeypatch.setattr("qm9_training.time.perf_counter", lambda: now)
+    pace, step, last = Pace(600), 0, 10**9
+    while step < last:
+        found = pace.steps(step)
+        last = last if found is None else found
+        if step < last:
+            now += 30.0 if step == 0 else 0.5
+            step += 1
+    assert 0.95 * 600 < now <= 600
+
+
+def test_a_time_that_is_over_ends_the_run_with_a_state(tmp_path):
+    run = Run(RECIPE, tmp_path, torch.device("cpu"))
+    run.train(*molecules(), minutes=0, keep_every=60)
+    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 0
+    assert metadata_of(tmp_path / AVERAGED)["step"] == 0
+
+
+def test_averaged_weights_alone_make_the_same_network(tmp_path):
+    run = train(tmp_path, Recipe(**{**vars(RECIPE), "t_star": 400, "steps": 6}))
+    write_averaged(run.state(), tmp_path / AVERAGED)
+    ours = averaged(read_averaged(tmp_path / AVERAGED))
+    theirs = averaged(read_averaged(tmp_path / STATE))
+    assert dict(ours.config) == dict(theirs.config)
+    for name, value in theirs.half().state_dict().items():
+        assert torch.equal(ours.half().state_dict()[name], value), name
+
+
+def test_of_what_was_judged_the_best_is_kept(tmp_path):
+    losses = iter([3.0, 2.0, 5.0, 1.0, 4.0])
+    run = Run(RECIPE, tmp_path, torch.device("cpu"))
+
+    def judge(run):
+        return {"valid_position": next(losses), "valid_element": 0.0}
+
+    run.train(*molecules(), until=6, log_every=2, judge=judge, judge_every=2)
+    assert metadata_of(tmp_path / BEST)["step"] == 4
+    again = Run(RECIPE, tmp_path, torch.device("cpu"))
+    again.train(*molecules(), until=10, log_every=2, judge=judge, judge_every=2)
+    found = metadata_of(tmp_path / BEST)
+    assert (found["step"], found["loss"]) == (8, 1.0)
 
 
 # -- t* ------------------------------------------------------------------------------------------

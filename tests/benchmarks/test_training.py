@@ -40,3 +40,20 @@ def test_miniature(tmp_path, capsys):
     assert again == lost
     with pytest.raises(SystemExit, match="Pass --replace"):
         training.main(small(tmp_path, "--lr", "0.5"))
+
+
+def test_a_trained_net_goes_on_in_both_ways(tmp_path, capsys):
+    more = ("--from", "qm9", "--t-star", "501", "--judged", "2", "--steps", "2")
+    more += ("--solver", "few-step", "--recipe", '{"warmup": 1, "cooldown": 1}')
+    training.main(small(tmp_path, *more))
+    found = json.loads((tmp_path / "training.json").read_text())
+    cells = {(c["trained"], c["step"], c["start"]): c for c in found["cells"].values()}
+    assert set(cells) == {
+        *(("not at all", 0, None), ("not at all", 0, 501), ("full", 2, None), ("full", 2, 501)),
+        ("truncated at 501", 2, 501),
+    }
+    losses = [cell["losses"]["501"]["valid_position"] for cell in cells.values()]
+    assert max(losses) < 1.2 * min(losses)  # two steps change little of a trained net
+    assert all(cell["samples"]["network_calls"] == 5 for cell in cells.values())
+    assert "[0, 501]" in training.markdown(found)
+    capsys.readouterr()
