@@ -55,6 +55,11 @@ def test_tables_say_what_was_found(monkeypatch):
     path = named_path("edm/polynomial_2")
     levels = path.log_snr(torch.tensor([row["t_star"] - 1, row["t_star"]]).double() / 1000)
     assert levels[0] > row["log_snr_star"] >= levels[1] - 1e-9
+    assert drugs.blown_up({"QM9": row, "drug-like": row}) == row["t_star"]
+    larger = {"position_variance_per_dof": 4 * row["position_variance_per_dof"]}
+    step = drugs.blown_up({"QM9": row, "drug-like": larger})
+    levels = path.log_snr(torch.tensor([step - 1, step]).double() / 1000)
+    assert levels[0] > row["log_snr_star"] - np.log(4) >= levels[1] - 1e-9
     size, star = next(iter(row["t_star_by_size"].items()))
     monkeypatch.setattr(drugs, "SIZES", (size, 9))
     memory = [{"conformers": 10_000, "peak_mebibytes": 300.4, "peak_before_mebibytes": 200.0,
