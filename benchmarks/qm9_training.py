@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from batched_muon import BatchedMuon
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -205,7 +206,7 @@ def optimizers_of(model: MoleculeDenoiser, recipe: Recipe) -> list[torch.optim.O
     ]
     if hidden:
         made.append(
-            torch.optim.Muon(
+            BatchedMuon(
                 hidden, lr=recipe.muon_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
             )
         )
@@ -298,6 +299,7 @@ class Run:
         """
         rank, world = process_index(), n_processes()
         if compiled:  # one layer is compiled, and serves all: in a minute and not in several
+            torch._dynamo.config.recompile_limit = 64  # beyond it, layers would silently be eager
             for layer in self.model.layers:
                 layer.compile(dynamic=True)
         n_atoms = mask.sum(1)

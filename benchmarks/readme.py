@@ -18,6 +18,7 @@ import items
 import levels
 import sampling_tables
 import scaling
+import train_speed
 import training
 
 ROOT = Path(__file__).parent.parent
@@ -215,7 +216,7 @@ def images_table(found: dict[str, Any]) -> str:
 
 README, CRITERIA = ROOT / "README.md", RESULTS.parent / "CRITERIA.md"
 SAMPLING, SCALING = RESULTS.parent / "SAMPLING.md", RESULTS.parent / "SCALING.md"
-IMAGES = RESULTS.parent / "IMAGES.md"
+IMAGES, TRAINING = RESULTS.parent / "IMAGES.md", RESULTS.parent / "TRAINING.md"
 #: Marker -> page, results, and what is written between the markers.
 TABLES = {
     "references": (README, "references", references_table),
@@ -234,7 +235,9 @@ TABLES = {
     "sampling_quality": (SAMPLING, "sampling", sampling_tables.quality),
     "sampling_apart": (SAMPLING, "sampling", sampling_tables.apart),
     "levels": (SAMPLING, "levels", levels.table),
-    "training": (SAMPLING, "training", training.markdown),
+    "train_speed": (TRAINING, "train_speed", train_speed.markdown),
+    "training": (TRAINING, "training", training.markdown),
+    "continued": (TRAINING, "continued", training.markdown),
     "read": (SCALING, "read", read_table),
     "items": (CRITERIA, "items", items.markdown),
     "scaling": (SCALING, "scaling", scaling.markdown),

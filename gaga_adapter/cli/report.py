@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 
 from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
+from gaga_adapter.cli.judging import Judging, in_shares
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, UnsupportedModelError
+from gaga_adapter.errors import DataError, MissingExtraError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout, TokenLayout
 from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
@@ -21,6 +24,8 @@ from gaga_adapter.streaming import collect
 if TYPE_CHECKING:
     from gaga_adapter.report.facts import Samples
     from gaga_adapter.report.histograms import HeldOut
+
+_POSEBUSTERS_ITEMS = 200  # most molecules that it checks; each takes seconds
 
 
 def run(
@@ -58,6 +63,11 @@ def run(
     steps: Annotated[
         int, typer.Option(help="Steps of the full trajectory.", min=1)
     ] = DEFAULT_STEPS,
+    posebusters: Annotated[
+        bool,
+        typer.Option("--posebusters", help="Run PoseBusters' checks on up to 200 molecules."),
+    ] = False,
+    judging: Judging,
     parsing: options.Parsing,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -66,17 +76,24 @@ def run(
     """Write one html page: curve, t*, savings, data, molecules.
 
     The page is one file that loads nothing from the network. The numbers of
-    its plots and tables are in it as json; metrics have error bars.
+    its plots and tables are in it as json; metrics have error bars. With --fcd,
+    --strain and --posebusters the molecules are judged further, those of --data
+    beside them, all with bonds from distances.
 
       gaga report stats/ --out report.html
       gaga report qm9 --data qm9:test --model qm9 --out report.html
     """
-    from gaga_adapter.molecules.formats import read_molecules
-    from gaga_adapter.report.facts import Samples, report_facts
+    from gaga_adapter.molecules.metrics.plausibility import has_posebusters
+    from gaga_adapter.report.facts import report_facts
     from gaga_adapter.report.judges import verdicts
     from gaga_adapter.report.page import write_report
 
     options.require_one_document(out, as_json)
+    judging.check(data, "--data")
+    if posebusters and not has_posebusters():
+        raise MissingExtraError("posebusters", "posebusters")
+    if (posebusters or judging.fcd or judging.method) and samples is None and model is None:
+        raise DataError("there are no molecules to judge. Pass --samples or --model.")
     fitted = GAGAStats.from_pretrained(stats)
     if criteria is not None and data is None and criteria != "none":
         raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")
@@ -91,15 +108,12 @@ def run(
             answers = verdicts(fitted, held_out, judges, seed, progress)
         shown = None
         if samples is not None:
-            molecules = read_molecules(
-                samples,
-                **parsing.arguments(),
-                seed=seed,
-                progress=progress,
-            )
-            shown = Samples(molecules, samples)
+            shown = _read(samples, parsing, seed, progress)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
+        if shown is not None:
+            further = _further(fitted, held_out, shown, judging, posebusters, seed, progress)
+            shown = replace(shown, further=(*shown.further, *further))
         facts = report_facts(fitted, held_out, answers, shown, _date_written(stats), seed)
     write_report(out, facts)
     if as_json:
@@ -160,6 +174,68 @@ def _held_out(
     )
     assert collected is not None
     return HeldOut(source.name, collected.x, collected.mask)
+
+
+def _read(samples: str, parsing: options.Parsing, seed: int, progress: Progress) -> Samples:
+    """Molecules of a file, and their valencies where it states bonds."""
+    from gaga_adapter.molecules.data import MoleculeSet
+    from gaga_adapter.molecules.formats import stream_molecules
+    from gaga_adapter.molecules.metrics.stated import read_stated
+    from gaga_adapter.molecules.metrics.valencies import summarised
+    from gaga_adapter.report.facts import Samples
+    from gaga_adapter.report.quality import valency_rows
+
+    stream = stream_molecules(samples, **parsing.arguments(), seed=seed, progress=progress)
+    if stream.states_bonds:
+        stream.keep()
+    molecules = MoleculeSet.concatenate(list(stream), stream.name)
+    rows = []
+    if stream.states_bonds:
+        found = [one for one in read_stated(stream, progress=progress).verdicts if one is not None]
+        rows = valency_rows(summarised(found)) if found else []
+    return Samples(molecules, samples, further=tuple(rows))
+
+
+def _further(
+    stats: GAGAStats,
+    held_out: HeldOut | None,
+    samples: Samples,
+    judging: Judging,
+    posebusters: bool,
+    seed: int,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Rows of the figures that somebody asked for."""
+    from gaga_adapter.molecules.encoding import decode
+    from gaga_adapter.molecules.metrics.chemistry import to_smiles
+    from gaga_adapter.molecules.metrics.fcd import fcd
+    from gaga_adapter.molecules.metrics.plausibility import answers, plausibility
+    from gaga_adapter.report.quality import fcd_rows, plausibility_rows, strain_rows
+
+    sets = [samples.molecules]
+    if isinstance(stats.layout, MoleculeLayout) and held_out is not None:
+        assert held_out.mask is not None
+        sets.append(replace(decode(held_out.x, held_out.mask, stats.layout), name=held_out.name))
+    rows = []
+    if posebusters:
+        found: list[Any] = []
+        for one in sets:
+            some = list(range(min(len(one), _POSEBUSTERS_ITEMS)))
+            report = partial(_tell, progress, f"PoseBusters on {one.name}", len(some))
+            found.append(plausibility(in_shares(one, None, some, answers, report)))
+        rows += plausibility_rows(found[0], found[1] if len(found) > 1 else None)
+    if judging.method:
+        found = [judging.strain_of(one, None, seed, progress) for one in sets]
+        rows += strain_rows(found[0], found[1] if len(found) > 1 else None)
+    if judging.fcd and len(sets) > 1:
+        ours, theirs = map(to_smiles, sets)
+        generator = torch.Generator().manual_seed(seed)
+        rows += fcd_rows(fcd(ours, theirs, generator, progress=progress))
+    return rows
+
+
+def _tell(progress: Progress, what: str, total: int, done: int) -> None:
+    progress(what, done, total)
 
 
 def _sample(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,10 @@ import torch
 from gaga_adapter.errors import GAGAWarning, TruncationError, check_seed
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.molecules.encoding import decode
-from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics, evaluate
 from gaga_adapter.noise.paths import Start, named_path, starts
 from gaga_adapter.report.curves import DEFAULT_PATH, LabelledCurve
 from gaga_adapter.report.histograms import HeldOut, Histogram, histograms
+from gaga_adapter.report.quality import Row, metric_rows
 from gaga_adapter.selection import Selection
 from gaga_adapter.stats import GAGAStats
 
@@ -41,6 +41,7 @@ class Samples:
     molecules: MoleculeSet
     source: str  # name of the file or of the model
     network_calls: int | None = None  # per molecule, if known
+    further: tuple[Row, ...] = ()  # of figures that take their time, below the others
 
 
 @dataclass(frozen=True)
@@ -106,37 +107,8 @@ def _metrics(layout: Layout, held_out: HeldOut | None, samples: Samples) -> list
     """Name, unit, and the figures of samples and of the first 1000 data, with standard errors."""
     truth = None
     if isinstance(layout, MoleculeLayout) and held_out is not None and held_out.mask is not None:
-        truth = evaluate(decode(held_out.x[:1000], held_out.mask[:1000], layout))
-    metrics = evaluate(samples.molecules)
-    picks: list[tuple[str, str, Callable[[MoleculeMetrics], Any]]] = [
-        ("atoms stable", "%", lambda m: m.atom_stability),
-        ("molecules stable", "%", lambda m: m.molecule_stability),
-        ("valid", "%", lambda m: m.validity),
-        ("unique among valid", "%", lambda m: m.uniqueness),
-        ("novel among distinct", "%", lambda m: m.novelty),
-        ("connected", "%", lambda m: m.shape.connected),
-        ("size v_x", "Å²", lambda m: m.shape.v_x),
-        ("spread of v_x", "Å²", lambda m: m.shape.v_x_spread),
-        ("anisotropy", "", lambda m: m.shape.anisotropy),
-        *(
-            (f"{element} atoms", "%", lambda m, e=element: m.shape.element_shares.get(e))
-            for element in metrics.shape.element_shares
-        ),
-    ]
-    rows = []
-    for name, unit, pick in picks:
-        ours, theirs = (_figure(one and pick(one), unit) for one in (metrics, truth))
-        if ours is not None:
-            rows.append({"name": name, "unit": unit, "samples": ours, "data": theirs})
-    return rows
-
-
-def _figure(estimate: Any, unit: str) -> tuple[float, float | None] | None:  # noqa: ANN401
-    """Value and standard error of an estimate that may be missing."""
-    if estimate is None:
-        return None
-    factor, error = 100 if unit == "%" else 1, estimate.std_error
-    return estimate.value * factor, None if error is None else error * factor
+        truth = decode(held_out.x[:1000], held_out.mask[:1000], layout)
+    return [*metric_rows(samples.molecules, truth), *samples.further]
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ REACHED_BY = {
     "gaga_adapter/cli/__init__.py": (),
     "gaga_adapter/cli/console.py": COMMANDS,
     "gaga_adapter/cli/failures.py": (),
+    "gaga_adapter/cli/judging.py": ("evaluate", "report"),
     "gaga_adapter/cli/options.py": ("fit", "criteria"),
     "gaga_adapter/molecules/formats": (*READ, "prepare"),
     "gaga_adapter/molecules/pieces.py": ("sample",),

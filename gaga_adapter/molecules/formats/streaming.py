@@ -132,6 +132,7 @@ class MoleculeStream:
     Attributes:
         name: Names of the sources.
         total: Number of molecules in all, where that is known without a pass.
+        states_bonds: Whether a file of a format that states bonds is among the sources.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class MoleculeStream:
         self.name = "+".join(one.name for one in formats[:3]) + more
         sizes = [one.total for one in formats if one.total is not None]
         self.total = sum(sizes) if len(sizes) == len(formats) else None
+        self.states_bonds = any(one.states_bonds for one in formats)
         self._formats, self._batch_size, self._share = formats, batch_size, share
         self._hydrogens, self._skip_bad = hydrogens, skip_bad
         self._elements = None if elements is None else tuple(elements)

@@ -71,7 +71,7 @@ def smiles_of(
 
     with rdBase.BlockLogs():
         return [
-            _smiles(_build(molecules.molecule(index)[1], own), largest_fragment)
+            mol_smiles(_build(molecules.molecule(index)[1], own), largest_fragment)
             for index, own in enumerate(bonds.by_molecule())
         ]
 
@@ -90,7 +90,8 @@ def _build(numbers: NDArray[np.uint8], bonds: list[tuple[int, int, int]]) -> Any
     return mol
 
 
-def _smiles(mol: Any, largest_fragment: bool) -> str | None:  # noqa: ANN401
+def mol_smiles(mol: Any, largest_fragment: bool = True) -> str | None:  # noqa: ANN401
+    """The SMILES of `to_smiles` of an rdkit molecule, which is sanitised in place."""
     from rdkit import Chem
 
     try:

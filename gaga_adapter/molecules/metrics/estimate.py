@@ -1,7 +1,8 @@
 """Estimates with their standard errors, from one value per molecule.
 
 Molecules are taken as independent draws. A mean has the error `s / sqrt(M)`; a ratio of sums and a
-standard deviation have the error of their linearisation (the delta method).
+standard deviation have the error of their linearisation (the delta method); a median has that of
+its interval between two order statistics.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+_Z = 1.959964  # between it and its negative lies 95 % of a standard normal law
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,23 @@ def estimate_spread(values: ArrayLike) -> Estimate | None:
     if std == 0:
         return Estimate(0.0, 0.0)
     return Estimate(std, math.sqrt(max(m4 - std**4, 0.0) / (4 * len(x))) / std)
+
+
+def estimate_median(values: ArrayLike) -> Estimate | None:
+    """Median of M values; None if M is 0, and without an error if M is less than 6.
+
+    Between the order statistics c and M + 1 - c, with `c = (M + 1) / 2 - z sqrt(M) / 2`, lies the
+    median of the law in 95 % of all samples if z = 1.96; half of their distance over z is the
+    error (McKean and Schrader 1984).
+    """
+    x = np.sort(np.asarray(values, np.float64))
+    m = len(x)
+    if m == 0:
+        return None
+    if m < 6:
+        return Estimate(float(np.median(x)), None)
+    c = math.floor((m + 1) / 2 - _Z * math.sqrt(m / 4))
+    return Estimate(float(np.median(x)), float(x[m - c] - x[c - 1]) / (2 * _Z))
 
 
 def estimate_distinct(counts: ArrayLike) -> Estimate | None:
