@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import drugs
 import few_calls_tables
 import items
 import levels
@@ -241,6 +242,7 @@ TABLES = {
     "items": (CRITERIA, "items", items.markdown),
     "scaling": (SCALING, "scaling", scaling.markdown),
     "images": (IMAGES, "images", images_table),
+    "drugs": (RESULTS.parent / "DRUGS.md", "drugs", drugs.markdown),
 }
 
 

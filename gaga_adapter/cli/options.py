@@ -77,7 +77,7 @@ def flatten(run: Callable[..., Any]) -> Callable[..., Any]:
 COVARIANCES = ("channel", "element", "low_rank", "full")
 HYDROGENS = ("keep", "remove", "add")
 MOLECULE_REFERENCES = ("auto", "shape", "size", "channel", "paper", "unit")
-FORMATS = ("sdf", "sd", "mol", "xyz", "extxyz", "npz", "db", "smi", "csv")
+FORMATS = ("sdf", "sd", "mol", "xyz", "extxyz", "npz", "npy", "db", "smi", "csv")
 REFERENCES = (*MOLECULE_REFERENCES, "element", "low_rank", "full")
 REFINEMENTS = ("em", "tilt")
 
@@ -208,9 +208,9 @@ class Reading:
         list[str],
         typer.Argument(
             help="qm9, qm9:train, files, folders or patterns of molecules (.sdf, .sd, .mol, .xyz, "
-            ".extxyz, also .gz, .bz2, .xz, .zst; .npz in EDM's layout; ASE's .db; .smi or .csv "
-            "with --embed; - for standard input), or one .npy of floats (M, C, ...) for images, "
-            "latents and signals."
+            ".extxyz, also .gz, .bz2, .xz, .zst; .npz and .npy in EDM's layouts; ASE's .db; .smi "
+            "or .csv with --embed; - for standard input), or one .npy of floats (M, C, ...) for "
+            "images, latents and signals."
         ),
     ]
     elements: Annotated[
@@ -285,7 +285,7 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
     The seed is that of the geometries by ETKDG; QM9 reports progress when it is read for the first
     time.
     """
-    arrays = [name for name in reading.data if name.lower().endswith(".npy")]
+    arrays = [name for name in reading.data if _is_array(name, reading.format)]
     if arrays:
         if len(reading.data) > 1:
             raise DataError(
@@ -318,6 +318,15 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
     )
     molecules = molecules.only(layout.elements)
     return Source(molecules.name, layout, molecules)
+
+
+def _is_array(name: str, format: str | None) -> bool:
+    """Whether a name is that of an array of numbers, and not of molecules in one (EDM's GEOM)."""
+    if format is not None or not name.lower().endswith(".npy"):
+        return False
+    from gaga_adapter.molecules.formats.flat import holds_molecules
+
+    return not holds_molecules(Path(name))
 
 
 def _open_array(file: Path, channels: int | None) -> Source:

@@ -1,4 +1,4 @@
-"""Data files in the form that EDM and GeoLDM read, so that they download nothing.
+"""Data files of QM9 in the form that EDM and GeoLDM read, so that they download nothing.
 
 They look for `qm9/temp/qm9/{train,valid,test}.npz` and for pickled lists of SMILES in `qm9/temp`,
 with which they compare generated molecules. Either all files appear or none.
@@ -27,11 +27,20 @@ SMILES = ("qm9", "qm9_second_half", "qm9_noH")
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def require_room(checkout: Path, force: bool = False) -> None:
-    """Refuse to replace files that are there, unless `force` is given."""
-    files = [file for file in _files(checkout) if file.exists()]
-    if files and not force:
-        names = ", ".join(str(file.relative_to(checkout)) for file in files)
+def qm9_files(checkout: Path) -> list[Path]:
+    """The files of `SPLITS`, then those of `SMILES`."""
+    folder = checkout / "qm9" / "temp"
+    return [
+        *(folder / "qm9" / f"{name}.npz" for name in SPLITS),
+        *(folder / f"{name}_smiles.pickle" for name in SMILES),
+    ]
+
+
+def require_room(checkout: Path, files: Sequence[Path], force: bool = False) -> None:
+    """Refuse to replace files of a checkout that are there, unless `force` is given."""
+    found = [file for file in files if file.exists()]
+    if found and not force:
+        names = ", ".join(str(file.relative_to(checkout)) for file in found)
         raise WriteError(f"{checkout} has {names} already. Pass --force to replace them.")
 
 
@@ -71,7 +80,8 @@ def write_data(
     `splits` has the arrays of `SPLITS`, as `edm_arrays` makes them. Upstream refuses splits that
     differ in arrays or elements, and so does this.
     """
-    require_room(checkout, force)
+    files = qm9_files(checkout)
+    require_room(checkout, files, force)
     parts: dict[str, dict[str, Any]] = {name: dict(splits[name]) for name in SPLITS}
     for what, of_each in (
         ("arrays", {name: sorted(part) for name, part in parts.items()}),
@@ -79,7 +89,6 @@ def write_data(
     ):
         if any(of_each[name] != of_each["train"] for name in SPLITS):
             raise DataError(f"every split needs the same {what}; got {of_each}.")
-    files = _files(checkout)
     with ExitStack() as stack:
         temporary = [stack.enter_context(replacing(file)) for file in files]
         for part, path in zip(parts.values(), temporary, strict=False):
@@ -89,12 +98,3 @@ def write_data(
             with path.open("wb") as stream:
                 pickle.dump(list(smiles[name]), stream)
     return files
-
-
-def _files(checkout: Path) -> list[Path]:
-    """The files of `SPLITS`, then those of `SMILES`."""
-    folder = checkout / "qm9" / "temp"
-    return [
-        *(folder / "qm9" / f"{name}.npz" for name in SPLITS),
-        *(folder / f"{name}_smiles.pickle" for name in SMILES),
-    ]

@@ -29,10 +29,11 @@ REACHED_BY = {
     "gaga_adapter/cli/failures.py": (),
     "gaga_adapter/cli/judging.py": ("evaluate", "report"),
     "gaga_adapter/cli/options.py": ("fit", "criteria"),
-    "gaga_adapter/molecules/formats": READ,
+    "gaga_adapter/molecules/formats": (*READ, "prepare"),
     "gaga_adapter/molecules/pieces.py": ("sample",),
     "integrations/launcher/cached_stats.py": ("run",),
     "integrations/launcher/prepare.py": ("prepare",),
+    "integrations/launcher/prepare_geom.py": ("prepare",),
     "integrations/launcher": ("run",),
     "integrations/paper.py": ("run",),
 }
@@ -128,7 +129,7 @@ def test_the_search_finds_what_it_is_for():
     assert list(faults("gaga_adapter/cli/evaluate.py", "Pass --elements H,C.")) == [
         "--elements is none of gaga evaluate"
     ]
-    assert len(list(faults("gaga_adapter/molecules/formats/sdf.py", "--elements auto"))) == 2
+    assert len(list(faults("gaga_adapter/molecules/formats/sdf.py", "--elements auto"))) == 3
     assert not list(faults("gaga_adapter/molecules/formats/sdf.py", "`gaga fit` --elements auto"))
     assert list(faults("gaga_adapter/stats.py", "Pass --by-size."))
     assert list(faults("gaga_adapter/cli/fit.py", "Pass --samples 9.")), "an old name is no advice"

@@ -46,6 +46,7 @@ READERS = {
     ".xyz": ("xyz", "XyzFile"),
     ".extxyz": ("xyz", "XyzFile"),
     ".npz": ("npz", "NpzFile"),
+    ".npy": ("flat", "NpyFile"),
     ".db": ("ase_database", "AseDatabase"),
     ".smi": ("smiles", "SmilesFile"),
     ".csv": ("smiles", "CsvFile"),
@@ -53,11 +54,13 @@ READERS = {
 #: Names of the formats, for sources whose own name does not tell.
 FORMATS = tuple(suffix[1:] for suffix in READERS)
 _GRAPHS = (".smi", ".csv")  # without geometries
-_PLAIN = (".npz", ".db")  # never compressed
+_PLAIN = (".npz", ".npy", ".db")  # never compressed
+#: Copies that atomic-datasets makes of the files beside them: read when they are named.
+_COPIES = ("qm9_preprocessed_True.npz", "qm9_preprocessed_False.npz", "tmqm_preprocessed.npz")
 _ALLOWED = (
     "qm9, qm9:train, qm9:valid, qm9:test, or a .sdf, .sd, .mol, .xyz, .extxyz (also .gz, .bz2, .xz "
-    "or .zst), .npz or .db file, a folder or a pattern of such files, - for standard input, and "
-    ".smi or .csv with --embed (embed=True)"
+    "or .zst), .npz, .npy or .db file, a folder or a pattern of such files, - for standard input, "
+    "and .smi or .csv with --embed (embed=True)"
 )
 
 
@@ -77,10 +80,11 @@ def stream_molecules(
 
     Args:
         sources: `qm9`, `qm9:train`, `qm9:valid`, `qm9:test`; a .sdf, .sd, .mol, .xyz or .extxyz
-            file (also .gz, .bz2, .xz or .zst), a .npz (EDM's arrays) or .db (ASE) file, a folder or
-            a pattern of them, `-` for standard input; .smi or .csv with `embed`; a list of these;
-            or molecules in memory: a `MoleculeSet`, a data set of PyTorch Geometric or of Hugging
-            Face `datasets`, ASE's or rdkit's molecules, pairs of positions (n, 3) and atomic
+            file (also .gz, .bz2, .xz or .zst), a .npz (EDM's arrays), .npy (EDM's GEOM, or
+            positions of atomic-datasets) or .db (ASE) file, a folder or a pattern of them, `-` for
+            standard input; .smi or .csv with `embed`; a list of these; or molecules in memory: a
+            `MoleculeSet`, a data set of PyTorch Geometric, of Hugging Face `datasets` or of
+            atomic-datasets, ASE's or rdkit's molecules, pairs of positions (n, 3) and atomic
             numbers (n,).
         batch_size: Largest number of molecules in a batch.
         elements: Chemical symbols that may occur; every element if None.
@@ -189,7 +193,7 @@ def _paths(source: str | os.PathLike[str], embed: bool, wanted: str | None) -> l
         if wanted is not None:
             kinds = {kind for kind, reader in READERS.items() if reader == READERS[wanted]}
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        files = [file for file in files if _kind(file) in kinds]
+        files = [file for file in files if _kind(file) in kinds and _is_source(file)]
         fault = f"the folder {name} has no file of molecules"
     elif not path.exists() and glob.has_magic(name):
         files = [Path(file) for file in sorted(glob.glob(name, recursive=True))]
@@ -200,6 +204,15 @@ def _paths(source: str | os.PathLike[str], embed: bool, wanted: str | None) -> l
     if not files:
         raise DataError(f"{fault}. Allowed: {_ALLOWED}.")
     return files
+
+
+def _is_source(file: Path) -> bool:
+    """Whether a file of a folder is read as one of its sources, and belongs to no other."""
+    if file.suffix.lower() == ".npy":
+        from gaga_adapter.molecules.formats.flat import holds_molecules
+
+        return holds_molecules(file)
+    return file.name not in _COPIES
 
 
 def _file(

@@ -1,9 +1,10 @@
 """Molecules that are in memory already, as objects of other packages.
 
 They are recognised by the names of their attributes or keys: PyTorch Geometric's `Data` and
-datasets of them (`pos`, `z`), rows of Hugging Face `datasets`
-(`positions` and `atomic_numbers`, or similar names), ASE's `Atoms`, rdkit's `Mol`, dictionaries of
-arrays, and pairs of positions and atomic numbers. None of these packages is imported.
+datasets of them (`pos`, `z`), rows of Hugging Face `datasets` (`positions` and `atomic_numbers`, or
+similar names), graphs of atomic-datasets (the same names under `nodes`), ASE's `Atoms`, rdkit's
+`Mol`, dictionaries of arrays, and pairs of positions and atomic numbers. None of these packages is
+imported.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from gaga_adapter.molecules.formats.record import Format, Record, record_of
 
 _POSITIONS = ("pos", "positions", "coordinates", "coords", "xyz")
 _NUMBERS = ("z", "atomic_numbers", "numbers", "species", "symbols", "elements", "atoms")
+#: In a graph of atomic-datasets, and of jraph that is made of one, `species` are places in a list.
+_NUMBERS_OF_NODES = ("atomic_numbers", "atom_types")
 
 
 class Objects(Format[Any]):
@@ -58,7 +61,7 @@ class Objects(Format[Any]):
         if isinstance(one, Sequence) and not isinstance(one, str) and len(one) == 2:
             positions, kinds = one
         else:
-            positions, kinds = _get(one, _POSITIONS), _get(one, _NUMBERS)
+            positions, kinds = _atoms(one)
         if positions is None or kinds is None:
             raise DataError(f"is a {type(one).__name__} of {_names(one)}; need {_ALLOWED}")
         kinds = kinds.detach().cpu().numpy() if isinstance(kinds, Tensor) else np.asarray(kinds)
@@ -69,7 +72,7 @@ class Objects(Format[Any]):
                 raise DataError(f"has an {str(error).rstrip('.')}") from error
         if isinstance(positions, Tensor):
             positions = positions.detach().cpu().double().numpy()
-        smiles = _get(one, ("smiles", "SMILES"))
+        smiles = _get(one, ("smiles", "SMILES")) or _get(_part(one, "properties"), ("smiles",))
         cell = _get(one, ("pbc",))
         return Record.of(
             positions,
@@ -82,8 +85,22 @@ class Objects(Format[Any]):
 def _is_molecule(one: Any) -> bool:  # noqa: ANN401
     if hasattr(one, "GetConformer"):
         return True
-    positions, kinds = _get(one, _POSITIONS), _get(one, _NUMBERS)
+    positions, kinds = _atoms(one)
     return positions is not None and kinds is not None and np.ndim(positions) == 2
+
+
+def _atoms(one: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    """Positions and elements, each None where there are none."""
+    nodes = _part(one, "nodes")
+    if nodes:
+        return _get(nodes, _POSITIONS), _get(nodes, _NUMBERS_OF_NODES)
+    return _get(one, _POSITIONS), _get(one, _NUMBERS)
+
+
+def _part(one: Any, name: str) -> Mapping[str, Any]:  # noqa: ANN401
+    """A mapping inside of an object; an empty one if there is none."""
+    part = _get(one, (name,))
+    return part if isinstance(part, Mapping) else {}
 
 
 def _is_dataset(objects: Any) -> bool:  # noqa: ANN401

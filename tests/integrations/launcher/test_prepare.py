@@ -124,8 +124,8 @@ def test_what_cannot_be_prepared_is_told(gaga, tmp_path):
     assert code == 2
     assert "is not a checkout of EDM or GeoLDM" in err
     write_checkout(tmp_path, "edm")
-    code, _, err = gaga("prepare", "geom", "--into", tmp_path)
-    assert (code, "cannot prepare 'geom'. Known: qm9." in err) == (2, True)
+    code, _, err = gaga("prepare", "zinc", "--into", tmp_path)
+    assert (code, "cannot prepare 'zinc'. Known: qm9, geom." in err) == (2, True)
     (tmp_path / "qm9/temp").mkdir()
     (tmp_path / "qm9/temp/qm9_smiles.pickle").touch()
     code, _, err = gaga("prepare", "qm9", "--into", tmp_path)  # before anything is read

@@ -139,7 +139,7 @@ def test_a_broken_sdf_record_is_named(tmp_path, capfd):
 
 
 def test_missing_and_unknown_files_say_what_is_allowed(tmp_path):
-    allowed = r"Allowed: qm9, qm9:train, .*, or a .sdf, .sd, .mol, .* .npz or .db"
+    allowed = r"Allowed: qm9, qm9:train, .*, or a .sdf, .sd, .mol, .* .npz, .npy or .db"
     with pytest.raises(DataError, match=r"there is no file .*gone.sdf\.$"):
         read_molecules(tmp_path / "gone.sdf")
     (tmp_path / "gone2.sdf").write_text("x")

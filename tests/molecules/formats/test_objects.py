@@ -162,3 +162,39 @@ def test_an_iterator_is_passed_once_and_a_data_set_as_often_as_one_likes():
 def test_objects_that_are_no_molecules(objects, message):
     with pytest.raises(DataError, match=message):
         read_molecules(objects)
+
+
+def graph(molecule, **more):
+    """As a graph of atomic-datasets: `species` are places in the list of its data set."""
+    positions, numbers = molecule
+    kinds = np.array([0 if number == 1 else 1 for number in numbers])
+    nodes = {"positions": np.array(positions), "species": kinds, **more}
+    properties = {"smiles": "C"}
+    return {"nodes": nodes, "edges": None, "n_node": np.array([len(numbers)]), "globals": None,
+            "properties": properties}  # fmt: skip
+
+
+def test_graphs_of_atomic_datasets():
+    graphs = [graph(one, atomic_numbers=np.array(one[1])) for one in (CO2, HCL)]
+    read = read_molecules(graphs)
+    same(read)
+    assert read.smiles == ("C", "C")
+    same(read_molecules(graphs[0]), TWO.subset([0]))
+    symbols = {6: "C", 8: "O", 17: "Cl", 1: "H"}
+    named = [graph(one, atom_types=np.array([symbols[z] for z in one[1]])) for one in (CO2, HCL)]
+    same(read_molecules(named))
+
+
+def test_species_of_a_graph_are_not_taken_for_atomic_numbers():
+    with pytest.raises(DataError, match="molecule 0 is a dict of nodes, edges"):
+        read_molecules([graph(CO2)])
+
+
+def test_graphs_of_jraph():
+    """The same dictionary of nodes, as an attribute."""
+    tuple_of = namedtuple("GraphsTuple", "nodes edges receivers senders globals n_node n_edge")
+    graphs = []
+    for one in (CO2, HCL):
+        made = graph(one, atomic_numbers=np.array(one[1]))
+        graphs.append(tuple_of(made["nodes"], None, None, None, made["properties"], 1, 0))
+    same(read_molecules(graphs))

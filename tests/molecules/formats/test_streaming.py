@@ -133,9 +133,10 @@ def test_no_more_than_a_batch_is_alive():
     assert most_batches <= 2
 
 
-@pytest.mark.parametrize("kind", ["xyz", "sdf", "npz"])
+@pytest.mark.parametrize("kind", ["xyz", "sdf", "npz", "npy"])
 def test_memory_does_not_grow_with_the_file(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("gaga_adapter.molecules.formats.npz._ROWS", 64)
+    monkeypatch.setattr("gaga_adapter.molecules.formats.flat._ATOMS", 64)
     one = chains(150)
 
     def peak(times):
@@ -144,6 +145,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path, kind, monkeypatch):
             write_sdf(many, tmp_path / "a.sdf")
         elif kind == "xyz":
             (tmp_path / "a.xyz").write_text(xyz(many))
+        elif kind == "npy":
+            index = np.repeat(np.arange(len(many)), many.n_atoms)
+            numbers, positions = many.atomic_numbers[many.mask], many.positions[many.mask]
+            np.save(tmp_path / "a.npy", np.column_stack([index, numbers, positions]))
         else:
             arrays = {"charges": many.atomic_numbers, "positions": many.positions}
             np.savez(tmp_path / "a.npz", num_atoms=many.n_atoms, **arrays)
