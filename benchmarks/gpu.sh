@@ -5,8 +5,8 @@
 #   benchmarks/gpu.sh OUT --packed FOLDER    on a bare machine with PyTorch and a GPU
 #   benchmarks/gpu.sh OUT --device cpu --minutes 1 --tiny      the rehearsal
 #
-# It measures sampling, then fit and criteria, then trains for the rest of the time, with a file of
-# weights every minute. Each part has its own time, and what goes wrong in one leaves the others
+# It measures sampling, then fit and criteria, then trains for the rest of the time, and writes the
+# weights anew every minute. Each part has its own time, and what goes wrong in one leaves the others
 # alone. OUT/gpu.json says which card it was, and what was found; it is written after each part.
 # Further options are those of gpu_run.py, see: python benchmarks/gpu_run.py --help
 #
@@ -16,6 +16,9 @@ GPU_BEGAN=$(date +%s)
 export GPU_BEGAN
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
+if [[ -z ${PYTHON:-} && ${1:-} == --pack && -x $root/.venv/bin/python ]]; then
+  python=$root/.venv/bin/python # the checkout's own, which has the package
+fi
 
 usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; }
 
@@ -35,7 +38,11 @@ install_checkout() {
 pack() {
   local folder=$1 wheels=$1/wheels names=() name platform
   mkdir -p "$wheels"
-  for name in diffusers rdkit importlib_metadata; do
+  if ! "$python" -c "import gaga_adapter" 2>/dev/null; then
+    echo "gpu.sh: $python has no gaga_adapter. Name one that has it: PYTHON=.../python." >&2
+    exit 2
+  fi
+  for name in diffusers rdkit; do
     names+=("$(pinned "$name" | grep . || echo "$name")")
   done
   local platforms=()
@@ -65,8 +72,12 @@ options=()
 while [[ $# -gt 0 ]]; do
   if [[ $1 == --packed ]]; then
     packed=${2:-}
+    if [[ -z $packed ]]; then
+      echo "gpu.sh: --packed needs the folder that --pack wrote." >&2
+      exit 2
+    fi
     if [[ ! -d $packed/wheels || ! -f $packed/qm9.npz ]]; then
-      echo "gpu.sh: ${packed:-nothing} is no folder that --pack wrote: it has no wheels/ or no qm9.npz." >&2
+      echo "gpu.sh: $packed is no folder that --pack wrote: it has no wheels/ or no qm9.npz." >&2
       exit 2
     fi
     site=$(mktemp -d)

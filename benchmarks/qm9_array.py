@@ -11,6 +11,7 @@ are off by at most 0.125 mÅ. (In half precision, which takes as much, they woul
 from __future__ import annotations
 
 import argparse
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +58,9 @@ def load(path: Path) -> MoleculeSet:
         DataError: If there is no such file, or it is of another kind.
     """
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             positions, numbers, n_atoms, smiles = (file[name] for name in _PARTS)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} is no array file of molecules ({error}). Write it where QM9 is: python "
             f"benchmarks/qm9_array.py {path}"

@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -178,19 +178,27 @@ class Batches:
         return self._rows[index]
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
+def learning_rate(step: int, recipe: Recipe, spent: float | None = None) -> float:
     """Factor of the base rate: a linear rise, then a fall to 1%.
 
     The fall is a cosine over all that is left, or, with a `cooldown`, one minus the square root of
     the progress through the last steps alone (Hägele et al. 2024): such a run can be made longer
-    while its rate is still constant.
+    while its rate is still constant. A run of a given time has the last third of it as cooldown.
+
+    Args:
+        step: that is taken.
+        recipe: of the run.
+        spent: share of its time that is over, for a run of a given time.
     """
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
-    if recipe.cooldown is None:
+    if spent is not None:
+        progress = 3 * spent - 2
+    elif recipe.cooldown is not None:
+        progress = 1 - (recipe.steps - step) / max(1, recipe.cooldown)
+    else:
         progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    progress = 1 - (recipe.steps - step) / max(1, recipe.cooldown)
     return 0.01 + 0.99 * (1 - math.sqrt(min(1.0, max(0.0, progress))))
 
 
@@ -252,6 +260,8 @@ class Run:
         torch.manual_seed(recipe.seed)  # initial weights; everything else has its own generator
         self.model = MoleculeDenoiser(**recipe.net).to(device)
         if initial is not None:
+            if _options(initial.config) != _options(self.model.config):
+                raise SystemExit("the weights to begin with are those of a network of other sizes.")
             self.model.load_state_dict(initial.float().state_dict())
         self.average = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.optimizers = optimizers_of(self.model, recipe)
@@ -260,6 +270,11 @@ class Run:
         self._running, self._since = self._nothing.clone(), 0
         if (folder / STATE).exists():
             self._resume()
+        elif left := [name for name in (BEST, AVERAGED) if (folder / name).exists()]:
+            raise SystemExit(
+                f"{folder} holds {left[0]} of a run without its state, which this one would "
+                f"replace. Choose another folder; --from {folder / left[0]} begins with them."
+            )
         if process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(f".{STATE}.*.tmp"):
@@ -287,7 +302,8 @@ class Run:
             mask: real atoms (M, N).
             log: gets the lines of metrics on the first process.
             until: stop after this step; the recipe's last one by default.
-            minutes: stop after so long, with as many steps as fit; see `Pace`.
+            minutes: stop after so long, whatever the recipe's steps; one process only. The rate
+                falls over the last third, in which nothing is judged but its end.
             save_every: steps between two states.
             log_every: steps between two lines.
             judge: what else to measure every `judge_every` steps, on the first process; of the
@@ -298,22 +314,29 @@ class Run:
             compiled: use `torch.compile` for the layers.
         """
         rank, world = process_index(), n_processes()
+        if minutes is not None and world > 1:
+            raise SystemExit("a run of so many minutes has one process; give --steps instead.")
+        batch_size = self.recipe.batch_size
+        if batch_size > len(x):
+            raise SystemExit(f"a batch of {batch_size} is larger than the {len(x)} molecules.")
         if compiled:  # one layer is compiled, and serves all: in a minute and not in several
             torch._dynamo.config.recompile_limit = 64  # beyond it, layers would silently be eager
             for layer in self.model.layers:
                 layer.compile(dynamic=True)
-        n_atoms = mask.sum(1)
+        n_atoms = mask.sum(1).cpu()
         x, mask = x.to(self.device), mask.to(self.device)
         batches = Batches(n_atoms, self.recipe.batch_size, self.recipe.seed)
         levels = NoiseLevels(self.recipe.t_star)
-        pace = None if minutes is None else Pace(60 * minutes)
         began, timed = time.perf_counter(), 0
-        kept = began
-        bound = math.inf if until is None else until
-        while self.step < (last := min(self.recipe.steps, bound)):
-            if pace is not None and (steps := pace.steps(self.step)) is not None:
-                self.recipe = replace(self.recipe, steps=steps, cooldown=steps // 3)
-                continue
+        start = kept = began
+        bound = self.recipe.steps if minutes is None else math.inf
+        bound = bound if until is None else min(bound, until)
+        spent: float | None = None
+        while self.step < bound:
+            if minutes is not None:
+                spent = (time.perf_counter() - start) / max(60 * minutes, 1e-9)
+                if spent >= 1:
+                    break
             rows = batches.rows(self.step)
             width = int(n_atoms[rows].max())
             seed = self.recipe.seed * 1_000_003 + self.step
@@ -331,29 +354,47 @@ class Run:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
                 position, element = losses(self.model, *part, self.model.config.position_std)
                 loss = position + self.recipe.element_weight * element
-            self._update(loss)
+            self._update(loss, spent)
             self.step += 1
             self._running += torch.stack([position.detach(), element.detach()])
             self._since, timed = self._since + 1, timed + 1
-            is_last = self.step == self.recipe.steps
+            is_last = minutes is None and self.step == self.recipe.steps
             if self.step % log_every == 0 or is_last:
-                line = self._line(timed / (time.perf_counter() - began))
-                if judge and (self.step % judge_every == 0 or is_last):
-                    line |= self._judged(judge) if rank == 0 else {}
-                if rank == 0:
-                    with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
-                    log(line)
+                is_falling = spent is not None and spent > 2 / 3  # which needs all of its time
+                is_judged = is_last or (self.step % judge_every == 0 and not is_falling)
+                self._report(timed, began, judge if is_judged else None, log)
                 began, timed = time.perf_counter(), 0
-            if self.step % save_every == 0 or self.step == last:
+            if self.step % save_every == 0 or self.step == bound:
                 self.save()
             if rank == 0 and time.perf_counter() - kept > keep_every:
                 write_averaged(self.state(), self.folder / AVERAGED)
                 kept = time.perf_counter()
-        if pace is not None:  # its last step is known only now
+        if minutes is not None:  # which step is the last one is known only now
+            if self._since or judge is not None:
+                self._report(timed, began, judge, log)
             self.save()
         if rank == 0 and math.isfinite(keep_every):
             write_averaged(self.state(), self.folder / AVERAGED)
+
+    def _report(
+        self,
+        timed: int,
+        began: float,
+        judge: Callable[[Run], dict[str, float]] | None,
+        log: Log,
+    ) -> None:
+        """A line of metrics: of the last `timed` steps, since `began`."""
+        line: dict[str, float] = {"step": self.step}
+        if self._since:
+            line["position"], line["element"] = self._means()  # which waits for the device
+            line["steps_per_second"] = timed / (time.perf_counter() - began)
+        if process_index():
+            return
+        if judge is not None:
+            line |= self._judged(judge)
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        log(line)
 
     def averaged(self) -> MoleculeDenoiser:
         """A network of its own with the averaged weights, that knows how far it was trained."""
@@ -364,7 +405,8 @@ class Run:
         found = judge(self)
         loss = found["valid_position"] + self.recipe.element_weight * found["valid_element"]
         best = self.folder / BEST
-        if not best.exists() or loss < float(metadata_of(best)["loss"]):
+        before = float(metadata_of(best)["loss"]) if best.exists() else math.inf
+        if loss < before:
             write_averaged(self.state(), best, loss=loss)
         return found
 
@@ -395,10 +437,10 @@ class Run:
         if n_processes() > 1:
             dist.barrier()
 
-    def _update(self, loss: Tensor) -> None:
+    def _update(self, loss: Tensor, spent: float | None = None) -> None:
         """Gradients, averaged over the processes; one step of the weights and of their average."""
         recipe = self.recipe
-        rate = learning_rate(self.step, recipe)
+        rate = learning_rate(self.step, recipe, spent)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * rate
@@ -420,18 +462,13 @@ class Run:
             values = [value for _, value in self.model.named_parameters()]
             torch._foreach_lerp_(list(self.average.values()), values, 1 - decay)
 
-    def _line(self, rate: float) -> dict[str, float]:
+    def _means(self) -> list[float]:
         """Mean losses since the last line, over all processes."""
         if n_processes() > 1:
             dist.all_reduce(self._running)
-        means = (self._running / (n_processes() * self._since)).tolist()
+        means: list[float] = (self._running / (n_processes() * self._since)).tolist()
         self._running, self._since = self._nothing.clone(), 0
-        return {
-            "step": self.step,
-            "position": means[0],
-            "element": means[1],
-            "steps_per_second": rate,
-        }
+        return means
 
     def _resume(self) -> None:
         file = self.folder / STATE
@@ -465,38 +502,6 @@ class Run:
         if kept != lines:
             with replacing(file) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
-
-
-class Pace:
-    """As many steps as fit into a time.
-
-    The first tenth of the time is left to compilation, the second measures the rate.
-
-    Args:
-        seconds: that the run may take from now on.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.began, self.seconds = time.perf_counter(), seconds
-        self._mark: tuple[float, int] | None = None
-        self._is_planned = False
-
-    def steps(self, step: int) -> int | None:
-        """The number of steps, at the two moments when it is known; `None` at all others.
-
-        Args:
-            step: that is reached.
-        """
-        spent = time.perf_counter() - self.began
-        if spent >= self.seconds:
-            return step
-        if self._mark is None and spent > 0.1 * self.seconds:
-            self._mark = spent, step
-        elif self._mark and not self._is_planned and spent > 0.2 * self.seconds:
-            then, before = self._mark
-            self._is_planned = True
-            return step + int(0.97 * (self.seconds - spent) * (step - before) / (spent - then))
-        return None
 
 
 def averaged(state: Mapping[str, Any]) -> MoleculeDenoiser:

@@ -39,7 +39,9 @@ from torch import Tensor
 
 from gaga_adapter import GAGAScheduler
 from gaga_adapter.distributed import process_index
+from gaga_adapter.errors import GAGAError
 from gaga_adapter.files.atomic import replacing
+from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import encode
 from gaga_adapter.molecules.metrics.evaluate import evaluate
 from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
@@ -54,7 +56,7 @@ def main() -> None:
     """Train, resume, plot or ship."""
     args = arguments()
     if args.ship is not None:
-        ship(args.out / WEIGHTS[args.weights], args.ship)
+        ship(args.out / WEIGHTS[args.weights or "latest"], args.ship)
         return
     if args.plot is not None:
         plot(args.out / METRICS, args.plot)
@@ -74,10 +76,8 @@ def train(args: argparse.Namespace) -> None:
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    initial = None
-    if args.initial is not None:
-        initial = MoleculePipeline.from_pretrained(args.initial).denoiser
-    run = Run(recipe(args), args.out, device, initial)
+    initial = None if args.initial is None else initial_weights(args.initial)
+    run = Run(recipe(args, initial), args.out, device, initial)
     x, mask = encode(load_qm9("train").subset(slice(args.molecules)), run.model.layout)
     valid, valid_mask = encode(load_qm9("valid").subset(range(512)), run.model.layout)
     if process_index() == 0:
@@ -93,7 +93,8 @@ def train(args: argparse.Namespace) -> None:
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=process_index() > 0
     ) as progress:
-        bar = progress.add_task("training", total=args.steps, completed=run.step)
+        total = args.steps if args.minutes is None else None
+        bar = progress.add_task("training", total=total, completed=run.step)
 
         def log(line: dict[str, float]) -> None:
             progress.update(bar, completed=line["step"])
@@ -166,15 +167,36 @@ def plot(metrics: Path, picture: Path) -> None:
     plt.close(figure)
 
 
-def recipe(args: argparse.Namespace) -> Recipe:
-    """What the command line says of the weights."""
-    net = {
-        "width": args.width,
-        "pair_width": args.pair_width,
-        "n_layers": args.layers,
-        "n_vectors": args.vectors,
-        "n_heads": 8,
-    }
+def initial_weights(name: str) -> MoleculeDenoiser:
+    """A network to begin with: of a pipeline, or of a file with averaged weights."""
+    if name.endswith(".safetensors"):
+        if not Path(name).is_file():
+            raise SystemExit(f"there is no file {name}.")
+        return averaged(read_averaged(Path(name)))
+    try:
+        return MoleculePipeline.from_pretrained(name).denoiser
+    except GAGAError as error:
+        raise SystemExit(f"--from {name}: {error}") from error
+
+
+#: Options of the network, by those of the command line, with what they are where nobody says.
+NETWORK = {
+    "width": ("width", 128),
+    "pair_width": ("pair_width", 32),
+    "n_layers": ("layers", 7),
+    "n_vectors": ("vectors", 8),
+}
+
+
+def recipe(args: argparse.Namespace, initial: MoleculeDenoiser | None = None) -> Recipe:
+    """What the command line says of the weights; sizes are those of the initial ones."""
+    net = {"n_heads": 8 if initial is None else initial.config.n_heads}
+    for name, (option, default) in NETWORK.items():
+        asked = getattr(args, option)
+        own = default if initial is None else initial.config[name]
+        if initial is not None and asked not in (None, own):
+            raise SystemExit(f"--{option} {asked}: the weights of --from have {own}. Leave it out.")
+        net[name] = own if asked is None else asked
     return Recipe(
         steps=args.steps,
         t_star=args.t_star if args.mode == "truncated" else None,
@@ -199,15 +221,17 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/qm9"))
     parser.add_argument("--ship", type=Path, default=None, help="write the pipeline here and stop")
-    parser.add_argument("--weights", choices=WEIGHTS, default="latest", help="that are shipped")
+    parser.add_argument("--weights", choices=WEIGHTS, help="that are shipped: the latest")
     parser.add_argument("--plot", type=Path, default=None, help="draw the metrics here and stop")
     parser.add_argument(
-        "--from", dest="initial", default=None, help="a pipeline whose weights to begin with"
+        "--from", dest="initial", help="a pipeline or averaged weights to begin with"
     )
     parser.add_argument("--mode", choices=("full", "truncated"), default="full")
     parser.add_argument("--t-star", type=int, default=501, help="of 1000 steps, when truncated")
     parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--minutes", type=float, default=None, help="as many steps as fit")
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="instead of --steps: train so long"
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
     parser.add_argument("--molecules", type=int, default=None, help="the first so many, of all")
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -218,10 +242,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clip", type=float, default=2.0)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--element-weight", type=float, default=0.5)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--pair-width", type=int, default=32)
-    parser.add_argument("--layers", type=int, default=7)
-    parser.add_argument("--vectors", type=int, default=8)
+    parser.add_argument("--width", type=int, default=None, help="128 by default")
+    parser.add_argument("--pair-width", type=int, default=None, help="32 by default")
+    parser.add_argument("--layers", type=int, default=None, help="7 by default")
+    parser.add_argument("--vectors", type=int, default=None, help="8 by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -235,6 +259,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--keep-every-minutes", type=float, default=math.inf, help="write averaged.safetensors"
     )
     args = parser.parse_args(argv)
+    if args.minutes is not None and not 0 < args.minutes < math.inf:
+        parser.error(f"--minutes {args.minutes:g} is no time. Give a number above 0.")
+    if args.minutes is not None and args.cooldown is not None:
+        parser.error("--cooldown counts steps; with --minutes it is the last third of the time.")
+    if args.weights is not None and args.ship is None:
+        parser.error("--weights says which ones --ship writes. Give --ship FOLDER, too.")
     if args.bf16 is None:
         args.bf16 = not args.device.startswith("cpu")
     return args

@@ -34,7 +34,7 @@ class Judging:
         bool,
         typer.Option(
             "--fcd",
-            help="Fréchet ChemNet distance from the held-out molecules; needs the extra [fcd].",
+            help="Fréchet ChemNet distance from the held-out molecules; needs the extra \\[fcd].",
         ),
     ] = False
     strain: Annotated[
@@ -48,7 +48,7 @@ class Judging:
         one_of(
             METHODS,
             "Relax in the force field mmff94 (if not given) or by GFN2-xTB, gfn2, which needs the "
-            "extra [xtb]; implies --strain.",
+            "extra \\[xtb]; implies --strain.",
         ),
     ] = None
     strain_items: Annotated[
@@ -113,10 +113,11 @@ class Judging:
 
 def refuse_values_of_flags(files: Sequence[str]) -> None:
     """Say what is meant where a value follows `--strain`, which takes none."""
+    meant = {"xtb": "gfn2", "gfn2-xtb": "gfn2", "mmff": "mmff94", **{m: m for m in METHODS}}
     for name in files:
-        if name.lower() in METHODS and not Path(name).exists():
+        if name.lower() in meant and not Path(name).exists():
             raise typer.BadParameter(
-                f"there is no file {name}. Name the energy by --strain-by {name.lower()}.",
+                f"there is no file {name}. Name the energy by --strain-by {meant[name.lower()]}.",
                 param_hint="--strain",
             )
 

@@ -78,7 +78,9 @@ def strain_rows(samples: Strain, data: Strain | None) -> list[Row]:
 
 def fcd_rows(figures: FrechetFigures) -> list[Row]:
     """FCD from the data, beside that of as many molecules of the data."""
-    row = _row("FCD; data: as many of them", "", figures.measured, figures.by_chance)
+    n, of = figures.n_molecules, figures.n_molecules + figures.n_left_out
+    name = f"FCD of {n:,} of {of:,} molecules, and of as many of the data by chance"
+    row = _row(name, "", figures.measured, figures.by_chance)
     return [] if row["samples"] is None else [row]
 
 

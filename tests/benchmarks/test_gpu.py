@@ -107,22 +107,72 @@ def test_a_part_that_fails_leaves_the_others_alone(run, tmp_path):
     assert parts["works"]["status"] == "done"
 
 
-def test_a_part_is_stopped_with_what_it_started_when_its_time_is_over(run, tmp_path):
+def test_a_part_is_stopped_with_what_it_started_when_its_time_is_over(run, tmp_path, monkeypatch):
     """Else the child of a part would go on beside the parts that follow."""
+    pid = tmp_path / "pid"
     (tmp_path / "hangs.py").write_text(
-        "import subprocess, sys, time\n"
+        "import os, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+        f"open({str(pid)!r} + '.new', 'w').write(str(child.pid))\n"
+        f"os.replace({str(pid)!r} + '.new', {str(pid)!r})\n"
         "time.sleep(600)\n"
     )
+
+    class Waiting(subprocess.Popen):
+        def wait(self, timeout=None):
+            """Time is over once the child is there, however slow the machine is."""
+            while not pid.exists() and self.poll() is None:
+                time.sleep(0.05)
+            return super().wait(min(timeout, 0.1) if timeout == 5 else timeout)
+
+    monkeypatch.setattr(gpu_run.subprocess, "Popen", Waiting)
     run.part("hangs", [str(tmp_path / "hangs.py")], seconds=5)
     found = run.result["parts"]["hangs"]
     assert found["status"] == "stopped when its time was over"
-    child = int((tmp_path / "pid").read_text())
+    child = int(pid.read_text())
     until = time.monotonic() + 60
     while is_running(child) and time.monotonic() < until:
         time.sleep(0.05)
     assert not is_running(child)
+
+
+def test_without_a_compiler_it_trains_all_the_same(run, monkeypatch):
+    commands = []
+
+    def part(name, command, seconds=None):
+        commands.append(list(command))
+        status = "failed with code 1" if "--compile" in command else "done"
+        run.result["parts"][name] = {"status": status, "command": " ".join(command)}
+
+    monkeypatch.setattr(run, "part", part)
+    run.train()
+    assert ["--compile" in command for command in commands] == [True, False]
+    assert run.result["parts"]["training"]["status"] == "done"
+    assert run.result["parts"]["training, compiled"]["status"] == "failed with code 1"
+
+
+def test_weights_to_begin_with_bring_their_sizes(tmp_path, monkeypatch):
+    for words, has_sizes in ((["--from", "qm9"], False), ([], True)):
+        args = gpu_run.arguments([str(tmp_path), "--device", "cpu", *words])
+        (run := gpu_run.GPURun(args)).args.parts = ["training"]
+        commands = []
+
+        def part(name, command, seconds=None, run=run, commands=commands):
+            commands.append(command)
+            run.result["parts"][name] = {"status": "done"}
+
+        monkeypatch.setattr(run, "part", part)
+        run.train()
+        assert ("--width" in commands[0]) == has_sizes
+
+
+def test_paths_are_those_of_the_caller(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qm9.npz").touch()
+    (tmp_path / "model").mkdir()
+    args = gpu_run.arguments(["out", "--data", "qm9.npz", "--model", "model", "--from", "qm9"])
+    assert args.data == tmp_path / "qm9.npz"
+    assert (args.model, args.initial) == (str(tmp_path / "model"), "qm9")
 
 
 def is_running(process):
@@ -145,7 +195,7 @@ def test_no_part_begins_without_time(run, tmp_path, monkeypatch):
         ((), "benchmarks/gpu.sh --pack FOLDER"),
         (("--device", "cpu"), "folder for the results comes first"),
         (("out", "--packed", "nowhere"), "nowhere is no folder that --pack wrote"),
-        (("out", "--packed"), "nothing is no folder that --pack wrote"),
+        (("out", "--packed"), "--packed needs the folder that --pack wrote"),
         (("--pack",), "--pack needs one folder"),
     ],
 )
@@ -193,8 +243,11 @@ def test_what_does_not_fit_into_an_array_file_is_refused(tmp_path):
 
 def test_files_of_another_kind_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("no arrays")
+    (tmp_path / "empty.npz").touch()
+    qm9_array.pack(tmp_path / "half.npz", chains(5))
+    (tmp_path / "half.npz").write_bytes((tmp_path / "half.npz").read_bytes()[:300])
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    for name in ("missing", "text", "other"):
+    for name in ("missing", "text", "empty", "half", "other"):
         with pytest.raises(DataError, match=f"{name}.npz is no array file of molecules"):
             qm9_array.load(tmp_path / f"{name}.npz")
     qm9_array.pack(tmp_path / "few.npz", chains(5))

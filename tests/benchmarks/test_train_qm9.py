@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_qm9
 from folders import TESTS
 from qm9_training import (
     AVERAGED,
@@ -15,7 +16,6 @@ from qm9_training import (
     PATH,
     STATE,
     NoiseLevels,
-    Pace,
     Recipe,
     Run,
     averaged,
@@ -126,7 +126,7 @@ def test_states_of_before_go_on_and_ship(tmp_path):
     assert averaged(old).config.t_star_log_snr is None
 
 
-# -- begun with other weights, made longer, fitted to a time --------------------------------------
+# -- begun with other weights, made longer, of a given time ---------------------------------------
 
 
 def test_a_run_begins_with_the_weights_that_it_is_given(tmp_path):
@@ -162,25 +162,71 @@ def test_a_run_with_a_constant_rate_can_be_made_longer(tmp_path):
     assert_equal(weights(tmp_path / "longer"), weights(tmp_path / "whole"))
 
 
-def test_as_many_steps_as_fit_into_a_time(monkeypatch):
-    """With a clock of our own: 30 seconds of compilation, then two steps a second."""
+def test_a_run_of_a_given_time_falls_over_its_last_third_and_is_judged(tmp_path, monkeypatch):
+    """With a clock of our own: half a second a step, and a judge who takes ten."""
     now = 0.0
     monkeypatch.setattr("qm9_training.time.perf_counter", lambda: now)
-    pace, step, last = Pace(600), 0, 10**9
-    while step < last:
-        found = pace.steps(step)
-        last = last if found is None else found
-        if step < last:
-            now += 30.0 if step == 0 else 0.5
-            step += 1
-    assert 0.95 * 600 < now <= 600
+    run = Run(Recipe(**{**vars(RECIPE), "steps": 5}), tmp_path, torch.device("cpu"))
+    rates, update = [], run._update
+
+    def timed_update(loss, spent):
+        nonlocal now
+        rates.append((now / 60, learning_rate(run.step, run.recipe, spent)))
+        update(loss, spent)
+        now += 0.5
+
+    def judge(run):
+        nonlocal now
+        now += 10
+        return {"valid_position": 1.0 / run.step, "valid_element": 0.0}
+
+    monkeypatch.setattr(run, "_update", timed_update)
+    run.train(*molecules(), minutes=1, log_every=20, judge=judge, judge_every=40, keep_every=60)
+    assert 60 <= now <= 60 + 0.5 + 10  # whatever the recipe's steps, here five
+    assert {rate for share, rate in rates[RECIPE.warmup :] if share < 2 / 3} == {1.0}
+    for share, rate in rates:
+        if share > 2 / 3:
+            assert rate == pytest.approx(0.01 + 0.99 * (1 - (3 * share - 2) ** 0.5))
+    assert rates[-1][1] < 0.03
+    kept = [metadata_of(tmp_path / name)["step"] for name in (BEST, AVERAGED)]
+    assert kept == [run.step, run.step] == 2 * [lines(tmp_path)[-1]["step"]]
+    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == run.step
 
 
-def test_a_time_that_is_over_ends_the_run_with_a_state(tmp_path):
-    run = Run(RECIPE, tmp_path, torch.device("cpu"))
-    run.train(*molecules(), minutes=0, keep_every=60)
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 0
-    assert metadata_of(tmp_path / AVERAGED)["step"] == 0
+def test_weights_whose_state_is_gone_are_not_replaced(tmp_path):
+    train(tmp_path, until=3)
+    write_averaged(torch.load(tmp_path / STATE, weights_only=True), tmp_path / BEST, loss=1.0)
+    train(tmp_path, until=6)
+    (tmp_path / STATE).unlink()
+    with pytest.raises(SystemExit, match=r"holds best.safetensors of a run without its state"):
+        train(tmp_path)
+    assert metadata_of(tmp_path / BEST)["step"] == 3
+
+
+def test_options_that_contradict_each_other_are_refused(tmp_path, capsys):
+    for words, said in (
+        (["--minutes", "0"], "is no time"),
+        (["--minutes", "nan"], "is no time"),
+        (["--minutes", "5", "--cooldown", "100"], "last third of the time"),
+        (["--weights", "best"], "Give --ship FOLDER"),
+    ):
+        with pytest.raises(SystemExit):
+            train_qm9.arguments(words)
+        assert said in capsys.readouterr().err
+    args = train_qm9.arguments(["--from", "qm9", "--width", "64"])
+    net = MoleculePipeline.load().denoiser
+    with pytest.raises(SystemExit, match="the weights of --from have 128"):
+        train_qm9.recipe(args, net)
+    args = train_qm9.arguments(["--from", "qm9"])
+    assert train_qm9.recipe(args, net).net == {
+        "width": 128, "pair_width": 32, "n_layers": 7, "n_vectors": 8, "n_heads": 8
+    }  # fmt: skip
+    with pytest.raises(SystemExit, match="there is no file"):
+        train_qm9.initial_weights(str(tmp_path / "missing.safetensors"))
+    with pytest.raises(SystemExit, match="nowhere"):
+        train_qm9.initial_weights(str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit, match="larger than the 96 molecules"):
+        train(tmp_path, Recipe(**{**vars(RECIPE), "batch_size": 128}))
 
 
 def test_averaged_weights_alone_make_the_same_network(tmp_path):

@@ -31,9 +31,9 @@ def drugs(tmp_path_factory):
 def few(tmp_path_factory):
     """Samples and held-out molecules, both of QM9's test split, without stated bonds."""
     folder = tmp_path_factory.mktemp("few")
-    whole = load_qm9("test").subset(slice(60))
+    whole = load_qm9("test").subset(slice(100))
     write_sdf(whole.subset(slice(15)), folder / "samples.sdf")
-    write_sdf(whole.subset(slice(15, 60)), folder / "held-out.sdf")
+    write_sdf(whole.subset(slice(15, 100)), folder / "held-out.sdf")
     return folder / "samples.sdf", folder / "held-out.sdf"
 
 
@@ -54,7 +54,7 @@ def test_stated_bonds_are_judged_beside_edms_rule(gaga, drugs):
     code, out, err = gaga("evaluate", drugs, "--no-posebusters")
     assert code == 0
     for text in (valencies.RULE, "bonds from distances, EDM", "5 molecules as stated"):
-        assert text in out
+        assert text in " ".join(out.split())  # a long path breaks the title
     assert "charged ones count as unstable there" in err
 
 
@@ -83,7 +83,7 @@ def test_fcd_and_strain_beside_held_out_molecules(gaga, few):
         "by chance alone",
         "strain, relaxed by mmff94",
         "15 molecules",
-        "45 of",
+        "85 of",
     ):
         assert text in out
 
@@ -125,7 +125,8 @@ def test_a_page_has_the_rows_that_were_asked_for(gaga, few, tmp_path):
     code, out, err = gaga(*words, "--fcd", "--strain", "--json", "--out", tmp_path / "a.html")
     assert code == 0, err
     rows = {row["name"]: row for row in json.loads(out)["samples"]["metrics"]}
-    for name in ("strain by mmff94, median", "relaxed by mmff94", "FCD; data: as many of them"):
+    (fcd,) = (name for name in rows if name.startswith("FCD of "))
+    for name in ("strain by mmff94, median", "relaxed by mmff94", fcd):
         assert rows[name]["samples"][0] > 0
         assert rows[name]["data"][0] > 0
         assert name in (tmp_path / "a.html").read_text(encoding="utf-8")

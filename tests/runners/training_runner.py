@@ -55,9 +55,9 @@ def train_until_killed(folder, place, step):
                 begin()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        def dying_update(loss):
+        def dying_update(loss, spent):
             die_at("update", done=1)
-            update(loss)
+            update(loss, spent)
 
         def dying_dumps(line):
             text = dumps(line)

@@ -41,6 +41,8 @@ _LONGEST = 349  # characters that ChemNet reads
 _BATCH = 32  # larger ones are no faster, and take more memory
 _PARTS = 8  # of a set, one of which the jackknife leaves out
 _CHANCE_SETS = 8  # sets of held-out molecules behind the value by chance
+_OTHERS = 5  # times as many held-out molecules as samples, from which there is a value by chance
+_MOST_HELD_OUT = 20_000  # molecules, beyond which more change nothing but the time
 _Array = NDArray[np.float64]
 
 
@@ -51,13 +53,13 @@ class FrechetFigures:
     Attributes:
         n_molecules: Number of molecules in the set that have SMILES.
         n_left_out: Number of the others.
-        n_held_out: Number of molecules in the held-out set that have SMILES.
-        n_held_out_left_out: Number of the others there.
+        n_held_out: Number of molecules of the held-out set that it is compared with.
+        n_held_out_left_out: Number of molecules there without SMILES.
         measured: The distance with its standard error; None if either set has one molecule or
             none.
         by_chance: Distance of `n_molecules` held-out molecules from the others: the mean over
             several such sets, and as `std_error` the standard deviation of a single one. None if
-            the set is more than half as large as the held-out one.
+            the held-out set is not five times as large as the set: fewer others would raise it.
     """
 
     n_molecules: int
@@ -89,7 +91,8 @@ def fcd(
     Args:
         smiles: SMILES of the generated molecules (M), such as `to_smiles(molecules)`; None where
             a molecule has none.
-        held_out: SMILES of molecules of the data (H) that no model has seen.
+        held_out: SMILES of molecules of the data (H) that no model has seen; of more than 20,000
+            so many are drawn at random.
         generator: Source of randomness for the parts of the jackknife and the sets behind the
             value by chance, on the CPU.
         processes: The processes that share the work; this one alone by default.
@@ -102,16 +105,20 @@ def fcd(
     """
     processes = processes or Processes()
     ours, theirs = (plain_smiles(one) for one in (smiles, held_out))
+    n_without = len(held_out) - len(theirs)
+    if len(theirs) > _MOST_HELD_OUT:
+        rows = torch.randperm(len(theirs), generator=generator)[:_MOST_HELD_OUT]
+        theirs = [theirs[row] for row in rows.tolist()]
     both = activations(ours + theirs, processes, progress)
     x, y = both[: len(ours)], both[len(ours) :]
     m, h = len(x), len(y)
-    counts = (m, len(smiles) - m, h, len(held_out) - h)
+    counts = (m, len(smiles) - m, h, n_without)
     if min(m, h) < 2:
         return FrechetFigures(*counts, None, None)
     centre = y.mean(axis=0)
     whole, data = _Sums.of(x - centre), _Sums.of(y - centre)
     by_chance = None
-    if 2 * m <= h:
+    if _OTHERS * m <= h:
         values = []
         for _ in range(_CHANCE_SETS):
             drawn = torch.randperm(h, generator=generator)[:m].numpy()

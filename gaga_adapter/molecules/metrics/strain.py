@@ -12,8 +12,9 @@ Molecules that were relaxed by another method, such as the DFT of QM9, are strai
 these, so a strain says something only beside that of the data.
 
 Only molecules that rdkit can sanitise and that are in one piece are relaxed: for the others there
-is no bond to stretch, or a relaxation drives the pieces apart. Molecules that lack all hydrogens
-which their bonds imply are left out, too. `gfn2` takes the sum of formal
+is no bond to stretch, or a relaxation drives the pieces apart. Molecules that lack a hydrogen which
+their bonds imply are left out, too: rdkit would give the atom its force constants all the same, and
+most of what such a molecule frees is the bond that was not found. `gfn2` takes the sum of formal
 charges as the charge, and one unpaired electron where the number of electrons is odd.
 """
 
@@ -42,7 +43,7 @@ _LARGEST_FORCE = 5e-4  # hartree per bohr, where a semi-empirical relaxation end
 REASONS = (
     "not sanitised",
     "in several pieces",
-    "without hydrogens",
+    "hydrogens missing",
     "not parameterised",
     "not converged",
 )
@@ -145,11 +146,8 @@ def _freed(mol: Any, relax: Callable[[Any], float | str]) -> float | str:  # noq
             return "not sanitised"
         if len(Chem.GetMolFrags(own)) != 1:
             return "in several pieces"
-        atoms = list(own.GetAtoms())
-        if any(atom.GetTotalNumHs() for atom in atoms) and not any(
-            atom.GetAtomicNum() == 1 for atom in atoms
-        ):
-            return "without hydrogens"
+        if any(atom.GetTotalNumHs() for atom in own.GetAtoms()):  # those that are no atoms
+            return "hydrogens missing"
         energy = relax(own)
     return energy / own.GetNumAtoms() if isinstance(energy, float) else energy
 

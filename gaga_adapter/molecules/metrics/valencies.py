@@ -87,8 +87,9 @@ class Valencies:
         elements_not_judged: These elements.
         atom_stability: Share of atoms with an allowed valency.
         molecule_stability: Share of molecules whose atoms all have one.
-        validity: Share of molecules that rdkit can sanitise.
-        connected: Share of molecules in one piece.
+        validity: Share of molecules that rdkit can sanitise, of all; in how many pieces they are
+            is not asked.
+        connected: Share of molecules in one piece, of all.
     """
 
     rule: str
@@ -163,6 +164,6 @@ def summarised(verdicts: Sequence[StatedVerdict]) -> Valencies:
         tuple(sorted(unknown, key=SYMBOLS.index)),
         estimate_ratio(n_stable, n_atoms) if known else None,
         estimate_mean(np.equal(n_stable, n_atoms)),
-        estimate_mean([one.is_valid for one in known]),
-        estimate_mean([one.is_connected for one in known]),
+        estimate_mean([one.is_valid for one in verdicts]),
+        estimate_mean([one.is_connected for one in verdicts]),
     )

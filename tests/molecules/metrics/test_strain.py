@@ -72,6 +72,19 @@ def test_why_a_molecule_is_not_relaxed():
     assert figures.to_dict()["energy"]["std_error"] is None
 
 
+def test_one_hydrogen_too_few_is_no_strain():
+    """MMFF94 would give the atom the constants of one that has it."""
+    whole = ethanol()
+    lacking = Chem.RWMol(whole)
+    lacking.RemoveAtom(whole.GetNumAtoms() - 1)
+    radical = Chem.AddHs(Chem.MolFromSmiles("C[CH2]"))
+    rdDistGeom.EmbedMolecule(radical, randomSeed=1)
+    found = relaxations([lacking, whole, radical])
+    assert REASONS[int(found["reason"][0])] == "hydrogens missing"
+    assert np.isfinite(found["freed"][1])
+    assert found["reason"][2] != REASONS.index("hydrogens missing")
+
+
 def test_a_relaxation_that_does_not_end_is_no_figure(monkeypatch):
     monkeypatch.setattr(module, "_MOST_STEPS", 1)
     found = strain([ethanol(0.2)])

