@@ -428,6 +428,7 @@ class Bench:
         passed = known.get("plausible")
         return asdict(cell) | {
             "n": n,
+            "strain_of": "molecules with all hydrogens",
             "n_plausible": 0 if passed is None else len(passed.generated),
             "log_snr_max": cell.log_snr_max,
             "network_calls": chunks[0].network_calls,

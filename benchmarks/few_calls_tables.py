@@ -148,12 +148,23 @@ def quality(found: dict[str, Any]) -> str:
     return _rows(found, _QUALITY)
 
 
+def _relaxed(found: dict[str, Any]) -> str:
+    """What was relaxed in rows that were judged before molecules without a hydrogen were not."""
+    cells = [cell for one in found["weights"].values() for cell in one["cells"].values()]
+    if all("strain_of" in cell for cell in cells):
+        return ""
+    return (
+        "In these rows molecules count that lack a hydrogen, mostly since a bond is too long to be "
+        "found; without them, as `gaga evaluate --strain` has it, strain is less. "
+    )
+
+
 def apart(found: dict[str, Any]) -> str:
     """All rows: distances from held-out molecules, strain and plausibility."""
     told = (
         "W is the Wasserstein distance from the test split, in the unit of the quantity; the first "
         "row, ± one standard deviation, is what chance alone makes of as many molecules. Strain is "
-        f"the median energy that a relaxation in MMFF94 frees. {_plausible(found)}"
+        f"the median energy that a relaxation in MMFF94 frees. {_relaxed(found)}{_plausible(found)}"
     )
     return f"{_rows(found, _APART)}\n\n{told}"
 
