@@ -3,14 +3,16 @@
     python benchmarks/train_qm9.py --out runs/qm9 --steps 20000
     torchrun --nproc-per-node 2 benchmarks/train_qm9.py --out runs/qm9
     python benchmarks/train_qm9.py --out runs/short --mode truncated --t-star 501
+    python benchmarks/train_qm9.py --out runs/more --from qm9 --bf16 --compile --minutes 60
     python benchmarks/train_qm9.py --out runs/qm9 --plot runs/qm9/metrics.png
     python benchmarks/train_qm9.py --out runs/qm9 --ship gaga_adapter/molecules/assets/qm9
 
 Start the same command after an interruption and it goes on, to the same weights (`qm9_training.py`
 has the loop). Under `torchrun` or `accelerate launch` the processes share each batch. `--mode
-truncated` trains in [0, t*] alone, with everything else as in `full`. `--ship FOLDER` writes the
-averaged weights in half precision as a `MoleculePipeline`; that is all it takes to replace the
-model.
+truncated` trains in [0, t*] alone, with everything else as in `full`. `--from` begins with weights
+that are there, and `--minutes` gives the run a time instead of a number of steps; its rate falls
+over the last third. `--ship FOLDER` writes the averaged weights in half precision as a
+`MoleculePipeline`; that is all it takes to replace the model.
 """
 
 from __future__ import annotations
