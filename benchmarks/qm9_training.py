@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from batched_muon import BatchedMuon
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from gaga_adapter.distributed import n_processes, process_index
@@ -524,7 +524,7 @@ def write_averaged(state: Mapping[str, Any], file: Path, **about: float) -> None
     metadata = {name: json.dumps(value) for name, value in told.items()}
     weights = {name: value.half().cpu().contiguous() for name, value in state["average"].items()}
     with replacing(file) as temporary:
-        save_file(weights, temporary, metadata=metadata)
+        temporary.write_bytes(save(weights, metadata=metadata))
 
 
 def metadata_of(file: Path) -> dict[str, Any]:
