@@ -1,7 +1,7 @@
 """Drug-like molecules in 3D, made from the SMILES of the MOSES set, in EDM's layout of GEOM-DRUGS.
 
-    pip download --no-deps --dest /tmp molsets
-    python benchmarks/drug_like.py /tmp/molsets-0.3.1-py3-none-any.whl --into FOLDER -n 30000
+    pip download --no-deps molsets
+    python benchmarks/drug_like.py molsets-0.3.1-py3-none-any.whl --into FOLDER -n 30000
 
 MOSES (Polykovskiy et al. 2020) has 1.6 million molecules of ZINC with the elements C, N, O, S,
 F, Cl, Br and H. The wheel holds their SMILES; its table is read out of it, and none of its code
@@ -49,7 +49,7 @@ from gaga_adapter.molecules.formats.record import record_of
 
 MEMBER = "moses/dataset/data/train.csv.gz"
 SUMMARY = "summary.json"
-DOWNLOAD = "pip download --no-deps --dest /tmp molsets"
+DOWNLOAD = "pip download --no-deps molsets"
 #: Steps of the relaxation. Of 50 molecules half converge in 200 steps, and all of them in 500.
 MOST_STEPS = 1000
 

@@ -186,9 +186,9 @@ def learning_rate(step: int, recipe: Recipe, spent: float | None = None) -> floa
     while its rate is still constant. A run of a given time has the last third of it as cooldown.
 
     Args:
-        step: that is taken.
-        recipe: of the run.
-        spent: share of its time that is over, for a run of a given time.
+        step: Number of the step, from 0.
+        recipe: Recipe of the run.
+        spent: Share of its time that is over, for a run of a given time.
     """
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
@@ -231,10 +231,10 @@ class Run:
     """A training run in a folder.
 
     Args:
-        recipe: what decides its weights.
-        folder: of this run; a state in it is gone on from.
-        device: where it is trained.
-        initial: a network of the same options to begin with, where the folder holds no state.
+        recipe: Recipe that decides its weights.
+        folder: Folder of the run. Where it holds a state, the run goes on from it.
+        device: Device that it is trained on.
+        initial: Network of the same sizes to begin with, where the folder holds no state.
 
     Attributes:
         recipe: what decides its weights.
@@ -313,33 +313,34 @@ class Run:
             keep_every: seconds between two files of averaged weights, `averaged.safetensors`.
             compiled: use `torch.compile` for the layers.
         """
-        rank, world = process_index(), n_processes()
+        recipe, rank, world = self.recipe, process_index(), n_processes()
         if minutes is not None and world > 1:
             raise SystemExit("a run of so many minutes has one process; give --steps instead.")
-        batch_size = self.recipe.batch_size
-        if batch_size > len(x):
-            raise SystemExit(f"a batch of {batch_size} is larger than the {len(x)} molecules.")
+        if recipe.batch_size > len(x):
+            raise SystemExit(
+                f"a batch of {recipe.batch_size} is larger than the {len(x)} molecules."
+            )
         if compiled:  # one layer is compiled, and serves all: in a minute and not in several
             torch._dynamo.config.recompile_limit = 64  # beyond it, layers would silently be eager
             for layer in self.model.layers:
                 layer.compile(dynamic=True)
         n_atoms = mask.sum(1).cpu()
         x, mask = x.to(self.device), mask.to(self.device)
-        batches = Batches(n_atoms, self.recipe.batch_size, self.recipe.seed)
-        levels = NoiseLevels(self.recipe.t_star)
+        batches = Batches(n_atoms, recipe.batch_size, recipe.seed)
+        levels = NoiseLevels(recipe.t_star)
         began, timed = time.perf_counter(), 0
         start = kept = began
-        bound = self.recipe.steps if minutes is None else math.inf
+        bound = recipe.steps if minutes is None else math.inf
         bound = bound if until is None else min(bound, until)
         spent: float | None = None
         while self.step < bound:
             if minutes is not None:
-                spent = (time.perf_counter() - start) / max(60 * minutes, 1e-9)
+                spent = (time.perf_counter() - start) / (60 * minutes)
                 if spent >= 1:
                     break
             rows = batches.rows(self.step)
             width = int(n_atoms[rows].max())
-            seed = self.recipe.seed * 1_000_003 + self.step
+            seed = recipe.seed * 1_000_003 + self.step
             generator = torch.Generator().manual_seed(seed)
             sigma = levels.draw(len(rows), generator).to(self.device)
             if self.device.type == "cuda":  # the host would be too slow
@@ -351,14 +352,14 @@ class Run:
             part = [
                 whole[rank::world] for whole in (x[rows, :width], mask[rows, :width], sigma, noise)
             ]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
                 position, element = losses(self.model, *part, self.model.config.position_std)
-                loss = position + self.recipe.element_weight * element
+                loss = position + recipe.element_weight * element
             self._update(loss, spent)
             self.step += 1
             self._running += torch.stack([position.detach(), element.detach()])
             self._since, timed = self._since + 1, timed + 1
-            is_last = minutes is None and self.step == self.recipe.steps
+            is_last = minutes is None and self.step == recipe.steps
             if self.step % log_every == 0 or is_last:
                 is_falling = spent is not None and spent > 2 / 3  # which needs all of its time
                 is_judged = is_last or (self.step % judge_every == 0 and not is_falling)
@@ -516,9 +517,9 @@ def write_averaged(state: Mapping[str, Any], file: Path, **about: float) -> None
     """The averaged weights in half precision: all that a shipped model needs of a state.
 
     Args:
-        state: of a run.
-        file: that is replaced as a whole.
-        **about: what else its metadata shall say.
+        state: State of a run.
+        file: File to write. It is replaced as a whole.
+        **about: Numbers that its metadata say besides.
     """
     told = {name: state.get(name) for name in ("step", "config", "trained_log_snr")} | about
     metadata = {name: json.dumps(value) for name, value in told.items()}
@@ -564,6 +565,12 @@ def validate(
         total += torch.stack(found).cpu() * len(x0)
     position, element = (total / len(x)).tolist()
     return {"valid_position": position, "valid_element": element}
+
+
+def sizes_of(model: MoleculeDenoiser) -> dict[str, int]:
+    """Options of a network that are sizes, as `Recipe.net` has them."""
+    names = ("width", "pair_width", "n_layers", "n_vectors", "n_heads")
+    return {name: model.config[name] for name in names}
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:

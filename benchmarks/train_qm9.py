@@ -34,6 +34,7 @@ from qm9_training import (
     Run,
     averaged,
     read_averaged,
+    sizes_of,
     validate,
 )
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -181,24 +182,21 @@ def initial_weights(name: str) -> MoleculeDenoiser:
         raise SystemExit(f"--from {name}: {error}") from error
 
 
-#: Options of the network, by those of the command line, with what they are where nobody says.
-NETWORK = {
-    "width": ("width", 128),
-    "pair_width": ("pair_width", 32),
-    "n_layers": ("layers", 7),
-    "n_vectors": ("vectors", 8),
-}
+#: Sizes of the network where nobody says others.
+SIZES = {"width": 128, "pair_width": 32, "n_layers": 7, "n_vectors": 8, "n_heads": 8}
 
 
 def recipe(args: argparse.Namespace, initial: MoleculeDenoiser | None = None) -> Recipe:
     """What the command line says of the weights; sizes are those of the initial ones."""
-    net = {"n_heads": 8 if initial is None else initial.config.n_heads}
-    for name, (option, default) in NETWORK.items():
-        asked = getattr(args, option)
-        own = default if initial is None else initial.config[name]
-        if initial is not None and asked not in (None, own):
+    net = dict(SIZES) if initial is None else sizes_of(initial)
+    for name, own in net.items():
+        asked = getattr(args, name, None)
+        if asked is None:
+            continue
+        if initial is not None and asked != own:
+            option = name.removeprefix("n_").replace("_", "-")
             raise SystemExit(f"--{option} {asked}: the weights of --from have {own}. Leave it out.")
-        net[name] = own if asked is None else asked
+        net[name] = asked
     return Recipe(
         steps=args.steps,
         t_star=args.t_star if args.mode == "truncated" else None,
@@ -246,8 +244,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--element-weight", type=float, default=0.5)
     parser.add_argument("--width", type=int, default=None, help="128 by default")
     parser.add_argument("--pair-width", type=int, default=None, help="32 by default")
-    parser.add_argument("--layers", type=int, default=None, help="7 by default")
-    parser.add_argument("--vectors", type=int, default=None, help="8 by default")
+    parser.add_argument("--layers", dest="n_layers", type=int, default=None, help="7 by default")
+    parser.add_argument("--vectors", dest="n_vectors", type=int, default=None, help="8 by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from provenance import provenance
-from qm9_training import Recipe, Run
+from qm9_training import Recipe, Run, sizes_of
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -59,12 +59,12 @@ class Variant:
     """One way to train, ready for some more steps.
 
     Args:
-        name: of the variant.
-        batch_size: molecules in a step.
-        folder: for its state.
-        device: where it trains.
-        data: encoded molecules (M, N, 3+F) and their mask (M, N).
-        net: options of the network.
+        name: Name of the variant.
+        batch_size: Number of molecules in a step.
+        folder: Folder of its run.
+        device: Device that it trains on.
+        data: Encoded molecules (M, N, 3+F) and their mask (M, N).
+        net: Options of the network.
     """
 
     def __init__(
@@ -131,8 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     denoiser = MoleculePipeline.from_pretrained("qm9").denoiser
-    names = ("width", "pair_width", "n_vectors", "n_layers", "n_heads")
-    net = {name: denoiser.config[name] for name in names} | args.net
+    net = sizes_of(denoiser) | args.net
     x, mask = encode(load_qm9("train").subset(slice(args.molecules)), denoiser.layout)
     data = x.to(device), mask.to(device)
     found = provenance() | {"device": str(device), "net": net, "rows": []}

@@ -21,13 +21,13 @@ import argparse
 import json
 import math
 import sys
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from provenance import provenance
-from qm9_training import Recipe, Run, validate
+from qm9_training import Recipe, Run, sizes_of, validate
 from torch import Tensor
 
 from gaga_adapter import GAGAScheduler, GAGAStats
@@ -81,13 +81,9 @@ class Setting:
 
     def record(self) -> dict[str, Any]:
         """As json gives it back, without what was not asked for."""
-        asked = {f.name: getattr(self, f.name) for f in fields(self)}
-        for one in fields(self):
-            unasked = one.default if one.default_factory is MISSING else one.default_factory()
-            if asked[one.name] == unasked and one.name in ("solver", "recipe", "began_with"):
-                del asked[one.name]
-        found: dict[str, Any] = json.loads(json.dumps(asked))
-        return found
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        unasked = {"solver": "ddpm", "recipe": {}, "began_with": None}
+        return {k: v for k, v in found.items() if k not in unasked or v != unasked[k]}
 
     def run(self, folder: Path, seed: int, t_star: int | None) -> Run:
         """One training, at its latest state."""
@@ -101,8 +97,7 @@ class Setting:
         initial = None
         if self.began_with is not None:
             initial = MoleculePipeline.from_pretrained(self.began_with).denoiser
-            names = ("width", "pair_width", "n_layers", "n_vectors", "n_heads")
-            options["net"] = {name: initial.config[name] for name in names}
+            options["net"] = sizes_of(initial)
         recipe = Recipe(**(options | self.recipe), t_star=t_star, seed=seed)
         return Run(recipe, folder, torch.device("cpu"), initial)
 
