@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .edm import EDM
+from .flat.gcdm import GCDM
 from .geoldm import GeoLDM
 from .mlconfgen import MLConfGen
 from .molcraftdiffusion import MolCraftDiffusion
@@ -48,6 +49,7 @@ for _adapter in (
     MolCraftDiffusion(),
     MLConfGen(),
     PaperGAGA(),
+    GCDM(),
 ):  # the special ones come last
     register(_adapter)
 

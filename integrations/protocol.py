@@ -33,7 +33,8 @@ class Adapter(ABC):
 
     Attributes:
         name: Name of the codebase in messages and in pickles.
-        network: Method that calls the denoiser; it takes the normalised time as `t`.
+        network: Method that calls the denoiser, or the submodule that is one; it takes the
+            normalised time as `t`.
         noise: Method that draws unit noise for a `node_mask` (B, N, 1).
         starts: Methods whose first noise is the start of a sample.
         loss: Method that computes the loss, where a class has one.
@@ -164,8 +165,8 @@ class Adapter(ABC):
 
     def trained_parts(self, model: Model) -> list[nn.Module]:
         """Modules whose checkpoints say how far they were trained: the model, and its network."""
-        network = getattr(model, "dynamics", None)
-        return [model, network] if isinstance(network, nn.Module) else [model]
+        network = model._modules.get("dynamics", model._modules.get(self.network))
+        return [model] if network is None else [model, network]
 
     def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
         """Sample once without context, for the self-check, which stubs the network."""
@@ -178,6 +179,30 @@ class Adapter(ABC):
         An adapter that does not say how leaves the loss unchecked until it calls the network.
         """
         raise NotImplementedError
+
+    def padded(self, z: Any, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """What the model diffuses, as padded molecules.
+
+        Args:
+            z: Unit noise as `noise` returned it; `None` for what `prior_term` was given.
+            arguments: Arguments of `noise` or of `prior_term`.
+
+        Returns:
+            x (B, N, 3 + F), and a node mask (B, N, 1) of floats or (1, N, 1).
+        """
+        return (arguments["xh"] if z is None else z), arguments["node_mask"]
+
+    def unpadded(self, x: Tensor, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """Padded molecules (B, N, 3 + F) in the form in which `noise` returns them."""
+        return x
+
+    def stub(self, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """What the network returns in a self-check: what it was given, which is no zero."""
+        return arguments["x"].clone()
+
+    def finish_loss(self, model: Model, loss: Any) -> Any:  # noqa: ANN401
+        """What `loss` returned, where a caller of the model counts the steps by himself."""
+        return loss
 
 
 def lacks(

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import isfunction
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,8 @@ class Truncation:
 
     def absolute(self, t: Tensor) -> Tensor:
         """The time that schedule and network know, for a time in units of t*."""
+        if self.t_star == self.n_steps:
+            return t
         return torch.round(t * self.t_star) / self.n_steps
 
     def gamma(self, model: Model) -> Tensor:
@@ -187,9 +189,11 @@ SELF_CHECK: ContextVar[Observations | None] = ContextVar("gaga_self_check", defa
 class _Call:
     """A call of one of upstream's methods, which gets `arguments` as they are at `run`."""
 
-    def __init__(self, name: str, method: Method, bound: inspect.BoundArguments) -> None:
-        self.name, self.method, self._bound = name, method, bound
-        self.arguments, self.model = bound.arguments, bound.args[0]
+    def __init__(
+        self, model: Model, name: str, method: Method, bound: inspect.BoundArguments
+    ) -> None:
+        self.model, self.name, self.method, self._bound = model, name, method, bound
+        self.arguments = bound.arguments
         self.truncation: Truncation = self.model._gaga
 
     def run(self) -> Any:  # noqa: ANN401 - upstream's own
@@ -207,7 +211,10 @@ def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
         wrappers[adapter.prior_term] = _prior_term
     refused = {**_other_samplers(base, adapter), **adapter.refused}
     return {
-        **{name: _around(base, name, wrapper) for name, wrapper in wrappers.items()},
+        **{
+            name: _around(base, name, wrapper) if hasattr(base, name) else _inside(name)
+            for name, wrapper in wrappers.items()
+        },
         **{name: _refusal(base, name, why) for name, why in refused.items() if hasattr(base, name)},
         **adapter.extra_methods(base),
     }
@@ -230,9 +237,31 @@ def _around(base: type[Any], name: str, wrapper: Callable[[_Call], Any]) -> Meth
 
     @functools.wraps(method)
     def generated(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return wrapper(_Call(name, method, signature.bind(self, *args, **kwargs)))
+        return wrapper(_Call(self, name, method, signature.bind(self, *args, **kwargs)))
 
     return generated
+
+
+def _inside(name: str) -> property:
+    """The network as an attribute of its model, where it is a module and no method."""
+    return property(lambda self: _NetworkModule(self, self._modules[name]))
+
+
+class _NetworkModule:
+    """The network of a patched model: called, it gets the time that it knows."""
+
+    def __init__(self, model: Model, module: nn.Module) -> None:
+        self._model, self._module = model, module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - upstream's own
+        bound = inspect.signature(self._module.forward).bind(*args, **kwargs)
+        return _network(_Call(self._model, "forward", self._module, bound))
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._module, name)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:  # noqa: ANN401 - copies are the module
+        return self._module.__reduce_ex__(protocol)
 
 
 def _network(call: _Call) -> Any:  # noqa: ANN401
@@ -245,7 +274,7 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
         ends = observations.noise is not None and float(t.flatten()[0]) == 0
         if ends or len(observations.times) > 4:
             raise EndOfCheck
-        return call.arguments["x"].clone()  # not zeros: these read as a failure upstream
+        return truncation.adapter.stub(call.arguments)
     if not torch.compiler.is_compiling() and bool((relative > 1 + 1e-4).any()):
         raise UnsupportedModelError(
             f"{original_class(type(model)).__name__} asks its network for the time "
@@ -254,10 +283,11 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
         )
     call.arguments["t"] = t
     output = call.run()
-    if isinstance(output, Tensor) and output.requires_grad:
-        output.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: model._gaga.note_training(model)
-        )
+    for part in output if isinstance(output, tuple) else (output,):
+        if isinstance(part, Tensor) and part.requires_grad:
+            part.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: model._gaga.note_training(model)
+            )
     return output
 
 
@@ -267,13 +297,17 @@ def _noise(call: _Call) -> Any:  # noqa: ANN401
     if _NEXT_START.get() is not call.model:
         return z
     _NEXT_START.set(None)
-    truncation, observations, begin = call.truncation, SELF_CHECK.get(), z
-    if truncation.reference is not None and (observations is None or _fits(truncation, z)):
-        gamma = truncation.gamma(call.model)
-        begin = start(truncation.reference, gamma, z, call.arguments["node_mask"])
+    truncation, observations = call.truncation, SELF_CHECK.get()
+    adapter = truncation.adapter
+    if truncation.reference is None and observations is None:
+        return z
+    noise, node_mask = adapter.padded(z, call.arguments)
+    begin = noise
+    if truncation.reference is not None and (observations is None or _fits(truncation, noise)):
+        begin = start(truncation.reference, truncation.gamma(call.model), noise, node_mask)
     if observations is not None:
-        observations.noise = z, begin
-    return begin
+        observations.noise = noise, begin
+    return z if begin is noise else adapter.unpadded(begin, call.arguments)
 
 
 def _fits(truncation: Truncation, z: Tensor) -> bool:
@@ -290,7 +324,7 @@ def _loss(call: _Call) -> Any:  # noqa: ANN401
             f"evaluated there: {truncation.loss_fault} Call remove_patch(model) first."
         )
     truncation.adapter.prepare(model, call.name, call.arguments)
-    return call.run()
+    return truncation.adapter.finish_loss(model, call.run())
 
 
 def _start(call: _Call) -> Any:  # noqa: ANN401
@@ -346,8 +380,9 @@ def _prior_term(call: _Call) -> Any:  # noqa: ANN401
     reference = truncation.prior if quick else truncation.reference
     if reference is None:
         return call.run()
-    xh, node_mask = call.arguments["xh"], call.arguments["node_mask"]
-    return divergence(reference, truncation.gamma(model), xh, node_mask)
+    return divergence(
+        reference, truncation.gamma(model), *truncation.adapter.padded(None, call.arguments)
+    )
 
 
 def _refusal(base: type[Any], name: str, why: str) -> Method:
