@@ -40,6 +40,8 @@ class Adapter(ABC):
         loss: Method that computes the loss, where a class has one.
         prior_term: Method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
             `node_mask`, where a class has one; `None` for a codebase that only samples.
+        exact_prior: Whether `prior_term` is right at every level, and not only at T, where it is
+            nearly zero. If it is not, a start from N(0, I) before T is charged for here.
         refused: Methods that mean absolute steps, with the reason why they are refused.
     """
 
@@ -49,6 +51,7 @@ class Adapter(ABC):
     starts: ClassVar[tuple[str, ...]] = ("sample", "sample_chain")
     loss: ClassVar[str] = "forward"
     prior_term: ClassVar[str | None] = "kl_prior"
+    exact_prior: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, str]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -47,6 +47,7 @@ class GCDM(Adapter):
     network = "dynamics_network"
     starts = ("mol_gen_sample",)
     prior_term = "compute_kl_prior"
+    exact_prior = False  # of the variance of all features it counts a single one
     refused: ClassVar[Mapping[str, str]] = {
         "mol_gen_optimize": "it starts from molecules of the caller, not of the fitted Gaussian",
         "inpaint": "a part of the molecule is given, and the Gaussian is that of whole molecules",

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError, warn
-from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import (
     Extent,
@@ -248,14 +249,15 @@ def _inside(name: str) -> property:
 
 
 class _NetworkModule:
-    """The network of a patched model: called, it gets the time that it knows."""
+    """The network of a patched model, bound to it: called, it gets the time that it knows."""
 
     def __init__(self, model: Model, module: nn.Module) -> None:
-        self._model, self._module = model, module
+        self.__self__, self._module = model, module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - upstream's own
-        bound = inspect.signature(self._module.forward).bind(*args, **kwargs)
-        return _network(_Call(self._model, "forward", self._module, bound))
+        kind = type(self._module)
+        bound = inspect.signature(kind.forward).bind(self._module, *args, **kwargs)
+        return _network(_Call(self.__self__, "forward", kind.__call__, bound))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._module, name)
@@ -378,11 +380,13 @@ def _prior_term(call: _Call) -> Any:  # noqa: ANN401
     truncation, model = call.truncation, call.model
     quick = model.training or SELF_CHECK.get() is not None
     reference = truncation.prior if quick else truncation.reference
-    if reference is None:
+    adapter = truncation.adapter
+    if reference is None and (adapter.exact_prior or truncation.t_star == truncation.n_steps):
         return call.run()
-    return divergence(
-        reference, truncation.gamma(model), *truncation.adapter.padded(None, call.arguments)
-    )
+    xh, node_mask = adapter.padded(None, call.arguments)
+    if reference is None:
+        reference = make_reference(ExchangeableMoments(xh.shape[-1] - 3), "unit")
+    return divergence(reference, truncation.gamma(model), xh, node_mask)
 
 
 def _refusal(base: type[Any], name: str, why: str) -> Method:

@@ -117,7 +117,7 @@ class EquivariantVariationalDiffusion(nn.Module):
     ):
         a, b = self._ab(self.gamma(torch.ones(len(num_nodes), 1, device=device)))
         squares = scatter((a[batch_index] * xh).square().sum(-1), batch_index)
-        dimension = 3 * (num_nodes - 1) + self.num_node_scalar_features * num_nodes
+        dimension = 3 * (num_nodes - 1) + 1  # upstream's fault: of n F features it counts one
         b2 = b.flatten() ** 2
         return 0.5 * (squares + dimension * (b2 - 1 - b2.log()))
 
