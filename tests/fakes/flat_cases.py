@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest import mock
 
+import gaussian_flat
 import torch
 from gaga_adapter.integrations import apply_patch, patched, remove_patch
 from gaga_adapter.integrations.flat import to_flat, to_padded
 from gaga_adapter.integrations.patching.prior import at_gamma
+from gaga_adapter.integrations.protocol import adapter_for
 
 from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.testing import SIZES, Case, same
@@ -230,6 +232,26 @@ def a_self_conditioned_model_asks_twice_a_step(case):
         assert max(float(t.max()) for t, _ in seen) <= 6 / case.n_steps + 1e-6
 
 
+def samples_have_exactly_the_moments_of_gaussian_data(case):
+    model = case.make(100)
+    stats = gaussian_flat.data_stats(adapter_for(model).layout(model, case.elements))
+    gamma = model.gamma(torch.arange(101)[:, None] / 100).flatten().detach()
+    model.dynamics_network = network = gaussian_flat.ExactDenoiser(stats, gamma)
+    sizes = gaussian_flat.SIZES * 1500
+    for t_star, reference in ((55, "size"), (20, "size"), (55, "unit")):
+        apply_patch(model, stats, t_star=t_star, reference=reference)
+        case.sample(model, sizes)
+        scores = gaussian_flat.scores(stats, gamma, t_star, *network.last)
+        worst = max(map(abs, scores))
+        if reference == "size":
+            assert worst < gaussian_flat.MOST, (t_star, scores)
+        else:
+            assert worst > 2 * gaussian_flat.MOST  # so that it can fail
+    variances = torch.tensor([0.1, 0.5, 2.0, 4.0], dtype=torch.float64)
+    cut, whole = (gaussian_flat.sampled_variance(gamma.double(), t, variances) for t in (55, 100))
+    assert torch.allclose(cut, whole, rtol=0.02)  # what the steps beyond t* get wrong
+
+
 def the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term(case):
     model = case.model()
     apply_patch(model, case.stats(model), t_star=11, reference="size")
@@ -252,6 +274,7 @@ GCDM_CHECKS = {
         atoms_that_do_not_exist_are_no_part_of_the_start,
         what_means_something_else_is_refused,
         a_self_conditioned_model_asks_twice_a_step,
+        samples_have_exactly_the_moments_of_gaussian_data,
         the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term,
     )
 }
