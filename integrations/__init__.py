@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .edm import EDM
+from .flat.diffsbdd import DiffSBDD
 from .flat.gcdm import GCDM
 from .geoldm import GeoLDM
 from .mlconfgen import MLConfGen
@@ -50,6 +51,7 @@ for _adapter in (
     MLConfGen(),
     PaperGAGA(),
     GCDM(),
+    DiffSBDD(),
 ):  # the special ones come last
     register(_adapter)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.layout import Layout
+from gaga_adapter.reference import ReferenceGaussian
 
 from .patching.subclass import Recipe, original_class
 
@@ -40,8 +41,6 @@ class Adapter(ABC):
         loss: Method that computes the loss, where a class has one.
         prior_term: Method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
             `node_mask`, where a class has one; `None` for a codebase that only samples.
-        exact_prior: Whether `prior_term` is right at every level, and not only at T, where it is
-            nearly zero. If it is not, a start from N(0, I) before T is charged for here.
         refused: Methods that mean absolute steps, with the reason why they are refused.
     """
 
@@ -51,7 +50,6 @@ class Adapter(ABC):
     starts: ClassVar[tuple[str, ...]] = ("sample", "sample_chain")
     loss: ClassVar[str] = "forward"
     prior_term: ClassVar[str | None] = "kl_prior"
-    exact_prior: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, str]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -202,6 +200,10 @@ class Adapter(ABC):
     def stub(self, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """What the network returns in a self-check: what it was given, which is no zero."""
         return arguments["x"].clone()
+
+    def unit_reference(self, model: Model) -> ReferenceGaussian | None:
+        """N(0, I), for a codebase whose own `prior_term` is right at T only; else `None`."""
+        return None
 
     def finish_loss(self, model: Model, loss: Any) -> Any:  # noqa: ANN401
         """What `loss` returned, where a caller of the model counts the steps by himself."""

@@ -25,6 +25,8 @@ from torch.nn import functional as F
 
 from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
+from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.subspace import project
 
 from ..edm import EDM, classes
@@ -47,7 +49,6 @@ class GCDM(Adapter):
     network = "dynamics_network"
     starts = ("mol_gen_sample",)
     prior_term = "compute_kl_prior"
-    exact_prior = False  # of the variance of all features it counts a single one
     refused: ClassVar[Mapping[str, str]] = {
         "mol_gen_optimize": "it starts from molecules of the caller, not of the fitted Gaussian",
         "inpaint": "a part of the molecule is given, and the Gaussian is that of whole molecules",
@@ -107,15 +108,15 @@ class GCDM(Adapter):
                 )
         if steps == n_steps:
             arguments.pop("norm_with_original_timesteps", None)  # which then means the same
-        frames = min(arguments.get("return_frames", 1), steps)
-        if frames > 1:
-            arguments |= {"return_frames": frames, "num_timesteps": steps - steps % frames}
+        frames_divide_steps(arguments, "num_timesteps", n_steps)
+
+    def unit_reference(self, model: Model) -> ReferenceGaussian:
+        """N(0, I): of the variance of all features, upstream's prior term counts a single one."""
+        return make_reference(ExchangeableMoments(int(model.num_node_scalar_features)), "unit")
 
     def finish_loss(self, model: Model, loss: Any) -> Any:  # noqa: ANN401
         """The terms of the bound with weights times t* / T, as the caller multiplies them by T."""
-        if model.training and model.diffusion_cfg.loss_type == "l2":
-            return loss
-        return (*loss[:2], loss[2] * model._gaga.time, *loss[3:])
+        return weights_for_a_caller(model, model.diffusion_cfg.loss_type, loss, 2)
 
     def diffused(
         self, model: Model, batch: Batch, context: Tensor | None, generator: Generator
@@ -167,3 +168,19 @@ class GCDM(Adapter):
             **({"num_graphs": n_molecules} if graphs is SimpleNamespace else {}),
         )
         model(batch)
+
+
+def frames_divide_steps(arguments: dict[str, Any], steps: str, n_steps: int) -> None:
+    """Let a chain keep no more frames than it has steps, and a number that divides them."""
+    given = arguments.get(steps)
+    left = n_steps if given is None else given
+    frames = min(arguments.get("return_frames", 1), left)
+    if frames > 1:
+        arguments |= {"return_frames": frames, steps: left - left % frames}
+
+
+def weights_for_a_caller(model: Model, loss_type: str, loss: Any, place: int) -> Any:  # noqa: ANN401
+    """The terms of a loss, with the weights at one place times t* / T, unless it is plain L2."""
+    if model.training and loss_type == "l2":
+        return loss
+    return (*loss[:place], loss[place] * model._gaga.time, *loss[place + 1 :])

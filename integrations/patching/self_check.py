@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.errors import GAGAWarning, UnsupportedModelError
 from gaga_adapter.moments import ExchangeableMoments
 
 from ..protocol import Adapter, Model
@@ -154,7 +155,9 @@ def _observe(
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.no_grad(),
             _mode(model, training),
+            warnings.catch_warnings(),
         ):
+            warnings.simplefilter("ignore", GAGAWarning)  # these sizes are no user's
             draw(mask[..., None].float(), pairs.reshape(-1, 1).float())
     except EndOfCheck:
         pass

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError, warn
-from gaga_adapter.moments import ExchangeableMoments
-from gaga_adapter.reference import ReferenceGaussian, make_reference
+from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import (
     Extent,
@@ -380,12 +379,11 @@ def _prior_term(call: _Call) -> Any:  # noqa: ANN401
     truncation, model = call.truncation, call.model
     quick = model.training or SELF_CHECK.get() is not None
     reference = truncation.prior if quick else truncation.reference
-    adapter = truncation.adapter
-    if reference is None and (adapter.exact_prior or truncation.t_star == truncation.n_steps):
-        return call.run()
-    xh, node_mask = adapter.padded(None, call.arguments)
+    if reference is None and truncation.t_star < truncation.n_steps:
+        reference = truncation.adapter.unit_reference(model)
     if reference is None:
-        reference = make_reference(ExchangeableMoments(xh.shape[-1] - 3), "unit")
+        return call.run()
+    xh, node_mask = truncation.adapter.padded(None, call.arguments)
     return divergence(reference, truncation.gamma(model), xh, node_mask)
 
 
