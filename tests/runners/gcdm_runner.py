@@ -31,6 +31,7 @@ import torch_geometric.data  # noqa: E402
 import torch_geometric.loader  # noqa: E402
 import torch_geometric.nn  # noqa: E402 - before the stand-ins, which it would look for
 import torch_geometric.utils  # noqa: E402
+from scattering import scatter  # noqa: E402 - beside this file
 
 EMPTY = """
 imageio prody torchviz hydra hydra.core hydra.core.hydra_config torch_cluster pymol
@@ -44,12 +45,6 @@ pytorch_lightning.utilities.exceptions pytorch_lightning.utilities.types
 class AnyShape:
     def __class_getitem__(cls, shape):
         return torch.Tensor
-
-
-def scatter(src, index, dim=0, dim_size=None, reduce="sum"):
-    index = index.view(-1, *[1] * (src.ndim - 1)).expand_as(src)
-    zeros = src.new_zeros(int(index.max()) + 1 if dim_size is None else dim_size, *src.shape[1:])
-    return zeros.scatter_reduce(0, index, src, reduce, include_self=False)
 
 
 def module(name, **content):
