@@ -58,7 +58,7 @@ def stack(complexes: Complexes) -> tuple[Tensor, Tensor]:
         room = (0, channels - x.shape[2], 0, max(width, 2) - x.shape[1])
         rows.append(F.pad(project(x, mask), room))
         masks.append(F.pad(mask, (0, room[3])))
-    u = (centres[0] - centres[1]) * _length(masks)
+    u = (centres[0] - centres[1]) * _length(masks, x)
     rows.append(F.pad(torch.stack([u, -u], 1) / 2**0.5, (0, channels - 3, 0, rows[0].shape[1] - 2)))
     masks.append((torch.arange(rows[0].shape[1], device=u.device) < 2).expand_as(masks[0]))
     return torch.cat(rows), torch.cat(masks)
@@ -74,7 +74,7 @@ def unstack(parts: Tensor, indices: Sequence[Tensor], widths: Sequence[int]) -> 
     """
     *rows, pairs = parts.chunk(3)
     masks = [to_padded(index[:, None], index)[1] for index in indices]
-    difference = 2**0.5 * pairs[:, 0, :3] / _length(masks)
+    difference = 2**0.5 * pairs[:, 0, :3] / _length(masks, parts)
     n_atoms = [mask.sum(1, keepdim=True) for mask in masks]
     molecules = []
     for i, sign in ((0, 1), (1, -1)):
@@ -84,9 +84,9 @@ def unstack(parts: Tensor, indices: Sequence[Tensor], widths: Sequence[int]) -> 
     return tuple(molecules)
 
 
-def _length(masks: Sequence[Tensor]) -> Tensor:
-    """`sqrt(n m / (n + m))` of each complex (B, 1)."""
-    n, m = (mask.sum(1, keepdim=True).float() for mask in masks)
+def _length(masks: Sequence[Tensor], like: Tensor) -> Tensor:
+    """`sqrt(n m / (n + m))` of each complex (B, 1), in the dtype of another tensor."""
+    n, m = (mask.sum(1, keepdim=True).to(like) for mask in masks)
     return (n * m / (n + m)).sqrt()
 
 

@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 from unittest import mock
 
+import gaussian_joint
 import torch
 from gaga_adapter.integrations import apply_patch
 from gaga_adapter.integrations.flat.joint import JointStats, stack, unstack
@@ -18,6 +19,8 @@ from gaga_adapter.testing.adapter.case import raises
 from . import diffsbdd_like
 
 ATOM_NF, RESIDUE_NF = 4, 6
+#: Of 360 statistics in all, the chance that a standard normal one is beyond is below 1e-6.
+MOST = 6.2
 
 
 def pocket_sizes(sizes):
@@ -171,7 +174,29 @@ def what_means_something_else_is_refused(case):
         model.inpaint({}, {}, None, None)
 
 
+def samples_have_exactly_the_moments_of_gaussian_data(case):
+    model = case.make(100)
+    stats, n, m = case.stats(model), *gaussian_joint.SIZES
+    gamma = model.gamma(torch.arange(101)[:, None] / 100).flatten().detach()
+    model.dynamics = network = gaussian_joint.ExactDenoiser(stats, gamma)
+    both = torch.full((2000,), n), torch.full((2000,), m)
+    for t_star, reference in ((55, "size"), (20, "size"), (55, "unit")):
+        apply_patch(model, stats, t_star=t_star, reference=reference)
+        torch.manual_seed(1)
+        model.sample(2000, *both)
+        scores = gaussian_joint.scores(stats, gamma, t_star, network.last)
+        worst = max(map(abs, scores))
+        if reference == "size":
+            assert worst < MOST, (t_star, scores)
+        else:
+            assert worst > 2 * MOST  # so that it can fail
+
+
 CHECKS = {
     check.__name__: check
-    for check in (frames_of_a_chain_divide_its_steps, what_means_something_else_is_refused)
+    for check in (
+        frames_of_a_chain_divide_its_steps,
+        what_means_something_else_is_refused,
+        samples_have_exactly_the_moments_of_gaussian_data,
+    )
 }
