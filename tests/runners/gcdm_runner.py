@@ -7,8 +7,7 @@ ones. What the tested path does not use, or what has no version for this Python,
 - `torch_scatter.scatter` by torch's own `scatter_reduce`;
 - `torchtyping` and `typeguard`, which check shapes with attributes that tensors do not have any
   more, by a class and a function that check nothing;
-- trackers, plots, protein files and the training loop (`wandb`, `imageio`, `prody`, `torchviz`,
-  `hydra`, `torch_cluster`, `pytorch_lightning`) by empty modules.
+- trackers, plots, readers of files and the training loop (`EMPTY` below) by empty modules.
 """
 
 import contextlib
@@ -34,11 +33,12 @@ import torch_geometric.utils  # noqa: E402
 from scattering import scatter  # noqa: E402 - beside this file
 
 EMPTY = """
-imageio prody torchviz hydra hydra.core hydra.core.hydra_config torch_cluster pymol
-wandb wandb.sdk wandb.sdk.wandb_run matplotlib.axes._subplots
+imageio msgpack openbabel openbabel.pybel posebusters prody pymol torch_cluster torchviz
+hydra hydra.core hydra.core.hydra_config matplotlib.axes._subplots
+wandb wandb.sdk wandb.sdk.wandb_run
 pytorch_lightning pytorch_lightning.loggers pytorch_lightning.callbacks
 pytorch_lightning.utilities pytorch_lightning.utilities.rank_zero
-pytorch_lightning.utilities.exceptions pytorch_lightning.utilities.types
+pytorch_lightning.utilities.exceptions pytorch_lightning.utilities.types torchmetrics
 """
 
 
@@ -61,7 +61,7 @@ def stand_in():
     module("torchtyping", TensorType=AnyShape, patch_typeguard=lambda: None)
     module("typeguard", typechecked=lambda function: function)
     for name, classes in {
-        "pytorch_lightning": ("Callback",),
+        "pytorch_lightning": ("Callback", "LightningModule"),
         "pytorch_lightning.callbacks": ("ModelCheckpoint",),
         "matplotlib.axes._subplots": ("Axes",),
         "wandb.sdk.wandb_run": ("Run",),
@@ -73,12 +73,14 @@ def stand_in():
 warnings.filterwarnings("ignore", category=UserWarning, module="src")
 stand_in()
 
+import gaussian_bound  # noqa: E402
 from fakes import flat_cases  # noqa: E402
-from gaga_adapter.integrations import apply_patch, fit_from  # noqa: E402
+from gaga_adapter.integrations import apply_patch, fit_from, patched  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from src.datamodules.components.edm.datasets_config import QM9_WITH_H  # noqa: E402 - upstream's
 from src.datamodules.components.edm_dataset import ProcessedDataset  # noqa: E402
 from src.models.components import gcpnet, variational_diffusion  # noqa: E402
+from src.models.qm9_mol_gen_ddpm import QM9MoleculeGenerationDDPM  # noqa: E402
 
 from gaga_adapter.testing import CHECKS, NotApplicable  # noqa: E402
 
@@ -90,7 +92,14 @@ def configuration(name):
 
 
 def make(
-    n_steps, schedule="polynomial_2", loss="l2", charges=True, context=0, self_condition=False
+    n_steps,
+    schedule="polynomial_2",
+    loss="l2",
+    charges=True,
+    context=0,
+    self_condition=False,
+    n_types=5,
+    precision=1e-4,
 ):
     """A model by upstream's own configuration of QM9, with a small network."""
     diffusion = configuration("model/diffusion_cfg/qm9_mol_gen_ddpm")
@@ -98,13 +107,13 @@ def make(
         {
             "num_timesteps": n_steps,
             "noise_schedule": schedule,
-            "noise_precision": 1e-4,
+            "noise_precision": precision,
             "loss_type": loss,
             "self_condition": self_condition,
         }
     )
     data = configuration("datamodule/dataloader_cfg/edm_qm9_dataloader")
-    data.include_charges = charges
+    data.merge_with({"include_charges": charges, "num_atom_types": n_types})
     model = configuration("model/model_cfg/qm9_mol_gen_ddpm_gcp_model")
     small = {"h_hidden_dim": 8, "chi_hidden_dim": 4, "e_hidden_dim": 8, "xi_hidden_dim": 4}
     model.merge_with({**small, "num_encoder_layers": 1})
@@ -172,6 +181,62 @@ def fits():
     return found
 
 
+class ExactDenoiser(gaussian_bound.ExactDenoiser):
+    """The exact network of these data as one of GCDM."""
+
+    def forward(self, batch, xh, t, **kwargs):
+        molecules = xh.view(-1, gaussian_bound.N_ATOMS, xh.shape[-1])
+        t = t.view(len(molecules), -1)[:, 0]
+        return batch, self._forward(t, molecules, None, None, None).flatten(0, 1)
+
+
+def bounds():
+    """Measured and closed-form bounds by t*, for Gaussian data, as the training loop adds them up.
+
+    The terms are put together by upstream's own Lightning module, which multiplies by its own
+    number of steps; the prior of the sizes is taken off.
+    """
+    model = make(1000, loss="vlb", charges=False, n_types=1, precision=1e-5)
+    gamma = gaussian_bound.gamma_of(model)
+    return {
+        t_star: [measured(model, gamma, t_star), *gaussian_bound.closed_form(gamma, t_star)]
+        for t_star in (1, 100, 550, 1000)
+    }
+
+
+def measured(model, gamma, t_star):
+    """The mean of the loss in evaluation mode, every time drawn equally often."""
+    x = gaussian_bound.data(t_star * -(-4000 // t_star))
+    model.dynamics_network = network = ExactDenoiser(gamma)
+    stats = gaussian_bound.stats_of(x)
+    index = torch.arange(len(x)).repeat_interleave(gaussian_bound.N_ATOMS)
+    batch = torch_geometric.data.Batch(
+        x=x.flatten(0, 1),
+        one_hot=torch.ones(len(index), 1),
+        charges=torch.zeros(0),
+        batch=index,
+        mask=torch.ones_like(index).bool(),
+    )
+    loop = types.SimpleNamespace(
+        ddpm=model,
+        T=1000,
+        training=False,
+        loss_type="vlb",
+        num_x_dims=3,
+        condition_on_context=False,
+        metrics_to_monitor=[],
+    )
+    torch.manual_seed(1)  # not the seed of the data: the noise would be the data
+    with (
+        patched(model.eval(), stats, t_star=t_star, reference="size"),
+        torch.no_grad(),
+        mock.patch.object(torch, "randint", gaussian_bound.equally),
+    ):
+        nll, _ = QM9MoleculeGenerationDDPM.forward(loop, batch)
+        nll = nll + model.log_pN(torch.tensor([gaussian_bound.N_ATOMS]))
+        return float((nll.double() - t_star * network.surprise(x)).mean())
+
+
 def outcome(check, case):
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # upstream prints entropies
@@ -189,7 +254,7 @@ def main():
     checks = {name: outcome(check, CASE) for name, check in checks.items()}
     with contextlib.redirect_stdout(io.StringIO()):
         calls = flat_cases.network_calls(CASE)
-        fitted = fits()
+        fitted, bound = fits(), bounds()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     report = {
         "codebase": "GCDM",
@@ -197,6 +262,7 @@ def main():
         "checks": checks,
         "calls": calls,
         "fits": fitted,
+        "bound": bound,
         "seconds": time.perf_counter() - started,
     }
     print(json.dumps(report))
