@@ -70,6 +70,8 @@ API: dict[str, tuple[str, ...]] = {
         "integrations.patching.fitting",
         "integrations.sampling.pipeline",
         "integrations.karras",
+        "integrations.flat.batches",
+        "integrations.flat.joint",
         "integrations.protocol",
         "gaga_adapter.testing",
         "gaga_adapter.testing.adapter",

@@ -30,8 +30,8 @@ def to_padded(
     Args:
         x: Channels of the atoms (atoms, C).
         batch_index: Molecule of each atom (atoms,), integers from 0 to B - 1 in any order.
-        real: Which atoms exist (atoms,), bool, for batches that hold padding themselves; all of
-            them when `None`.
+        real: Mask of existing atoms (atoms,), bool, for batches that hold padding themselves; all
+            of them exist when `None`.
         n_molecules: Number of molecules B; the largest index and one more when `None`.
 
     Returns:
@@ -54,7 +54,7 @@ def to_flat(padded: Tensor, batch_index: Tensor, real: Tensor | None = None) -> 
     Args:
         padded: Molecules (B, N, C).
         batch_index: Molecule of each atom (atoms,), as it was given to `to_padded`.
-        real: Which atoms exist (atoms,), bool; all of them when `None`.
+        real: Mask of the atoms that exist (atoms,), bool; all of them when `None`.
 
     Returns:
         Channels of the atoms (atoms, C), exactly zero where an atom does not exist.
@@ -83,7 +83,7 @@ def transport(
         reference: Reference at the level where the sample starts, `stats.reference().at(a, b)`.
         z: Unit noise (atoms, 3 + F), positions first; their mean over each molecule is removed.
         batch_index: Molecule of each atom (atoms,), integers.
-        real: Which atoms exist (atoms,), bool; all of them when `None`.
+        real: Mask of the atoms that exist (atoms,), bool; all of them when `None`.
 
     Returns:
         Atoms (atoms, 3 + F) with positions of zero mean over each molecule, in the order of `z`.
@@ -104,7 +104,7 @@ def prior_term(
         reference: Reference at the level where the loss ends, `stats.reference().at(a, b)`.
         x0: Clean atoms (atoms, 3 + F) as the model diffuses them, positions of zero mean.
         batch_index: Molecule of each atom (atoms,), integers.
-        real: Which atoms exist (atoms,), bool; all of them when `None`.
+        real: Mask of the atoms that exist (atoms,), bool; all of them when `None`.
 
     Returns:
         Divergences (B,), float64.

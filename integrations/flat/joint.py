@@ -128,11 +128,18 @@ class JointReference(ReferenceGaussian):
         """Log-density of each complex in nats (B,), float64, on its subspace."""
         return sum(nats for nats, _ in self._of_each("log_prob", x, mask))  # type: ignore
 
-    def sample(self, size: Any, /, **options: Any) -> Tensor:  # noqa: ANN401 - of the base
-        """Refused: the sizes of complexes are pairs.
+    def sample(
+        self,
+        size: Tensor | Sequence[int],
+        /,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Refused, as a complex has two sizes; see `stack` and `transport`.
 
         Raises:
-            DataError: Always. Send unit noise of the complexes through `transport`.
+            DataError: If it is called.
         """
         raise DataError("complexes are not drawn by one size. Use transport(*stack(noise)).")
 
@@ -170,10 +177,9 @@ class JointStats(GAGAStats):
             part.save_pretrained(Path(folder) / name)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> JointStats:  # noqa: ANN401
-        """Read what `save_pretrained` has written; the options are those of `GAGAStats`."""
-        folder = Path(name_or_path)
-        return cls.of([GAGAStats.from_pretrained(folder / name, **options) for name in PARTS])
+    def _read(cls, folder: Path, name: str) -> GAGAStats:
+        """What `save_pretrained` has written; see `GAGAStats.from_pretrained`."""
+        return cls.of([GAGAStats._read(folder / part, f"{name}/{part}") for part in PARTS])
 
 
 def fit_joint(
