@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
 
-from ..protocol import Adapter, Model, lacks
+from ..protocol import Adapter, Batch, Model, lacks
 from .gcdm import frames_divide_steps, weights_for_a_caller
 from .joint import KEY, Complexes, JointReference, JointStats, fit_joint, stack, unstack
 
@@ -55,6 +56,19 @@ class DiffSBDD(Adapter):
         if KEY in provenance:
             return None
         return "a complex is two molecules, and these statistics are of one: fit_complexes."
+
+    def diffused(
+        self, model: Model, batch: Batch, context: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Refused, as a complex is two molecules.
+
+        Raises:
+            UnsupportedModelError: If it is called.
+        """
+        raise UnsupportedModelError(
+            "a complex is two molecules, with moments of their own. Fit with fit_complexes(model, "
+            "loader) of gaga_adapter.integrations.flat.diffsbdd."
+        )
 
     def padded(self, z: Any, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """The parts of the complexes."""

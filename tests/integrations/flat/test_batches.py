@@ -231,5 +231,7 @@ def test_what_does_not_fit_is_refused_with_what_to_do(stats):
         transport(stats.reference(), x[:, :4], index)
     with pytest.raises(DataError, match=r"no tensor 'z'.*pos"):
         list(padded_batches([SimpleNamespace(pos=x[:, :3])], ("pos", "z")))
+    with pytest.raises(DataError, match="padded_batches"):
+        fit([graphs(0)], AtomLayout(1))
     with pytest.raises(DataError, match="'pos' has the shape"):
         list(padded_batches([{"pos": x[None], "x": x}]))

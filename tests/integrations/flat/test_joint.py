@@ -5,7 +5,7 @@ import pytest
 import torch
 from fakes import diffsbdd_like
 from fakes.joint_cases import DIFFSBDD
-from gaga_adapter.integrations import apply_patch
+from gaga_adapter.integrations import apply_patch, fit_from
 from gaga_adapter.integrations.flat.diffsbdd import fit_complexes
 from gaga_adapter.integrations.flat.joint import JointStats, stack, unstack
 from gaussian_joint import SIZES
@@ -147,6 +147,8 @@ def test_what_is_no_complex_is_refused(stats):
     model.__class__ = diffsbdd_like.ConditionalDDPM
     with pytest.raises(UnsupportedModelError, match="a pocket fixes the law of a ligand"):
         apply_patch(model, stats, t_star=5)
+    with pytest.raises(UnsupportedModelError, match="fit_complexes"):
+        fit_from(DIFFSBDD.model(), [None])
     with pytest.raises(DataError, match="not drawn by one size"):
         stats.reference("size").sample([3])
     atoms, indices = complexes(3)
