@@ -1,5 +1,6 @@
 """Models on flat batches of atoms as cases of the contract: how they are sampled and trained."""
 
+import io
 import random
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from gaga_adapter.integrations.flat import to_flat, to_padded
 from gaga_adapter.integrations.patching.prior import at_gamma
 from gaga_adapter.integrations.protocol import adapter_for
 
-from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.errors import TruncationError, UnsupportedModelError
 from gaga_adapter.testing import SIZES, Case, same
 from gaga_adapter.testing.adapter.case import raises
 
@@ -254,6 +255,51 @@ def samples_have_exactly_the_moments_of_gaussian_data(case):
     assert bool((cut < whole).all())
 
 
+def the_weights_of_the_terms_are_those_of_t_star_steps(case):
+    model = case.model(loss="vlb")
+    apply_patch(model, case.stats(model), t_star=8, reference="size")
+    for mode in (True, False):
+        model.train(mode)
+        *_, t = terms = model(case.batch(model, (4,) * 32))
+        gamma_s, gamma_t = model.gamma((t - 1)[:, None] / 8), model.gamma(t[:, None] / 8)
+        expected = 8 * torch.expm1(gamma_t - gamma_s).flatten()
+        inside = t > 0
+        weights = case.n_steps * terms[2]
+        assert torch.allclose(weights[inside], expected[inside], rtol=1e-4)
+
+
+def a_checkpoint_of_the_module_around_it_says_how_far_it_was_trained(case):
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ddpm = case.model()
+
+    module, other = Module(), Module()
+    apply_patch(module.ddpm, case.stats(module.ddpm), t_star=8)
+    torch.autograd.backward(case.loss(module.ddpm.train()).mean())
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    for t_star in (8, 5):
+        apply_patch(other.ddpm, case.stats(other.ddpm), t_star=t_star)
+        case.sample(other.ddpm)
+    apply_patch(other.ddpm, case.stats(other.ddpm), t_star=12)
+    with raises(TruncationError, "knows nothing noisier"):
+        case.sample(other.ddpm)
+
+
+def a_patch_can_wait_for_the_first_use(case):
+    model = case.model()
+    handle = apply_patch(model, case.stats)
+    plain = case.model()
+    apply_patch(plain, case.stats(plain))
+    assert same(case.sample(model), case.sample(plain))
+    assert handle.t_star < case.n_steps
+    handle.remove()
+    assert same(case.sample(model), case.sample(case.model()))
+
+
 def the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term(case):
     model = case.model()
     apply_patch(model, case.stats(model), t_star=11, reference="size")
@@ -277,6 +323,9 @@ GCDM_CHECKS = {
         what_means_something_else_is_refused,
         a_self_conditioned_model_asks_twice_a_step,
         samples_have_exactly_the_moments_of_gaussian_data,
+        the_weights_of_the_terms_are_those_of_t_star_steps,
+        a_checkpoint_of_the_module_around_it_says_how_far_it_was_trained,
+        a_patch_can_wait_for_the_first_use,
         the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term,
     )
 }

@@ -175,15 +175,15 @@ def what_means_something_else_is_refused(case):
 
 
 def samples_have_exactly_the_moments_of_gaussian_data(case):
-    model = case.make(100)
+    model = case.make(40)
     stats, n, m = case.stats(model), *gaussian_joint.SIZES
-    gamma = model.gamma(torch.arange(101)[:, None] / 100).flatten().detach()
+    gamma = model.gamma(torch.arange(41)[:, None] / 40).flatten().detach()
     model.dynamics = network = gaussian_joint.ExactDenoiser(stats, gamma)
-    both = torch.full((2000,), n), torch.full((2000,), m)
-    for t_star, reference in ((55, "size"), (20, "size"), (55, "unit")):
+    both = torch.full((1000,), n), torch.full((1000,), m)
+    for t_star, reference in ((22, "size"), (8, "size"), (22, "unit")):
         apply_patch(model, stats, t_star=t_star, reference=reference)
         torch.manual_seed(1)
-        model.sample(2000, *both)
+        model.sample(1000, *both)
         scores = gaussian_joint.scores(stats, gamma, t_star, network.last)
         worst = max(map(abs, scores))
         if reference == "size":
@@ -192,11 +192,25 @@ def samples_have_exactly_the_moments_of_gaussian_data(case):
             assert worst > 2 * MOST  # so that it can fail
 
 
+def the_weights_of_the_terms_are_those_of_t_star_steps(case):
+    model = case.model(loss="vlb")
+    apply_patch(model, case.stats(model), t_star=8, reference="size")
+    for mode in (True, False):
+        terms = model.train(mode)(*case.molecules(model, (4,) * 32))
+        t = terms[10]
+        gamma_s, gamma_t = model.gamma((t - 1)[:, None] / 8), model.gamma(t[:, None] / 8)
+        expected = -8 * torch.expm1(gamma_t - gamma_s).flatten()
+        inside = t > 0
+        weights = case.n_steps * terms[3]
+        assert torch.allclose(weights[inside], expected[inside], rtol=1e-4)
+
+
 CHECKS = {
     check.__name__: check
     for check in (
         frames_of_a_chain_divide_its_steps,
         what_means_something_else_is_refused,
         samples_have_exactly_the_moments_of_gaussian_data,
+        the_weights_of_the_terms_are_those_of_t_star_steps,
     )
 }
