@@ -8,9 +8,9 @@ own, and one vector, the difference of the two centres c and d in its natural le
 
 and unit noise is unit noise in each. So the reference of a complex is a product of three: of the
 molecules, by their moments, and of u, whose variance is that of a molecule of two atoms at
-(u, -u) / sqrt(2). That is the nearest law to the data with independent parts, of the kinds that
-the parts are given; how the molecules depend on one another (their forms fit together, their
-centres are close) is what it does not know, and no criterion here measures it.
+(u, -u) / sqrt(2). That is the nearest law to the data whose parts are independent and of the kinds
+that are asked for. How the molecules depend on one another (their forms fit together, and lie to
+one another as they do) is what it does not know, and no criterion here measures it.
 
 The three parts of B complexes stand in one padded batch (3 B, N, 3 + F), the first molecules, then
 the second ones, then the vectors, with channels that a part does not have at zero.
