@@ -67,7 +67,7 @@ class DiffSBDD(Adapter):
         """
         raise UnsupportedModelError(
             "a complex is two molecules, with moments of their own. Fit with fit_complexes(model, "
-            "loader) of gaga_adapter.integrations.flat.diffsbdd."
+            "loader) of gaga_adapter.integrations.flat."
         )
 
     def padded(self, z: Any, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # noqa: ANN401

@@ -31,7 +31,7 @@ from dataset import ProcessedLigandPocketDataset  # noqa: E402 - upstream's
 from equivariant_diffusion import conditional_model, dynamics, en_diffusion  # noqa: E402
 from fakes import joint_cases  # noqa: E402
 from gaga_adapter.integrations import apply_patch  # noqa: E402
-from gaga_adapter.integrations.flat.diffsbdd import fit_complexes  # noqa: E402
+from gaga_adapter.integrations.flat import fit_complexes  # noqa: E402
 
 from gaga_adapter.errors import UnsupportedModelError  # noqa: E402
 from gaga_adapter.testing import CHECKS, NotApplicable  # noqa: E402

@@ -6,7 +6,7 @@ import torch
 from fakes import diffsbdd_like
 from fakes.joint_cases import DIFFSBDD
 from gaga_adapter.integrations import apply_patch, fit_from
-from gaga_adapter.integrations.flat.diffsbdd import fit_complexes
+from gaga_adapter.integrations.flat import fit_complexes
 from gaga_adapter.integrations.flat.joint import JointStats, stack, unstack
 from gaussian_joint import SIZES
 from torch.distributions import MultivariateNormal, kl_divergence
