@@ -93,7 +93,7 @@ def _length(masks: Sequence[Tensor], like: Tensor) -> Tensor:
 class JointReference(ReferenceGaussian):
     """A product of references, of parts that stand one after the other in a padded batch."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("unit", "channel", "size", "shape")
+    kinds: ClassVar[tuple[str, ...]] = ("unit", "paper", "channel", "size", "shape")
 
     def __init__(self, kind: str, parts: tuple[Any, ...]) -> None:
         super().__init__(kind)
@@ -167,9 +167,8 @@ class JointStats(GAGAStats):
 
     def reference(self, kind: str = "auto") -> JointReference:
         """The product of the references of the parts; see `GAGAStats.reference`."""
-        made = [part.reference(kind) for part in self.parts[:2]]
-        pair = self.parts[2].reference("unit" if kind == "unit" else "size")
-        return JointReference(made[0].kind, (*made, pair))
+        made = tuple(part.reference(kind) for part in self.parts)
+        return JointReference(made[0].kind, made)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the artefact of each part into a folder of its own."""
