@@ -73,6 +73,10 @@ API: dict[str, tuple[str, ...]] = {
         "integrations.karras",
         "integrations.structures.patch",
         "integrations.protocol",
+        "gaga_adapter.testing",
+        "gaga_adapter.testing.adapter",
+        "gaga_adapter.testing.adapter.case",
+        "gaga_adapter.testing.report",
     ),
     "Training": (
         "gaga_adapter.training.timesteps",
