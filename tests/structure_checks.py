@@ -7,7 +7,6 @@ exact posterior mean is the network. `report` is what a runner prints.
 
 import json
 import math
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,10 @@ from gaga_adapter.integrations.structures import apply_patch, patched, remove_pa
 
 from gaga_adapter import RigidTarget
 from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.testing import NotApplicable
+from gaga_adapter.testing.report import report_of
 
 TARGET = RigidTarget.from_structure(torch.tensor([[0.0, 0, 0], [max(LENGTHS), 0, 0]]))
-
-
-class NotApplicable(Exception):
-    """The codebase has no such thing."""
 
 
 @dataclass(frozen=True)
@@ -220,19 +217,9 @@ def protein(residues):
     return RigidTarget.from_size(round(7.8 * residues), 2.2 * residues**0.38)
 
 
-def outcome(check, case):
-    try:
-        check(case)
-    except NotApplicable as reason:
-        return f"skipped: {reason}"
-    except BaseException:
-        return f"failed: {traceback.format_exc()}"
-    return "passed"
-
-
 def report(case, codebase):
     """The verdict on a real class, as one line of JSON."""
-    checks = {name: outcome(check, case) for name, check in CHECKS.items()}
+    checks = report_of(codebase, CHECKS, case).to_dict()
     whole, rows = len(case.seeded(1, 200).seen), []
     for residues in LENGTHS_OF_CHAINS:
         target = protein(residues)

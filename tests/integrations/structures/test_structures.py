@@ -11,7 +11,6 @@ import subprocess
 import sys
 
 import pytest
-import structure_checks
 import torch
 from fakes import structures
 from folders import RUNNERS
@@ -19,6 +18,7 @@ from gaga_adapter.integrations.structures import apply_patch, patched, remove_pa
 from structure_checks import CHECKS, Case, Run
 
 from gaga_adapter.errors import GAGAWarning, TruncationError, UnsupportedModelError
+from gaga_adapter.testing import NotApplicable
 
 
 def run_boltz(n_samples, n_steps, steering=None, features=None):
@@ -51,7 +51,7 @@ def _unpatched():
 def test_stand_in(name, check):
     try:
         CHECKS[check](CASES[name])
-    except structure_checks.NotApplicable as reason:
+    except NotApplicable as reason:
         pytest.skip(str(reason))
 
 
