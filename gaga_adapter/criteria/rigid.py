@@ -37,6 +37,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -236,7 +237,7 @@ def _divergence(scaled: tuple[float, float, float]) -> float:
 @functools.cache
 def _unit_noise() -> Tensor:
     """Points (n, 3, 3) that stand for unit noise, each with its opposite; the same ones always."""
-    sobol = torch.quasirandom.SobolEngine(9, scramble=True, seed=0)
+    sobol: Any = torch.quasirandom.SobolEngine(9, scramble=True, seed=0)  # type: ignore[no-untyped-call]
     u = sobol.draw(_POINTS, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
     z = torch.special.ndtri(u).reshape(-1, 3, 3)
     return torch.cat([z, -z])

@@ -37,7 +37,7 @@ def log_fisher_normaliser(matrices: Tensor) -> Tensor:
     rows = max(1, _CHUNK // len(w))
     parts = [
         _log_integral(some, sign, w, weight)
-        for some, sign in zip(s.split(rows), handed.split(rows), strict=True)
+        for some, sign in zip(torch.split(s, rows), torch.split(handed, rows), strict=True)
     ]
     return torch.cat(parts).reshape(matrices.shape[:-2])
 
@@ -47,7 +47,7 @@ def _log_integral(s: Tensor, sign: Tensor, w: Tensor, weight: Tensor) -> Tensor:
     first, second, third = s[:, 0, None], s[:, 1, None], (s[:, 2] * sign)[:, None]
     bessel = torch.special.i0e((first - second) * w / 2)
     bessel = bessel * torch.special.i0e((first + second) * (2 - w) / 2)
-    average = (bessel * (-(second + third) * w).exp()) @ weight / 2
+    average: Tensor = (bessel * (-(second + third) * w).exp()) @ weight / 2
     return average.log() + (first + second + third)[:, 0]
 
 
