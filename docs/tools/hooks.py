@@ -59,6 +59,7 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.criteria.ks_mi.criterion",
         "gaga_adapter.criteria.ks_mi.published",
         "gaga_adapter.criteria.certificate.denoisers",
+        "gaga_adapter.criteria.rigid",
         "gaga_adapter.selection",
     ),
     "Sampling": (
@@ -72,6 +73,7 @@ API: dict[str, tuple[str, ...]] = {
         "integrations.karras",
         "integrations.flat.batches",
         "integrations.flat.joint",
+        "integrations.structures.patch",
         "integrations.protocol",
         "gaga_adapter.testing",
         "gaga_adapter.testing.adapter",
