@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import isfunction
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -262,8 +262,12 @@ class _NetworkModule:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._module, name)
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:  # noqa: ANN401 - copies are the module
-        return self._module.__reduce_ex__(protocol)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self._module,)  # copies and pickles are the module
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module
 
 
 def _network(call: _Call) -> Any:  # noqa: ANN401

@@ -1,6 +1,8 @@
 """Models on flat batches of atoms as cases of the contract: how they are sampled and trained."""
 
+import copy
 import io
+import pickle
 import random
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -300,6 +302,26 @@ def a_patch_can_wait_for_the_first_use(case):
     assert same(case.sample(model), case.sample(case.model()))
 
 
+def the_network_of_a_patched_model_is_still_its_module(case):
+    model = case.model()
+    network, keys = model.dynamics_network, list(model.state_dict())
+    apply_patch(model, case.stats(model), t_star=6)
+    assert list(model.dynamics_network.parameters()) == list(network.parameters())
+    for twin in (
+        copy.deepcopy(model.dynamics_network),
+        pickle.loads(pickle.dumps(model.dynamics_network)),
+    ):
+        assert type(twin) is type(network)
+        assert same(list(twin.parameters()), list(network.parameters()))
+    model.dynamics_network = other = copy.deepcopy(network)  # of an average, for example
+    for parameter in other.parameters():
+        parameter.data += 0.1
+    assert list(model.state_dict()) == keys
+    assert round(steps_of(case, model)[0]) == 6
+    remove_patch(model)
+    assert model.dynamics_network is other
+
+
 def the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term(case):
     model = case.model()
     apply_patch(model, case.stats(model), t_star=11, reference="size")
@@ -326,6 +348,7 @@ GCDM_CHECKS = {
         the_weights_of_the_terms_are_those_of_t_star_steps,
         a_checkpoint_of_the_module_around_it_says_how_far_it_was_trained,
         a_patch_can_wait_for_the_first_use,
+        the_network_of_a_patched_model_is_still_its_module,
         the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term,
     )
 }
