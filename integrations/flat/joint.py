@@ -154,13 +154,16 @@ class JointStats(GAGAStats):
 
     parts: tuple[GAGAStats, ...] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "provenance", {**self.provenance, KEY: PARTS})
+
     @classmethod
     def of(cls, parts: Sequence[GAGAStats]) -> JointStats:
         """The statistics of complexes of these parts; t* is that of the last to be Gaussian."""
         wider = max(parts, key=lambda part: part.layout.n_channels)
         star = min(part.log_snr_star for part in parts)
-        known = {KEY: PARTS}
-        return cls(wider.layout, wider.moments, star, provenance=known, parts=tuple(parts))
+        return cls(wider.layout, wider.moments, star, parts=tuple(parts))
 
     def __repr__(self) -> str:
         return f"JointStats({', '.join(map(repr, self.parts))})"

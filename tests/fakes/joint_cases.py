@@ -81,12 +81,22 @@ class JointCase(Case):
         z = model.sample_combined_position_feature_noise(*indices)
         return stack(tuple(zip(z, indices, strict=True)))[0]
 
-    def given_to_network(self, z, node_mask):
-        """The atoms of the parts, and these parts again."""
+    @staticmethod
+    def atoms(parts, node_mask):
+        """The atoms of ligands and pockets with these parts, and their indices."""
         n_atoms = node_mask.sum((1, 2)).long().chunk(3)
         indices = [torch.arange(len(n)).repeat_interleave(n) for n in n_atoms[:2]]
-        atoms = unstack(z, indices, (ATOM_NF, RESIDUE_NF))
+        return unstack(parts, indices, (ATOM_NF, RESIDUE_NF)), indices
+
+    def given_to_network(self, z, node_mask):
+        """The atoms of the parts, and these parts again."""
+        atoms, indices = self.atoms(z, node_mask)
         return stack(tuple(zip(atoms, indices, strict=True)))[0]
+
+    def prior_term(self, model, xh, node_mask):
+        atoms, indices = self.atoms(xh, node_mask)
+        n_nodes = sum(torch.bincount(index) for index in indices)
+        return model.kl_prior_with_pocket(*atoms, *indices, n_nodes)
 
     def network_method(self, model):
         return model._modules["dynamics"], "forward"
@@ -137,7 +147,7 @@ def make_diffsbdd(n_steps, schedule="polynomial_2", loss="l2"):
 DIFFSBDD = JointCase(
     "the fake DiffSBDD",
     make_diffsbdd,
-    options=frozenset({"loss"}),
+    options=frozenset({"schedule", "loss"}),
     verbs=frozenset({"sample", "loss"}),
 )
 

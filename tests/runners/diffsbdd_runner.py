@@ -72,7 +72,7 @@ def make(n_steps, schedule="polynomial_2", loss="l2", kind=en_diffusion.EnVariat
 
 
 CASE = joint_cases.JointCase(
-    "DiffSBDD", make, options=frozenset({"loss"}), verbs=frozenset({"sample", "loss"})
+    "DiffSBDD", make, options=frozenset({"schedule", "loss"}), verbs=frozenset({"sample", "loss"})
 )
 
 

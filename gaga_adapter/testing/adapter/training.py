@@ -91,7 +91,8 @@ def a_learned_schedule_feels_the_prior_term(case: Case) -> None:
 def _compare_slopes(case: Case, model: Any, stats: GAGAStats) -> None:  # noqa: ANN401
     node_mask, _ = case.masks()
     node_mask = node_mask.double()
-    xh = torch.randn(3, 9, stats.layout.n_channels, generator=torch.Generator().manual_seed(4))
+    shape = (*node_mask.shape[:2], stats.layout.n_channels)
+    xh = torch.randn(shape, generator=torch.Generator().manual_seed(4))
     xh = xh * node_mask
     schedule = adapter_for(model).schedule(model)
     parameters = [p for p in schedule.parameters() if p.requires_grad]
