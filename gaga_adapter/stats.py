@@ -471,6 +471,8 @@ def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
         for file, kind in _DIFFUSERS.items():
             if os.path.isfile(folder / file):
                 what = f"it holds {kind} of diffusers, without statistics"
+        if os.path.isfile(folder / "gaga_states.json"):
+            what = "it holds statistics of noised states; read them by FittedStates.from_pretrained"
     near = get_close_matches(name.lower(), EMBEDDED, 1)
     guess = f" Did you mean {near[0]}?" if near and not folder.exists() else ""
     return f"no fitted statistics in {name}: {what}.{guess} {_INSTEAD}"
