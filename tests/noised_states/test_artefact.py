@@ -37,6 +37,15 @@ def dense():
     return FittedStates(DenseLayout((2, 3)), (level,), "noise", "low_rank", 0.2, 7.0, "ours")
 
 
+def positions():
+    """One level of molecules without features, as flows with discrete types diffuse them."""
+    x, mask = gaussian_molecules([3, 5] * 20, n_features=0)
+    moments = ExchangeableMoments(0, table_size=8)
+    moments.update(x, mask)
+    level = MeasuredLevel(0.5, moments, 0.1, 0.01, 0.5, 30)
+    return FittedStates(AtomLayout(0), (level,), "data", "shape", 0.2, 0.5, "ours")
+
+
 def same(one, other):
     pairs = zip(one.measured, other.measured, strict=True)
     left_right = [(a.moments.state_dict(), b.moments.state_dict()) for a, b in pairs]
@@ -45,14 +54,14 @@ def same(one, other):
     )
 
 
-@pytest.mark.parametrize("made", [molecules, dense])
+@pytest.mark.parametrize("made", [molecules, positions, dense])
 def test_what_is_read_is_what_was_written(made, tmp_path):
     stats = made()
     stats.save_pretrained(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {CONFIG, TENSORS}
     again = FittedStates.from_pretrained(tmp_path)
     assert same(stats, again)
-    size = [3, 5, 5] if made is molecules else (3, 2, 3)
+    size = (3, 2, 3) if made is dense else [3, 5, 5]
     draws = [one.start().sample(size, generator=generator(1)) for one in (stats, again)]
     assert torch.equal(*draws)
 

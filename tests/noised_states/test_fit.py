@@ -5,6 +5,7 @@ Where two averages are compared, each side's standard error is estimated from it
 """
 
 import math
+import pickle
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,7 +18,7 @@ from gaga_adapter.criteria.two_sample.separation import Separation
 from gaga_adapter.errors import DataError, StatsMismatchError, TruncationError
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.reference import make_reference
-from gaga_adapter.streaming import collect
+from gaga_adapter.streaming import _HeldOut, _merge, collect
 from gaga_adapter.subspace import mask_from_sizes, project
 
 FAR = 5.5
@@ -291,6 +292,26 @@ def test_held_out_states_and_moments_are_all_states_and_nothing_twice(n_criterio
     whole.update(x)
     for name, tensor in whole.state_dict().items():
         assert torch.allclose(both.state_dict()[name], tensor, rtol=1e-10, atol=1e-10), name
+
+
+def test_processes_that_share_a_stream_hold_out_what_one_would():
+    x, layout = normal(300, 2, 3, seed=1), DenseLayout((2, 3))
+    alone = collect(
+        x.split(30), layout, 40, covariance="full", generator=generator(), hold_out=True
+    )
+    seed = int(torch.randint(2**62, (), generator=generator()))
+    shares = []
+    for rank in (0, 1):
+        moments = DenseMoments((2, 3), kind="full")
+        sample = _HeldOut(40, seed, moments)
+        for number in range(rank, 10, 2):
+            sample.update(x[30 * number : 30 * number + 30], None, number)
+        shares.append((moments, sample))
+    moments, sample = _merge(shares[0], pickle.loads(pickle.dumps(shares[1])))
+    assert torch.equal(sample.tensors()[0], alone.x)
+    assert moments.count == alone.moments.count == 260
+    for name, tensor in alone.moments.state_dict().items():
+        assert torch.allclose(moments.state_dict()[name], tensor, rtol=1e-10, atol=1e-10), name
 
 
 def test_the_same_states_are_held_out_at_every_level():

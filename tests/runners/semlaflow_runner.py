@@ -62,8 +62,8 @@ sys.path.insert(0, str(Path.cwd()))
 from semlaflow.data.interpolate import GeometricInterpolant, GeometricNoiseSampler  # noqa: E402
 from semlaflow.models.fm import Integrator, MolecularCFM  # noqa: E402 - upstream's, as the next
 from semlaflow.models.semla import EquiInvDynamics, SemlaGenerator  # noqa: E402
-from semlaflow.util.functional import one_hot_encode_tensor, pad_tensors  # noqa: E402
-from semlaflow.util.molrepr import GeometricMol  # noqa: E402
+from semlaflow.util.functional import one_hot_encode_tensor  # noqa: E402
+from semlaflow.util.molrepr import GeometricMol, GeometricMolBatch  # noqa: E402
 
 from gaga_adapter import AtomLayout, TwoSample, fit_states  # noqa: E402
 from gaga_adapter.molecules.qm9 import load_qm9  # noqa: E402
@@ -109,8 +109,8 @@ def interpolated(batches, level, **options):
 
 
 def padded(molecules):
-    x = pad_tensors([molecule.coords for molecule in molecules])
-    return x, mask_from_sizes(torch.tensor([molecule.seq_length for molecule in molecules]))
+    batch = GeometricMolBatch.from_list(molecules)
+    return batch.coords, batch.mask.bool()
 
 
 def network():
