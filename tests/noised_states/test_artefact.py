@@ -1,6 +1,8 @@
 """Statistics of noised states on disk and on screen."""
 
+import contextlib
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from toys import gaussian_molecules, generator, normal
 
 from gaga_adapter import AtomLayout, DenseLayout, FittedStates, GAGAStats
-from gaga_adapter.errors import ArtefactError, TruncationError, WriteError
+from gaga_adapter.errors import ArtefactError, GAGAError, TruncationError, WriteError
 from gaga_adapter.files.pair import digest_of
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.noised_states import MeasuredLevel
@@ -115,6 +117,19 @@ def test_tensors_that_are_damaged(tmp_path):
     (tmp_path / TENSORS).write_bytes(content)
     with pytest.raises(ArtefactError, match=r"corrupt .*digest.*Write it again with `fit_states`"):
         FittedStates.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_a_byte_that_was_changed_is_read_or_refused_and_nothing_else(name, tmp_path):
+    molecules().save_pretrained(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    rng = random.Random(0)
+    for _ in range(60):
+        content = bytearray(whole)
+        content[rng.randrange(len(whole))] = rng.randrange(256)
+        (tmp_path / name).write_bytes(content)
+        with contextlib.suppress(GAGAError):
+            FittedStates.from_pretrained(tmp_path).start()
 
 
 def test_a_folder_without_statistics_of_states(tmp_path):

@@ -326,6 +326,16 @@ def test_the_same_states_are_held_out_at_every_level():
     assert torch.allclose(seen[0] / 0.4, seen[1] / 0.2)
 
 
+def test_progress_is_told_the_states_and_the_levels():
+    told = []
+    fit_states(small, [0.1, 0.2], criterion=unjudged(), progress=lambda *what: told.append(what))
+    assert [what for what in told if what[0] == "two_sample"] == [
+        ("two_sample", 1, 2),
+        ("two_sample", 2, 2),
+    ]
+    assert ("moments", 60, None) in told
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 
