@@ -105,6 +105,7 @@ def fit_states(
             have this reference.
         TruncationError: If levels are out of order or repeated, or the states are not within the
             tolerance even at the noisiest level.
+        ArtefactError: If the provenance cannot be stored as JSON.
         ProcessError: If another process failed or is gone.
     """
     if not callable(states_at_level):
