@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gaga_adapter.criteria.certificate.criterion import Certificate
     from gaga_adapter.criteria.cumulant.criterion import Cumulant
     from gaga_adapter.criteria.ks_mi.criterion import KSMI
+    from gaga_adapter.criteria.rigid import RigidTarget
     from gaga_adapter.criteria.two_sample.criterion import TwoSample
     from gaga_adapter.few_step import FewStepScheduler
     from gaga_adapter.fitting import compare, fit
@@ -61,7 +62,7 @@ _files.card_writer_home = ("gaga_adapter.report.card", "write_card")
 
 #: Public names by the module of this package that loads when one of them is first used.
 _ROOMS = {
-    "criteria": ("Certificate", "Cumulant", "KSMI", "TwoSample"),
+    "criteria": ("Certificate", "Cumulant", "KSMI", "RigidTarget", "TwoSample"),
     "few_step": ("FewStepScheduler",),
     "noise.fitted": ("FittedLevels",),
     "fitting": ("compare", "fit"),
@@ -104,6 +105,7 @@ __all__ = [
     "MoleculeLayout",
     "MoleculePipeline",
     "ReferenceGaussian",
+    "RigidTarget",
     "TabulatedPath",
     "TokenLayout",
     "TruncatedTimesteps",

@@ -34,6 +34,14 @@ together is held fixed, so the interval is that of the choice given the criterio
 sizes. Larger molecules have more to tell, so their t* is noisier; a batch of one size can start at
 its own.
 
+**A condition narrows the law.** The curve is that of all data. Averaged over conditions c,
+
+    E_c KL(p(x_t | c) || start) = KL(p(x_t) || start) + I(x_t; c),
+
+so a condition adds its mutual information with the noised data at t*, which the criterion has not
+seen. It is small for what says little about the form that is left at t*, such as most prompts, and
+large for what fixes a part of the target (`warn_of_condition`).
+
 **The default tolerance**, 0.5 nats per molecule. By data processing the samples are no further from
 those of the full path than the start from the marginal there. On QM9 (`polynomial_2`, 200 steps)
 molecules from the `shape` of older artefacts, whose tensors scatter, at t = 525 (0.5 nats) and
@@ -55,7 +63,7 @@ import torch
 from torch import Generator
 
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.errors import DataError, TruncationError, warn
 from gaga_adapter.files.checked import Fields
 from gaga_adapter.noise.levels import MOST_LOG_SNR, TOLERANCE
 
@@ -411,4 +419,18 @@ def _never(curve: CriterionCurve, tolerance: float) -> str:
         f"{curve.criterion} against the {curve.reference} reference does not stay within "
         f"{limit:.3g} {curve.unit} up to the noisiest level (log-SNR {curve.log_snr[-1]:.3g}). "
         f"{best} Extend the curve towards noise, {advice}"
+    )
+
+
+def warn_of_condition(what: str) -> None:
+    """Say that t* was chosen for the law of all data, and that a condition narrows it.
+
+    Args:
+        what: Condition, as the subject of a sentence.
+    """
+    warn(
+        f"{what} narrows what is to be sampled, and t* was chosen for the law of all data: on "
+        "average the start is further off, by the mutual information of condition and noised data "
+        "at t*. Compare samples with those of the full path, choose a noisier t_star, or fit on "
+        "data of this condition. If it fixes the whole target, see RigidTarget."
     )

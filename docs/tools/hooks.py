@@ -62,6 +62,7 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.criteria.ks_mi.criterion",
         "gaga_adapter.criteria.ks_mi.published",
         "gaga_adapter.criteria.certificate.denoisers",
+        "gaga_adapter.criteria.rigid",
         "gaga_adapter.selection",
     ),
     "Sampling": (
@@ -73,6 +74,7 @@ API: dict[str, tuple[str, ...]] = {
         "integrations.patching.fitting",
         "integrations.sampling.pipeline",
         "integrations.karras",
+        "integrations.structures.patch",
         "integrations.protocol",
         "gaga_adapter.testing",
         "gaga_adapter.testing.adapter",
