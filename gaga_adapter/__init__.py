@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         VPPath,
         named_path,
     )
+    from gaga_adapter.noised_states import FittedStates, fit_states
     from gaga_adapter.reference import ReferenceGaussian
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
@@ -78,6 +79,7 @@ _ROOMS = {
     "molecules.denoiser": ("MoleculeDenoiser",),
     "molecules.pipeline": ("MoleculePipeline",),
     "noise.paths": ("FlowPath", "GaussianPath", "TabulatedPath", "VEPath", "VPPath", "named_path"),
+    "noised_states": ("FittedStates", "fit_states"),
     "reference": ("ReferenceGaussian",),
     "scheduler": ("GAGAScheduler",),
     "stats": ("GAGAStats",),
@@ -94,6 +96,7 @@ __all__ = [
     "DenseLayout",
     "FewStepScheduler",
     "FittedLevels",
+    "FittedStates",
     "FlowPath",
     "GAGAScheduler",
     "GAGAStats",
@@ -116,6 +119,7 @@ __all__ = [
     "fit",
     "fit_from",
     "fit_levels",
+    "fit_states",
     "named_path",
     "patched",
     "record_trained",

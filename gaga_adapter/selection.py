@@ -55,7 +55,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -259,12 +259,9 @@ def select(
             f"consecutive={consecutive}: the curve has {len(curve.log_snr)} levels. Ask for 1 to "
             f"{len(curve.log_snr)}, or None for all up to noise."
         )
-    columns = zip(curve.value, curve.std_error, strict=True)
-    upper = [value + MARGIN * error for value, error in columns]
     nats, limit = curve.unit == "nats", threshold(curve, tolerance)
-    # A comparison with NaN is false, and false does not hold.
-    holds = [value <= limit if nats else value >= limit for value in upper]
-    first = _first_run(holds, consecutive)
+    upper = upper_limits(curve.value, curve.std_error)
+    first = first_that_holds(upper, limit, curve.unit, consecutive)
     if first is None:
         raise TruncationError(_never(curve, tolerance))
     star, low = curve.log_snr[first], upper[first]
@@ -285,9 +282,30 @@ def select(
     return Selection(star, tolerance, curve, reason)
 
 
-def _first_run(holds: list[bool], length: int | None) -> int | None:
-    """Where `length` levels in a row hold first, or from where on all do; None if nowhere."""
-    ends = range(length, len(holds) + 1) if length is not None else [len(holds)] * len(holds)
+def upper_limits(value: Sequence[float], std_error: Sequence[float]) -> list[float]:
+    """What is compared with the tolerance: values (L,) and their margin of standard errors."""
+    return [one + MARGIN * error for one, error in zip(value, std_error, strict=True)]
+
+
+def first_that_holds(
+    upper: Sequence[float], limit: float, unit: str = "nats", consecutive: int | None = None
+) -> int | None:
+    """The level from which on a criterion holds, by its place in the order from data to noise.
+
+    Args:
+        upper: Values with their margins (L,).
+        limit: Limit of the values.
+        unit: Unit of the values.
+        consecutive: Number of levels in a row that are enough; all up to noise when `None`.
+
+    Returns:
+        The place, or `None` if there is no such level.
+    """
+    # A comparison with NaN is false, and false does not hold.
+    holds = [value <= limit if unit == "nats" else value >= limit for value in upper]
+    ends = [len(holds)] * len(holds)
+    if consecutive is not None:
+        ends = list(range(consecutive, len(holds) + 1))
     return next((k for k, end in enumerate(ends) if all(holds[k:end])), None)
 
 

@@ -32,6 +32,8 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.level_fitting.search",
         "gaga_adapter.noise.fitted",
         "gaga_adapter.fitting",
+        "gaga_adapter.noised_states.fit",
+        "gaga_adapter.noised_states.artefact",
         "gaga_adapter.stats",
         "gaga_adapter.layout",
         "gaga_adapter.errors",
@@ -47,6 +49,7 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.reference.base",
         "gaga_adapter.reference.molecules",
         "gaga_adapter.reference.shape",
+        "gaga_adapter.reference.measured",
         "gaga_adapter.reference.dense",
     ),
     "Choosing t*": (
