@@ -42,14 +42,15 @@ def _features(r: Tensor, one_hot: Tensor, mask: Tensor) -> Tensor:
         inside = mask & (place >= quarter / 4) & (place < (quarter + 1) / 4)
         columns.append((square * inside).sum(1, keepdim=True) / n)
     for lag in _LAGS:
-        both = mask[:, lag:] & mask[:, : r.shape[1] - lag]
+        width = max(0, r.shape[1] - lag)
+        both = mask[:, lag:] & mask[:, :width]
         pairs = both.sum(1, keepdim=True).clamp(min=1)
-        one, other = r[:, lag:], r[:, : r.shape[1] - lag]
+        one, other = r[:, lag:], r[:, :width]
         apart = (one - other).square().sum(-1).sqrt()
         columns.append(((one * other).sum(-1) * both).sum(1, keepdim=True) / n)
         columns.append((apart * both).sum(1, keepdim=True) / pairs)
         if lag <= 2:
-            alike = (kinds[:, lag:] * kinds[:, : r.shape[1] - lag]).sum(-1)
+            alike = (kinds[:, lag:] * kinds[:, :width]).sum(-1)
             columns.append((alike * both).sum(1, keepdim=True) / pairs)
             for centre in _CENTRES:
                 near = torch.exp(-0.5 * ((apart - centre) / _WIDTH) ** 2)
