@@ -180,7 +180,7 @@ def fit(
     if reference.startswith("mixed") and any(judge.name in others for judge in judges):
         raise DataError(
             f"types of the {reference!r} reference stay discrete, and only the criterion "
-            f"{_MIXED!r} looks at them beside positions. Got {', '.join(judge.name for judge in judges)}."
+            f"{_MIXED!r} looks at them. Got {', '.join(judge.name for judge in judges)}."
         )
     check_tolerance(tolerance, judges[0].unit)
     levels = _levels(log_snr, provenance)

@@ -14,7 +14,7 @@ from folders import RUNNERS
 CASE = flow_checks.Case("the fake TABASCO", tabasco_like.make_model, tabasco_like.Batch)
 
 
-@pytest.mark.filterwarnings("ignore:400 data items make a loose lower bound")
+@pytest.mark.filterwarnings("ignore:200 data items make a loose lower bound")
 @pytest.mark.filterwarnings("ignore:the network knows the order")
 @pytest.mark.parametrize("check", flow_checks.CHECKS)
 def test_stand_in(check):
