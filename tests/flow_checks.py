@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 from gaga_adapter.integrations import remove_patch
 from gaga_adapter.integrations.flows import tabasco
+from gaga_adapter.integrations.flows.truncated import noise_of, noise_std
 from gaga_adapter.integrations.patching.patch import state_of
 
 from gaga_adapter.criteria import TwoSample
@@ -71,9 +72,7 @@ class Case:
         moments = MixedMoments(N_TYPES)
         batch = self.batch(coords=coords, atomics=types, padding_mask=~mask)
         moments.update(*tabasco.diffused(model, batch))
-        stats = GAGAStats(
-            AtomLayout(N_TYPES), moments, log_snr_star, provenance=tabasco._noise(model)
-        )
+        stats = GAGAStats(AtomLayout(N_TYPES), moments, log_snr_star, provenance=noise_of(model))
         return stats
 
 
@@ -174,7 +173,7 @@ def the_first_state_is_of_the_mixed_law(case):
         given = case.given(sizes=(6,) * 3000)
         start = case.seen(model, lambda: case.sample(model, num_steps=2, batch=given))[0]  # noqa: B023
         x, types = start[1].double(), start[2].double()
-        sigma = tabasco._noise_std(model, torch.ones(1, 6, dtype=torch.bool)).item()
+        sigma = noise_std(model, torch.ones(1, 6, dtype=torch.bool)).item()
         assert float(x.sum(1).abs().max()) < 1e-4
         moments = stats.moments.at_size(6)
         per_degree = x.square().sum((1, 2)) / 15

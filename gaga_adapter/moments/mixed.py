@@ -150,7 +150,7 @@ class MixedMoments(ExchangeableMoments):
             squares += count * self._squares[int(n)] / v_x
             weight += float(count)
         matrix += _PRIOR_ATOMS * torch.eye(n_types)
-        ratios = torch.linalg.solve(matrix, squares + _PRIOR_ATOMS)
+        ratios: Tensor = torch.linalg.solve(matrix, squares + _PRIOR_ATOMS)
         return ratios.clamp(min=1e-3)
 
     def place_covariance(self, size: SizeMoments) -> Tensor:
@@ -216,7 +216,8 @@ class MixedMoments(ExchangeableMoments):
         groups, priorities, _ = moments._table.arrays()
         types = own.take("row_types", torch.int8, [int(groups.sum())])
         own.within("row_types", types, 0, k - 1)
-        split = places.split([n * n for n in sizes])
+        ends = torch.tensor([n * n for n in sizes]).cumsum(0)[:-1]
+        split = places.tensor_split(ends)
         for n, square, place in zip(sizes, squares, split, strict=True):
             moments._squares[n], moments._places[n] = square, place.view(n, n)
             proper = is_covariance(place.view(1, n, n), 1e-9).all()

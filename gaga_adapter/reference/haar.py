@@ -132,4 +132,5 @@ def frames(u: Tensor, mask: Tensor) -> Tensor:
 def gaussians(u: Tensor) -> Tensor:
     """Standard normal numbers (...) from uniform numbers (...) in [0, 1), by the inverse of Phi."""
     largest = 1 - 2.0**-53  # the last number below 1
-    return torch.special.ndtri((u + 2.0**-54).clamp(max=largest))
+    normal: Tensor = torch.special.ndtri((u + 2.0**-54).clamp(max=largest))
+    return normal

@@ -302,7 +302,7 @@ class MixedReference(ReferenceGaussian):
 
 def _principal(columns: Tensor) -> Tensor:
     """Left singular vectors (B, N, 3) of columns (B, N, 3), the largest singular value first."""
-    _, axes = torch.linalg.eigh(columns.mT @ columns)
+    axes: Tensor = torch.linalg.eigh(columns.mT @ columns).eigenvectors
     turned = columns @ axes.flip(-1)
     return turned / turned.square().sum(1, keepdim=True).sqrt().clamp(min=1e-150)
 
