@@ -2,6 +2,7 @@
 
     python benchmarks/mixed.py              some ten minutes on one core
     python benchmarks/mixed.py -n 1000      a look
+    python benchmarks/mixed.py --page       only write the tables of docs/how-to/discrete-types.md
 
 TABASCO's path: positions are angstrom / 2, noise has variance 1, and at time t an atom shows its
 type with probability t, else a uniform one. Two sets: all atoms, judged by features that are blind
@@ -37,7 +38,10 @@ from gaga_adapter.reference.mixed import MixedReference
 from gaga_adapter.selection import DEFAULT_TOLERANCE, MARGIN
 from gaga_adapter.subspace import remove_mean
 
-RESULT = Path(__file__).parent / "results" / "mixed.json"
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "mixed.json"
+PAGE = ROOT / "docs" / "how-to" / "discrete-types.md"
+MARKS = "<!-- mixed:begin -->", "<!-- mixed:end -->"
 NUMBERS = (1, 6, 7, 8, 9)
 #: Times of the curve, by set, for the rows that come near to the data; and for the others.
 TIMES = {
@@ -129,12 +133,45 @@ def t_star(rows: list[dict[str, float]]) -> float:
     return held
 
 
+def tables(report: dict[str, Any]) -> str:
+    """A table for each set: bounds in nats and the AUC by start and time, and t*."""
+    lines = []
+    for name, rows in report["sets"].items():
+        times = FEW_TIMES
+        heads = [f"t = {t:g}" for t in times]
+        lines += ["", f"**{name.capitalize()}**", "", f"| start | {' | '.join(heads)} | t\\* |"]
+        lines.append("|---" * (len(heads) + 2) + "|")
+        for row, found in rows.items():
+            by_time = {point["t"]: point for point in found["curve"]}
+            cells = []
+            for t in times:
+                point = by_time[t]
+                more = "> " if point["saturated"] else ""
+                value = f"{more}{max(point['kl'], 0):.2f} ± {point['kl_std_error']:.2f}"
+                cells.append(f"{value} ({point['auc']:.2f})")
+            star = found.get("t_star", 0)
+            lines.append(f"| {row} | {' | '.join(cells)} | {f'{star:g}' if star else 'below'} |")
+    return "\n".join(lines[1:])
+
+
+def write_page(report: dict[str, Any]) -> None:
+    """Put the tables between their marks on the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    begin, end = (text.index(mark) for mark in MARKS)
+    new = f"{text[: begin + len(MARKS[0])]}\n{tables(report)}\n{text[end:]}"
+    PAGE.write_text(new, encoding="utf-8")
+
+
 def main() -> None:
     """Judge all rows of both sets, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("-n", type=int, default=4000, help="molecules that are judged")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--page", action="store_true", help="only write the page")
     arguments = parser.parse_args()
+    if arguments.page:
+        write_page(json.loads(arguments.out.read_text(encoding="utf-8")))
+        return
     torch.set_num_threads(1)
     report: dict[str, Any] = {
         **provenance(), "n": arguments.n, "n_moments": N_MOMENTS, "seed": SEED,
@@ -154,7 +191,7 @@ def main() -> None:
             if heavy and row != "mixed_order":
                 times = tuple(t for t in times if t <= 0.65)
             curve = [judged(reference, x, mask, t, ordered=heavy) for t in times]
-            rows[row] = {"curve": curve, **({} if is_far else {"t_star": t_star(curve)})}
+            rows[row] = {"curve": curve, "t_star": t_star(curve)}
             print(
                 name, row, rows[row].get("t_star"), [round(c["kl"], 3) for c in curve], flush=True
             )

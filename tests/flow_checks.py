@@ -25,7 +25,8 @@ from gaga_adapter.errors import (
     TruncationError,
     UnsupportedModelError,
 )
-from gaga_adapter.layout import AtomLayout
+from gaga_adapter.layout import AtomLayout, MoleculeLayout
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.moments.mixed import MixedMoments
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import trained_log_snr
@@ -320,6 +321,43 @@ def statistics_of_something_else_are_refused(case):
     raises(StatsMismatchError, "units of the noise", lambda: tabasco.apply_patch(other, stats))
     model.set_data_stats({**model.data_stats, "atom_dim": 9})
     raises(StatsMismatchError, "9 types", lambda: tabasco.apply_patch(model, stats))
+
+
+def molecules_of_a_plain_fit_serve_in_the_right_units(case):
+    """Statistics of `gaga fit`: compositions, without positions given types and without order."""
+    model = case.make()
+    coords, types, mask = molecules(4 + torch.arange(1200) % 4, 4)
+    moments = ExchangeableMoments(N_TYPES)
+    moments.update(torch.cat([coords, types / 4], -1), mask)
+    for scale in (2.0, 1.0):
+        layout = MoleculeLayout(("C", "N", "O", "F"), position_scale=scale)
+        stats = GAGAStats(layout, moments, 0.0)
+        if scale == 2.0:
+            tabasco.apply_patch(model, stats)
+            case.sample(model)
+            assert model._gaga.reference.kind == "mixed"
+        else:
+            expected = "positions are angstrom / 2"
+            raises(StatsMismatchError, expected, lambda: tabasco.apply_patch(model, stats))  # noqa: B023
+    stats = GAGAStats(AtomLayout(N_TYPES), moments, 0.0)
+    raises(
+        StatsMismatchError, "no discrete", lambda: tabasco.apply_patch(model, stats, 0.5, "shape")
+    )
+
+
+def the_module_that_trains_it_stands_for_it(case):
+    outer = torch.nn.Module()
+    outer.model = case.make()
+    handle = tabasco.apply_patch(outer, case.stats(outer.model), reference="mixed_order")
+    assert handle.model is outer.model
+    assert state_of(outer.model) is handle.state
+    handle.remove()
+    assert state_of(outer.model) is None
+    raises(
+        UnsupportedModelError,
+        "no attribute",
+        lambda: tabasco.apply_patch(torch.nn.Linear(2, 2), None, 0.5),
+    )
 
 
 def it_is_fitted_from_its_own_loader(case):
