@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from fakes.device import stand_in
 from scipy.stats import chisquare, norm
 
 from gaga_adapter import fit
@@ -255,6 +256,27 @@ def test_draws_of_one_seed_are_the_same(chained):
     one, two = (reference.sample([5, 7], torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(one, two)
     assert one.dtype == torch.get_default_dtype()
+
+
+@pytest.mark.parametrize("kind", MixedReference.kinds)
+def test_a_gpu_gives_the_same(chained, kind):
+    reference = MixedReference(kind, chained).at(*LEVEL)
+    z, mask = noise([7, 4, 6, 5])
+    x, x_mask = chains(100, seed=5)
+    torch.manual_seed(3)
+    here = reference.transport(z, mask), reference.noised(x, x_mask)
+    with stand_in() as device:
+        torch.manual_seed(3)
+        there = [
+            reference.transport(z.to(device), mask.to(device)).cpu(),
+            reference.noised(x.to(device), x_mask.to(device)).cpu(),
+        ]
+        moments = MixedMoments(3)
+        moments.update(x.to(device), x_mask.to(device))
+        assert reference.sample([5, 6], device=device).device == device
+    for one, other in zip(here, there, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    assert moments.count == 100
 
 
 # -- the criterion, and what is refused ------------------------------------------------------------
