@@ -262,7 +262,8 @@ _PAPER = """
 import sys, types
 sys.path[:0] = [".", sys.argv[1]]
 sys.modules["IPython"] = types.SimpleNamespace(embed=None)
-import contract, torch
+import torch
+from gaga_adapter import testing
 from egnn import models
 from equivariant_diffusion import en_diffusion
 from gaga_adapter.integrations import apply_patch, fit_from
@@ -272,7 +273,7 @@ network = models.EGNN_dynamics_QM9(
 model = en_diffusion.EnVariationalDiffusion(
     dynamics=network, in_node_nf=5, n_dims=3, timesteps=1000, noise_schedule="polynomial_2",
     noise_precision=1e-5, loss_type="l2", norm_values=(1.0, 4.0, 10.0), include_charges=False)
-case = contract.Case("paper", None)
+case = testing.Case("paper", None)
 loader = [case.batch(model, (5, 9, 7, 6, 8) * 40, seed) for seed in range(6)]
 stats = fit_from(model, loader, criterion="cumulant", reference="size", tolerance=1000.0,
                  log_snr=(0.0, -3.0), n_bootstrap=0)
