@@ -208,7 +208,7 @@ def tables(report: dict[str, Any]) -> str:
                 more = "> " if point["saturated"] else ""
                 value = f"{more}{max(point['kl'], 0):.2f} ± {point['kl_std_error']:.2f}"
                 cells.append(f"{value} ({point['auc']:.2f})")
-            star = found.get("t_star", 0)
+            star = t_star(found["curve"])
             lines.append(f"| {row} | {' | '.join(cells)} | {f'{star:g}' if star else 'below'} |")
     return "\n".join(lines[1:])
 

@@ -15,7 +15,7 @@ inside. With `n_k` atoms of type k in a molecule, it says
 
 a linear system for `s²`, whose matrix is positive. What a type has beyond its own variance, the
 covariance of two types' centres, was measured on QM9 and is left out: it adds 0.02 nats at most to
-the 0.4 to 1.0 nats of the variances, at t = 0.6 to 0.75 of a linear flow.
+the 0.3 to 1.0 nats of the variances, at t = 0.6 to 0.75 of a linear flow (`benchmarks/mixed.py`).
 
 **Order.** Codebases with positional encodings train on molecules in the order of a SMILES, whose
 neighbours are bonded. `C` knows that; exchangeable moments cannot.
