@@ -36,7 +36,7 @@ def test_an_adapter_and_a_function_are_enough():
     skipped = {v.check: v.why for v in report.verdicts if v.outcome == "skipped"}
     assert skipped == {
         "a_learned_schedule_feels_the_prior_term": "mine has no schedule",
-        "the_lost_class_is_told_and_given_back": "mine has no charges",
+        "a_lost_element_class_is_reported_and_given_back": "mine has no charges",
     }
     assert adapters() == before
     assert torch.equal(torch.get_rng_state(), state)
