@@ -63,7 +63,7 @@ class SchedulerCase:
     Attributes:
         scheduler: Scheduler to wrap; it is copied, and stays as it is.
         n_steps: Number of steps of a full run.
-        loop: Loop to run it in; by default the package's own.
+        loop: Loop to run it in; `None` for the package's own, `walk`.
         jumps: Whether its network jumps to the end of the probability flow, as a consistency model
             does, instead of predicting the mean of the data.
         n_rows: Number of sets of 64 atoms that the law of a run is judged by.
@@ -74,7 +74,7 @@ class SchedulerCase:
 
     scheduler: Scheduler
     n_steps: int = 20
-    loop: Loop = walk_through
+    loop: Loop | None = None
     jumps: bool = False
     n_rows: int = 256
     tolerance: float = 0.05
@@ -123,7 +123,7 @@ class SchedulerCase:
         Raises:
             NotApplicable: If the loop cannot run this class.
         """
-        if self.loop is walk_through:
+        if self.loop is None:
             try:
                 served(scheduler)
             except UnsupportedSchedulerError as reason:
@@ -142,7 +142,7 @@ class SchedulerCase:
             torch.manual_seed(0)
             noise = torch.randn(n_rows, N_ATOMS, 6)
             noise[..., :3] -= noise[..., :3].mean(1, keepdim=True)
-            sample = self.loop(scheduler, noise, network, n_steps or self.n_steps)
+            sample = (self.loop or walk_through)(scheduler, noise, network, n_steps or self.n_steps)
         return Run(sample, n_calls)
 
     def clean(self, x: Tensor, level: Level) -> Tensor:
