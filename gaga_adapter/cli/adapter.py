@@ -43,7 +43,7 @@ def run(
 
       gaga adapter new mycode --model mycode.models:make_model
     """
-    from gaga_adapter.testing.skeleton import Structure, adapter_text, structure_of, test_text
+    from gaga_adapter.testing.skeleton import Structure, structure_of, text_of_adapter, text_of_test
 
     _check(action, name)
     with _importable(Path(), out_folder):
@@ -54,8 +54,8 @@ def run(
             _check_new(made)
             found = structure_of(made)
         texts = {
-            out_folder / f"{name}_adapter.py": adapter_text(name, found),
-            out_folder / f"test_{name}_adapter.py": test_text(name, model),
+            out_folder / f"{name}_adapter.py": text_of_adapter(name, found),
+            out_folder / f"test_{name}_adapter.py": text_of_test(name, model),
         }
         _write(texts)
         report = _report(name, make) if make is not None and not found.missing else None

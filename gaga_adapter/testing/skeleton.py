@@ -158,7 +158,7 @@ def class_name(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_")) or name
 
 
-def adapter_text(name: str, found: Structure) -> str:
+def text_of_adapter(name: str, found: Structure) -> str:
     """The file of the adapter."""
     base = "EDM" if found.is_edm else "Adapter"
     steps, schedule = found.steps or "T", found.schedule or "gamma"
@@ -228,7 +228,7 @@ def adapter_text(name: str, found: Structure) -> str:
     return "\n".join([*lines, "", "", f"register({class_name(name)}())", ""])
 
 
-def test_text(name: str, maker: str | None) -> str:
+def text_of_test(name: str, maker: str | None) -> str:
     """The file of its test.
 
     Args:

@@ -103,8 +103,11 @@ def test_without_a_model_the_names_are_those_of_edm(gaga, tmp_path, monkeypatch)
     done = gaga("adapter", "new", "mycode", "--out", "there")
     assert done.code == 0, done.err
     text = (tmp_path / "there" / "mycode_adapter.py").read_text()
-    compile(text, "mycode_adapter.py", "exec")
     assert 'network = "phi"' in text
+    monkeypatch.setattr(protocol, "_ADAPTERS", dict(protocol._ADAPTERS))
+    names = {}
+    exec(compile(text, "mycode_adapter.py", "exec"), names)
+    check_adapter(names["Mycode"](), lambda n_steps: edm_like.make_edm(n_steps)).assert_passed()
     assert "make a model of mycode here" in (tmp_path / "there/test_mycode_adapter.py").read_text()
     done = gaga("adapter", "new", "mycode", "--out", "there")
     assert done.code == 2
