@@ -32,6 +32,9 @@ def run(
         Path,
         typer.Option("--out", help="Folder for the two files.", callback=writable_folder),
     ] = Path("."),
+    force: Annotated[
+        bool, typer.Option("--force", help="Draft one for a model that has an adapter already.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the first draft of an adapter, and a test that checks it.
@@ -51,7 +54,7 @@ def run(
         found = Structure("EnVariationalDiffusion")
         if make is not None:
             made = make()
-            _check_new(made)
+            _check_model(made, force)
             found = structure_of(made)
         texts = {
             out_folder / f"{name}_adapter.py": text_of_adapter(name, found),
@@ -68,7 +71,7 @@ def run(
     if make is not None:
         _print_structure(found)
     if report is not None:
-        out.print(str(report))
+        out.print(str(report), soft_wrap=True)
     for file in texts:
         say(f"wrote {file}")
 
@@ -109,8 +112,8 @@ def _function(place: str) -> Callable[..., Any]:
     return maker
 
 
-def _check_new(model: Any) -> None:  # noqa: ANN401 - whatever the function made
-    """Refuse a model for which there is an adapter, and what is no model."""
+def _check_model(model: Any, force: bool) -> None:  # noqa: ANN401 - whatever the function made
+    """Refuse what is no model, and one for which there is an adapter, unless it is forced."""
     from torch import nn
 
     from gaga_adapter.integrations.protocol import adapters
@@ -119,10 +122,10 @@ def _check_new(model: Any) -> None:  # noqa: ANN401 - whatever the function made
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"the function made a {kind}. It must make a torch nn.Module.")
     for adapter in adapters().values():
-        if not adapter.reasons(model):
+        if not force and not adapter.reasons(model):
             raise UnsupportedModelError(
-                f"{kind} needs no adapter: the one called {adapter.name} recognises it. Call "
-                "apply_patch(model, stats)."
+                f"the adapter {adapter.name} recognises {kind}: apply_patch(model, stats) works as "
+                "it is. If the class does other things than its names say, pass --force."
             )
 
 

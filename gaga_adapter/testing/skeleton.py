@@ -21,6 +21,8 @@ from gaga_adapter.integrations.edm import ATTRIBUTES
 Model = Any  # an nn.Module of a codebase that is not imported
 
 STEPS = ("T", "num_steps", "n_steps", "num_timesteps", "n_timesteps", "timesteps", "time_steps")
+#: Names that EDM gives; where a class has them, they mean the same.
+EDM_NAMES = ("phi", "sample_combined_position_feature_noise", "forward", "kl_prior")
 _DRAW = {"n_samples", "n_nodes", "node_mask"}
 
 
@@ -39,7 +41,7 @@ class Structure:
         prior_term: Method that takes `xh` and `node_mask`.
         n_features: Number of channels of the noise besides the positions.
         is_edm: Whether it keeps elements and scales as EDM does.
-        others: Methods that look at the number of steps and are none of the above.
+        others: Further methods that sample, or look at the number of steps.
     """
 
     kind: str
@@ -73,27 +75,33 @@ def structure_of(model: Model) -> Structure:
 
     def having(names: set[str], lacking: frozenset[str] = frozenset()) -> list[str]:
         found = [name for name, taken in methods.items() if names <= taken and not lacking & taken]
-        return sorted(found, key=lambda name: (name.startswith(("sample", "compute", "_")), name))
+        return sorted(found, key=lambda name: (name not in EDM_NAMES, len(name), name))
 
     samplers = [name for name in having({*_DRAW, "edge_mask"}) if "t" not in methods[name]]
     noise = _first(having(_DRAW, frozenset({"edge_mask"})))
     losses = having({"x", "h", "node_mask"}, frozenset({"t"}))
+    n_features = _n_features(model, noise)
+    is_edm = "sample_p_xh_given_z0" in methods and all(
+        hasattr(model, name) for name in ATTRIBUTES if name not in ("T", "gamma")
+    )
+    is_edm = is_edm and n_features in (None, model.in_node_nf)
     found = Structure(
         type(model).__name__,
         _steps(model),
         _first(name for name, child in model.named_children() if _is_schedule(child)),
         _first(having({"x", "t"}, frozenset({"s", "h"}))),
         noise,
-        tuple(sorted(samplers, key=lambda name: (len(name), name))),
-        "forward" if "forward" in losses else _first(losses),
+        tuple(n for n in ("sample", "sample_chain") if n in samplers) or tuple(samplers[:1]),
+        _first(losses),
         _first(having({"xh", "node_mask"}, frozenset({"t", "edge_mask"}))),
-        _n_features(model, noise),
-        "sample_p_xh_given_z0" in methods
-        and all(hasattr(model, name) for name in ATTRIBUTES if name not in ("T", "gamma")),
+        n_features,
+        is_edm,
     )
     known = {found.network, found.noise, found.loss, found.prior_term, *found.starts}
     others = tuple(
-        name for name in methods if name not in known and _reads(model, name, found.steps)
+        name
+        for name in methods
+        if name not in known and (name in samplers or _reads(model, name, found.steps))
     )
     return Structure(**{**found.__dict__, "others": others})
 
@@ -176,7 +184,9 @@ def text_of_adapter(name: str, found: Structure) -> str:
         + ("lacks, register" if found.is_edm else "Adapter, lacks, register"),
         *([] if found.is_edm else ["from gaga_adapter.layout import AtomLayout"]),
         "",
-        f"ATTRIBUTES = {tuple(attributes)!r}".replace("'", '"'),
+        "ATTRIBUTES = (",
+        *(f'    "{attribute}",' for attribute in attributes),
+        ")",
         "METHODS = {",
         *(f'    "{key}": {value!r},'.replace("'", '"') for key, value in methods.items()),
         "}",
@@ -193,7 +203,7 @@ def text_of_adapter(name: str, found: Structure) -> str:
         "    prior_term = " + (f'"{found.prior_term}"' if found.prior_term else "None"),
         "    # Methods that compute absolute steps, or start from noise of their caller, with the",
         '    # reason why they are refused: {"inpaint": "it starts at an absolute step"}.',
-        *(f"    # Read this one, it uses {steps}: {other}" for other in found.others),
+        *(f"    # Read this one, it samples or uses {steps}: {other}" for other in found.others),
         "    refused = {}",
         "",
         "    def reasons(self, model):",

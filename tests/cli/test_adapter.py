@@ -81,7 +81,7 @@ def test_the_draft_keeps_the_contract_as_it_is_written(fork, gaga, tmp_path, nam
     assert adapters() == before
     text = (tmp_path / f"{name}_adapter.py").read_text()
     assert f"class {name.title()}({base}):" in text
-    assert "# Read this one, it uses num_steps: compute_loss" in text
+    assert "# Read this one, it samples or uses num_steps: compute_loss" in text
     test = importlib.import_module(f"test_{name}_adapter")
     assert test.check_adapter is check_adapter
     test.test_contract()
@@ -134,9 +134,18 @@ def test_what_is_refused(gaga, tmp_path, monkeypatch, words, said):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_has_an_adapter_needs_none(gaga, tmp_path, monkeypatch):
+def test_a_model_that_has_an_adapter_gets_another_only_by_force(gaga, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(edm_like, "made", lambda: edm_like.make_edm(20), raising=False)
-    done = gaga("adapter", "new", "mycode", "--model", "fakes.edm_like:made")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(
+        edm_like, "made", lambda n_steps=20: edm_like.make_edm(n_steps), raising=False
+    )
+    words = ("adapter", "new", "alpha", "--model", "fakes.edm_like:made")
+    done = gaga(*words)
     assert done.code == 2
-    assert "needs no adapter: the one called edm recognises it" in done.err
+    assert "the adapter edm recognises EnVariationalDiffusion" in done.err
+    done = gaga(*words, "--force", "--json")
+    assert done.code == 0, done.err
+    checks = json.loads(done.out)["checks"]
+    assert not [check for check, said in checks.items() if said.startswith("failed")]
+    del sys.modules["alpha_adapter"]
