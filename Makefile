@@ -5,6 +5,10 @@ BIN     = $(VENV)/bin
 PIP     = $(BIN)/pip install --quiet --constraint constraints.txt
 # Its models, which the tests patch, need none of its 126 dependencies.
 MOLCRAFT = $(PIP) --no-deps molcraftdiffusion decorator
+# Libraries whose sampling loops are run from t*, without what a loop does not touch (torchvision,
+# optimal transport).
+LOOPS   = $(PIP) --no-deps azula flow_matching torchdiffeq smalldiffusion torchcfm bionemo-moco \
+          jaxtyping wadler-lindig
 
 .PHONY: demo test lint docs bench clean
 
@@ -38,6 +42,7 @@ $(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(PIP) -e ".[test]"
 	$(MOLCRAFT)
+	$(LOOPS)
 	touch $@ $(VENV)/.demo
 
 $(VENV)/.docs: $(VENV)/bin/pip pyproject.toml constraints.txt
@@ -47,6 +52,7 @@ $(VENV)/.docs: $(VENV)/bin/pip pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(PIP) -e ".[dev]"
 	$(MOLCRAFT)
+	$(LOOPS)
 	touch $@ $(VENV)/.test $(VENV)/.docs $(VENV)/.demo
 
 clean:

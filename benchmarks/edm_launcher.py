@@ -36,6 +36,7 @@ from gaga_adapter.molecules.formats import read_molecules
 from gaga_adapter.molecules.metrics.evaluate import evaluate
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 MODEL = "outputs/checkpoint"
 CALLS = re.compile(r"network calls: (\d+) per sample, from t\* = (\d+) of T = (\d+)")
 OVERVIEW = re.compile(r"Overview: val nll (\S+) test nll (\S+) (\{.*\})")
@@ -130,6 +131,46 @@ def run(checkout: Path, options: list[str], n: int, batch_size: int) -> dict[str
     }
 
 
+def table(found: dict[str, Any]) -> str:
+    """The runs of the script, and the rows of the same checkpoint in `few_calls.json`."""
+    few = json.loads((RESULTS / "few_calls.json").read_text(encoding="utf-8"))["weights"]["edm"]
+    lines = [
+        "| how | network calls | molecules | atoms stable % | molecules stable % | v_x "
+        "| spread of v_x | anisotropy |",
+        "|---" * 8 + "|",
+    ]
+
+    def line(how: str, calls: object, n: int, figures: dict[str, Any]) -> None:
+        shares = [figures["atom_stability"], figures["molecule_stability"]]
+        form = [figures[name] for name in ("v_x", "v_x_spread", "anisotropy")]
+        cells = [f"{100 * one['value']:.1f} ± {100 * one['std_error']:.1f}" for one in shares]
+        cells += [f"{one['value']:.3f} ± {one['std_error']:.3f}" for one in form]
+        lines.append(f"| {how} | {calls} | {n} | {' | '.join(cells)} |")
+
+    for name, row in found["rows"].items():
+        start = "the whole path" if name == "whole path" else f"from t\\* = {row['t_star']}"
+        how = f"`{found['command']}`, {start}"
+        line(how, row["network_calls"], row["n"], {**row["figures"], **row["figures"]["shape"]})
+    ways = {
+        "own, all calls": "`as_pipeline`, EDM's own steps, the whole path",
+        "few-step 20, shape at 60, matched": '`as_pipeline(model, "few-step")` from t\\* = 60',
+        "few-step 12, shape at 60, matched": "the same",
+        "few-step 20, none, matched": "the same steps from N(0, I)",
+    }
+    for name, how in ways.items():
+        cell = few["cells"][name]
+        line(how, cell["network_calls"], cell["n"], cell["figures"])
+    line("*QM9, test split*", "–", few["held_out"]["n"], few["held_out"]["figures"])
+    n_steps = next(iter(found["rows"].values()))["n_steps"]
+    lines.append("")
+    lines.append(
+        f"747,094 weights, {n_steps} steps, ± one standard error. `python "
+        "benchmarks/edm_launcher.py` runs the script, `python benchmarks/few_calls.py` the "
+        "pipelines."
+    )
+    return "\n".join(lines)
+
+
 def _gaga(arguments: list[str], folder: Path) -> tuple[str, str]:
     """A command of this package; its standard output and standard error."""
     command = [sys.executable, "-m", "gaga_adapter", *arguments]
@@ -150,9 +191,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="molecules of a batch")
     parser.add_argument("--held-out", type=int, default=512, help="molecules of each bound")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "edm_launcher")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "edm_launcher.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "edm_launcher.json")
     return parser.parse_args()
 
 

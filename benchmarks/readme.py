@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import codebases
 import drugs
+import edm_launcher
 import few_calls_tables
 import items
 import levels
@@ -217,6 +219,7 @@ def images_table(found: dict[str, Any]) -> str:
 README, CRITERIA = ROOT / "README.md", RESULTS.parent / "CRITERIA.md"
 SAMPLING, SCALING = RESULTS.parent / "SAMPLING.md", RESULTS.parent / "SCALING.md"
 IMAGES, TRAINING = RESULTS.parent / "IMAGES.md", RESULTS.parent / "TRAINING.md"
+ADAPTERS = ROOT / "integrations" / "README.md"
 #: Marker -> page, results, and what is written between the markers.
 TABLES = {
     "references": (README, "references", references_table),
@@ -242,6 +245,8 @@ TABLES = {
     "items": (CRITERIA, "items", items.markdown),
     "scaling": (SCALING, "scaling", scaling.markdown),
     "images": (IMAGES, "images", images_table),
+    "codebases": (ADAPTERS, "codebases", codebases.table),
+    "edm_launcher": (ADAPTERS, "edm_launcher", edm_launcher.table),
     "drugs": (RESULTS.parent / "DRUGS.md", "drugs", drugs.markdown),
 }
 

@@ -81,6 +81,8 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.testing",
         "gaga_adapter.testing.adapter",
         "gaga_adapter.testing.adapter.case",
+        "gaga_adapter.testing.scheduler",
+        "gaga_adapter.testing.scheduler.case",
         "gaga_adapter.testing.report",
     ),
     "Training": (

@@ -36,6 +36,7 @@ _COMMANDS = (
     ("demo", _SAMPLES, "Sample QM9 in full and from t*: what it saves and costs."),
     ("run", _OTHERS, "Run a script of EDM or GeoLDM, unedited, inside of its checkout."),
     ("prepare", _OTHERS, "Write the data files that EDM and GeoLDM would download."),
+    ("adapter", _OTHERS, "Write the first draft of an adapter, and a test that checks it."),
 )
 _HELP = """Start diffusion and flow sampling where the data are already Gaussian.
 

@@ -15,15 +15,19 @@ from __future__ import annotations
 from gaga_adapter.testing.adapter import CHECKS, check_adapter
 from gaga_adapter.testing.adapter.case import SIZES, Case, same
 from gaga_adapter.testing.report import ContractError, NotApplicable, Report, Verdict
+from gaga_adapter.testing.scheduler import SCHEDULER_CHECKS, SchedulerCase, check_scheduler
 
 __all__ = [
     "CHECKS",
+    "SCHEDULER_CHECKS",
     "SIZES",
     "Case",
     "ContractError",
     "NotApplicable",
     "Report",
+    "SchedulerCase",
     "Verdict",
     "check_adapter",
+    "check_scheduler",
     "same",
 ]

@@ -90,9 +90,12 @@ class Report:
         count = {k: sum(v.outcome == k for v in self.verdicts) for k in ("failed", "skipped")}
         count = {"passed": len(self.verdicts) - sum(count.values()), **count}
         lines = [f"{self.subject}: {', '.join(f'{n} {k}' for k, n in count.items() if n)}"]
+        before = ""
         for verdict in self.verdicts:
             lines.append(f"  {verdict.outcome:8}{verdict.check.replace('_', ' ')}")
-            lines += [f"          {line}" for line in verdict.why.splitlines()]
+            why = "for the same reason" if verdict.why and verdict.why == before else verdict.why
+            lines += [f"          {line}" for line in why.splitlines()]
+            before = verdict.why or before
         return "\n".join(lines)
 
 

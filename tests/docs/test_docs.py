@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from folders import DOCS, ROOT
+from gaga_adapter.integrations import protocol
 
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "tools" not in path.parts)
 
@@ -28,7 +29,9 @@ def names(path):
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
+    """Pages write files, and register adapters."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol, "_ADAPTERS", dict(protocol._ADAPTERS))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)

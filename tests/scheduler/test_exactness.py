@@ -585,22 +585,6 @@ def test_any_number_of_steps(case, n, monkeypatch):
             assert error(law) <= allowed or (allowed > 1 and n == 2), (spacing, fraction)
 
 
-@pytest.mark.parametrize("spacing", ["suffix", "respace"])
-@pytest.mark.parametrize("case", EVERY_CLASS, ids=repr)
-def test_unit_reference_at_the_end_is_the_bare_scheduler(case, spacing):
-    """Bit for bit, with every random number drawn in the same place."""
-    ends = []
-    base = case.make()
-    for scheduler in (base, truncate(base, 1.0, reference="unit", spacing=spacing)):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            scheduler.set_timesteps(case.n, device="cpu", **case.call)
-            x = torch.randn(5, 3, 1, 1) * getattr(scheduler, "init_noise_sigma", 1.0)
-            see = lambda x, t: network(scheduler, case.kind, x, t).float()  # noqa: B023, E731
-            ends.append(case.loop(scheduler, x, see))
-    assert torch.equal(*ends)
-
-
 EXPLICIT = [
     (case("FlowMatchEulerDiscrete", FLOW), "sigmas", np.linspace(1, 1 / 20, 20)),
     (

@@ -28,7 +28,7 @@ from gaga_adapter.testing.adapter.case import (
 )
 
 
-def t_star_comes_from_the_models_own_schedule(case: Case) -> None:
+def t_star_is_found_on_the_own_schedule_of_the_model(case: Case) -> None:
     """t* is the first step whose log-SNR is at or below the fitted one."""
     for options in variants(case):
         model = case.model(**options)

@@ -99,7 +99,7 @@ def a_chain_has_no_more_frames_than_steps(case: Case) -> None:
         assert bool(torch.isfinite(chain).all())
 
 
-def the_lost_class_is_told_and_given_back(case: Case) -> None:
+def a_lost_element_class_is_reported_and_given_back(case: Case) -> None:
     """`fix_last_class` gives samples without charges their last element class."""
     case.needs("charges")
     model = case.model(charges=False)

@@ -13,7 +13,7 @@ from gaga_adapter.testing.adapter.case import (
 )
 
 
-def at_the_end_with_unit_noise_everything_is_bit_identical(case: Case) -> None:
+def a_patch_at_the_last_step_with_unit_noise_changes_nothing(case: Case) -> None:
     """A patch at t* = T with N(0, I) changes nothing."""
     for options in variants(case):
         model = case.model(**options)

@@ -1,0 +1,121 @@
+"""`check_scheduler`: its checks on every class of diffusers, and on schedulers of a user's own."""
+
+import pytest
+import torch
+from diffusers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+)
+from scheduler import test_exactness as exactness
+
+from gaga_adapter.errors import UnsupportedSchedulerError
+from gaga_adapter.noise.conventions import convention_of
+from gaga_adapter.testing import (
+    SCHEDULER_CHECKS,
+    NotApplicable,
+    SchedulerCase,
+    check_scheduler,
+)
+
+#: On all classes `scheduler/test_exactness.py` says the same without chance, by other formulas.
+BY_CHANCE = {"fine_full_runs_end_at_the_data", "truncated_runs_end_as_near_the_data_as_full_ones"}
+QUICK = [name for name in SCHEDULER_CHECKS if name not in BY_CHANCE]
+
+
+def repaint(scheduler, noise, network, n_steps):
+    """With nothing known; it walks up and down, which no ordinary loop does."""
+    scheduler.set_timesteps(n_steps, device="cpu", jump_length=2, jump_n_sample=2)
+    x, at = noise * getattr(scheduler, "init_noise_sigma", 1.0), convention_of(scheduler)
+    return exactness.repaint(scheduler, x, lambda x, t: network(x, t, at))
+
+
+def case_of(example):
+    if example.loop is exactness.repaint:
+        return SchedulerCase(example.make(), example.n, loop=repaint)
+    jumps = example.kind[1].startswith("consistent")
+    return SchedulerCase(example.make(), example.n, jumps=jumps)
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # numpy 2, inside of diffusers
+@pytest.mark.parametrize("check", QUICK)
+@pytest.mark.parametrize("example", exactness.EVERY_CLASS, ids=repr)
+def test_every_class(example, check):
+    if example.loop is exactness.repaint and check.startswith("cut_runs"):
+        pytest.skip("how often it walks up and down depends on where it starts")
+    try:
+        SCHEDULER_CHECKS[check](case_of(example))
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDPMScheduler(clip_sample=False),
+        DPMSolverMultistepScheduler(),
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_a_scheduler_is_enough(scheduler):
+    state = torch.get_rng_state()
+    report = check_scheduler(scheduler)
+    report.assert_passed()
+    assert list(report.to_dict()) == list(SCHEDULER_CHECKS)
+    assert set(report.to_dict().values()) == {"passed"}
+    assert str(report).startswith(f"{type(scheduler).__name__}: {len(SCHEDULER_CHECKS)} passed\n")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert getattr(scheduler, "num_inference_steps", None) is None
+
+
+def test_the_network_of_a_consistency_model_jumps():
+    assert check_scheduler(SchedulerCase(LCMScheduler(clip_sample=False), 8, jumps=True)).passed
+
+
+class HalfTimeScheduler(DDIMScheduler):
+    """A scheduler that tells the network half of its time."""
+
+    def set_timesteps(self, num_inference_steps=None, device=None):
+        super().set_timesteps(num_inference_steps, device)
+        self.timesteps = self.timesteps // 2
+
+    def step(self, model_output, timestep, sample, **options):
+        return super().step(model_output, 2 * timestep, sample, **options)
+
+
+class OwnTableScheduler(EulerDiscreteScheduler):
+    """A scheduler with a table of its own by the place of a step, which no cut knows of."""
+
+    def set_timesteps(self, *args, **kwargs):
+        super().set_timesteps(*args, **kwargs)
+        self.own = self.sigmas.clone()
+
+    def step(self, model_output, timestep, sample, **options):
+        output = super().step(model_output, timestep, sample, **options)
+        here, below = self.own[self.step_index - 1], self.own[self.step_index]
+        output.prev_sample = sample + (below - here) * model_output
+        return output
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "failed"),
+    [
+        (HalfTimeScheduler(clip_sample=False), BY_CHANCE),
+        (OwnTableScheduler(), {"truncated_runs_end_as_near_the_data_as_full_ones"}),
+    ],
+)
+def test_faults_are_found_by_name(scheduler, failed):
+    report = check_scheduler(scheduler)
+    assert {verdict.check for verdict in report.failures} & BY_CHANCE == failed
+    for check in failed:
+        assert "standard deviations from the data" in report.to_dict()[check]
+
+
+def test_what_cannot_be_truncated_is_refused():
+    with pytest.raises(UnsupportedSchedulerError, match="cannot use DDIMInverseScheduler"):
+        check_scheduler(DDIMInverseScheduler())
