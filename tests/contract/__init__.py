@@ -7,7 +7,7 @@ they also run in a process whose working directory is somebody else's repository
 """
 
 from . import copies, lifecycle, refusals, sampling, training, unchanged
-from .case import SIZES, Case, NotApplicable, same
+from .case import SIZES, Case, NotApplicable, raises, same
 
 CHECKS = {
     name: check
@@ -16,4 +16,4 @@ CHECKS = {
     if getattr(check, "__module__", "") == module.__name__ and not name.startswith("_")
 }
 
-__all__ = ["CHECKS", "SIZES", "Case", "NotApplicable", "same"]
+__all__ = ["CHECKS", "SIZES", "Case", "NotApplicable", "raises", "same"]

@@ -15,6 +15,7 @@ from gaga_adapter.errors import (
 )
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import GAGAStats
+from gaga_adapter.subspace import remove_mean
 
 SIZES = (5, 9, 7)
 
@@ -34,6 +35,7 @@ class Case:
             `context` (channels) and `trainable` (the autoencoder).
         verbs: what the models can do, of `sample`, `fix_noise`, `chain` and `loss`.
         network: method of `model.dynamics` that the model calls.
+        loses_class: whether samples without charges never have the last element class.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Case:
     n_steps: int = 20
     elements: tuple = ("H", "C", "N", "O", "F")
     network: str = "_forward"
+    loses_class: bool = True
 
     def model(self, n_steps=None, **options):
         """A new model.
@@ -67,12 +70,16 @@ class Case:
         n = getattr(model.dynamics, "context_node_nf", 0) or getattr(model, "n_context", 0)
         return torch.linspace(-1, 1, n * len(node_mask)).view(-1, 1, n) * node_mask if n else None
 
+    def more(self, model, verb, n_samples):
+        """Arguments that a codebase wants beyond EDM's, for `sample`, `chain` or `loss`."""
+        return {}
+
     def sample(self, model, sizes=SIZES, seed=1, **options):
         """A draw: a tuple of tensors."""
         torch.manual_seed(seed)
         node_mask, edge_mask = self.masks(sizes)
         given = (len(sizes), max(sizes), node_mask, edge_mask, self.context(model, node_mask))
-        x, h = model.sample(*given, **options)
+        x, h, *_ = model.sample(*given, **self.more(model, "sample", len(sizes)), **options)
         return x, h["categorical"], h["integer"]
 
     def chain(self, model, sizes=SIZES, seed=1, keep_frames=None):
@@ -80,7 +87,8 @@ class Case:
         torch.manual_seed(seed)
         node_mask, edge_mask = self.masks(sizes)
         given = (len(sizes), max(sizes), node_mask, edge_mask, self.context(model, node_mask))
-        return model.sample_chain(*given, keep_frames=keep_frames)
+        more = self.more(model, "chain", len(sizes))
+        return model.sample_chain(*given, keep_frames=keep_frames, **more)
 
     def batch(self, model, sizes=SIZES, seed=2):
         """What the training loop would pass: x, h and node mask; and the batch of the loader."""
@@ -108,7 +116,9 @@ class Case:
         h = {"categorical": batch["one_hot"].float(), "integer": batch["charges"]}
         torch.manual_seed(seed)
         context = self.context(model, node_mask)
-        return model(batch["positions"], h, node_mask, batch["edge_mask"], context)
+        given = batch["positions"], h, node_mask, batch["edge_mask"], context
+        loss = model(*given, **self.more(model, "loss", len(sizes)))
+        return loss[0] if isinstance(loss, tuple) else loss
 
     def given_to_network(self, z, node_mask):
         """What the network gets of a first noise `z`, to the bit."""
@@ -138,6 +148,8 @@ class Case:
         spread = 0.5 + torch.rand(600, 1, 1, generator=generator)
         x = torch.randn(600, 12, layout.n_channels, generator=generator) * scale * spread
         x[..., 3:] += torch.linspace(-0.5, 0.8, layout.n_features)
+        if getattr(adapter_for(model), "centred_features", False):
+            x = remove_mean(x, mask)
         moments.update(x * mask[..., None], mask)
         return GAGAStats(
             layout, moments, log_snr_star, provenance=adapter_for(model).provenance(model)

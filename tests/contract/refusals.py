@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from gaga_adapter.integrations import apply_patch
 from gaga_adapter.integrations.patching.patch import state_of
@@ -76,16 +78,20 @@ def a_model_that_ignores_the_number_of_steps_is_refused(case):
 
     def stubborn(name):
         method = getattr(kind, name)
+        signature = inspect.signature(method)
 
         def run(self, *args, **kwargs):
             cut = adapter.n_steps(self)
             adapter.set_steps(self, case.n_steps)
+            call = signature.bind(self, *args, **kwargs)
+            steps = set(adapter.frames) & set(call.arguments) - {"keep_frames", "n_frames"}
+            call.arguments.update(dict.fromkeys(steps, case.n_steps))
             try:
-                return method(self, *args, **kwargs)
+                return method(*call.args, **call.kwargs)
             finally:
                 adapter.set_steps(self, cut)
 
-        run.__signature__ = __import__("inspect").signature(method)
+        run.__signature__ = signature
         return run
 
     body = {name: stubborn(name) for name in adapter.starts if hasattr(kind, name)}
