@@ -243,8 +243,9 @@ REPOSITORIES = {
 
 
 def more_checks(name):
-    """Checks of what only this fork has, by name."""
-    return {check.__name__: check for check in _MORE.get(name, ())}
+    """Checks beyond the contract, and of what only this fork has, by name."""
+    fits = (it_is_fitted_from_its_own_batches,) if "loss" in FORKS[name].verbs else ()
+    return {check.__name__: check for check in (*fits, *_MORE.get(name, ()))}
 
 
 def _patched(case, **options):
@@ -264,6 +265,27 @@ def _times(case, model, draw):
 def _given(case, model, sizes=(5, 7)):
     node_mask, edge_mask = case.masks(sizes)
     return len(sizes), max(sizes), node_mask, edge_mask, case.context(model, node_mask)
+
+
+def it_is_fitted_from_its_own_batches(case):
+    from gaga_adapter.integrations import apply_patch, fit_from
+
+    model = case.model()
+    loader = [case.batch(model, (5, 9, 7, 6, 8) * 8, seed) for seed in range(6)]
+    stats = fit_from(
+        model,
+        loader,
+        elements=case.elements,
+        criterion="cumulant",
+        reference="size",
+        tolerance=1000.0,
+        log_snr=(0.0, -3.0),
+        n_bootstrap=0,
+    )
+    assert stats.moments.count == 240
+    apply_patch(model, stats, t_star=11)
+    case.sample(model)
+    case.loss(model)
 
 
 def the_shortcut_starts_at_t_star_from_the_fitted_gaussian(case):
