@@ -71,6 +71,10 @@ API: dict[str, tuple[str, ...]] = {
         "integrations.sampling.pipeline",
         "integrations.karras",
         "integrations.protocol",
+        "gaga_adapter.testing",
+        "gaga_adapter.testing.adapter",
+        "gaga_adapter.testing.adapter.case",
+        "gaga_adapter.testing.report",
     ),
     "Training": (
         "gaga_adapter.training.timesteps",

@@ -38,7 +38,7 @@ fit([x], DenseLayout((2, 4, 4)), criterion="cumulant", n_bootstrap=0)
 """,
     "patch": """
 from gaga_adapter import apply_patch
-from fakes.cases import make_edm
+from fakes.edm_like import make_edm
 apply_patch(make_edm(10, charges=False), "qm9").remove()
 """,
     "select": """

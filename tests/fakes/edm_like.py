@@ -333,3 +333,45 @@ class EnLatentDiffusion(EnVariationalDiffusion):
             for z in flat.view(keep_frames, n_samples, *flat.shape[1:])
         ]
         return torch.cat([torch.cat([x, h["categorical"], h["integer"]], -1) for x, h in decoded])
+
+
+# -- models with seeded weights -------------------------------------------------------------------
+
+
+def make_edm(n_steps, schedule="polynomial_2", loss="l2", charges=True, context=0):
+    torch.manual_seed(0)
+    model = EnVariationalDiffusion(
+        TinyDynamics(5 + charges, context),
+        5 + charges,
+        timesteps=n_steps,
+        noise_schedule=schedule,
+        loss_type=loss,
+        include_charges=charges,
+    )
+    model.n_context = context
+    return model.eval()
+
+
+def make_geoldm(
+    n_steps, schedule="polynomial_2", loss="l2", charges=True, context=0, trainable=False
+):
+    torch.manual_seed(0)
+    vae = EnHierarchicalVAE(
+        TinyCoder(5 + charges, 2, context),
+        TinyCoder(2, 5 + charges, context),
+        5 + charges,
+        2,
+        include_charges=charges,
+    )
+    model = EnLatentDiffusion(
+        vae=vae,
+        trainable_ae=trainable,
+        dynamics=TinyDynamics(2, context),
+        in_node_nf=2,
+        timesteps=n_steps,
+        noise_schedule=schedule,
+        loss_type=loss,
+        include_charges=charges,
+    )
+    model.n_context = context
+    return model.eval()

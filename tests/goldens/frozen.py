@@ -31,6 +31,7 @@ PUBLIC = (
     "gaga_adapter.moments",
     "gaga_adapter.reference",
     "gaga_adapter.scheduler",
+    "gaga_adapter.testing",
     "gaga_adapter.training",
 )
 DENSE_KINDS = ("channel", "element", "low_rank", "full")

@@ -4,13 +4,14 @@ import dataclasses
 import warnings
 from unittest import mock
 
-import contract
 import pytest
 import torch
 from gaga_adapter.integrations import apply_patch, patched, remove_patch
+from gaga_adapter.integrations.mlconfgen import MLConfGen
 from gaga_adapter.integrations.patching.prior import at_gamma
 from gaga_adapter.integrations.protocol import adapter_for
 
+from gaga_adapter import testing
 from gaga_adapter.errors import GAGAWarning, StatsMismatchError, UnsupportedModelError
 
 pytest.importorskip("mlconfgen", reason="the package mlconfgen is not installed")
@@ -26,35 +27,22 @@ def make(n_steps):
     return EquivariantDiffusion(dynamics, in_node_nf=8, timesteps=n_steps).eval()
 
 
-class MLConfGenCase(contract.Case):
-    @torch.no_grad()
-    def sample(self, model, sizes=contract.SIZES, seed=1):
-        torch.manual_seed(seed)
-        node_mask, edge_mask = self.masks(sizes)
-        return model(node_mask, edge_mask, self.context(model, node_mask))
-
+class MLConfGenCase(testing.Case):
     def given(self, model):
         node_mask, edge_mask = self.masks()
         return node_mask, edge_mask, self.context(model, node_mask)
 
 
-CASE = MLConfGenCase(
-    "mlconfgen",
-    make,
-    options=frozenset(),
-    verbs=frozenset({"sample"}),
-    elements=ELEMENTS,
-    network="forward",
-)
+CASE = MLConfGenCase.of(MLConfGen(), make)
 # a warning that every model of this package earns, and one check is about
 pytestmark = pytest.mark.filterwarnings("ignore:samples of:gaga_adapter.errors.GAGAWarning")
 
 
-@pytest.mark.parametrize("check", contract.CHECKS)
+@pytest.mark.parametrize("check", testing.CHECKS)
 def test_contract(check):
     try:
-        contract.CHECKS[check](CASE)
-    except contract.NotApplicable as reason:
+        testing.CHECKS[check](CASE)
+    except testing.NotApplicable as reason:
         pytest.skip(str(reason))
 
 
@@ -106,7 +94,7 @@ def test_animation_starts_at_t_star():
     with patched(model, None, t_star=CASE.n_steps):
         torch.manual_seed(1)
         again = list(model.animate(*CASE.given(model)))
-    assert all(contract.same(a, b) for a, b in zip(before, again, strict=True))
+    assert all(testing.same(a, b) for a, b in zip(before, again, strict=True))
 
     node_mask = CASE.given(model)[0]
     torch.manual_seed(1)
@@ -181,7 +169,7 @@ def test_what_means_absolute_steps_or_foreign_noise_is_refused():
     with pytest.raises(UnsupportedModelError, match="denoise"):
         model.denoise(z, *given)
     remove_patch(model)
-    assert contract.same(before, all_outputs())
+    assert testing.same(before, all_outputs())
 
 
 def test_the_last_class_is_told_and_given_back():

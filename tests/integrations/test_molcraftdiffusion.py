@@ -6,13 +6,13 @@ modules stand in for them while this file is imported.
 
 import importlib.util
 
-import contract
 import pytest
 import torch
 from fakes.stand_ins import stand_ins
 from gaga_adapter.integrations import apply_patch, patched, remove_patch
 from gaga_adapter.integrations.protocol import adapter_for
 
+from gaga_adapter import testing
 from gaga_adapter.errors import UnsupportedModelError
 
 UNUSED = ("omegaconf", "pandas", "torch_geometric", "torch_scatter", "wandb")
@@ -98,8 +98,8 @@ def make_latent(
     return model.eval()
 
 
-class MolCraftCase(contract.Case):
-    def sample(self, model, sizes=contract.SIZES, seed=1, **options):
+class MolCraftCase(testing.Case):
+    def sample(self, model, sizes=testing.SIZES, seed=1, **options):
         torch.manual_seed(seed)
         node_mask, edge_mask = self.masks(sizes)
         given = (len(sizes), max(sizes), node_mask, edge_mask, self.context(model, node_mask))
@@ -116,17 +116,17 @@ CASES = {
     "edm": MolCraftCase(  # without charges, this class fails by itself
         "MolCraftDiffusion's EDM", make_edm, options=frozenset({"schedule", "loss", "context"})
     ),
-    "geoldm_edm": contract.Case("MolCraftDiffusion's GeoLDM-EDM", make_geoldm_edm),
-    "latent": contract.Case("MolCraftDiffusion's GeoLDM", make_latent),
+    "geoldm_edm": testing.Case("MolCraftDiffusion's GeoLDM-EDM", make_geoldm_edm),
+    "latent": testing.Case("MolCraftDiffusion's GeoLDM", make_latent),
 }
 
 
-@pytest.mark.parametrize("check", contract.CHECKS)
+@pytest.mark.parametrize("check", testing.CHECKS)
 @pytest.mark.parametrize("case", CASES)
 def test_contract(case, check):
     try:
-        contract.CHECKS[check](CASES[case])
-    except contract.NotApplicable as reason:
+        testing.CHECKS[check](CASES[case])
+    except testing.NotApplicable as reason:
         pytest.skip(str(reason))
 
 
@@ -172,7 +172,7 @@ def test_what_means_absolute_steps_is_refused():
             call()
     remove_patch(model)
     assert len(model.sample_ddim(*given)) == 3
-    assert contract.same(plain, case.sample(model))
+    assert testing.same(plain, case.sample(model))
 
 
 def test_frames_are_no_more_than_steps():

@@ -1,12 +1,12 @@
 """The worked example of `integrations/README.md` is an adapter that keeps the contract."""
 
-import contract
 import pytest
 import torch
 from fakes import edm_like
 from folders import INTEGRATIONS
 from gaga_adapter.integrations import apply_patch, protocol
 
+from gaga_adapter import testing
 from gaga_adapter.errors import UnsupportedModelError
 
 PAGE = INTEGRATIONS / "README.md"
@@ -36,7 +36,7 @@ def make(n_steps):
     return OtherNames(edm_like.TinyDynamics(5), 5, timesteps=n_steps, include_charges=False).eval()
 
 
-CASE = contract.Case("the example", make, options=frozenset(), verbs=frozenset({"sample"}))
+CASE = testing.Case("the example", make, options=frozenset(), verbs=frozenset({"sample"}))
 
 
 @pytest.fixture
@@ -52,12 +52,12 @@ def example(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("check", contract.CHECKS)
+@pytest.mark.parametrize("check", testing.CHECKS)
 def test_contract(example, check):
     assert protocol.adapter_for(make(3)).name == "othernames"
     try:
-        contract.CHECKS[check](CASE)
-    except contract.NotApplicable as reason:
+        testing.CHECKS[check](CASE)
+    except testing.NotApplicable as reason:
         pytest.skip(str(reason))
 
 

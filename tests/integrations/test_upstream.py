@@ -10,10 +10,11 @@ import os
 import subprocess
 import sys
 
-import contract
 import gaussian_bound
 import pytest
 from folders import RUNNERS
+
+from gaga_adapter import testing
 
 RUNNER = RUNNERS / "upstream_runner.py"
 REPOSITORIES = {"edm": "GAGA_EDM_REPO", "geoldm": "GAGA_GEOLDM_REPO"}
@@ -44,7 +45,7 @@ def finished(kind, repository):
     )
 
 
-@pytest.mark.parametrize("check", contract.CHECKS)
+@pytest.mark.parametrize("check", testing.CHECKS)
 @pytest.mark.parametrize("kind", REPOSITORIES)
 def test_contract(kind, check):
     outcome = run(kind)["checks"][check]

@@ -16,19 +16,20 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(Path.cwd()), str(HERE), str(HERE.parent)]
 
-import contract  # noqa: E402
 import family  # noqa: E402
 import torch  # noqa: E402
 from fakes.stand_ins import stand_ins  # noqa: E402
 from gaga_adapter.integrations import patched  # noqa: E402
 from gaga_adapter.integrations.protocol import adapter_for  # noqa: E402
 
+from gaga_adapter import testing  # noqa: E402
+
 
 def outcome(check, case):
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # upstream prints its schedules
             check(case)
-    except contract.NotApplicable as reason:
+    except testing.NotApplicable as reason:
         return f"skipped: {reason}"
     except BaseException:
         return f"failed: {traceback.format_exc()}"
@@ -41,7 +42,7 @@ def main(name, only=""):
     with stand_ins(family.UNUSED), contextlib.redirect_stdout(io.StringIO()):
         model = case.model()
         adapter = adapter_for(model).name
-    checks = {**contract.CHECKS, **family.more_checks(name)}
+    checks = {**testing.CHECKS, **family.more_checks(name)}
     found = {name: outcome(check, case) for name, check in checks.items() if only in name}
     calls = []
     with contextlib.redirect_stdout(io.StringIO()):

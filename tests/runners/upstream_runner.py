@@ -15,7 +15,6 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path.cwd()), str(Path(__file__).parents[1])]
 
-import contract  # noqa: E402
 import gaussian_bound  # noqa: E402
 import torch  # noqa: E402
 from egnn import models  # noqa: E402 - upstream's, as the next three
@@ -23,6 +22,8 @@ from equivariant_diffusion import en_diffusion  # noqa: E402
 from gaga_adapter.integrations import apply_patch, fit_from  # noqa: E402
 from qm9.data.collate import PreprocessQM9  # noqa: E402
 from qm9.data.dataset_class import ProcessedDataset  # noqa: E402
+
+from gaga_adapter import testing  # noqa: E402
 
 
 def network(n_in, n_context, **options):
@@ -89,8 +90,8 @@ def make_geoldm(
 torch.set_num_threads(1)  # sums over atoms are then in one order, to the last bit
 
 CASES = {
-    "edm": contract.Case("EDM", make_edm),
-    "geoldm": contract.Case(
+    "edm": testing.Case("EDM", make_edm),
+    "geoldm": testing.Case(
         "GeoLDM",
         make_geoldm,
         options=frozenset({"schedule", "loss", "charges", "context", "trainable"}),
@@ -158,7 +159,7 @@ def outcome(check, case):
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # upstream prints its schedules
             check(case)
-    except contract.NotApplicable as reason:
+    except testing.NotApplicable as reason:
         return f"skipped: {reason}"
     except BaseException:
         return f"failed: {traceback.format_exc()}"
@@ -168,7 +169,7 @@ def outcome(check, case):
 def main():
     case = CASES[sys.argv[1]]
     started = time.perf_counter()
-    checks = {name: outcome(check, case) for name, check in contract.CHECKS.items()}
+    checks = {name: outcome(check, case) for name, check in testing.CHECKS.items()}
     with contextlib.redirect_stdout(io.StringIO()):
         model = case.model(1000)
         full = len(case.network_inputs(model, lambda: case.sample(model)))

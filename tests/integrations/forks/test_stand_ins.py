@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 
-import contract
 import pytest
 import torch
 from fakes import forks
-from fakes.cases import make_edm, make_geoldm
+from fakes.edm_like import make_edm, make_geoldm
 from gaga_adapter.integrations import apply_patch, as_pipeline, trained_to
 from gaga_adapter.integrations.protocol import adapter_for
 from runners import family
 
+from gaga_adapter import testing
 from gaga_adapter.errors import TruncationError, UnsupportedModelError
 
 KINDS = {
@@ -60,12 +60,12 @@ def stand_in(name):
 def test_contract(name):
     case = stand_in(name)
     assert adapter_for(case.model()).name == case.adapter
-    checks = {**contract.CHECKS, **family.more_checks(name)}
+    checks = {**testing.CHECKS, **family.more_checks(name)}
     assert checks.keys() > OF_THE_PATCH
     for check in checks.keys() - OF_THE_PATCH:
         try:
             checks[check](case)
-        except contract.NotApplicable:
+        except testing.NotApplicable:
             continue
 
 

@@ -16,17 +16,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import contract
 import pytest
 from folders import RUNNERS
 from runners import family
 
+from gaga_adapter import testing
+
 pytestmark = pytest.mark.upstream
 
 CHECKS = [
-    (name, check)
-    for name in family.FORKS
-    for check in (*contract.CHECKS, *family.more_checks(name))
+    (name, check) for name in family.FORKS for check in (*testing.CHECKS, *family.more_checks(name))
 ]
 
 

@@ -4,7 +4,6 @@ import copy
 import pickle
 import types
 
-import contract
 import pytest
 import torch
 from fakes.cases import CASES, make_edm
@@ -14,6 +13,7 @@ from gaga_adapter.integrations.patching.relayout import in_layout
 from gaga_adapter.integrations.protocol import Adapter, adapter_for, adapter_named, lacks, register
 
 import gaga_adapter
+from gaga_adapter import testing
 from gaga_adapter.errors import (
     DataError,
     GAGAWarning,
@@ -389,9 +389,9 @@ class GeneratorAdapter(Adapter):
 def test_an_adapter_of_another_codebase_is_a_few_lines():
     register(GeneratorAdapter())
     try:
-        case = contract.Case("another", lambda n_steps: Generator(), frozenset(), frozenset())
+        case = testing.Case("another", lambda n_steps: Generator(), frozenset(), frozenset())
 
-        def sample(model, sizes=contract.SIZES, seed=1):
+        def sample(model, sizes=testing.SIZES, seed=1):
             torch.manual_seed(seed)
             with torch.no_grad():
                 return model(*case.masks(sizes))
@@ -407,7 +407,7 @@ def test_an_adapter_of_another_codebase_is_a_few_lines():
         ):
             stats = EDM.stats(make_edm(20))
             case.stats = lambda model, stats=stats: stats
-            contract.CHECKS[name](case)
+            testing.CHECKS[name](case)
         model = Generator()
         assert model.inpaint(1, 2) == 1
         apply_patch(model, stats, t_star=3)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from typing import Any
 
 import torch
-from gaga_adapter.integrations import apply_patch
-from gaga_adapter.integrations.patching.patch import state_of
-from gaga_adapter.integrations.protocol import adapter_for
 
 from gaga_adapter.errors import (
     ArtefactError,
@@ -15,11 +14,14 @@ from gaga_adapter.errors import (
     TruncationError,
     UnsupportedModelError,
 )
+from gaga_adapter.integrations import apply_patch
+from gaga_adapter.integrations.patching.patch import state_of
+from gaga_adapter.integrations.protocol import adapter_for
 from gaga_adapter.layout import AtomLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import GAGAStats
-
-from .case import (
+from gaga_adapter.testing.adapter.case import (
+    Case,
     left_behind,
     quiet,
     raises,
@@ -27,13 +29,14 @@ from .case import (
 )
 
 
-def t_star_comes_from_the_models_own_schedule(case):
+def t_star_comes_from_the_models_own_schedule(case: Case) -> None:
+    """t* is the first step whose log-SNR is at or below the fitted one."""
     for options in variants(case):
         model = case.model(**options)
         stats = case.stats(model, log_snr_star=0.3)
         steps = torch.arange(case.n_steps + 1)[:, None] / case.n_steps
         with torch.no_grad():  # EDM's learned schedule is right to 4e-4 in float32
-            log_snr = -model.gamma(steps).flatten()
+            log_snr = -adapter_for(model).schedule(model)(steps).flatten()
         handle = quiet(model, stats)
         assert log_snr[handle.t_star] <= 0.3 < log_snr[handle.t_star - 1]
         assert abs(handle.log_snr - float(log_snr[handle.t_star])) < 1e-3
@@ -41,7 +44,8 @@ def t_star_comes_from_the_models_own_schedule(case):
         assert abs(handle.log_snr - float(log_snr[handle.t_star])) < 1e-3
 
 
-def a_wrong_step_is_refused(case):
+def a_wrong_step_is_refused(case: Case) -> None:
+    """A t* that the model does not have is refused, and the model stays unpatched."""
     model = case.model()
     for t_star in (0, -1, case.n_steps + 1, 2.5, True, float("nan")):
         with raises(TruncationError, str(t_star), f"1 to {case.n_steps}"):
@@ -57,10 +61,11 @@ def a_wrong_step_is_refused(case):
     assert state_of(model) is None
 
 
-def statistics_of_something_else_are_refused(case):
+def statistics_of_something_else_are_refused(case: Case) -> None:
+    """Statistics of another number of channels are refused."""
     model = case.model()
     stats = case.stats(model)
-    width = stats.layout.n_features + 1
+    width = stats.layout.n_channels - 2
     moments = ExchangeableMoments(width)
     moments.update(torch.randn(8, 5, 3 + width, generator=torch.Generator().manual_seed(0)))
     other = GAGAStats(AtomLayout(width), moments, 0.0)
@@ -71,16 +76,18 @@ def statistics_of_something_else_are_refused(case):
     assert state_of(model) is None
 
 
-def a_model_that_ignores_the_number_of_steps_is_refused(case):
+def a_model_that_ignores_the_number_of_steps_is_refused(case: Case) -> None:
+    """The self-check notices a sampler that does not follow `set_steps`."""
     model = case.model()
     kind = type(model)
     adapter = adapter_for(model)
 
-    def stubborn(name):
+    def stubborn(name: str) -> Any:  # noqa: ANN401 - a method
         method = getattr(kind, name)
         signature = inspect.signature(method)
 
-        def run(self, *args, **kwargs):
+        @functools.wraps(method)
+        def run(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of upstream
             cut = adapter.n_steps(self)
             adapter.set_steps(self, case.n_steps)
             call = signature.bind(self, *args, **kwargs)
@@ -91,7 +98,6 @@ def a_model_that_ignores_the_number_of_steps_is_refused(case):
             finally:
                 adapter.set_steps(self, cut)
 
-        run.__signature__ = signature
         return run
 
     body = {name: stubborn(name) for name in adapter.starts if hasattr(kind, name)}
@@ -102,7 +108,8 @@ def a_model_that_ignores_the_number_of_steps_is_refused(case):
     assert left_behind(model) == snapshot
 
 
-def another_class_is_refused_with_all_reasons(case):
+def another_class_is_refused_with_all_reasons(case: Case) -> None:
+    """Something that no adapter knows is refused, with every adapter's reasons."""
     with raises(UnsupportedModelError, "cannot patch Linear", "no attribute 'T'", "no method"):
         apply_patch(torch.nn.Linear(2, 2), None, t_star=1)
     with raises(UnsupportedModelError, "cannot patch int"):

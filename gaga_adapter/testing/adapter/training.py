@@ -6,24 +6,29 @@ import copy
 import functools
 import io
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import torch
-from gaga_adapter.integrations import apply_patch, remove_patch
-from gaga_adapter.integrations.patching.prior import at_gamma
+from torch import Tensor
 
 from gaga_adapter.errors import (
     TruncationError,
 )
-from gaga_adapter.training import trained_log_snr
-
-from .case import (
+from gaga_adapter.integrations import apply_patch, remove_patch
+from gaga_adapter.integrations.patching.prior import at_gamma
+from gaga_adapter.integrations.protocol import adapter_for
+from gaga_adapter.stats import GAGAStats
+from gaga_adapter.testing.adapter.case import (
+    Case,
     quiet,
     variants,
 )
+from gaga_adapter.training import trained_log_snr
 
 
-def training_draws_times_up_to_t_star(case):
+def training_draws_times_up_to_t_star(case: Case) -> None:
+    """The loss draws the steps 0 to t*, each of them."""
     case.needs("loss")
     for options in variants(case):
         model = case.model(**options)
@@ -39,7 +44,8 @@ def training_draws_times_up_to_t_star(case):
         assert times == {0, 1, 2, 3}, (options, times)
 
 
-def the_prior_term_is_the_divergence_at_t_star(case):
+def the_prior_term_is_the_divergence_at_t_star(case: Case) -> None:
+    """The loss differs between references by their divergences."""
     case.needs("loss")
     model = case.model(loss="vlb") if "loss" in case.options else case.model()
     stats = case.stats(model)
@@ -49,14 +55,16 @@ def the_prior_term_is_the_divergence_at_t_star(case):
         losses[kind] = case.loss(model.eval())
     nats, seen = {}, {}
     remove_patch(model)
-    plain = type(model).kl_prior
+    name = adapter_for(model).prior_term
+    plain = getattr(type(model), name)
 
-    def spy(self, xh, node_mask):
+    def spy(self: object, xh: Tensor, node_mask: Tensor) -> Tensor:
         seen["x"] = xh[..., : stats.layout.n_channels]  # what is predicted is not diffused
         seen["mask"] = node_mask[..., 0] > 0
-        return plain(self, xh, node_mask)
+        term: Tensor = plain(self, xh, node_mask)
+        return term
 
-    with mock.patch.object(type(model), "kl_prior", spy):
+    with mock.patch.object(type(model), name, spy):
         case.loss(model)
     for kind in losses:
         reference = at_gamma(stats.reference(kind), -handle.log_snr)
@@ -66,7 +74,8 @@ def the_prior_term_is_the_divergence_at_t_star(case):
         assert torch.allclose(moved, nats[kind] - nats["unit"], rtol=1e-4, atol=2e-3), kind
 
 
-def a_learned_schedule_feels_the_prior_term(case):
+def a_learned_schedule_feels_the_prior_term(case: Case) -> None:
+    """The gradient of the prior term is the slope of its value."""
     case.needs("loss", "schedule")
     stats = replace(case.stats(case.model(schedule="learned", loss="vlb")), provenance={})
     torch.set_default_dtype(torch.float64)  # so that a difference of losses is a slope
@@ -76,15 +85,17 @@ def a_learned_schedule_feels_the_prior_term(case):
         torch.set_default_dtype(torch.float32)
 
 
-def _compare_slopes(case, model, stats):
+def _compare_slopes(case: Case, model: Any, stats: GAGAStats) -> None:  # noqa: ANN401
     node_mask, _ = case.masks()
     node_mask = node_mask.double()
     xh = torch.randn(3, 9, stats.layout.n_channels, generator=torch.Generator().manual_seed(4))
     xh = xh * node_mask
-    parameters = [p for p in model.gamma.parameters() if p.requires_grad]
+    schedule = adapter_for(model).schedule(model)
+    parameters = [p for p in schedule.parameters() if p.requires_grad]
     for kind in ("size", "unit", "shape"):
         apply_patch(model, stats, t_star=11, reference=kind)
-        total = model.kl_prior(xh, node_mask).sum()
+        prior_term = getattr(model, adapter_for(model).prior_term)
+        total = prior_term(xh, node_mask).sum()
         gradient = torch.autograd.grad(total, parameters)
         steps = [
             torch.randn(p.shape, generator=torch.Generator().manual_seed(6)) for p in parameters
@@ -95,32 +106,35 @@ def _compare_slopes(case, model, stats):
             for p, s in zip(parameters, steps, strict=True):
                 p.data += sign * 1e-5 * s
             with torch.no_grad():
-                values.append(float(model.kl_prior(xh, node_mask).sum()))
+                values.append(float(prior_term(xh, node_mask).sum()))
             for p, s in zip(parameters, steps, strict=True):
                 p.data -= sign * 1e-5 * s
         assert abs(slope) > 1e-3
         assert abs(slope - (values[0] - values[1]) / 2e-5) < 1e-4 * abs(slope), kind
 
 
-def it_trains(case):
+def it_trains(case: Case) -> None:
+    """A step of training is finite and reaches the network."""
     case.needs("loss")
     for options in variants(case):
         model = case.model(**options).train()
         quiet(model, case.stats(model))
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-4)
         loss = case.loss(model).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         assert bool(torch.isfinite(loss)), options
-        assert any(p.grad is not None for p in model.dynamics.parameters())
+        network, _ = case.network_method(model)
+        assert any(p.grad is not None for p in network.parameters())
 
 
-def checkpoints_say_how_far_the_model_was_trained(case):
+def checkpoints_say_how_far_the_model_was_trained(case: Case) -> None:
+    """A model that was trained to t* is not sampled from beyond it."""
     model = case.model()
     handle = apply_patch(model, case.stats(model), t_star=11)
     average = copy.deepcopy(model)
     assert trained_log_snr(average.state_dict()) is None
-    case.loss(model.train()).mean().backward()
+    torch.autograd.backward(case.loss(model.train()).mean())
     assert trained_log_snr(average.state_dict()) is None  # its weights are as they were
     with torch.no_grad():
         for mine, new in zip(average.parameters(), model.parameters(), strict=True):

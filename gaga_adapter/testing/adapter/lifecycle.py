@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 from unittest import mock
 
 import torch
-from gaga_adapter.integrations import apply_patch, patched, remove_patch
-from gaga_adapter.integrations.patching.patch import state_of
-from gaga_adapter.integrations.protocol import adapter_for
 
 from gaga_adapter.errors import (
     TruncationError,
 )
-
-from .case import (
-    SIZES,
+from gaga_adapter.integrations import apply_patch, patched, remove_patch
+from gaga_adapter.integrations.patching.patch import state_of
+from gaga_adapter.integrations.protocol import adapter_for
+from gaga_adapter.testing.adapter.case import (
+    Case,
     left_behind,
     raises,
     same,
 )
 
 
-def applied_twice_is_applied_once(case):
+def applied_twice_is_applied_once(case: Case) -> None:
+    """The second patch takes the place of the first."""
     model = case.model()
     plain = case.sample(model)
     first = apply_patch(model, case.stats(model), t_star=6)
@@ -38,20 +39,22 @@ def applied_twice_is_applied_once(case):
     assert same(case.sample(model), plain)
 
 
-def a_with_block_leaves_what_was_before(case):
+def a_with_block_leaves_what_was_before(case: Case) -> None:
+    """`patched` puts back the patch that was there before the block."""
     model = case.model()
     outer = apply_patch(model, case.stats(model), t_star=9)
     with patched(model, case.stats(model), t_star=5) as inner:
-        assert inner.t_star == model.T == 5
+        assert inner.t_star == adapter_for(model).n_steps(model) == 5
     assert state_of(model) is outer.state
-    assert model.T == 9
+    assert adapter_for(model).n_steps(model) == 9
     outer.remove()
     with raises(ZeroDivisionError), patched(model, None, t_star=5):
         raise ZeroDivisionError
     assert state_of(model) is None
 
 
-def an_exception_leaves_nothing_half_patched(case):
+def an_exception_leaves_nothing_half_patched(case: Case) -> None:
+    """A patch that fails leaves the model as it was."""
     model = case.model()
     snapshot = left_behind(model)
     stats = case.stats(model)
@@ -65,38 +68,34 @@ def an_exception_leaves_nothing_half_patched(case):
     with raises(TruncationError):
         apply_patch(model, stats, t_star=0)
     assert state_of(model) is handle.state
-    assert model.T == 6
+    assert adapter_for(model).n_steps(model) == 6
 
 
-def an_exception_while_sampling_does_not_reach_the_next_noise(case):
+def an_exception_while_sampling_does_not_reach_the_next_noise(case: Case) -> None:
+    """After a failed sample, the model's noise is unit noise again."""
     model = case.model()
-    node_mask, _ = case.masks()
     torch.manual_seed(3)
-    plain = model.sample_combined_position_feature_noise(len(SIZES), max(SIZES), node_mask)
+    plain = case.noise(model)
     apply_patch(model, case.stats(model), t_star=6)
-    with (
-        mock.patch.object(model.dynamics, case.network, side_effect=ZeroDivisionError),
-        raises(ZeroDivisionError),
-    ):
+    with raises(ZeroDivisionError), case.failing_network(model, ZeroDivisionError):
         case.sample(model)
     torch.manual_seed(3)
-    after = model.sample_combined_position_feature_noise(len(SIZES), max(SIZES), node_mask)
+    after = case.noise(model)
     assert torch.equal(after, plain)
 
 
-def threads_do_not_share_the_first_noise(case):
+def threads_do_not_share_the_first_noise(case: Case) -> None:
+    """Noise that another thread draws is not taken for the start of a sample."""
     model = case.model()
-    node_mask, _ = case.masks()
     stats = case.stats(model)
-    draws = []
+    draws: list[Any] = []
     schedule = adapter_for(model).schedule(model)
 
-    def other():
+    def other() -> None:
         torch.manual_seed(1)
-        given = (len(SIZES), max(SIZES), node_mask)
-        draws.append(model.sample_combined_position_feature_noise(*given))
+        draws.append(case.noise(model))
 
-    def interrupt(module, args):
+    def interrupt(module: Any, args: Any) -> None:  # noqa: ANN401 - of a hook
         if not draws:  # the schedule is asked for the level of the start: the first noise is drawn
             draws.append(None)
             thread = threading.Thread(target=other)
@@ -104,7 +103,7 @@ def threads_do_not_share_the_first_noise(case):
             thread.join()
 
     torch.manual_seed(1)
-    unit = model.sample_combined_position_feature_noise(len(SIZES), max(SIZES), node_mask)
+    unit = case.noise(model)
     apply_patch(model, stats, t_star=6)
     expected = case.network_inputs(model, lambda: case.sample(model))[0][1]
     hook = schedule.register_forward_pre_hook(interrupt)

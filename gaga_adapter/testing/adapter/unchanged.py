@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gaga_adapter.integrations import apply_patch
-
-from .case import (
+from gaga_adapter.testing.adapter.case import (
+    Case,
     everything,
     left_behind,
     quiet,
@@ -13,7 +13,8 @@ from .case import (
 )
 
 
-def at_the_end_with_unit_noise_everything_is_bit_identical(case):
+def at_the_end_with_unit_noise_everything_is_bit_identical(case: Case) -> None:
+    """A patch at t* = T with N(0, I) changes nothing."""
     for options in variants(case):
         model = case.model(**options)
         before = everything(case, model)
@@ -22,7 +23,8 @@ def at_the_end_with_unit_noise_everything_is_bit_identical(case):
         assert same(before, everything(case, model)), options
 
 
-def after_removal_nothing_is_left(case):
+def after_removal_nothing_is_left(case: Case) -> None:
+    """After `remove`, samples, losses and attributes are what they were."""
     for options in variants(case):
         model = case.model(**options)
         snapshot, before = left_behind(model), everything(case, model)
@@ -33,7 +35,8 @@ def after_removal_nothing_is_left(case):
         assert same(before, everything(case, model)), options
 
 
-def the_state_dict_is_the_same(case):
+def the_state_dict_is_the_same(case: Case) -> None:
+    """A patched model has the keys and parameters of an unpatched one."""
     model, other = case.model(), case.model()
     keys = list(model.state_dict())
     apply_patch(model, case.stats(model))
