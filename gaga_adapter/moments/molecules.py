@@ -505,7 +505,7 @@ def _check_sizes(tensors: Tensors, f: int, count: Tensor, mean: Tensor, scatter:
         tensors.within("mean", std, 0, LARGEST)
     tensors.within("mean", quartic, 0, LARGEST**4)
     tensors.within("mean", within, -(LARGEST**2), LARGEST**2)
-    proper = is_covariance(within.reshape(-1, f, f), 1e-9).all()
+    proper = is_covariance(within.reshape(len(within), f, f), 1e-9).all()
     tensors.require("mean", proper, "a covariance of features is not symmetric and positive")
     largest = float(count.max()) * LARGEST**4
     tensors.within("scatter", scatter, -largest, largest)

@@ -8,11 +8,12 @@ import dataclasses
 import functools
 import importlib
 import itertools
+import tempfile
 from collections.abc import Mapping
 
 import torch
 
-from gaga_adapter import testing
+from gaga_adapter import GAGAStats, testing
 from gaga_adapter.testing.adapter.case import raises
 
 #: Packages that the checkouts import, and that these models do not use.
@@ -289,7 +290,11 @@ def it_is_fitted_from_its_own_batches(case):
         log_snr=(0.0, -3.0),
         n_bootstrap=0,
     )
+    with tempfile.TemporaryDirectory() as folder:
+        stats.save_pretrained(folder)
+        stats = GAGAStats.from_pretrained(folder)
     assert stats.moments.count == 240
+    assert stats.layout.n_channels == case.noise(model).shape[-1]
     apply_patch(model, stats, t_star=11)
     case.sample(model)
     case.loss(model)
