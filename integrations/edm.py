@@ -34,7 +34,7 @@ class EDM(Adapter):
     """`EnVariationalDiffusion` and what has its structure."""
 
     name = "edm"
-    attributes = (
+    attributes: ClassVar[tuple[str, ...]] = (
         *("dynamics", "in_node_nf", "n_dims", "num_classes"),
         *("include_charges", "norm_values", "norm_biases"),
     )

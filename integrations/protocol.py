@@ -110,9 +110,11 @@ class Adapter:
         Raises:
             StatsMismatchError: If the model has another number of elements.
         """
-        if self.features is not None:
-            named = isinstance(self.features, str)
-            return AtomLayout(int(getattr(model, self.features) if named else self.features))
+        features = self.features
+        if features is not None:
+            return AtomLayout(
+                int(getattr(model, features)) if isinstance(features, str) else features
+            )
         positions, onehot, *charge = map(float, model.norm_values)
         charges = charge[0] if getattr(model, "include_charges", False) else None
         return MoleculeLayout(classes(model, elements), positions, onehot, charges)

@@ -66,7 +66,7 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run a script of EDM, GeoLDM or a fork, unedited, inside of its checkout.
+    """Run a script of EDM, GeoLDM or a fork, unedited, in its checkout.
 
     Its models sample, and train, from t*. What the script prints is its own;
     --quiet silences only the lines of gaga. The exit code is the script's.

@@ -43,7 +43,7 @@ class EEGSDE(EDM):
 
     def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
         """Sample once; the gradient of the energy is taken even where it is not used."""
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
             super().draw(model, node_mask, edge_mask)
 
 

@@ -22,8 +22,9 @@ class Codebase:
     kind: str  # its name on the command line
     name: str
     repository: str
-    factory: str  # the function of `qm9.models` that makes the diffusion model of a script
+    factory: str  # the function that makes the diffusion model of a script
     mark: tuple[str, str] | None = None  # a file of a fork, and a text in it
+    modules: tuple[str, ...] = ("qm9.models",)  # those that have the function
 
 
 _MODEL = "equivariant_diffusion/en_diffusion.py"
@@ -51,7 +52,8 @@ FORKS = (
         "ChemGuide",
         "github.com/A-Chicharito-S/ChemGuide",
         "get_latent_diffusion",
-        ("eval_sample_xtb.py", "cond_sample"),
+        ("qm9/models_xtb.py", "cond_en_diffusion_xtb"),
+        ("qm9.models", "qm9.models_xtb"),
     ),
 )
 CODEBASES = {base.kind: base for base in (EDM, GEOLDM, *FORKS)}

@@ -94,7 +94,7 @@ class _Run:
         with (
             self.stack,
             after_load(self._note_folder),
-            after_import(("qm9.models",), self._patch_factory),
+            after_import(self.codebase.modules, self._patch_factory),
         ):
             try:
                 yield
@@ -116,7 +116,7 @@ class _Run:
             self.folders.append((value, Path(file.name).parent))
 
     def _patch_factory(self, models: ModuleType) -> AbstractContextManager[None]:
-        """The factory of `qm9.models` with a patch around its model."""
+        """The factory of a module with a patch around its model."""
         factory = getattr(models, self.codebase.factory)
         signature = inspect.signature(factory)
 

@@ -343,13 +343,6 @@ def the_threshold_of_elements_is_a_step_of_the_whole_path(case):
     del model.compute_loss
 
 
-def elements_are_not_part_of_the_prior_term(case):
-    model = _patched(case)
-    from gaga_adapter.integrations.protocol import adapter_for
-
-    assert adapter_for(model).layout(model, None).n_channels == 3
-
-
 def fewer_steps_are_taken_from_t_star_on(case):
     from gaga_adapter.integrations.protocol import adapter_for
 
@@ -455,10 +448,7 @@ _MORE = {
         the_shortcut_starts_at_t_star_from_the_fitted_gaussian,
         weights_are_said_to_be_trained_up_to_a_step,
     ),
-    "unigem": (
-        the_threshold_of_elements_is_a_step_of_the_whole_path,
-        elements_are_not_part_of_the_prior_term,
-    ),
+    "unigem": (the_threshold_of_elements_is_a_step_of_the_whole_path,),
     "georcg": (fewer_steps_are_taken_from_t_star_on,),
     "edpo": (fewer_steps_are_taken_from_t_star_on, a_trainer_must_ask_for_no_more_than_t_star),
     "eegsde": (energies_get_the_times_that_they_were_trained_with,),

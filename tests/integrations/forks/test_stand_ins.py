@@ -125,3 +125,25 @@ def test_all_steps_are_no_bound():
     apply_patch(model, case.stats(model), t_star=18)
     trained_to(model, 20)
     case.sample(model)
+
+
+def test_a_waiting_model_settles_before_any_sampler_of_its_fork():
+    case = stand_in("paper")
+    model = case.model()
+    stats, given = case.stats(model), (2, 5, *case.masks((5, 4)), None)
+    handle = apply_patch(model, lambda model: stats, t_star=11)
+    calls = case.network_inputs(model, lambda: model.sample_shortcut(*given, start_point=20))
+    assert [round(20 * float(t[0])) for t, _ in calls] == list(range(11, -1, -1))
+    assert handle.t_star == 11
+    handle.remove()
+
+
+def test_a_sampler_that_changes_the_number_of_steps_does_not_move_t_star():
+    case = stand_in("edpo")
+    model = case.model()
+    handle = apply_patch(model, case.stats(model), t_star=11)
+    before = handle.log_snr
+    model.sample_ddim(2, 5, *case.masks((5, 4)), None, timestep=3)
+    assert (model.T, handle.log_snr) == (11, before)
+    handle.remove()
+    assert model.T == 20

@@ -17,6 +17,7 @@ import torch
 from fakes import edm_like
 from fakes.checkout import write_checkout
 from fakes.real_checkout import TINY, printed, real_checkout
+from gaga_adapter.integrations.launcher.checkouts import FORKS
 from gaga_adapter.integrations.protocol import adapter_named
 
 from gaga_adapter import GAGAStats
@@ -431,6 +432,34 @@ def test_the_other_codebase_is_told(gaga, kind):
     assert f"`gaga run {kind}`" in err
 
 
+@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: fork.kind)
+def test_a_fork_is_told_from_its_parent_by_its_mark(gaga, tmp_path, monkeypatch, fork):
+    parent = "geoldm" if fork.factory == "get_latent_diffusion" else "edm"
+    write_checkout(tmp_path, parent)
+    monkeypatch.chdir(tmp_path)
+    train = ("--stats", "none", "--t-star", 7, "--", "main_qm9.py")
+    code, _, err = gaga("run", fork.kind, *train)
+    assert code == 2
+    assert f"`gaga run {parent}`" in err
+    file, text = fork.mark
+    with Path(file).open("a") as module:
+        module.write(f"\n# {text}\n")
+    code, _, err = gaga("run", parent, *train)
+    assert code == 2
+    assert f"is a checkout of {fork.name}, not of" in err
+    assert f"`gaga run {fork.kind}`" in err
+    code, _, err = gaga("run", fork.kind, *train)
+    assert code == 0, err
+    assert "starts at t* = 7 of T = 40" in err
+
+
+def test_the_statistics_of_a_given_last_step_need_no_criterion(gaga, edm):
+    code, _, err = gaga("run", "edm", "--", "main_qm9.py", "--max_t", 25)
+    assert code == 0, err
+    assert "fitted 180 molecules" in err
+    assert stats_beside().provenance["fitted for"] == "training at a given t*"
+
+
 def test_no_checkout_and_no_script(gaga, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = gaga("run", "edm", "--", "eval_analyze.py")
@@ -438,7 +467,7 @@ def test_no_checkout_and_no_script(gaga, tmp_path, monkeypatch):
     assert "is not a checkout of EDM: no qm9/models.py" in err
     assert "github.com/ehoogeboom/e3_diffusion_for_molecules" in err
     code, _, err = gaga("run", "gcdm", "--", "eval_analyze.py")
-    assert (code, "unknown codebase 'gcdm'. Known: edm, geoldm." in err) == (2, True)
+    assert (code, "unknown codebase 'gcdm'. Known: edm, geoldm, paper," in err) == (2, True)
     write_checkout(tmp_path, "edm")
     code, _, err = gaga("run", "edm", "--", "eval_nothing.py")
     assert code == 2
