@@ -146,8 +146,8 @@ def _commit(checkout: Path) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-n", type=int, default=512, help="molecules of each run")
-    parser.add_argument("--batch-size", type=int, default=128, help="molecules of a batch")
+    parser.add_argument("-n", type=int, default=256, help="molecules of each run")
+    parser.add_argument("--batch-size", type=int, default=32, help="molecules of a batch")
     parser.add_argument("--held-out", type=int, default=512, help="molecules of each bound")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "edm_launcher")
     parser.add_argument(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gaga_adapter.criteria.certificate.criterion import Certificate
     from gaga_adapter.criteria.cumulant.criterion import Cumulant
     from gaga_adapter.criteria.ks_mi.criterion import KSMI
+    from gaga_adapter.criteria.rigid import RigidTarget
     from gaga_adapter.criteria.two_sample.criterion import TwoSample
     from gaga_adapter.few_step import FewStepScheduler
     from gaga_adapter.fitting import compare, fit
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         VPPath,
         named_path,
     )
+    from gaga_adapter.noised_states import FittedStates, fit_states
     from gaga_adapter.reference import ReferenceGaussian
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
@@ -60,7 +62,7 @@ _files.card_writer_home = ("gaga_adapter.report.card", "write_card")
 
 #: Public names by the module of this package that loads when one of them is first used.
 _ROOMS = {
-    "criteria": ("Certificate", "Cumulant", "KSMI", "TwoSample"),
+    "criteria": ("Certificate", "Cumulant", "KSMI", "RigidTarget", "TwoSample"),
     "few_step": ("FewStepScheduler",),
     "noise.fitted": ("FittedLevels",),
     "fitting": ("compare", "fit"),
@@ -77,6 +79,7 @@ _ROOMS = {
     "molecules.denoiser": ("MoleculeDenoiser",),
     "molecules.pipeline": ("MoleculePipeline",),
     "noise.paths": ("FlowPath", "GaussianPath", "TabulatedPath", "VEPath", "VPPath", "named_path"),
+    "noised_states": ("FittedStates", "fit_states"),
     "reference": ("ReferenceGaussian",),
     "scheduler": ("GAGAScheduler",),
     "stats": ("GAGAStats",),
@@ -93,6 +96,7 @@ __all__ = [
     "DenseLayout",
     "FewStepScheduler",
     "FittedLevels",
+    "FittedStates",
     "FlowPath",
     "GAGAScheduler",
     "GAGAStats",
@@ -101,6 +105,7 @@ __all__ = [
     "MoleculeLayout",
     "MoleculePipeline",
     "ReferenceGaussian",
+    "RigidTarget",
     "TabulatedPath",
     "TokenLayout",
     "TruncatedTimesteps",
@@ -114,6 +119,7 @@ __all__ = [
     "fit",
     "fit_from",
     "fit_levels",
+    "fit_states",
     "named_path",
     "patched",
     "record_trained",

@@ -34,6 +34,14 @@ together is held fixed, so the interval is that of the choice given the criterio
 sizes. Larger molecules have more to tell, so their t* is noisier; a batch of one size can start at
 its own.
 
+**A condition narrows the law.** The curve is that of all data. Averaged over conditions c,
+
+    E_c KL(p(x_t | c) || start) = KL(p(x_t) || start) + I(x_t; c),
+
+so a condition adds its mutual information with the noised data at t*, which the criterion has not
+seen. It is small for what says little about the form that is left at t*, such as most prompts, and
+large for what fixes a part of the target (`warn_of_condition`).
+
 **The default tolerance**, 0.5 nats per molecule. By data processing the samples are no further from
 those of the full path than the start from the marginal there. On QM9 (`polynomial_2`, 200 steps)
 molecules from the `shape` of older artefacts, whose tensors scatter, at t = 525 (0.5 nats) and
@@ -47,7 +55,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,7 +63,7 @@ import torch
 from torch import Generator
 
 from gaga_adapter.criteria.curve import CriterionCurve
-from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.errors import DataError, TruncationError, warn
 from gaga_adapter.files.checked import Fields
 from gaga_adapter.noise.levels import MOST_LOG_SNR, TOLERANCE
 
@@ -251,12 +259,9 @@ def select(
             f"consecutive={consecutive}: the curve has {len(curve.log_snr)} levels. Ask for 1 to "
             f"{len(curve.log_snr)}, or None for all up to noise."
         )
-    columns = zip(curve.value, curve.std_error, strict=True)
-    upper = [value + MARGIN * error for value, error in columns]
     nats, limit = curve.unit == "nats", threshold(curve, tolerance)
-    # A comparison with NaN is false, and false does not hold.
-    holds = [value <= limit if nats else value >= limit for value in upper]
-    first = _first_run(holds, consecutive)
+    upper = upper_limits(curve.value, curve.std_error)
+    first = first_that_holds(upper, limit, curve.unit, consecutive)
     if first is None:
         raise TruncationError(_never(curve, tolerance))
     star, low = curve.log_snr[first], upper[first]
@@ -277,9 +282,30 @@ def select(
     return Selection(star, tolerance, curve, reason)
 
 
-def _first_run(holds: list[bool], length: int | None) -> int | None:
-    """Where `length` levels in a row hold first, or from where on all do; None if nowhere."""
-    ends = range(length, len(holds) + 1) if length is not None else [len(holds)] * len(holds)
+def upper_limits(value: Sequence[float], std_error: Sequence[float]) -> list[float]:
+    """What is compared with the tolerance: values (L,) and their margin of standard errors."""
+    return [one + MARGIN * error for one, error in zip(value, std_error, strict=True)]
+
+
+def first_that_holds(
+    upper: Sequence[float], limit: float, unit: str = "nats", consecutive: int | None = None
+) -> int | None:
+    """The level from which on a criterion holds, by its place in the order from data to noise.
+
+    Args:
+        upper: Values with their margins (L,).
+        limit: Limit of the values.
+        unit: Unit of the values.
+        consecutive: Number of levels in a row that are enough; all up to noise when `None`.
+
+    Returns:
+        The place, or `None` if there is no such level.
+    """
+    # A comparison with NaN is false, and false does not hold.
+    holds = [value <= limit if unit == "nats" else value >= limit for value in upper]
+    ends = [len(holds)] * len(holds)
+    if consecutive is not None:
+        ends = list(range(consecutive, len(holds) + 1))
     return next((k for k, end in enumerate(ends) if all(holds[k:end])), None)
 
 
@@ -393,4 +419,18 @@ def _never(curve: CriterionCurve, tolerance: float) -> str:
         f"{curve.criterion} against the {curve.reference} reference does not stay within "
         f"{limit:.3g} {curve.unit} up to the noisiest level (log-SNR {curve.log_snr[-1]:.3g}). "
         f"{best} Extend the curve towards noise, {advice}"
+    )
+
+
+def warn_of_condition(what: str) -> None:
+    """Say that t* was chosen for the law of all data, and that a condition narrows it.
+
+    Args:
+        what: Condition, as the subject of a sentence.
+    """
+    warn(
+        f"{what} narrows what is to be sampled, and t* was chosen for the law of all data: on "
+        "average the start is further off, by the mutual information of condition and noised data "
+        "at t*. Compare samples with those of the full path, choose a noisier t_star, or fit on "
+        "data of this condition. If it fixes the whole target, see RigidTarget."
     )

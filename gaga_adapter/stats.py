@@ -5,41 +5,30 @@ was chosen on it. Gaussianity depends on the SNR alone, so one artefact serves e
 each path or scheduler maps `log_snr_star` to its own time.
 
 On disk a folder holds `gaga_config.json` (readable: layout, curve, choice, provenance) and
-`gaga_stats.safetensors` (the tensors, with the same configuration in its header). Both are written
-under another name and renamed. The configuration carries a digest of the tensors; if a save is
-interrupted between the two renames, the header of the tensors file decides, so a folder always
-holds one complete artefact, the old or the new one. Levels that were fitted to a model with these
-statistics are a file of their own beside them, `gaga_levels.json`. Nothing is pickled.
+`gaga_stats.safetensors` (the tensors), which `files/pair.py` writes and reads. Levels that were
+fitted to a model with these statistics are a file of their own beside them, `gaga_levels.json`.
+Nothing is pickled.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from gaga_adapter.errors import (
-    ArtefactError,
-    GAGAError,
-    StatsMismatchError,
-    WriteError,
-    warn,
-)
+from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, warn
 from gaga_adapter.files import card_writer
-from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json, printable, to_json
+from gaga_adapter.files.checked import Fields, printable
+from gaga_adapter.files.pair import Pair, digest_of
 from gaga_adapter.layout import DenseLayout, Layout, TokenLayout, layout_from_dict, layout_to_dict
-from gaga_adapter.moments import ExchangeableMoments, moments_from_state_dict
+from gaga_adapter.moments import ExchangeableMoments, has_layout, moments_from_state_dict
 from gaga_adapter.noise.fitted import (
     LEVELS_NAME,
     FittedLevels,
@@ -61,10 +50,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 3
 CONFIG_NAME = "gaga_config.json"
 TENSORS_NAME = "gaga_stats.safetensors"
+_FILES = Pair(CONFIG_NAME, TENSORS_NAME, SCHEMA_VERSION, "`gaga fit`")
 #: Artefacts that ship with the package, by name.
 EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
-#: Most times that an artefact is read while somebody else writes it.
-_MOST_READS = 5
 #: What else may be in a folder, by the file that tells.
 _DIFFUSERS = {
     "scheduler_config.json": "a scheduler",
@@ -120,15 +108,7 @@ class GAGAStats:
                     f"{what}={value!r} is none. Pass what a fit gives: GAGAStats(layout, moments, "
                     "log_snr_star), or let `fit` make the statistics."
                 )
-        if isinstance(moments, ExchangeableMoments):
-            fits = not isinstance(layout, DenseLayout) and (
-                (moments.n_features, moments.n_positions) == (layout.n_features, layout.n_positions)
-            )
-        else:
-            fits = isinstance(layout, DenseLayout) and (
-                (moments.shape, moments.channels) == (layout.shape, layout.channels)
-            )
-        if not fits:
+        if not has_layout(moments, layout):
             raise StatsMismatchError(
                 f"the layout has {layout.describe()}, the moments are {moments.metadata()}. "
                 "Pass the moments of data in this layout."
@@ -280,19 +260,15 @@ class GAGAStats:
                 does not have.
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise WriteError(f"{folder} is a file, and fitted statistics are a folder. Name one.")
         tensors, config = self._tensors(), self.to_dict()
-        text = to_json(config, indent=2) + "\n"
-        blob = safetensors_bytes(tensors, metadata={"gaga_config": to_json(config)})
-        try:
-            self._from_config(from_json(text, CONFIG_NAME), tensors)
-        except GAGAError as error:
-            raise ArtefactError(f"these statistics could not be read again: {error}") from error
-        with replacing(folder / TENSORS_NAME) as temporary:
-            temporary.write_bytes(blob)
-        with replacing(folder / CONFIG_NAME) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+
+        def check(config: Mapping[str, Any]) -> None:
+            try:
+                self._from_config(config, tensors)
+            except GAGAError as error:
+                raise ArtefactError(f"these statistics could not be read again: {error}") from error
+
+        _FILES.write(folder, config, tensors, check)
         save_levels(folder, self.levels, config["digest"])
 
     @classmethod
@@ -347,50 +323,17 @@ class GAGAStats:
 
     @classmethod
     def _read(cls, folder: Path, name: str) -> GAGAStats:
-        """The artefact in a folder, which the user called `name`.
-
-        If somebody else writes there meanwhile, it is read again.
-        """
-        for left in reversed(range(_MOST_READS)):
-            before = _stamps(folder)
-            try:
-                return cls._read_once(folder, name)
-            except (ArtefactError, OSError) as error:
-                if left and _stamps(folder) != before:
-                    continue
-                if isinstance(error, ArtefactError):
-                    raise
-                raise ArtefactError(
-                    f"cannot read the artefact in {folder} ({error.strerror or error}). Check who "
-                    "may read its files."
-                ) from error
-        raise AssertionError("the last time it returns or raises")
+        """The artefact in a folder, which the user called `name`."""
+        return _FILES.read_again(folder, lambda: cls._read_once(folder, name))
 
     @classmethod
     def _read_once(cls, folder: Path, name: str) -> GAGAStats:
-        from gaga_adapter.files.tensors import read_tensors
-
-        config_file, tensors_file = folder / CONFIG_NAME, folder / TENSORS_NAME
-        missing = [f.name for f in (config_file, tensors_file) if not os.path.isfile(f)]
-        if missing:
-            raise ArtefactError(_what_is_missing(folder, name, missing))
-        with config_file.open("rb") as stream:
-            config = _configuration(stream.read(MOST_BYTES + 1), config_file)
-        try:
-            tensors, texts = read_tensors(tensors_file)
-        except ArtefactError as error:
-            raise _corrupt(folder, error) from error
-        digest = _digest(tensors)
-        if config.get("digest") != digest:  # a save was interrupted, or the file is damaged
-            own = texts.get("gaga_config")
-            config = {} if own is None else _configuration(own, tensors_file)
-            if config.get("digest") != digest:
-                raise _corrupt(folder, "the tensors do not match their digest")
+        config, tensors = _FILES.read(folder, partial(_what_is_missing, folder, name))
         try:
             stats = cls._from_config(config, tensors)
         except GAGAError as error:
-            raise _corrupt(folder, error) from error
-        levels = load_levels(folder, digest)
+            raise _FILES.corrupt(folder, error) from error
+        levels = load_levels(folder, config["digest"])
         return replace(stats, levels=levels) if levels else stats
 
     def push_to_hub(
@@ -448,7 +391,7 @@ class GAGAStats:
             "selection": None if self.selection is None else self.selection.to_dict(),
             **({} if self.refinement is None else {"refinement": self.refinement.to_dict()}),
             "provenance": dict(self.provenance),
-            "digest": _digest(self._tensors()),
+            "digest": digest_of(self._tensors()),
         }
 
     @property
@@ -509,23 +452,6 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("gaga-adapter", "torch", "numpy", "scikit-learn")}
 
 
-def _corrupt(folder: Path, fault: object) -> ArtefactError:
-    return ArtefactError(
-        f"the artefact in {folder} is corrupt ({str(fault).rstrip('.')}). Write it again with "
-        "`gaga fit`."
-    )
-
-
-def _stamps(folder: Path) -> list[tuple[int, int, int]]:
-    """What changes when somebody else writes one of the files of an artefact."""
-    stamps = []
-    for name in (CONFIG_NAME, TENSORS_NAME):
-        with suppress(OSError, ValueError):
-            found = os.stat(folder / name)
-            stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
-    return stamps
-
-
 def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
     """The message where there is no artefact: what there is, and what to pass."""
     if os.path.isfile(folder):
@@ -545,36 +471,11 @@ def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
         for file, kind in _DIFFUSERS.items():
             if os.path.isfile(folder / file):
                 what = f"it holds {kind} of diffusers, without statistics"
+        if os.path.isfile(folder / "gaga_states.json"):
+            what = "it holds statistics of noised states; read them by FittedStates.from_pretrained"
     near = get_close_matches(name.lower(), EMBEDDED, 1)
     guess = f" Did you mean {near[0]}?" if near and not folder.exists() else ""
     return f"no fitted statistics in {name}: {what}.{guess} {_INSTEAD}"
-
-
-def _configuration(content: str | bytes, file: Path) -> Mapping[str, Any]:
-    """The configuration in a file, of a schema that this version reads."""
-    config = from_json(content, str(file))
-    version = config.get("schema_version") if isinstance(config, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ArtefactError(
-            f"{file} has no schema_version from 1 to {SCHEMA_VERSION}, which this version reads. "
-            "Write it again with `gaga fit`."
-        )
-    if version > SCHEMA_VERSION:
-        raise ArtefactError(
-            f"{file} has schema_version={version}, this gaga-adapter reads up to "
-            f"{SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
-        )
-    return dict(config)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _looks_like_hub_id(name: str) -> bool:

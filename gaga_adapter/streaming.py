@@ -72,6 +72,7 @@ def collect(
     sharing: Sharing = "deal",
     channels: int | None = None,
     check: Callable[[Layout], None] | None = None,
+    hold_out: bool = False,
 ) -> Collected | None:
     """Stream a data set once; the result on the first of the processes, `None` on the others.
 
@@ -79,6 +80,7 @@ def collect(
     impossible one is refused before the stream is read. `check` is called with the layout as soon
     as it is known, and may refuse it. One number is drawn from `generator`, for the sample.
     `progress` is called after each batch; with several processes once a second, on the first one.
+    With `hold_out` the sample is kept out of the moments, and is half of the items at most.
     """
     if n_criterion < 1:
         raise DataError(f"n_criterion={n_criterion}: the criterion needs items to see. Pass more.")
@@ -98,23 +100,24 @@ def collect(
         table = {} if layout.n_positions else {"table_size": 0}  # tokens have no shapes to draw
         moments = ExchangeableMoments(layout.n_features, n_positions=layout.n_positions, **table)
     seed = int(torch.randint(2**62, (), generator=generator))
-    sample = _UniformSample(n_criterion, processes.everyones(seed)[0])
+    seed = processes.everyones(seed)[0]
+    sample = _UniformSample(n_criterion, seed)
+    if hold_out:
+        sample = _HeldOut(n_criterion, seed, moments)
 
     def total(done: int) -> None:
         if progress is not None:
             progress("moments", done, None)
 
     share = islice(data, processes.index, None, processes.count) if sharing == "deal" else data
-    is_checked = False
+    is_checked, seen = False, 0
     with processes.in_step(total) as tick:
         for place, batch in enumerate(share):
             number = processes.index + processes.count * place  # in the whole stream
             try:
                 x, mask = read_batch(batch, layout)
-                if isinstance(moments, ExchangeableMoments):
-                    moments.update(x, mask)
-                else:
-                    moments.update(x)
+                if not hold_out:
+                    _take_in(moments, x, mask)
                 sample.update(x, mask, number)
             except DataError as error:
                 if processes.count == 1:
@@ -123,8 +126,9 @@ def collect(
             if not is_checked and moments.count:
                 make_reference(moments, reference)
                 is_checked = True
-            tick(moments.count)
-    if sum(processes.everyones(moments.count)) == 0:
+            seen += len(x)
+            tick(seen)
+    if sum(processes.everyones(seen)) == 0:
         raise DataError(_NO_DATA)
     sample.shrink()
     whole = processes.merged((moments, sample), _merge)
@@ -186,6 +190,35 @@ class _UniformSample:
         return self.x, self.mask
 
 
+class _HeldOut(_UniformSample):
+    """A uniform sample of at most half of the items, and moments of all the others."""
+
+    def __init__(self, size: int, seed: int, moments: Moments) -> None:
+        super().__init__(size, seed)
+        self.moments = moments
+
+    def shrink(self) -> None:
+        """Hand the items beyond the size of the sample over to the moments."""
+        others = self.keys.argsort()[self.size :]
+        if self.x is not None and len(others):
+            mask = None if self.mask is None else self.mask[others]
+            _take_in(self.moments, self.x[others], mask)
+        super().shrink()
+
+    def tensors(self) -> tuple[Tensor, Tensor | None]:
+        """The sample, at its final size."""
+        self.shrink()
+        self.size = min(self.size, (self.moments.count + len(self.keys)) // 2)
+        return super().tensors()
+
+
+def _take_in(moments: Moments, x: Tensor, mask: Tensor | None) -> None:
+    if isinstance(moments, ExchangeableMoments):
+        moments.update(x, mask)
+    else:
+        moments.update(x)
+
+
 _Share: TypeAlias = "tuple[Moments, _UniformSample]"
 
 
@@ -242,7 +275,7 @@ def check_stream(data: Any) -> None:  # noqa: ANN401 - whatever a user passed
         )
     elif type(data).__module__.startswith("numpy"):
         fault = f"a numpy {type(data).__name__}", "Pass torch.from_numpy(data).split(512)."
-    elif _is_pair(data):
+    elif is_pair(data):
         fault = "one pair of tensors", "Pass [(x, mask)], a list of one batch."
     elif isinstance(data, torch.utils.data.Dataset) and not isinstance(
         data, torch.utils.data.IterableDataset
@@ -260,7 +293,7 @@ def check_stream(data: Any) -> None:  # noqa: ANN401 - whatever a user passed
     raise DataError(f"data is {fault[0]}, and an iterable of batches is needed. {fault[1]}")
 
 
-def _is_pair(data: Any) -> bool:  # noqa: ANN401
+def is_pair(data: Any) -> bool:  # noqa: ANN401
     """Whether this is one batch (x, mask) instead of an iterable of batches."""
     if not isinstance(data, tuple) or len(data) != 2:
         return False

@@ -5,16 +5,23 @@ Their path is `x = x_0 + sigma eps` (Karras et al. 2022), so with a = 1 and b = 
 of sigmas, from unit noise times its first. The list is cut at sigma*, and the start comes from the
 fitted Gaussian:
 
-    sigmas, start = truncate_sigmas(sigmas, stats="my-stats")    # or sigma_star=1.5, from noise
+    sigmas, start = truncate_sigmas(sigmas, stats="my-stats")
     x = start.initial_sample((64, 3, 32, 32), generator)    # not noise * sigmas[0]
     x = sample_heun(model, x, sigmas)                       # k-diffusion
     t_steps, x_next = sigmas, start.transport(latents)      # NVlabs/edm: not latents * t_steps[0]
+
+A model that makes one target for its condition, such as a structure for a sequence, has no use for
+statistics of a data set. There the list is cut where the target cannot be told from noise, and the
+loop's own noise is the start:
+
+    target = RigidTarget.from_size(n_atoms=2000, radius_of_gyration=18.0)
+    sigmas, start = truncate_sigmas(sigmas, sigma_star=target.sigma_star())
+    x = start.transport(noise)                              # noise * sigmas[0]
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +29,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError
-from gaga_adapter.noise.levels import first_beyond
+from gaga_adapter.errors import ArtefactError, TruncationError, warn
+from gaga_adapter.noise.levels import first_beyond, plain_number
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats
+
+#: What `truncate_sigmas` can do with a list.
+SPACINGS = ("suffix", "respace")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,18 +113,20 @@ def truncate_sigmas(
             lists of Karras et al. 2022, Eq. 5, of that `rho` it gives the list of the same kind
             from sigma* on.
         sigma_star: Noise level to start at, in the model's units; that of the statistics when
-            `None`.
+            `None`. Without statistics the start is noise alone, so choose a level where the data
+            cannot be told from it: for a target that is fixed by a condition,
+            `RigidTarget.sigma_star` says which.
 
     Returns:
         Sigmas, of the dtype and device given (float32 for a list), and the start at `sigmas[0]`.
 
     Raises:
         TruncationError: If the list does not fall, has no positive entry, or no room below sigma*
-            for as many steps; or if an option is unknown.
+            for as many steps; or if `sigma_star` is not positive, or an option is unknown.
         ArtefactError: If the statistics cannot be read, or neither they nor `sigma_star` are given.
         StatsMismatchError: If the reference is unknown or finer than what was fitted.
     """
-    Options(spacing=spacing)  # refuses an unknown one
+    check_spacing(spacing)
     if not (0 < data_scale < math.inf and 0 < rho < math.inf):
         raise TruncationError(f"data_scale={data_scale} and rho={rho} must be positive.")
     if isinstance(stats, str | Path):
@@ -124,8 +135,11 @@ def truncate_sigmas(
         if stats is None:
             raise ArtefactError("neither stats nor sigma_star is given. Pass one, or both.")
         sigma_star = data_scale * math.exp(-stats.log_snr_star / 2)
-    elif not 0 < sigma_star < math.inf:
-        raise TruncationError(f"sigma_star={sigma_star} must be a positive, finite number.")
+    else:
+        advice = "Pass a positive noise level, such as RigidTarget.sigma_star()."
+        sigma_star = plain_number("sigma_star", sigma_star, advice)
+        if not sigma_star > 0:
+            raise TruncationError(f"sigma_star={sigma_star:g} is not positive. {advice}")
     if stats is None and (reference not in ("auto", "unit") or data_scale != 1.0):
         raise ArtefactError(
             f"reference={reference!r} and data_scale={data_scale} need fitted statistics. "
@@ -138,12 +152,10 @@ def truncate_sigmas(
     noisy = levels[levels > 0]
     beyond = len(noisy) - first_beyond(-2 * noisy.log().flip(0), -2 * math.log(sigma_star))
     if beyond == 0:
-        warnings.warn(
+        warn(
             f"the list begins at sigma={float(noisy[0]):.6g}, closer to the data than "
             f"sigma*={sigma_star:.6g}: nothing is cut, and the start is taken there. "
-            "Use a list with a larger sigma_max.",
-            GAGAWarning,
-            stacklevel=2,
+            "Use a list with a larger sigma_max."
         )
     if spacing == "suffix" or beyond <= 1:
         part = entries[max(beyond - 1, 0) :]
@@ -160,6 +172,16 @@ def truncate_sigmas(
         return part, KarrasStart(first, None)
     chosen = -2 * math.log(sigma_star / data_scale)
     return part, KarrasStart(first, stats.start(reference, chosen).at(data_scale, first))
+
+
+def check_spacing(spacing: str) -> None:
+    """Refuse a spacing that lists of sigmas do not have.
+
+    Raises:
+        TruncationError: If it is none of `SPACINGS`.
+    """
+    if spacing not in SPACINGS:
+        raise TruncationError(f"spacing={spacing!r} is unknown. Known: {', '.join(SPACINGS)}.")
 
 
 def _check_sigmas(sigmas: Tensor) -> Tensor:

@@ -26,9 +26,10 @@ from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.cli import show
 from gaga_adapter.errors import ArtefactError, DataError, TruncationError
 from gaga_adapter.files.checked import MOST_BYTES
+from gaga_adapter.files.pair import digest_of
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
-from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME, _digest
+from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME
 
 FOLDER = frozen.FOLDER / "artefacts"
 NAMES = sorted(folder.name for folder in FOLDER.iterdir())
@@ -49,7 +50,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning
 
 def write(folder, config, tensors, header=None):
     """An artefact whose digest is valid, whatever it holds."""
-    config = {**config, "digest": _digest(tensors)} if isinstance(config, dict) else config
+    config = {**config, "digest": digest_of(tensors)} if isinstance(config, dict) else config
     text = json.dumps(config)
     (folder / CONFIG_NAME).write_text(text)
     content = {name: tensor.contiguous() for name, tensor in tensors.items()}

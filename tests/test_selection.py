@@ -4,13 +4,14 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.special import rel_entr
 
 from gaga_adapter.criteria import CriterionCurve
 from gaga_adapter.criteria.contributions import Contributions
-from gaga_adapter.errors import ArtefactError, DataError, GAGAError, TruncationError
+from gaga_adapter.errors import ArtefactError, DataError, GAGAError, GAGAWarning, TruncationError
 from gaga_adapter.selection import (
     DEFAULT_TOLERANCE,
     DEFAULT_TOLERANCES,
@@ -20,6 +21,7 @@ from gaga_adapter.selection import (
     noisiest,
     select,
     select_by_size,
+    warn_of_condition,
     worst_share,
 )
 
@@ -357,3 +359,17 @@ def test_curves_that_are_no_curves(changes, message):
 
 def test_errors_are_of_the_family():
     assert issubclass(TruncationError, GAGAError)
+
+
+def test_a_condition_adds_its_mutual_information():
+    """Gaussian x and c of correlation rho: E_c KL(p(x | c) || q) = KL(p(x) || q) + I(x; c)."""
+    from torch.distributions import Normal, kl_divergence
+
+    rho, start = 0.8, Normal(0.3, 1.4)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    given = Normal(torch.tensor(rho * nodes), (1 - rho**2) ** 0.5)
+    average = float((kl_divergence(given, start) * torch.tensor(weights / weights.sum())).sum())
+    alone = float(kl_divergence(Normal(0.0, 1.0), start))
+    assert average == pytest.approx(alone - math.log(1 - rho**2) / 2, rel=1e-6)
+    with pytest.warns(GAGAWarning, match="a pocket narrows what is to be sampled"):
+        warn_of_condition("a pocket")

@@ -32,6 +32,8 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.level_fitting.search",
         "gaga_adapter.noise.fitted",
         "gaga_adapter.fitting",
+        "gaga_adapter.noised_states.fit",
+        "gaga_adapter.noised_states.artefact",
         "gaga_adapter.stats",
         "gaga_adapter.layout",
         "gaga_adapter.errors",
@@ -47,6 +49,7 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.reference.base",
         "gaga_adapter.reference.molecules",
         "gaga_adapter.reference.shape",
+        "gaga_adapter.reference.measured",
         "gaga_adapter.reference.dense",
     ),
     "Choosing t*": (
@@ -59,6 +62,7 @@ API: dict[str, tuple[str, ...]] = {
         "gaga_adapter.criteria.ks_mi.criterion",
         "gaga_adapter.criteria.ks_mi.published",
         "gaga_adapter.criteria.certificate.denoisers",
+        "gaga_adapter.criteria.rigid",
         "gaga_adapter.selection",
     ),
     "Sampling": (
@@ -70,6 +74,7 @@ API: dict[str, tuple[str, ...]] = {
         "integrations.patching.fitting",
         "integrations.sampling.pipeline",
         "integrations.karras",
+        "integrations.structures.patch",
         "integrations.protocol",
         "gaga_adapter.testing",
         "gaga_adapter.testing.adapter",

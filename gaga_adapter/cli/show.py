@@ -36,6 +36,9 @@ def run(
       gaga show stats/ --plot curve.png
       gaga show qm9 --json | jq '.t_star["edm/polynomial_2"]'
     """
+    if _holds_states(stats):
+        print_states(stats, plot, as_json)
+        return
     fitted = GAGAStats.from_pretrained(stats)
     if plot is not None:
         save_plot(fitted, plot)
@@ -45,6 +48,43 @@ def run(
         print_stats(fitted)
     if plot is not None:
         say(f"wrote {plot}")
+
+
+def _holds_states(folder: str) -> bool:
+    """Whether a folder holds statistics of noised states, and none of clean data."""
+    place = Path(folder)
+    names = ("gaga_config.json", "gaga_states.json")
+    return [(place / name).is_file() for name in names] == [False, True]
+
+
+def print_states(folder: str, plot: Path | None, as_json: bool) -> None:
+    """Print what `fit_states` measured, level by level."""
+    from gaga_adapter.noised_states import FittedStates
+
+    states = FittedStates.from_pretrained(folder)
+    if plot is not None:
+        raise ArtefactError(
+            f"{folder} holds statistics of noised states, by the time of their codebase; only a "
+            "curve against log-SNR can be drawn. Leave --plot out."
+        )
+    if as_json:
+        print_json(states.to_dict())
+        return
+    source = states.provenance.get("data", "noised states")
+    out.print(bold(source) + f", {states.layout.describe()}", soft_wrap=True)
+    title = f"two_sample against the {states.reference} reference"
+    levels = table(title, "level", "nats", "± s.e.", "auc", "items", "")
+    for one in states.measured:
+        levels.add_row(
+            f"{one.level:.4g}",
+            f"{one.value:.3f}",
+            f"{one.std_error:.3f}",
+            f"{one.auc:.3f}",
+            f"{one.moments.count + one.n_held_out:,}",
+            "start" if one.level == states.level_star else "",
+        )
+    out.print(levels)
+    out.print(f"time rises towards {states.towards}; {states.reason}")
 
 
 def document(stats: GAGAStats) -> dict[str, Any]:

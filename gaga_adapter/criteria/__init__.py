@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gaga_adapter.criteria.certificate.denoisers import as_denoiser
     from gaga_adapter.criteria.cumulant.criterion import Cumulant
     from gaga_adapter.criteria.ks_mi.criterion import KSMI
+    from gaga_adapter.criteria.rigid import RigidTarget
     from gaga_adapter.criteria.two_sample.criterion import TwoSample
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Criterion",
     "CriterionCurve",
     "Cumulant",
+    "RigidTarget",
     "TwoSample",
     "as_denoiser",
     "criterion",
@@ -48,6 +50,7 @@ _NEEDS = {"certificate": "a trained denoiser: Certificate(as_denoiser(model))"}
 #: Files of the names that load when first used.
 _HOME = {title: f"{folder}.criterion" for folder, title in CRITERIA.items()}
 _HOME["as_denoiser"] = "certificate.denoisers"
+_HOME["RigidTarget"] = "rigid"
 
 
 def criterion(name: str) -> Criterion:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gaga_adapter.files.checked import Fields
+from gaga_adapter.layout import DenseLayout, Layout
 from gaga_adapter.moments.molecules import ExchangeableMoments, SizeMoments
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "ExchangeableMoments",
     "Moments",
     "SizeMoments",
+    "has_layout",
     "moments_from_state_dict",
 ]
 
@@ -38,6 +40,17 @@ def moments_from_state_dict(state: dict[str, Tensor], metadata: dict[str, Any]) 
     from gaga_adapter.moments.dense import DenseMoments
 
     return DenseMoments.from_state_dict(state, metadata)
+
+
+def has_layout(moments: Moments, layout: Layout) -> bool:
+    """Whether these are moments of data in this layout."""
+    if isinstance(moments, ExchangeableMoments):
+        return not isinstance(layout, DenseLayout) and (
+            (moments.n_features, moments.n_positions) == (layout.n_features, layout.n_positions)
+        )
+    return isinstance(layout, DenseLayout) and (
+        (moments.shape, moments.channels) == (layout.shape, layout.channels)
+    )
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562

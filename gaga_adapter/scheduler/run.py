@@ -44,6 +44,7 @@ from gaga_adapter.scheduler.noise_map import NoiseMap
 from gaga_adapter.scheduler.options import OWN_LEVELS, Options
 from gaga_adapter.scheduler.start import Entry, Start
 from gaga_adapter.scheduler.watch import Watch
+from gaga_adapter.selection import warn_of_condition
 from gaga_adapter.stats import GAGAStats
 
 Method = Callable[..., Any]  # of the base, unbound
@@ -552,7 +553,10 @@ class TruncatedRun:
                 "the network is given several noise levels at once, as for frames that are known "
                 "beforehand. A single start has one level: use the plain scheduler here."
             )
-        return start.show(sample)
+        shown = start.show(sample)
+        if start.is_inside(sample):
+            warn_of_condition("what the network is given beside its sample, such as an image,")
+        return shown
 
     def _gaga_break_off(self) -> None:
         """End a run in the middle: a pipeline that prepares latents has begun anew."""

@@ -255,6 +255,17 @@ class Start:
             is_part(sample, start) or exchange(sample, start, start) is not None for start in starts
         )
 
+    def is_inside(self, sample: Tensor) -> bool:
+        """Whether a network's first input holds more than a start, along an axis of the sample.
+
+        Pipelines put images there that the sample is to agree with, place by place.
+        """
+        starts = [h.given for h in self.handed if h.level == self._entry.level]
+        return any(
+            sample.shape[1:] != start.shape[1:] and exchange(sample, start, start) is not None
+            for start in starts
+        )
+
     def recognise(self, sample: Tensor) -> bool:
         """Whether a sample is the mapped start, also one from before the grid was made anew."""
         is_open = self.state in (State.READY, State.DONE, State.MAPPED)

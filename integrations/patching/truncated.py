@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError, warn
 from gaga_adapter.reference import ReferenceGaussian
+from gaga_adapter.selection import warn_of_condition
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import (
     Extent,
@@ -302,6 +303,8 @@ def _start(call: _Call) -> Any:  # noqa: ANN401
         if truncation.stats is not None:
             check_fresh(truncation.adapter, model, truncation.stats)
         check_extent(truncation, model)
+        if truncation.reference is not None and call.arguments.get("context") is not None:
+            warn_of_condition("the context")
     if inspect.isgeneratorfunction(call.method):
         return _frames(call)
     try:

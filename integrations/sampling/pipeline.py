@@ -42,6 +42,7 @@ from gaga_adapter.sampling.loop import (
     wanted_sizes,
 )
 from gaga_adapter.sampling.solvers import ancestral_scheduler, scheduler_named
+from gaga_adapter.selection import warn_of_condition
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import trained_log_snr
 
@@ -250,6 +251,9 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"got a context {tuple(context.shape)}. Pass one row per molecule "
                 f"({n_molecules}, {width}), or per atom ({n_molecules}, N, {width})."
             )
+        fitted = isinstance(getattr(self.scheduler, "stats", None), GAGAStats)
+        if fitted and self.scheduler.reference != "unit":
+            warn_of_condition("the context")
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - diffusers' own
         """Refuses always, and says what to do: the class of the model is not one of diffusers."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gaga_adapter.integrations.karras import truncate_sigmas
 
-from gaga_adapter import GAGAScheduler, GAGAStats
+from gaga_adapter import GAGAScheduler, GAGAStats, RigidTarget
 from gaga_adapter.errors import ArtefactError, GAGAWarning, StatsMismatchError, TruncationError
 from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
@@ -89,6 +89,18 @@ def test_a_sigma_of_ones_own_needs_no_statistics():
     assert start.reference.kind == "channel"
 
 
+def test_a_rigid_target_says_where_to_cut():
+    """The first sigma is the last of the list at which the target is within the tolerance."""
+    target = RigidTarget.from_size(800, 12.7)
+    levels = karras_list(200, 2560.0, 0.0064)
+    sigmas, start = truncate_sigmas(levels, sigma_star=target.sigma_star(0.5))
+    assert target.divergence(start.sigma) <= 0.5 < target.divergence(float(sigmas[1]))
+    assert 60 < len(levels) - len(sigmas) < 90
+    respaced, start = truncate_sigmas(levels, None, "respace", sigma_star=target.sigma_star(0.5))
+    assert len(respaced) == len(levels)
+    assert target.divergence(start.sigma) == pytest.approx(0.5, rel=1e-3)
+
+
 def test_what_a_sigma_alone_cannot_say_is_refused():
     levels = karras_list(20)
     with pytest.raises(ArtefactError, match="neither stats nor sigma_star"):
@@ -96,9 +108,12 @@ def test_what_a_sigma_alone_cannot_say_is_refused():
     for options in ({"reference": "channel"}, {"data_scale": 0.5}):
         with pytest.raises(ArtefactError, match="need fitted statistics"):
             truncate_sigmas(levels, sigma_star=1.5, **options)
-    for sigma_star in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(TruncationError, match="positive, finite"):
+    for sigma_star in (0.0, -1.0, math.inf, math.nan, "1.5", True, torch.ones(2)):
+        with pytest.raises(TruncationError, match="Pass a positive noise level"):
             truncate_sigmas(levels, sigma_star=sigma_star)
+    for spacing in ("log_snr", "fitted", "auto"):  # words of the scheduler, not of a list
+        with pytest.raises(TruncationError, match=r"is unknown\. Known: suffix, respace"):
+            truncate_sigmas(levels, None, spacing, sigma_star=1.5)
     with pytest.raises(TruncationError, match="no layout of molecules"):
         truncate_sigmas(levels, sigma_star=1.5)[1].initial_sample(torch.tensor([3, 4]))
 

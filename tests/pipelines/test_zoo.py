@@ -166,3 +166,33 @@ def test_pipelines_share_a_scheduler(names, mode):
         assert not (
             faults_of_data(bare, run) if is_data else faults_of_start(bare, run, bare.noise)
         )
+
+
+# -- conditions that fix a part of the target ------------------------------------------------------
+
+WITH_AN_IMAGE = (
+    "StableDiffusionInpaintPipeline-unet of 9 channels",
+    "StableDiffusionUpscalePipeline",
+    "FluxKontextPipeline",
+    "CogVideoXImageToVideoPipeline",
+)
+WITH_A_PROMPT = (
+    "StableDiffusionPipeline",
+    "StableDiffusionControlNetPipeline",
+    "StableDiffusionInpaintPipeline",
+    "FluxPipeline",
+    "WanPipeline",
+    "DDPMPipeline",
+)
+
+
+@pytest.mark.parametrize("name", WITH_AN_IMAGE + WITH_A_PROMPT)
+def test_an_image_beside_the_sample_narrows_the_law_and_a_prompt_does_not(name):
+    case = next(case for case in CASES if case.name == name)
+    if not case.is_known:
+        pytest.skip(f"diffusers {diffusers.__version__} has no {case.pipeline}")
+    bare = plain(case)
+    bare.pipe.scheduler = bare.truncated("attach")
+    bare.pipe.scheduler.attach(bare.pipe)
+    told = [text for text in perform(case, bare.pipe).warned if "narrows" in text]
+    assert len(told) == (name in WITH_AN_IMAGE), told

@@ -143,6 +143,29 @@ class TwoSample(BaseCriterion):
             )
         return task, group
 
+    def of_states(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        reference: ReferenceGaussian,
+        generator: Generator | None = None,
+    ) -> Separation:
+        """Tell states that have their noise already from draws of a reference of them.
+
+        Args:
+            x: States of one level, that the reference was not fitted on: (M, N, 3 + F) or
+                (M, C, ...).
+            mask: Real atoms (M, N) of molecules; `None` for dense data.
+            reference: Reference of such states, at their own level (a = 1, b = 0).
+            generator: Source of all randomness.
+
+        Raises:
+            DataError: If the states are too few, not finite or of another shape.
+        """
+        task, group = self._sample(self._task(x, mask, torch.zeros(1), generator, None))
+        features = paired_features(task, reference.at(1.0, 0.0), group)
+        return self.separate(*features, _seed(generator), group)
+
     def null_check(
         self,
         reference: ReferenceGaussian,

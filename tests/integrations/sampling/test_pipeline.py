@@ -510,6 +510,16 @@ def test_context_reaches_the_network_of_its_molecule():
     assert all(torch.equal(seen, expected) for seen in model.dynamics.contexts)
 
 
+def test_a_context_narrows_the_law_that_t_star_was_chosen_for():
+    model = edm(n_context=2)
+    context = torch.zeros(2, 2)
+    run(pipeline(model, "unipc"), [N, N], num_inference_steps=3, context=context)  # silent
+    pipe = pipeline(model, "unipc")
+    pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats=stats_of())
+    with pytest.warns(GAGAWarning, match="the context narrows what is to be sampled"):
+        run(pipe, [N, N], num_inference_steps=3, context=context)
+
+
 @pytest.mark.parametrize(
     ("n_context", "context", "message"),
     [
