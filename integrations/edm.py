@@ -38,11 +38,10 @@ class EDM(Adapter):
         *("dynamics", "in_node_nf", "n_dims", "num_classes"),
         *("include_charges", "norm_values", "norm_biases"),
     )
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "sample": ("n_samples", "n_nodes"),
-        "sample_p_xh_given_z0": ("z0", "node_mask"),
-    }
-    values: ClassVar[Mapping[str, object]] = {"n_dims": 3}
+    methods: ClassVar[tuple[str, ...]] = (
+        "sample(n_samples, n_nodes)",
+        "sample_p_xh_given_z0(z0, node_mask)",
+    )
     #: Whether it diffuses the latent of an autoencoder.
     latent: ClassVar[bool] = False
     #: Whether noise and data of the features have zero mean over the atoms, as positions have.

@@ -33,11 +33,7 @@ class MLConfGen(Adapter):
 
     name = "mlconfgen"
     attributes = ("time_steps", "dynamics", "n_dims", "num_classes", "norm_values")
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "denoise": ("z", "node_mask"),
-        "sample_p_xh_given_z0": ("z0", "node_mask"),
-    }
-    values: ClassVar[Mapping[str, object]] = {"n_dims": 3}
+    methods = ("denoise(z, node_mask)", "sample_p_xh_given_z0(z0, node_mask)")
     starts = ("forward", "animate")
     prior_term = None
     refused: ClassVar[Mapping[str, str]] = {

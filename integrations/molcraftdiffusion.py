@@ -28,10 +28,7 @@ class MolCraftDiffusion(EDM):
         "phi_distillation": "the teacher of a distillation knows absolute times only",
     }
     refused_arguments = ("condition_tensor", "condition_mode", "silvr_cfgs", "n_retrys")
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "sample": ("condition_tensor", "condition_mode", "n_frames", "n_retrys"),
-        **dict.fromkeys(refused, ()),
-    }
+    methods = ("sample(condition_tensor, condition_mode, n_frames, n_retrys)", *refused)
     frames = ("keep_frames", "n_frames")
 
     def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:

@@ -13,6 +13,7 @@ give it a `name`, say what differs, and call `register`. The built-in adapters a
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -31,16 +32,18 @@ Batch = Any  # what a loader of that codebase gives
 class Adapter:
     """How the models of one codebase are recognised, and what they call their parts.
 
-    A fork is a subclass of its parent's adapter. Of `attributes`, `methods` and `values` it names
-    only what its models have beyond those of the parent; the other names replace the parent's.
+    A fork is a subclass of its parent's adapter. Of `attributes`, `methods`, `must` and `must_not`
+    it names only what its models have beyond those of the parent; the other names replace the
+    parent's.
 
     Attributes:
         name: Name of the codebase in messages and in pickles.
         attributes: Attributes that its models have, beyond `steps`, `gamma` and the network.
-        methods: Methods that its models have, with names of their parameters, beyond `network`,
-            `noise` and the first of `starts`.
-        values: Values that attributes must have, where a model has them; a model with other
-            values is refused, also by the adapter of the parent.
+        methods: Methods that its models have, with some of their parameters, such as
+            `sample(guidance, l)`, beyond `network`, `noise` and the first of `starts`.
+        must: Attributes that must be true where a model has them; a model in which one is not is
+            refused, also by the adapter of the parent.
+        must_not: Attributes that must be false where a model has them, likewise.
         steps: Attribute with the number of steps T.
         features: Number of diffused channels beside the positions, or the attribute with that
             number; `None` where these are the one-hot elements and the charges.
@@ -58,8 +61,9 @@ class Adapter:
 
     name: ClassVar[str]
     attributes: ClassVar[tuple[str, ...]] = ()
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    values: ClassVar[Mapping[str, object]] = {}
+    methods: ClassVar[tuple[str, ...]] = ()
+    must: ClassVar[tuple[str, ...]] = ()
+    must_not: ClassVar[tuple[str, ...]] = ()
     steps: ClassVar[str] = "T"
     features: ClassVar[int | str | None] = None
     network: ClassVar[str] = "phi"
@@ -76,14 +80,16 @@ class Adapter:
 
     def reasons(self, model: Model) -> list[str]:
         """All reasons why this is not such a model, or one of another kind; empty if it is one."""
-        values: dict[str, object] = {}
-        for cls in reversed(type(self).__mro__):
-            values |= vars(cls).get("values", {})
-        return self.missing(model) + [
-            f"{name}={getattr(model, name)!r}, not {value!r}"
-            for name, value in values.items()
-            if getattr(model, name, value) != value
-        ]
+        reasons = self.missing(model)
+        if getattr(model, "n_dims", 3) != 3:
+            reasons.append(f"n_dims={model.n_dims}, not 3")
+        for claim, wanted in (("must", True), ("must_not", False)):
+            reasons += [
+                f"{name}={getattr(model, name)!r}, not {wanted}"
+                for name in self._inherited(claim)
+                if bool(getattr(model, name, wanted)) is not wanted
+            ]
+        return reasons
 
     def missing(self, model: Model) -> list[str]:
         """What tells the class of such a model, and this one lacks."""
@@ -92,12 +98,15 @@ class Adapter:
             self.noise: ("n_samples", "n_nodes", "node_mask"),
             self.starts[0]: ("node_mask", "edge_mask", "context"),
         }
-        attributes = [self.steps, "gamma"]
-        for cls in reversed(type(self).__mro__):
-            attributes += vars(cls).get("attributes", ())
-            for name, parameters in vars(cls).get("methods", {}).items():
-                methods[name] = (*methods.get(name, ()), *parameters)
-        return lacks(model, tuple(dict.fromkeys(attributes)), methods)
+        for text in self._inherited("methods"):
+            name, *parameters = re.findall(r"\w+", text)
+            methods[name] = (*methods.get(name, ()), *parameters)
+        return lacks(model, (self.steps, "gamma", *self._inherited("attributes")), methods)
+
+    def _inherited(self, what: str) -> tuple[str, ...]:
+        """Names that this adapter and its parents list, each once."""
+        lists = (vars(cls).get(what, ()) for cls in reversed(type(self).__mro__))
+        return tuple(dict.fromkeys(name for names in lists for name in names))
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """What the channels of the diffused tensor are.

@@ -6,22 +6,15 @@ means while the model is patched what it meant before; the steps beyond t* are n
 The classes of `en_diffusion.py` are GeoLDM's, and are recognised as such.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import ClassVar
-
 from ..geoldm import GeoLDM
-
-_GUIDED = (
-    *("cond_sample", "cond_sample_evolutionary"),
-    *("cond_sample_bilevel_noisy", "cond_sample_bilevel_clean"),
-)
 
 
 class ChemGuide(GeoLDM):
     """`EnLatentDiffusion` with `cond_sample`."""
 
     name = "chemguide"
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(_GUIDED, ("guidance_kwargs",))
-    starts = (*GeoLDM.starts, *_GUIDED)
+    methods = ("cond_sample(guidance_kwargs)",)
+    starts = (
+        *(*GeoLDM.starts, "cond_sample", "cond_sample_evolutionary"),
+        *("cond_sample_bilevel_noisy", "cond_sample_bilevel_clean"),
+    )

@@ -9,8 +9,7 @@ or less.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from gaga_adapter.errors import TruncationError
 
@@ -22,9 +21,7 @@ class EDPO(EDM):
     """`EnVariationalDiffusion` with `sample_edpo` and `sample(..., timestep)`."""
 
     name = "edpo"
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        name: ("timestep",) for name in ("sample", "sample_edpo", "sample_ddim", "sample_ddim_edpo")
-    }
+    methods = ("sample(timestep)", "sample_edpo(timestep)", "sample_ddim(timestep)")
     starts = ("sample", "sample_chain", "sample_edpo", "sample_ddim", "sample_ddim_edpo")
     frames = (*EDM.frames, "timestep")
 

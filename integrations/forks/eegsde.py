@@ -8,8 +8,7 @@ with, as the denoiser does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ class EEGSDE(EDM):
     """`EnVariationalDiffusion` with `sample(..., guidance, l)`."""
 
     name = "eegsde"
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {"sample": ("guidance", "l")}
+    methods = ("sample(guidance, l)",)
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
         """Give the energies the times that they were trained with."""

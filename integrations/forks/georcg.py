@@ -4,11 +4,6 @@ Samplers, loss and network take `rep`, which passes through. `ddim_sample` takes
 as long as it stands: from t* here.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import ClassVar
-
 from ..edm import EDM
 
 
@@ -16,11 +11,7 @@ class GeoRCG(EDM):
     """`EnVariationalDiffusion` whose methods take `rep`."""
 
     name = "georcg"
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "phi": ("rep",),
-        "sample": ("rep",),
-        "ddim_sample": ("rep", "S"),
-    }
+    methods = ("phi(rep)", "sample(rep)", "ddim_sample(rep, S)")
     starts = (*EDM.starts, "ddim_sample")
     frames = (*EDM.frames, "S")
     no_pipeline = "its network needs a representation of each molecule"

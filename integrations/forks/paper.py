@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from gaga_adapter.errors import TruncationError
 
@@ -28,10 +27,7 @@ class PaperGAGA(EDM):
     """`EnVariationalDiffusion` with `sample_shortcut` and `forward(..., max_t)`."""
 
     name = "paper"
-    methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "sample_shortcut": ("z", "start_point"),
-        "forward": ("max_t",),
-    }
+    methods = ("sample_shortcut(z, start_point)", "forward(max_t)")
     features = "in_node_nf"
     centred_features = True
     no_pipeline = "its features have zero mean over the atoms, the noise of a scheduler has not"

@@ -4,8 +4,6 @@ With `com_free` it is EDM with other networks. Without, its noise explodes in va
 (`molecule=False`) have no elements: both are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -17,7 +15,7 @@ class SymDiff(EDM):
 
     name = "symdiff"
     attributes = ("com_free", "molecule")
-    values: ClassVar[Mapping[str, object]] = {"com_free": True, "molecule": True}
+    must = ("com_free", "molecule")
     refused: ClassVar[Mapping[str, str]] = {
         "sample_p_zs_given_zt_backbone": "it gives its network the time by another way"
     }

@@ -10,8 +10,7 @@ networks in turn have loops of their own, and are refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Generator, Tensor
 
@@ -26,9 +25,7 @@ class UniGEM(EDM):
 
     name = "unigem"
     attributes = ("prediction_threshold_t", "atom_type_pred", "property_pred", "sep_noisy_node")
-    values: ClassVar[Mapping[str, object]] = dict.fromkeys(
-        ("bfn_schedule", "uni_diffusion", "bond_pred", "relay_sampling"), False
-    )
+    must_not = ("bfn_schedule", "uni_diffusion", "bond_pred", "relay_sampling")
     refused_arguments = ("annel_l", "condition_generate_x")
     no_pipeline = "its network gives more than epsilon"
 
