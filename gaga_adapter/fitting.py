@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gaga_adapter.criteria import Criterion, CriterionCurve
+from gaga_adapter.criteria import CRITERIA, Criterion, CriterionCurve
 from gaga_adapter.criteria import criterion as criterion_named
 from gaga_adapter.criteria.levels import falling_levels
 from gaga_adapter.distributed import Progress
@@ -58,6 +58,7 @@ DEFAULT_LOG_SNR = (
 
 
 _N_REFINE = 8000
+_MIXED = "two_sample"  # the criterion that looks at positions and discrete types together
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def fit(
             in nats, such as `["two_sample", Certificate(model)]`, the one whose t* is the noisiest
             decides: the largest of the lower bounds at hand.
         reference: Kind of the closed-form start that is judged; `auto` is `shape` for molecules,
-            `size` for tokens, and the covariance for dense data. The artefact remembers it: its t*
+            `size` for tokens, and the covariance for dense data. `mixed` and `mixed_order` are for
+            types that stay discrete (`reference/mixed.py`). The artefact remembers the kind: its t*
             is for this start, which `auto` then means everywhere.
         covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`.
         tolerance: Nats that may remain at t*, or the rate of false alarms of p-values, see
@@ -173,6 +175,12 @@ def fit(
         names = ", ".join(judge.name for judge in judges) or "none"
         raise DataError(
             f"criterion names {names}: need one, or several in nats, whose bounds can be compared."
+        )
+    others = set(CRITERIA) - {_MIXED}
+    if reference.startswith("mixed") and any(judge.name in others for judge in judges):
+        raise DataError(
+            f"types of the {reference!r} reference stay discrete, and only the criterion "
+            f"{_MIXED!r} looks at them. Got {', '.join(judge.name for judge in judges)}."
         )
     check_tolerance(tolerance, judges[0].unit)
     levels = _levels(log_snr, provenance)

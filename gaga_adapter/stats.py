@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from gaga_adapter.moments import DenseMoments
     from gaga_adapter.reference.refined.refinement import Refinement
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CONFIG_NAME = "gaga_config.json"
 TENSORS_NAME = "gaga_stats.safetensors"
 _FILES = Pair(CONFIG_NAME, TENSORS_NAME, SCHEMA_VERSION, "`gaga fit`")
@@ -399,9 +399,12 @@ class GAGAStats:
         """The oldest schema that holds this.
 
         Version 0.1 knows neither tokens nor channels on another axis, nor `shape` with exact
-        tensors; these came with schema 2, and refinements with schema 3.
+        tensors; these came with schema 2, refinements with schema 3, and moments with discrete
+        types with schema 4.
         """
         layout, moments = self.layout, self.moments
+        if moments.metadata()["moments"] == "mixed":
+            return 4
         if self.refinement is not None:
             return 3
         if isinstance(layout, DenseLayout):

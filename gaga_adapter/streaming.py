@@ -96,6 +96,10 @@ def collect(
         from gaga_adapter.moments.dense import DenseMoments
 
         moments = DenseMoments(layout.shape, covariance, channels=layout.channels)
+    elif reference.startswith("mixed"):
+        from gaga_adapter.moments.mixed import MixedMoments
+
+        moments = MixedMoments(layout.n_features, n_positions=layout.n_positions)
     else:
         table = {} if layout.n_positions else {"table_size": 0}  # tokens have no shapes to draw
         moments = ExchangeableMoments(layout.n_features, n_positions=layout.n_positions, **table)

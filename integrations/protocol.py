@@ -80,7 +80,11 @@ class Adapter:
 
     def reasons(self, model: Model) -> list[str]:
         """All reasons why this is not such a model, or one of another kind; empty if it is one."""
-        reasons = self.missing(model)
+        return self.missing(model) + self.unfit(model)
+
+    def unfit(self, model: Model) -> list[str]:
+        """Why a model of this codebase is of a kind that is refused; empty if it is not."""
+        reasons = []
         if getattr(model, "n_dims", 3) != 3:
             reasons.append(f"n_dims={model.n_dims}, not 3")
         for claim, wanted in (("must", True), ("must_not", False)):
@@ -332,8 +336,8 @@ def adapter_for(model: Model) -> Adapter:
         if not reasons:
             return adapter
         refusals.append(f"{name}: {', '.join(reasons)}.")
-        if not adapter.missing(model):
-            break  # it is of this codebase, and of a kind that is refused
+        if adapter.unfit(model) and not adapter.missing(model):
+            break  # it is of this codebase, and no parent may take it
     raise UnsupportedModelError(
         f"cannot patch {original_class(type(model)).__name__}. {' '.join(refusals)} "
         "Pass the diffusion model itself, or write an adapter (integrations/protocol.py)."

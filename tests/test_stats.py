@@ -88,7 +88,7 @@ def test_newer_schema(tmp_path):
     molecule_stats().save_pretrained(tmp_path)
     config = json.loads((tmp_path / CONFIG_NAME).read_text())
     (tmp_path / CONFIG_NAME).write_text(json.dumps(config | {"schema_version": 99}))
-    with pytest.raises(ArtefactError, match=r"schema_version=99.*up to 3.*pip install -U"):
+    with pytest.raises(ArtefactError, match=r"schema_version=99.*up to 4.*pip install -U"):
         GAGAStats.from_pretrained(tmp_path)
 
 

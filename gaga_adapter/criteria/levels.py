@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 
 from gaga_adapter.errors import DataError
 from gaga_adapter.reference import MoleculeReference, ReferenceGaussian, ShapeReference
-from gaga_adapter.reference.base import draw_noise
 
 
 def falling_levels(log_snr: Tensor) -> list[float]:
@@ -26,9 +25,8 @@ def falling_levels(log_snr: Tensor) -> list[float]:
 def add_noise(
     x: Tensor, mask: Tensor | None, reference: ReferenceGaussian, generator: Generator | None
 ) -> Tensor:
-    """The data (M, ...) at the level of the reference: `a x_0 + b P eps` of clean data `x`."""
-    y = reference.a * x + reference.b * draw_noise(x.shape, generator, x.device, x.dtype)
-    return reference.project(y, mask)
+    """The data (M, ...) at the level of the reference, by the noise of its own kind."""
+    return reference.noised(x, mask, generator)
 
 
 def draw_like(

@@ -20,7 +20,13 @@ from gaga_adapter.files.checked import MOST_BYTES, Fields, from_json
 
 _METADATA = "__metadata__"
 #: What moments are kept in.
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "I64": torch.int64, "I32": torch.int32}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+}
 
 
 class TensorFile(NamedTuple):

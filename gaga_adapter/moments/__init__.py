@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Moments = DenseMoments | ExchangeableMoments
 
-_KINDS = ("dense", "exchangeable")
+_KINDS = ("dense", "exchangeable", "mixed")
 
 __all__ = [
     "DenseKind",
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def moments_from_state_dict(state: dict[str, Tensor], metadata: dict[str, Any]) -> Moments:
-    """Moments of either kind from what their `state_dict` and `metadata` gave.
+    """Moments of any kind from what their `state_dict` and `metadata` gave.
 
     Raises:
         ArtefactError: If the kind is unknown, or something is missing or of another shape.
@@ -37,6 +37,10 @@ def moments_from_state_dict(state: dict[str, Tensor], metadata: dict[str, Any]) 
     kind = Fields(metadata, "the description of the moments").text("moments", _KINDS)
     if kind == "exchangeable":
         return ExchangeableMoments.from_state_dict(state, metadata)
+    if kind == "mixed":
+        from gaga_adapter.moments.mixed import MixedMoments
+
+        return MixedMoments.from_state_dict(state, metadata)
     from gaga_adapter.moments.dense import DenseMoments
 
     return DenseMoments.from_state_dict(state, metadata)

@@ -34,10 +34,11 @@ def make_reference(
 
     Args:
         moments: Moments of the data; copied, so that later updates do not reach the reference.
-        kind: Kind of the reference: of molecules `unit`, `paper`, `channel`, `size` or `shape`; of
-            dense data `unit`, `paper`, or any kind that is not finer than the moments. `auto` is
-            `shape` for molecules, `size` for tokens without positions (they have no `shape`), and
-            the moments' own kind for dense data.
+        kind: Kind of the reference: of molecules `unit`, `paper`, `channel`, `size` or `shape`,
+            and where their types are one-hot `mixed`, `mixed_order` or `mixed_size`; of dense data
+            `unit`, `paper`, or any kind that is not finer than the moments. `auto` is `shape` for
+            molecules, `mixed` for moments with discrete types, `size` for tokens without positions
+            (they have no `shape`), and the moments' own kind for dense data.
         refinement: Weights and tilt of the kind `shape` of these moments; the other kinds, and
             `shape` when `None`, are plain.
 
@@ -46,6 +47,12 @@ def make_reference(
     """
     if isinstance(moments, ExchangeableMoments):
         has_shape = moments.n_positions > 0
+        if kind == "auto" and moments.metadata()["moments"] == "mixed":
+            kind = "mixed"
+        if has_shape and kind.startswith("mixed"):
+            from gaga_adapter.reference.mixed import MixedReference
+
+            return MixedReference(kind, copy.deepcopy(moments))
         kind = ("shape" if has_shape else "size") if kind == "auto" else kind
         known = (*MoleculeReference.kinds, *(ShapeReference.kinds if has_shape else ()))
         if kind in known:

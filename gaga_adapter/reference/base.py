@@ -84,6 +84,19 @@ class ReferenceGaussian(ABC):
         """
         return x if mask is None else project(x, mask)
 
+    def noised(
+        self, x: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Clean data at the level of the reference: `a x_0 + b P eps`.
+
+        Args:
+            x: Clean data (B, ...).
+            mask: Real atoms (B, N), bool, of molecules; `None` for dense data.
+            generator: Source of randomness.
+        """
+        noise = draw_noise(x.shape, generator, x.device, x.dtype)
+        return self.project(self.a * x + self.b * noise, mask)
+
     @abstractmethod
     def transport(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map unit noise to the reference, deterministically and example by example.

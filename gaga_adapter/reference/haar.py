@@ -117,8 +117,7 @@ def frames(u: Tensor, mask: Tensor) -> Tensor:
     They are Gaussian columns orthonormalised by Gram and Schmidt's method, twice against rounding.
     Padding is zero, and of n atoms only n - 1 columns are not.
     """
-    largest = 1 - 2.0**-53  # the last number below 1
-    columns = torch.special.ndtri((u + 2.0**-54).clamp(max=largest)) * mask[..., None]
+    columns = gaussians(u) * mask[..., None]
     n_atoms = mask.sum(1, keepdim=True)
     done = [mask / n_atoms.to(columns).sqrt()]
     for k, column in enumerate(columns.unbind(-1)):
@@ -128,3 +127,10 @@ def frames(u: Tensor, mask: Tensor) -> Tensor:
             column = column / column.square().sum(1, keepdim=True).sqrt()
         done.append(torch.where(n_atoms > k + 1, column, 0))
     return torch.stack(done[1:], -1)
+
+
+def gaussians(u: Tensor) -> Tensor:
+    """Standard normal numbers (...) from uniform numbers (...) in [0, 1), by the inverse of Phi."""
+    largest = 1 - 2.0**-53  # the last number below 1
+    normal: Tensor = torch.special.ndtri((u + 2.0**-54).clamp(max=largest))
+    return normal

@@ -47,6 +47,11 @@ def paired_features(
     numbers = torch.cat([y[real] for y, real in both])
     length, amplitude = unit_of(numbers[:, :3]), unit_of(numbers[:, 3:])
     one, other = (molecule_features(y, real, length, amplitude) for y, real in both)
+    if reference.kind == "mixed_order":
+        from gaga_adapter.criteria.two_sample.features_order import order_features
+
+        rows = [order_features(y, real, length) for y, real in both]
+        one, other = (torch.cat(pair, 1) for pair in zip((one, other), rows, strict=True))
     return one, other
 
 

@@ -1,0 +1,1 @@
+"""Codebases whose positions flow and whose types are discrete."""
