@@ -15,6 +15,7 @@ from gaga_adapter.testing.adapter.case import (
     Case,
     same,
 )
+from gaga_adapter.testing.report import NotApplicable
 
 
 def the_network_is_called_once_per_step_from_t_star(case: Case) -> None:
@@ -101,6 +102,8 @@ def a_chain_has_no_more_frames_than_steps(case: Case) -> None:
 def a_lost_element_class_is_reported_and_given_back(case: Case) -> None:
     """`fix_last_class` gives samples without charges their last element class."""
     case.needs("charges")
+    if not case.loses_class:
+        raise NotApplicable(f"{case.name} does not lose it")
     model = case.model(charges=False)
     if hasattr(model, "vae"):  # a random decoder may have no taste for the last class
         linear = [m for m in model.vae.decoder.modules() if isinstance(m, torch.nn.Linear)]

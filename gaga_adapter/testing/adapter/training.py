@@ -59,7 +59,8 @@ def the_prior_term_is_the_divergence_at_t_star(case: Case) -> None:
     plain = getattr(type(model), name)
 
     def spy(self: object, xh: Tensor, node_mask: Tensor) -> Tensor:
-        seen["x"], seen["mask"] = xh, node_mask[..., 0] > 0
+        seen["x"] = xh[..., : stats.layout.n_channels]  # what is predicted is not diffused
+        seen["mask"] = node_mask[..., 0] > 0
         term: Tensor = plain(self, xh, node_mask)
         return term
 
