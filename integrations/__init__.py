@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 from .edm import EDM
 from .flat.diffsbdd import DiffSBDD
 from .flat.gcdm import GCDM
+from .forks.chemguide import ChemGuide
+from .forks.edpo import EDPO
+from .forks.eegsde import EEGSDE
+from .forks.georcg import GeoRCG
+from .forks.paper import PaperGAGA
+from .forks.symdiff import SymDiff
+from .forks.unigem import UniGEM
 from .geoldm import GeoLDM
 from .mlconfgen import MLConfGen
 from .molcraftdiffusion import MolCraftDiffusion
-from .paper import PaperGAGA
 from .patching.fitting import fit_from
 from .patching.patch import PatchHandle, apply_patch, patched, remove_patch
+from .patching.trained_to import trained_to
 from .protocol import register
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ __all__ = [
     "fit_from",
     "patched",
     "remove_patch",
+    "trained_to",
     "truncate_sigmas",
 ]
 
@@ -52,6 +60,12 @@ for _adapter in (
     PaperGAGA(),
     GCDM(),
     DiffSBDD(),
+    UniGEM(),
+    GeoRCG(),
+    EDPO(),
+    EEGSDE(),
+    SymDiff(),
+    ChemGuide(),
 ):  # the special ones come last
     register(_adapter)
 

@@ -21,21 +21,11 @@ from torch.nn import functional as F
 
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError, StatsMismatchError
-from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
+from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.subspace import remove_mean
 
-from .protocol import Adapter, Batch, Model, lacks
+from .protocol import Adapter, Batch, Model
 
-ATTRIBUTES = (
-    *("T", "gamma", "dynamics", "in_node_nf", "n_dims", "num_classes"),
-    *("include_charges", "norm_values", "norm_biases"),
-)
-METHODS = {
-    "phi": ("x", "t"),
-    "sample_combined_position_feature_noise": ("n_samples", "n_nodes", "node_mask"),
-    "sample": ("n_samples", "n_nodes", "node_mask", "edge_mask", "context"),
-    "sample_p_xh_given_z0": ("z0", "node_mask"),
-}
 # Positions (B, N, 3) without centre of mass, features by name, and node mask (B, N, 1).
 Molecules = tuple[Tensor, dict[str, Tensor], Tensor]
 
@@ -44,29 +34,36 @@ class EDM(Adapter):
     """`EnVariationalDiffusion` and what has its structure."""
 
     name = "edm"
+    attributes: ClassVar[tuple[str, ...]] = (
+        *("dynamics", "in_node_nf", "n_dims", "num_classes"),
+        *("include_charges", "norm_values", "norm_biases"),
+    )
+    methods: ClassVar[tuple[str, ...]] = (
+        "sample(n_samples, n_nodes)",
+        "sample_p_xh_given_z0(z0, node_mask)",
+    )
+    #: Whether it diffuses the latent of an autoencoder.
+    latent: ClassVar[bool] = False
     #: Whether noise and data of the features have zero mean over the atoms, as positions have.
     centred_features: ClassVar[bool] = False
+    #: Why `as_pipeline` is refused; empty where it is not.
+    no_pipeline: ClassVar[str] = ""
 
     def reasons(self, model: Model) -> list[str]:
         """What an `EnVariationalDiffusion` has and this model lacks."""
-        reasons = lacks(model, ATTRIBUTES, METHODS)
-        if not reasons and model.n_dims != 3:
-            reasons.append(f"n_dims={model.n_dims}, not 3")
+        reasons = super().reasons(model)
         if getattr(model, "extra_norm_values", ()):
             reasons.append("it diffuses extra features (extra_norm_values)")
-        if hasattr(model, "vae"):
+        if not self.latent and hasattr(model, "vae"):
             reasons.append("it has an autoencoder, so it is latent")
         return reasons
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """Positions, one-hot and charges, in the model's normalisation."""
         _, bias_onehot, bias_charge = model.norm_biases
-        if bias_onehot or (bias_charge and model.include_charges):
+        if self.features is None and (bias_onehot or (bias_charge and model.include_charges)):
             return AtomLayout(int(model.in_node_nf))
-        positions, onehot, charge = map(float, model.norm_values)
-        return MoleculeLayout(
-            classes(model, elements), positions, onehot, charge if model.include_charges else None
-        )
+        return super().layout(model, elements)
 
     def elements(self, loader: Iterable[Any]) -> tuple[str, ...] | None:
         """Symbols from the atomic numbers that QM9's and GEOM's loaders keep."""
@@ -86,7 +83,11 @@ class EDM(Adapter):
         self, model: Model, molecules: Molecules, context: Tensor | None, generator: Generator
     ) -> Tensor:
         """Positions, one-hot and charges, normalised by the model itself."""
-        x, h, *_ = model.normalize(*molecules)
+        x, h, node_mask = molecules
+        if self.centred_features:
+            mask = node_mask[..., 0] > 0
+            h = {k: remove_mean(v, mask) if v.numel() else v for k, v in h.items()}
+        x, h, *_ = model.normalize(x, h, node_mask)
         return torch.cat([x, h["categorical"], h["integer"]], -1)
 
     def diffused(
@@ -109,7 +110,9 @@ class EDM(Adapter):
         if self.centred_features:
             h = {"categorical": remove_mean(one_hot, mask)}
             charges = remove_mean(charges, mask) if atoms.include_charges else charges
-        model(x, {**h, "integer": charges}, node_mask, edge_mask, self.no_context(model, node_mask))
+        context = self.no_context(model, node_mask)
+        options = self.options(model, self.loss, n_molecules)
+        model(x, {**h, "integer": charges}, node_mask, edge_mask, context, **options)
 
     def no_context(self, model: Model, node_mask: Tensor) -> Tensor | None:
         """A context for the loss of the self-check, in which the network takes none."""
@@ -122,18 +125,6 @@ class EDM(Adapter):
     def extra_methods(self, base: type[Any]) -> dict[str, Any]:
         """A last step that counts all classes, if the patch is to fix them."""
         return {"sample_p_xh_given_z0": all_classes(base)}
-
-
-def classes(model: Model, elements: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Symbols of the one-hot channels, or their numbers where symbols are not known."""
-    if elements is None:
-        elements = tuple(f"class {i}" for i in range(model.num_classes))
-    if len(elements) != model.num_classes:
-        raise StatsMismatchError(
-            f"the statistics have {len(elements)} elements ({', '.join(elements)}), the model "
-            f"has {model.num_classes}. Fit again: fit_from(model, loader)."
-        )
-    return tuple(elements)
 
 
 def read_molecules(batch: Batch, model: Model) -> Molecules:
@@ -186,10 +177,10 @@ def all_classes(base: type[Any]) -> Callable[..., Any]:
 
     @functools.wraps(base.sample_p_xh_given_z0)
     def decode(self: Model, z0: Tensor, node_mask: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        x, h = base.sample_p_xh_given_z0(self, z0, node_mask, *args, **kwargs)
+        x, h, *more = base.sample_p_xh_given_z0(self, z0, node_mask, *args, **kwargs)
         if self._gaga.fix_last_class and self._gaga.adapter.faults(self):
             one_hot = largest_class(z0, node_mask, self.n_dims)
             h = {**h, "categorical": one_hot} if isinstance(h, dict) else one_hot
-        return x, h
+        return x, h, *more
 
     return decode

@@ -18,10 +18,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from gaga_adapter.errors import DataError, GAGAWarning
-from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.subspace import project
 
-from .edm import ATTRIBUTES, EDM, METHODS, Molecules, largest_class
+from .edm import EDM, Molecules, largest_class
 from .patching.subclass import Recipe
 from .protocol import Model, lacks
 
@@ -32,16 +31,14 @@ class GeoLDM(EDM):
     """`EnLatentDiffusion` and what has its structure."""
 
     name = "geoldm"
+    attributes = ("vae",)
+    features = "in_node_nf"
+    latent = True
 
     def reasons(self, model: Model) -> list[str]:
         """What an `EnLatentDiffusion` has and this model lacks."""
-        reasons = lacks(model, (*ATTRIBUTES, "vae"), METHODS)
-        methods = {"encode": ("x", "h")}
+        reasons, methods = super().reasons(model), {"encode": ("x", "h")}
         return reasons or [f"vae: {reason}" for reason in lacks(model.vae, AUTOENCODER, methods)]
-
-    def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
-        """Positions and unnamed features of the latent."""
-        return AtomLayout(int(model.in_node_nf))
 
     def atom_model(self, model: Model) -> Model:
         """The autoencoder."""

@@ -19,19 +19,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from gaga_adapter.errors import UnsupportedModelError
-from gaga_adapter.layout import Layout, MoleculeLayout
 
-from .edm import all_classes, classes, lost_class
-from .protocol import Adapter, Model, lacks
+from .edm import all_classes, lost_class
+from .protocol import Adapter, Model
 
-ATTRIBUTES = ("T", "time_steps", "gamma", "dynamics", "n_dims", "num_classes", "norm_values")
-METHODS = {
-    "phi": ("x", "t"),
-    "sample_combined_position_feature_noise": ("n_samples", "n_nodes", "node_mask"),
-    "forward": ("node_mask", "edge_mask", "context"),
-    "denoise": ("z", "node_mask"),
-    "sample_p_xh_given_z0": ("z0", "node_mask"),
-}
 # The model whose `forward` is about to denoise noise of its own.
 _OWN_NOISE: ContextVar[Any] = ContextVar("gaga_own_noise", default=None)
 _ABSOLUTE = "it blends fragments in at absolute steps"
@@ -41,6 +32,8 @@ class MLConfGen(Adapter):
     """`EquivariantDiffusion` and what has its structure."""
 
     name = "mlconfgen"
+    attributes = ("time_steps", "dynamics", "n_dims", "num_classes", "norm_values")
+    methods = ("denoise(z, node_mask)", "sample_p_xh_given_z0(z0, node_mask)")
     starts = ("forward", "animate")
     prior_term = None
     refused: ClassVar[Mapping[str, str]] = {
@@ -49,16 +42,6 @@ class MLConfGen(Adapter):
         "ifm_merge_fragments_with_injection": _ABSOLUTE,
         "teach": "it starts from noise of the caller, not of the fitted Gaussian",
     }
-
-    def reasons(self, model: Model) -> list[str]:
-        """What an `EquivariantDiffusion` has and this model lacks."""
-        reasons = lacks(model, ATTRIBUTES, METHODS)
-        return reasons or ([] if model.n_dims == 3 else [f"n_dims={model.n_dims}, not 3"])
-
-    def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
-        """Positions and one-hot, in the model's normalisation."""
-        positions, onehot = map(float, model.norm_values)
-        return MoleculeLayout(classes(model, elements), positions, onehot)
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
         """Let `forward` denoise the noise that it draws itself."""

@@ -5,22 +5,23 @@
 once before its first network call, and pays a prior term in its loss. An adapter says what one
 codebase calls these things, and how its models are recognised; it imports nothing of theirs.
 
-To write the next one: subclass `Adapter`, give `name`, `reasons` and `layout`, change the names
-that differ, and call `register`. The built-in adapters are registered in `__init__.py`.
+To write the next one: subclass `Adapter`, or the adapter of the codebase that it was forked from,
+give it a `name`, say what differs, and call `register`. The built-in adapters are registered in
+`__init__.py`.
 """
 
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from gaga_adapter.errors import UnsupportedModelError
-from gaga_adapter.layout import Layout
+from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError
+from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
 from gaga_adapter.reference import ReferenceGaussian
 
 from .patching.subclass import Recipe, original_class
@@ -29,11 +30,24 @@ Model = Any  # an nn.Module of a codebase that is not imported
 Batch = Any  # what a loader of that codebase gives
 
 
-class Adapter(ABC):
+class Adapter:
     """How the models of one codebase are recognised, and what they call their parts.
+
+    A fork is a subclass of its parent's adapter. Of `attributes`, `methods`, `must` and `must_not`
+    it names only what its models have beyond those of the parent; the other names replace the
+    parent's.
 
     Attributes:
         name: Name of the codebase in messages and in pickles.
+        attributes: Attributes that its models have, beyond `steps`, `gamma` and the network.
+        methods: Methods that its models have, with some of their parameters, such as
+            `sample(guidance, l)`, beyond `network`, `noise` and the first of `starts`.
+        must: Attributes that must be true where a model has them; a model in which one is not is
+            refused, also by the adapter of the parent.
+        must_not: Attributes that must be false where a model has them, likewise.
+        steps: Attribute with the number of steps T.
+        features: Number of diffused channels beside the positions, or the attribute with that
+            number; `None` where these are the one-hot elements and the charges.
         network: Method that calls the denoiser, or the submodule that is one; it takes the
             normalised time as `t`.
         noise: Method that draws unit noise for a `node_mask` (B, N, 1).
@@ -41,25 +55,65 @@ class Adapter(ABC):
         loss: Method that computes the loss, where a class has one.
         prior_term: Method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
             `node_mask`, where a class has one; `None` for a codebase that only samples.
+        frames: Arguments of `starts` that count steps, of which there are no more than t*; `None`
+            means all of them.
         refused: Methods that mean absolute steps, with the reason why they are refused.
+        refused_arguments: Arguments of `starts` that mean absolute steps.
     """
 
     name: ClassVar[str]
+    attributes: ClassVar[tuple[str, ...]] = ()
+    methods: ClassVar[tuple[str, ...]] = ()
+    must: ClassVar[tuple[str, ...]] = ()
+    must_not: ClassVar[tuple[str, ...]] = ()
+    steps: ClassVar[str] = "T"
+    features: ClassVar[int | str | None] = None
     network: ClassVar[str] = "phi"
     noise: ClassVar[str] = "sample_combined_position_feature_noise"
     starts: ClassVar[tuple[str, ...]] = ("sample", "sample_chain")
     loss: ClassVar[str] = "forward"
     prior_term: ClassVar[str | None] = "kl_prior"
+    frames: ClassVar[tuple[str, ...]] = ("keep_frames",)
     refused: ClassVar[Mapping[str, str]] = {}
+    refused_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return adapter_named, (self.name,)
 
-    @abstractmethod
     def reasons(self, model: Model) -> list[str]:
-        """All reasons why this is not such a model; empty if it is one."""
+        """All reasons why this is not such a model, or one of another kind; empty if it is one."""
+        return self.missing(model) + self.unfit(model)
 
-    @abstractmethod
+    def unfit(self, model: Model) -> list[str]:
+        """Why a model of this codebase is of a kind that is refused; empty if it is not."""
+        reasons = []
+        if getattr(model, "n_dims", 3) != 3:
+            reasons.append(f"n_dims={model.n_dims}, not 3")
+        for claim, wanted in (("must", True), ("must_not", False)):
+            reasons += [
+                f"{name}={getattr(model, name)!r}, not {wanted}"
+                for name in self._inherited(claim)
+                if bool(getattr(model, name, wanted)) is not wanted
+            ]
+        return reasons
+
+    def missing(self, model: Model) -> list[str]:
+        """What tells the class of such a model, and this one lacks."""
+        methods: dict[str, tuple[str, ...]] = {
+            self.network: ("x", "t"),
+            self.noise: ("n_samples", "n_nodes", "node_mask"),
+            self.starts[0]: ("node_mask", "edge_mask", "context"),
+        }
+        for text in self._inherited("methods"):
+            name, *parameters = re.findall(r"\w+", text)
+            methods[name] = (*methods.get(name, ()), *parameters)
+        return lacks(model, (self.steps, "gamma", *self._inherited("attributes")), methods)
+
+    def _inherited(self, what: str) -> tuple[str, ...]:
+        """Names that this adapter and its parents list, each once."""
+        lists = (vars(cls).get(what, ()) for cls in reversed(type(self).__mro__))
+        return tuple(dict.fromkeys(name for names in lists for name in names))
+
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """What the channels of the diffused tensor are.
 
@@ -71,14 +125,22 @@ class Adapter(ABC):
         Raises:
             StatsMismatchError: If the model has another number of elements.
         """
+        features = self.features
+        if features is not None:
+            return AtomLayout(
+                int(getattr(model, features)) if isinstance(features, str) else features
+            )
+        positions, onehot, *charge = map(float, model.norm_values)
+        charges = charge[0] if getattr(model, "include_charges", False) else None
+        return MoleculeLayout(classes(model, elements), positions, onehot, charges)
 
     def n_steps(self, model: Model) -> int:
         """Steps T of the model, as it stands."""
-        return int(model.T)
+        return int(getattr(model, self.steps))
 
     def set_steps(self, model: Model, n_steps: int) -> None:
         """Let every loop and every random time of the model run to `n_steps`."""
-        model.T = n_steps
+        setattr(model, self.steps, n_steps)
 
     def schedule(self, model: Model) -> nn.Module:
         """The module that maps normalised times (B, 1) to `gamma` (B, 1)."""
@@ -104,10 +166,17 @@ class Adapter(ABC):
         Raises:
             UnsupportedModelError: If the call means absolute steps.
         """
-        if "keep_frames" in inspect.signature(getattr(type(model), method)).parameters:
+        absolute = [name for name in self.refused_arguments if is_given(arguments.get(name))]
+        if absolute:
+            raise UnsupportedModelError(
+                f"{method}({', '.join(absolute)}) cannot run truncated: what is asked for there "
+                "means absolute steps. Call remove_patch(model) first."
+            )
+        parameters = inspect.signature(getattr(type(model), method)).parameters
+        for name in set(self.frames) & set(parameters):
             n_steps = self.n_steps(model)
-            frames = arguments.get("keep_frames")
-            arguments["keep_frames"] = n_steps if frames is None else min(frames, n_steps)
+            frames = arguments.get(name, parameters[name].default)
+            arguments[name] = n_steps if frames is None else min(frames, n_steps)
 
     def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
         """Why statistics with this provenance are not of the space that the model diffuses now.
@@ -169,10 +238,26 @@ class Adapter(ABC):
         network = model._modules.get("dynamics", model._modules.get(self.network))
         return [model] if network is None else [model, network]
 
+    def least_step(self, model: Model) -> int:
+        """The step closest to the data at which the loss can be cut."""
+        return 1
+
+    def stub(self, model: Model, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """What the network would return for its arguments, for the self-check.
+
+        It is not zero, which reads as a failure upstream.
+        """
+        return arguments["x"].clone()
+
+    def options(self, model: Model, method: str, n_samples: int) -> dict[str, Any]:
+        """Arguments that the self-check must give to a method beyond those of EDM's."""
+        return {}
+
     def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
         """Sample once without context, for the self-check, which stubs the network."""
         n_samples, n_nodes = node_mask.shape[:2]
-        model.sample(n_samples, n_nodes, node_mask, edge_mask, None)
+        given: dict[str, Any] = {"context": None, **self.options(model, "sample", n_samples)}
+        model.sample(n_samples, n_nodes, node_mask, edge_mask, **given)
 
     def draw_loss(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
         """Compute the loss once, of any molecules, for the self-check, which stubs the network.
@@ -197,10 +282,6 @@ class Adapter(ABC):
         """Padded molecules (B, N, 3 + F) in the form in which `noise` returns them."""
         return x
 
-    def stub(self, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
-        """What the network returns in a self-check: what it was given, which is no zero."""
-        return arguments["x"].clone()
-
     def unit_reference(self, model: Model) -> ReferenceGaussian | None:
         """N(0, I), for a codebase whose own `prior_term` is right at T only; else `None`."""
         return None
@@ -223,6 +304,23 @@ def lacks(
         unknown = set(parameters) - set(inspect.signature(method).parameters)
         reasons += [f"{name} takes no {parameter!r}" for parameter in sorted(unknown)]
     return reasons
+
+
+def classes(model: Model, elements: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Symbols of the one-hot channels, or their numbers where symbols are not known."""
+    if elements is None:
+        elements = tuple(f"class {i}" for i in range(model.num_classes))
+    if len(elements) != model.num_classes:
+        raise StatsMismatchError(
+            f"the statistics have {len(elements)} elements ({', '.join(elements)}), the model "
+            f"has {model.num_classes}. Fit again: fit_from(model, loader)."
+        )
+    return tuple(elements)
+
+
+def is_given(value: object) -> bool:
+    """Whether an optional argument asks for something; `None`, `False` and 0 do not."""
+    return value is not None and not (isinstance(value, int) and value == 0)
 
 
 # -- the registry ----------------------------------------------------------------------------------
@@ -264,6 +362,8 @@ def adapter_for(model: Model) -> Adapter:
         if not reasons:
             return adapter
         refusals.append(f"{name}: {', '.join(reasons)}.")
+        if adapter.unfit(model) and not adapter.missing(model):
+            break  # it is of this codebase, and no parent may take it
     raise UnsupportedModelError(
         f"cannot patch {original_class(type(model)).__name__}. {' '.join(refusals)} "
         "Pass the diffusion model itself, or write an adapter (integrations/protocol.py)."

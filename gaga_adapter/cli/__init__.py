@@ -34,7 +34,7 @@ _COMMANDS = (
     ("evaluate", _SAMPLES, "Judge molecules: stability, validity, shape, distances."),
     ("report", _SAMPLES, "Write one html page: curve, t*, savings, data, molecules."),
     ("demo", _SAMPLES, "Sample QM9 in full and from t*: what it saves and costs."),
-    ("run", _OTHERS, "Run a script of EDM or GeoLDM, unedited, inside of its checkout."),
+    ("run", _OTHERS, "Run a script of EDM, GeoLDM or a fork, unedited, in its checkout."),
     ("prepare", _OTHERS, "Write the data files that EDM and GeoLDM would download."),
     ("adapter", _OTHERS, "Write the first draft of an adapter, and a test that checks it."),
 )

@@ -1,4 +1,4 @@
-"""`gaga run`: run a script of EDM or GeoLDM as it is, with its models started at t*."""
+"""`gaga run`: run a script of EDM, GeoLDM or a fork as it is, with its models started at t*."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from gaga_adapter.cli.console import progress_bar, say
 def run(
     codebase: Annotated[
         str,
-        typer.Argument(help="edm or geoldm.", autocompletion=options.completion(("edm", "geoldm"))),
+        typer.Argument(
+            help="edm, geoldm; or a fork: paper, unigem, edpo, symdiff, chemguide.",
+            autocompletion=options.completion(
+                options.names_in("gaga_adapter.integrations.launcher.checkouts", "CODEBASES")
+            ),
+        ),
     ],
     command: Annotated[
         list[str], typer.Argument(help="After --: a script of the checkout and its arguments.")
@@ -61,7 +66,7 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run a script of EDM or GeoLDM, unedited, inside of its checkout.
+    """Run a script of EDM, GeoLDM or a fork, unedited, in its checkout.
 
     Its models sample, and train, from t*. What the script prints is its own;
     --quiet silences only the lines of gaga. The exit code is the script's.

@@ -41,11 +41,15 @@ class DiffSBDD(Adapter):
         "inpaint": "a part of the complex is given, and the Gaussian is that of whole complexes"
     }
 
+    def missing(self, model: Model) -> list[str]:
+        """What a joint model has and this one lacks."""
+        return lacks(model, ("T", "gamma", "dynamics", "atom_nf", "residue_nf"), METHODS)
+
     def reasons(self, model: Model) -> list[str]:
-        """What a joint model has and this one lacks, or that it is conditional."""
-        reasons = lacks(model, ("T", "gamma", "dynamics", "atom_nf", "residue_nf"), METHODS)
+        """What is missing, or that the model is conditional."""
         conditional = hasattr(model, "sample_given_pocket")
-        return reasons + conditional * ["it is conditional, and a pocket fixes the law of a ligand"]
+        why = "it is conditional, and a pocket fixes the law of a ligand"
+        return super().reasons(model) + conditional * [why]
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """Positions and the features of the wider of the two."""
@@ -83,7 +87,7 @@ class DiffSBDD(Adapter):
         indices = [arguments[name].long() for name in ("lig_indices", "pocket_indices")]
         return unstack(x, indices, (arguments["self"].atom_nf, arguments["self"].residue_nf))
 
-    def stub(self, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def stub(self, model: Model, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Both of the inputs, as a prediction of their noise."""
         return arguments["xh_atoms"].clone(), arguments["xh_residues"].clone()
 

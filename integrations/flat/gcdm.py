@@ -29,8 +29,8 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import ReferenceGaussian, make_reference
 from gaga_adapter.subspace import project
 
-from ..edm import EDM, classes
-from ..protocol import Adapter, Batch, Model, lacks
+from ..edm import EDM
+from ..protocol import Adapter, Batch, Model, classes, lacks
 from .batches import named, to_flat, to_padded
 
 ATTRIBUTES = ("T", "gamma", "dynamics_network", "diffusion_cfg", "num_atom_types")
@@ -54,7 +54,7 @@ class GCDM(Adapter):
         "inpaint": "a part of the molecule is given, and the Gaussian is that of whole molecules",
     }
 
-    def reasons(self, model: Model) -> list[str]:
+    def missing(self, model: Model) -> list[str]:
         """What an `EquivariantVariationalDiffusion` has and this model lacks."""
         return lacks(model, (*ATTRIBUTES, "include_charges", "num_nodes_distribution"), METHODS)
 
@@ -80,7 +80,7 @@ class GCDM(Adapter):
         """The atoms in the order of `batch_index`."""
         return to_flat(x, arguments["batch_index"], arguments["node_mask"])
 
-    def stub(self, arguments: Mapping[str, Any]) -> tuple[Any, Tensor]:
+    def stub(self, model: Model, arguments: Mapping[str, Any]) -> tuple[Any, Tensor]:
         """The batch, and the atoms as a prediction of their noise."""
         return arguments["batch"], arguments["xh"].clone()
 

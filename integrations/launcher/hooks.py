@@ -96,7 +96,7 @@ class _StandIn(MetaPathFinder, Loader):
         self.name, self.contents = name, contents
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:  # noqa: ANN401
-        return ModuleSpec(fullname, self) if fullname == self.name else None
+        return ModuleSpec(fullname, self, is_package=True) if fullname == self.name else None
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module).update(self.contents())

@@ -1,4 +1,4 @@
-"""Run a script of EDM or GeoLDM as it is, its models started at t*.
+"""Run a script of EDM, GeoLDM or a fork of theirs as it is, its models started at t*.
 
 The script runs as `__main__` inside of its checkout. The function that makes its diffusion model
 hands the model through `apply_patch` on the way; nothing else of it changes. What the script prints
@@ -16,6 +16,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -93,7 +94,7 @@ class _Run:
         with (
             self.stack,
             after_load(self._note_folder),
-            after_import(("qm9.models",), self._patch_factory),
+            after_import(self.codebase.modules, self._patch_factory),
         ):
             try:
                 yield
@@ -115,7 +116,7 @@ class _Run:
             self.folders.append((value, Path(file.name).parent))
 
     def _patch_factory(self, models: ModuleType) -> AbstractContextManager[None]:
-        """The factory of `qm9.models` with a patch around its model."""
+        """The factory of a module with a patch around its model."""
         factory = getattr(models, self.codebase.factory)
         signature = inspect.signature(factory)
 
@@ -135,7 +136,7 @@ class _Run:
 
     def _patch(self, model: Model, args: Namespace, loader: Any, properties: Any) -> PatchHandle:  # noqa: ANN401
         """Patch a model that a script has just made; its weights may come later."""
-        options = self.options
+        options = replace(self.options, t_star=self._t_star(args))
         if not self.handles:
             self.stack.enter_context(self.counter.watch(model, adapter_for(model)))
         stats: Callable[[Model], Any] | None = None
@@ -159,7 +160,7 @@ class _Run:
                 self.progress,
                 self.say,
             )
-        how = self._t_star(args), options.reference, options.fix_last_class
+        how = options.t_star, options.reference, options.fix_last_class
         self.handles.append(apply_patch(model, stats, *how))
         return self.handles[-1]
 

@@ -1,6 +1,6 @@
-"""Repairs for what the scripts of EDM and GeoLDM no longer find, and for their unsafe files.
+"""Repairs for what the scripts of EDM, GeoLDM and their forks do not find, and for unsafe files.
 
-The two codebases are of 2022 and 2023. Since then numpy has dropped `np.int` and refuses to split a
+The first two are of 2022 and 2023. Since then numpy has dropped `np.int` and refuses to split a
 ragged list, and matplotlib has dropped `Axes3D.w_xaxis`; many scripts import three packages that
 they never use. Checkpoints are pickles, which can run anything when they are read.
 
@@ -10,7 +10,9 @@ itself when the script first needs it, and leaves nothing behind.
 
 from __future__ import annotations
 
+import argparse
 import functools
+import inspect
 import itertools
 import os
 import pickle
@@ -24,6 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from gaga_adapter.errors import UnsupportedModelError
 
 from .hooks import after_import, replace_attribute, stand_in
 from .pickles import after_load, load_plain
@@ -69,8 +73,38 @@ def _package(name: str, instead: str, **contents: object) -> Shim:
     return Shim(name, why, lambda report: stand_in(name, functools.partial(fill, report)))
 
 
+def _unused(package: str, *inner: str, why: str) -> Shim:
+    """A package with inner modules that a fork imports for models of other kinds."""
+
+    def anything(name: str) -> type[Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def refuse(self: object, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+            raise UnsupportedModelError(f"{package} is not installed, and this needs its {name}.")
+
+        return type(name, (), {"__init__": refuse})
+
+    @contextmanager
+    def in_place(report: Report) -> Iterator[None]:
+        def fill() -> dict[str, Any]:
+            report()
+            return {"__getattr__": anything}
+
+        with ExitStack() as stack:
+            for name in (package, *(f"{package}.{module}" for module in inner)):
+                stack.enter_context(stand_in(name, fill))
+            yield
+
+    return Shim(package, f"not installed; {why}", in_place)
+
+
 def _ignore(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - anything
     """Do nothing."""
+
+
+def _create_folders(args: Any) -> None:  # noqa: ANN401 - a namespace
+    Path("outputs", args.exp_name).mkdir(parents=True, exist_ok=True)
 
 
 def _read_picture(path: str) -> NDArray[np.uint8]:
@@ -147,6 +181,38 @@ def _ragged_split(module: ModuleType, report: Report) -> AbstractContextManager[
     return replace_attribute(module, "np", _Numpy({"split": split}, lambda: None))
 
 
+# -- faults of the paper's scripts -----------------------------------------------------------------
+
+
+class _Ignored:
+    """A default of an attribute that instances may have, and that nothing depends on."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def __get__(self, instance: object, owner: type[Any]) -> str:
+        self._report()
+        return "DDPM"
+
+
+def _sampling_name(report: Report) -> AbstractContextManager[None]:
+    return replace_attribute(argparse.Namespace, "sampling_name", _Ignored(report))
+
+
+def _sampling_name_of_shortcuts(module: ModuleType, report: Report) -> AbstractContextManager[None]:
+    sample = getattr(module, "shortcut_sample", None)
+    if sample is None or "sampling_name" in inspect.signature(sample).parameters:
+        return nullcontext()
+
+    @functools.wraps(sample)
+    def shortcut_sample(*args: Any, sampling_name: str = "", **kwargs: Any) -> Any:  # noqa: ANN401
+        if sampling_name:
+            report()
+        return sample(*args, **kwargs)
+
+    return replace_attribute(module, "shortcut_sample", shortcut_sample)
+
+
 # -- files that could run code ---------------------------------------------------------------------
 
 
@@ -214,6 +280,28 @@ SHIMS = (
     ),
     _package("IPython", "nothing of it is used", embed=_ignore),
     _package("msgpack", "only building GEOM from its source needs it"),
+    _unused("torch_scatter", why="only UniGEM's pre-training and its other networks use it"),
+    _unused("torch_cluster", why="only UniGEM's other networks use it"),
+    _unused("torch_sparse", why="only UniGEM's other networks use it"),
+    _unused("torch_geometric", "nn", "nn.inits", why="only UniGEM's other networks use it"),
+    _unused(
+        "timm", "models", "models.vision_transformer", why="only SymDiff's transformers use it"
+    ),
+    _package(
+        "utils",
+        "EDPO left this file of EDM out; folders are made as it did",
+        create_folders=_create_folders,
+    ),
+    Shim(
+        "sampling_name",
+        "GAGA_test.py reads an option that is not there; nothing depends on it",
+        _sampling_name,
+    ),
+    Shim(
+        "shortcut_sample",
+        "it takes no sampling_name, which the scripts of the paper pass; nothing depends on it",
+        _inside(_sampling_name_of_shortcuts, "qm9.sampling"),
+    ),
     Shim(
         "Axes3D.w_xaxis",
         "matplotlib calls it xaxis now",

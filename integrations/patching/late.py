@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from inspect import isfunction
 from typing import Any
 
 from gaga_adapter.errors import UnsupportedModelError
@@ -17,7 +18,7 @@ from gaga_adapter.stats import GAGAStats
 
 from ..protocol import Adapter, Model, adapter_named
 from .subclass import original_class, swap, swap_back
-from .truncated import STATE, Method, Truncation, unwatch, watch
+from .truncated import STATE, Method, Truncation, truncated_body, unwatch, watch
 
 #: Fits the statistics of a model.
 Fit = Callable[[Model], GAGAStats]
@@ -69,9 +70,12 @@ class LatePatch:
 
 
 def waiting_body(base: type[Any], adapter: str) -> dict[str, Any]:
-    """Recipe of a model that waits: every method that uses the model settles it first."""
-    names = (*adapter_named(adapter).starts, "forward")
-    return {name: _settle_before(base, name) for name in names if hasattr(base, name)}
+    """Recipe of a model that waits: every method that samples or trains settles it first."""
+    known = adapter_named(adapter)
+    body = truncated_body(base, adapter)
+    names = {name for name, method in body.items() if isfunction(method)} | {"forward"}
+    names -= {known.network, known.noise, known.prior_term}
+    return {name: _settle_before(base, name) for name in sorted(names) if hasattr(base, name)}
 
 
 def _settle_before(base: type[Any], name: str) -> Method:

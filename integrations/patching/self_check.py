@@ -41,6 +41,8 @@ def check_by_running(model: Model, truncation: Truncation) -> Truncation:
     _check_sampling(model, probe, training=False)
     if model.training:
         _check_sampling(model, probe, training=True)
+    least = max(probe.t_star, truncation.adapter.least_step(model))
+    probe = replace(probe, t_star=max(probe.t_star, min(least, truncation.t_star)))
     return replace(truncation, loss_fault=_fault_of_loss(model, probe))
 
 
@@ -80,17 +82,17 @@ def _check_noise(name: str, noise: Tensor, start: Tensor, n_channels: int) -> No
     if noise.shape[-1] != n_channels:
         raise UnsupportedModelError(
             f"cannot patch {name}: by its attributes it diffuses {n_channels} channels, but its "
-            f"sampler draws noise of {noise.shape[-1]}. The rest does not start from noise "
-            "(UniGEM predicts the elements, for example), so no Gaussian can stand in for it, and "
-            "no fit can help. Write an adapter (integrations/protocol.py)."
+            f"sampler draws noise of {noise.shape[-1]}. The rest does not start from noise (it may "
+            "be predicted), so no Gaussian can stand in for it, and no fit can help. Write an "
+            "adapter whose layout has the channels of the noise (integrations/forks/unigem.py)."
         )
     before, after = (float(z[..., 3:].sum(1).norm()) for z in (noise, start))
     if noise.shape[-1] > 3 and before < 1e-3 < after:
         raise UnsupportedModelError(
             f"cannot patch {name} with these statistics: its noise of the features has zero mean "
             "over the atoms of each molecule, and their Gaussian does not. Pass reference='unit' "
-            "with t_star, or write an adapter that fits centred features (integrations/paper.py "
-            "is one)."
+            "with t_star, or write an adapter that fits centred features "
+            "(integrations/forks/paper.py is one)."
         )
 
 

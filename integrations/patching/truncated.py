@@ -280,7 +280,7 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
         ends = observations.noise is not None and float(t.flatten()[0]) == 0
         if ends or len(observations.times) > 4:
             raise EndOfCheck
-        return truncation.adapter.stub(call.arguments)
+        return truncation.adapter.stub(model, call.arguments)
     if not torch.compiler.is_compiling() and bool((relative > 1 + 1e-4).any()):
         raise UnsupportedModelError(
             f"{original_class(type(model)).__name__} asks its network for the time "
@@ -289,9 +289,9 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
         )
     call.arguments["t"] = t
     output = call.run()
-    for part in output if isinstance(output, tuple) else (output,):
-        if isinstance(part, Tensor) and part.requires_grad:
-            part.register_hook(  # type: ignore[no-untyped-call]
+    for tensor in output if isinstance(output, tuple) else (output,):
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
+            tensor.register_hook(  # type: ignore[no-untyped-call]
                 lambda gradient: model._gaga.note_training(model)
             )
     return output
@@ -345,8 +345,12 @@ def _start(call: _Call) -> Any:  # noqa: ANN401
             warn_of_condition("the context")
     if inspect.isgeneratorfunction(call.method):
         return _frames(call)
-    with _next_noise_is_start(model):
-        return call.run()
+    try:
+        with _next_noise_is_start(model):
+            return call.run()
+    finally:  # some samplers leave another number of steps behind
+        if model.__dict__.get(STATE) is truncation:
+            truncation.adapter.set_steps(model, truncation.t_star)
 
 
 def check_extent(truncation: Truncation, model: Model) -> None:
@@ -391,6 +395,8 @@ def _prior_term(call: _Call) -> Any:  # noqa: ANN401
     if reference is None:
         return call.run()
     xh, node_mask = truncation.adapter.padded(None, call.arguments)
+    if truncation.stats is not None:  # elements that are predicted are not diffused
+        xh = xh[..., : truncation.stats.layout.n_channels]
     return divergence(reference, truncation.gamma(model), xh, node_mask)
 
 

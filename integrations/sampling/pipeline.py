@@ -298,10 +298,10 @@ def as_pipeline(
             f"{type(model).__name__} ({adapter.name}) has no step from z_0 to a molecule that a "
             "pipeline could end with. Use apply_patch(model, stats)."
         )
-    if adapter.centred_features:
+    if adapter.no_pipeline:
         raise UnsupportedModelError(
-            f"the features of this {type(model).__name__} ({adapter.name}) have zero mean over the "
-            "atoms, and the noise of a scheduler does not. Use apply_patch(model, stats)."
+            f"{type(model).__name__} ({adapter.name}) cannot be a pipeline: {adapter.no_pipeline}. "
+            "Use apply_patch(model, stats)."
         )
     denoiser = EDMNetwork(model, adapter)
     if elements is not None and len(elements) != denoiser.n_classes:

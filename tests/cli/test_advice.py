@@ -35,7 +35,7 @@ REACHED_BY = {
     "integrations/launcher/prepare.py": ("prepare",),
     "integrations/launcher/prepare_geom.py": ("prepare",),
     "integrations/launcher": ("run",),
-    "integrations/paper.py": ("run",),
+    "integrations/forks": ("run",),
 }
 #: Messages of `cli/options.py` that other commands print, by a part of them.
 OF_OTHERS = {
@@ -45,7 +45,7 @@ OF_OTHERS = {
 #: Options of other programs, by the words before them.
 FOREIGN = re.compile(
     r"(--num_processes|--multi_gpu|--nproc-per-node|--trainable_ae|--ae_path|--resume|--model_path"
-    r"|--n_epochs|--max_t|--dataset|--help|--version)\b"
+    r"|--n_epochs|--max_t|--num_train_timesteps|--dataset|--help|--version)\b"
 )
 OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]*|-n\b)")
 

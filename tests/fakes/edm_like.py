@@ -96,6 +96,14 @@ class EnVariationalDiffusion(nn.Module):
     def phi(self, x, t, node_mask, edge_mask, context):
         return self.dynamics._forward(t, x, node_mask, edge_mask, context)
 
+    def epsilon(self, z, t, node_mask, edge_mask, context):
+        """What the network says the noise is; a fork may give it more and take less of it."""
+        return self.phi(z, t, node_mask, edge_mask, context)
+
+    def times(self, low, n):
+        """Random steps of a loss (n, 1)."""
+        return torch.randint(low, self.T + 1, size=(n, 1))
+
     def _ab(self, gamma):
         return _column(torch.sigmoid(-gamma).sqrt()), _column(torch.sigmoid(gamma).sqrt())
 
@@ -154,8 +162,7 @@ class EnVariationalDiffusion(nn.Module):
         return log_p - 0.5 * error
 
     def compute_loss(self, x, h, node_mask, edge_mask, context, t0_always):
-        low = 1 if t0_always else 0
-        t_int = torch.randint(low, self.T + 1, size=(len(x), 1), device=x.device).float()
+        t_int = self.times(1 if t0_always else 0, len(x)).to(x)
         gamma_t, gamma_s = self.gamma(t_int / self.T), self.gamma((t_int - 1) / self.T)
         xh = torch.cat([x, h["categorical"], h["integer"]], -1)
         simple = self.training and self.loss_type == "l2"
@@ -163,8 +170,8 @@ class EnVariationalDiffusion(nn.Module):
         def predicted(gamma, t):
             eps = self.sample_combined_position_feature_noise(len(x), x.shape[1], node_mask)
             a, b = self._ab(gamma)
-            z = a * xh + b * eps
-            return z, eps, self.phi(z, t, node_mask, edge_mask, context)
+            z = a * xh[..., : eps.shape[-1]] + b * eps
+            return z, eps, self.epsilon(z, t, node_mask, edge_mask, context)
 
         z_t, eps, out = predicted(gamma_t, t_int / self.T)
         error = _total((eps - out) ** 2)
@@ -197,7 +204,7 @@ class EnVariationalDiffusion(nn.Module):
         (a_s, b_s), (a_t, b_t) = self._ab(gamma_s), self._ab(gamma_t)
         ratio = a_t / a_s
         var = -torch.expm1(_column(F.softplus(gamma_s) - F.softplus(gamma_t)))
-        eps = self.phi(zt, t, node_mask, edge_mask, context)
+        eps = self.epsilon(zt, t, node_mask, edge_mask, context)
         zs = self.sample_normal(
             (zt - var / b_t * eps) / ratio, var.sqrt() * b_s / b_t, node_mask, fix_noise
         )
@@ -206,7 +213,7 @@ class EnVariationalDiffusion(nn.Module):
     def _draw_x0(self, z0, node_mask, edge_mask, context, fix_noise):
         zeros = torch.zeros(len(z0), 1, device=z0.device)
         a, b = self._ab(self.gamma(zeros))
-        out = self.phi(z0, zeros, node_mask, edge_mask, context)
+        out = self.epsilon(z0, zeros, node_mask, edge_mask, context)
         return self.sample_normal((z0 - b * out) / a, b / a, node_mask, fix_noise)
 
     def sample_p_xh_given_z0(self, z0, node_mask, edge_mask, context, fix_noise=False):

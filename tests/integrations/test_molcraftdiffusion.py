@@ -4,13 +4,11 @@ Importing its models imports five packages that they do not use here; where thes
 modules stand in for them while this file is imported.
 """
 
-import contextlib
 import importlib.util
-import sys
-from importlib.machinery import ModuleSpec
 
 import pytest
 import torch
+from fakes.stand_ins import stand_ins
 from gaga_adapter.integrations import apply_patch, patched, remove_patch
 from gaga_adapter.integrations.protocol import adapter_for
 
@@ -20,45 +18,9 @@ from gaga_adapter.errors import UnsupportedModelError
 UNUSED = ("omegaconf", "pandas", "torch_geometric", "torch_scatter", "wandb")
 
 
-class EmptyModules:
-    """Finder and loader of modules that have every name, and nothing behind it."""
-
-    def __init__(self, packages):
-        self.packages = packages
-
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in self.packages:
-            return ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec):
-        return None
-
-    def exec_module(self, module):
-        def anything(name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return type(name, (), {})
-
-        module.__getattr__ = anything
-
-
-@contextlib.contextmanager
-def stand_ins():
-    """Empty modules for those of `UNUSED` that are not installed; gone afterwards."""
-    finder = EmptyModules([name for name in UNUSED if importlib.util.find_spec(name) is None])
-    sys.meta_path.append(finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if name.split(".")[0] in finder.packages]:
-            del sys.modules[name]
-
-
 if importlib.util.find_spec("MolecularDiffusion") is None:
     pytest.skip("the package molcraftdiffusion is not installed", allow_module_level=True)
-with stand_ins():
+with stand_ins(UNUSED):
     from MolecularDiffusion.modules.models import EGNN_dynamics, EnVariationalDiffusion
     from MolecularDiffusion.modules.models.geoldm import diffusion as geoldm
     from MolecularDiffusion.modules.models.geoldm import networks

@@ -19,6 +19,7 @@ from gaga_adapter.integrations import apply_patch
 from gaga_adapter.integrations.protocol import Adapter, adapter_for
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import GAGAStats
+from gaga_adapter.subspace import remove_mean
 from gaga_adapter.testing.report import NotApplicable
 
 Model = Any  # an nn.Module of a codebase that is not imported
@@ -50,6 +51,7 @@ class Case:
         network: Method that the model calls for a prediction, by its path from the model, such as
             `dynamics.forward`. By default `dynamics._forward`, or `dynamics.forward` where the
             network has no other.
+        loses_class: Whether samples without charges never have the last element class.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Case:
     n_steps: int = 20
     elements: tuple[str, ...] | None = None
     network: str | None = None
+    loses_class: bool = True
 
     @classmethod
     def of(cls, adapter: Adapter, make_model: Callable[..., Model], n_steps: int = 20) -> Case:
@@ -127,6 +130,16 @@ class Case:
         n = getattr(dynamics, "context_node_nf", 0) or getattr(model, "n_context", 0)
         return torch.linspace(-1, 1, n * len(node_mask)).view(-1, 1, n) * node_mask if n else None
 
+    def more(self, model: Model, method: str, n_samples: int) -> dict[str, Any]:
+        """Arguments that a method takes beyond EDM's, or in their place.
+
+        Args:
+            model: Model that is sampled or trained.
+            method: Name of the sampler; `loss` for the loss.
+            n_samples: Number of molecules.
+        """
+        return {}
+
     @torch.no_grad()
     def sample(
         self,
@@ -161,6 +174,7 @@ class Case:
             "node_mask": node_mask,
             "edge_mask": edge_mask,
             "context": self.context(model, node_mask),
+            **self.more(model, method, len(sizes)),
         }
         parameters = list(inspect.signature(getattr(model, method)).parameters.values())
         unknown = [
@@ -205,7 +219,8 @@ class Case:
         h = {"categorical": batch["one_hot"].float(), "integer": batch["charges"]}
         torch.manual_seed(seed)
         context = self.context(model, node_mask)
-        loss: Tensor = model(batch["positions"], h, node_mask, batch["edge_mask"], context)
+        given = batch["positions"], h, node_mask, batch["edge_mask"], context
+        loss: Tensor = tensors(model(*given, **self.more(model, "loss", len(sizes))))[0]
         return loss
 
     def noise(
@@ -272,6 +287,8 @@ class Case:
         spread = 0.5 + torch.rand(600, 1, 1, generator=generator)
         x = torch.randn(600, 12, layout.n_channels, generator=generator) * scale * spread
         x[..., 3:] += torch.linspace(-0.5, 0.8, layout.n_features)
+        if getattr(adapter_for(model), "centred_features", False):
+            x = remove_mean(x, mask)
         moments.update(x * mask[..., None], mask)
         return GAGAStats(
             layout, moments, log_snr_star, provenance=adapter_for(model).provenance(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -83,13 +84,17 @@ def a_model_that_ignores_the_number_of_steps_is_refused(case: Case) -> None:
 
     def stubborn(name: str) -> Any:  # noqa: ANN401 - a method
         method = getattr(kind, name)
+        signature = inspect.signature(method)
 
         @functools.wraps(method)
         def run(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of upstream
             cut = adapter.n_steps(self)
             adapter.set_steps(self, case.n_steps)
+            call = signature.bind(self, *args, **kwargs)
+            steps = set(adapter.frames) & set(call.arguments) - {"keep_frames", "n_frames"}
+            call.arguments.update(dict.fromkeys(steps, case.n_steps))
             try:
-                return method(self, *args, **kwargs)
+                return method(*call.args, **call.kwargs)
             finally:
                 adapter.set_steps(self, cut)
 

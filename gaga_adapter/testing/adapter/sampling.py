@@ -102,6 +102,8 @@ def a_chain_has_no_more_frames_than_steps(case: Case) -> None:
 def a_lost_element_class_is_reported_and_given_back(case: Case) -> None:
     """`fix_last_class` gives samples without charges their last element class."""
     case.needs("charges")
+    if not case.loses_class:
+        raise NotApplicable(f"{case.name} does not lose it")
     model = case.model(charges=False)
     if type(adapter_for(model)).faults is Adapter.faults:
         raise NotApplicable(f"{case.name} drops no element class")

@@ -63,7 +63,8 @@ def the_prior_term_is_the_divergence_at_t_star(case: Case) -> None:
 
     def spy(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of upstream
         arguments = signature.bind(*args, **kwargs).arguments
-        seen["x"], node_mask = adapter.padded(None, arguments)
+        xh, node_mask = adapter.padded(None, arguments)
+        seen["x"] = xh[..., : stats.layout.n_channels]  # what is predicted is not diffused
         seen["mask"] = node_mask[..., 0] > 0
         return plain(*args, **kwargs)
 

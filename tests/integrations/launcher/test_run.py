@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 import os
 import pickle
 import re
@@ -13,12 +12,12 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from fakes import edm_like
 from fakes.checkout import write_checkout
-from gaga_adapter.integrations.launcher.prepare import SMILES, write_data
+from fakes.real_checkout import TINY, printed, real_checkout
+from gaga_adapter.integrations.launcher.checkouts import FORKS
 from gaga_adapter.integrations.protocol import adapter_named
 
 from gaga_adapter import GAGAStats
@@ -67,10 +66,6 @@ def alone(script):
     """What Python makes of a script without us."""
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     return done.stdout
-
-
-def printed(out, what):
-    return re.search(rf"^{what} (.*)$", out, re.MULTILINE).group(1)
 
 
 def stats_beside(exp_name="x"):
@@ -437,6 +432,34 @@ def test_the_other_codebase_is_told(gaga, kind):
     assert f"`gaga run {kind}`" in err
 
 
+@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: fork.kind)
+def test_a_fork_is_told_from_its_parent_by_its_mark(gaga, tmp_path, monkeypatch, fork):
+    parent = "geoldm" if fork.factory == "get_latent_diffusion" else "edm"
+    write_checkout(tmp_path, parent)
+    monkeypatch.chdir(tmp_path)
+    train = ("--stats", "none", "--t-star", 7, "--", "main_qm9.py")
+    code, _, err = gaga("run", fork.kind, *train)
+    assert code == 2
+    assert f"`gaga run {parent}`" in err
+    file, text = fork.mark
+    with Path(file).open("a") as module:
+        module.write(f"\n# {text}\n")
+    code, _, err = gaga("run", parent, *train)
+    assert code == 2
+    assert f"is a checkout of {fork.name}, not of" in err
+    assert f"`gaga run {fork.kind}`" in err
+    code, _, err = gaga("run", fork.kind, *train)
+    assert code == 0, err
+    assert "starts at t* = 7 of T = 40" in err
+
+
+def test_the_statistics_of_a_given_last_step_need_no_criterion(gaga, edm):
+    code, _, err = gaga("run", "edm", "--", "main_qm9.py", "--max_t", 25)
+    assert code == 0, err
+    assert "fitted 180 molecules" in err
+    assert stats_beside().provenance["fitted for"] == "training at a given t*"
+
+
 def test_no_checkout_and_no_script(gaga, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = gaga("run", "edm", "--", "eval_analyze.py")
@@ -444,7 +467,7 @@ def test_no_checkout_and_no_script(gaga, tmp_path, monkeypatch):
     assert "is not a checkout of EDM: no qm9/models.py" in err
     assert "github.com/ehoogeboom/e3_diffusion_for_molecules" in err
     code, _, err = gaga("run", "gcdm", "--", "eval_analyze.py")
-    assert (code, "unknown codebase 'gcdm'. Known: edm, geoldm." in err) == (2, True)
+    assert (code, "unknown codebase 'gcdm'. Known: edm, geoldm, paper," in err) == (2, True)
     write_checkout(tmp_path, "edm")
     code, _, err = gaga("run", "edm", "--", "eval_nothing.py")
     assert code == 2
@@ -454,76 +477,17 @@ def test_no_checkout_and_no_script(gaga, tmp_path, monkeypatch):
 
 # -- the real repositories -------------------------------------------------------------------------
 
-_COUNTED = """
-import json
-from gaga_adapter.cli import main
-from gaga_adapter.integrations.launcher.hooks import after_import, replace_attribute
-
-times = []  # of every network call
-
-
-def counting(models):
-    forward = models.EGNN_dynamics_QM9._forward
-
-    def counted(self, t, *args, **kwargs):
-        times.append(round(1000 * float(t.flatten()[0])))
-        return forward(self, t, *args, **kwargs)
-
-    return replace_attribute(models.EGNN_dynamics_QM9, "_forward", counted)
-
-
-with after_import(("egnn.models",), counting):
-    try:
-        main()
-    finally:
-        print("times", json.dumps(times))
-"""
-_TINY = (
-    "--n_epochs 1 --n_stability_samples 4 --diffusion_noise_schedule polynomial_2 "
-    "--diffusion_noise_precision 1e-5 --diffusion_steps 1000 --diffusion_loss_type l2 "
-    "--batch_size 32 --nf 16 --n_layers 2 --lr 1e-4 --normalize_factors [1,4,10] --test_epochs 1 "
-    "--ema_decay 0.99 --no-cuda --no_wandb"
-).split()
-
-
-def chains(n):
-    """Chains of 5 to 12 atoms, each with all of H, C, N, O, F, as an npz file of upstream's."""
-    rng = np.random.default_rng(n)
-    sizes = np.resize(np.arange(5, 13), n)
-    charges, positions = np.zeros((n, 12), np.int64), np.zeros((n, 12, 3), np.float32)
-    for row, size in enumerate(sizes):
-        charges[row, :size] = rng.permutation(np.resize([1, 6, 7, 8, 9, 1, 6], size))
-        steps = rng.normal(size=(size, 3)) * 0.4 + [1.1, 0, 0]
-        positions[row, :size] = np.cumsum(steps, axis=0)
-    return {"num_atoms": sizes, "charges": charges, "positions": positions}
-
 
 @pytest.fixture(scope="module", params=KINDS)
 def upstream(request, tmp_path_factory):
     """A copy of a real checkout with a small data set, and a way to run `gaga` there."""
-    variable = f"GAGA_{request.param.upper()}_REPO"
-    repo = os.environ.get(variable)
-    if not repo:
-        pytest.skip(f"{variable} does not name a checkout")
-    pytest.importorskip("matplotlib", reason="upstream imports matplotlib")
-    folder = tmp_path_factory.mktemp("upstream") / "repo"
-    shutil.copytree(repo, folder, ignore=shutil.ignore_patterns(".git", "outputs", "temp"))
-    splits = {"train": chains(128), "valid": chains(32), "test": chains(24)}
-    write_data(folder, splits, {name: ["C"] for name in SMILES})
-
-    def run(*arguments, code=0):
-        command = [sys.executable, "-c", _COUNTED, "run", request.param, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-        assert done.returncode == code, done.stderr
-        return json.loads(printed(done.stdout, "times")), done.stdout, done.stderr
-
-    return request.param, run
+    return request.param, real_checkout(request.param, tmp_path_factory)
 
 
 @pytest.mark.upstream
 def test_551_instead_of_1001_network_calls_through_upstreams_own_scripts(upstream):
     kind, run = upstream
-    train = ["main_qm9.py", *_TINY]
+    train = ["main_qm9.py", *TINY]
     if kind == "geoldm":
         run("--", *train, "--latent_nf", 1, "--exp_name", "vae")
         train += ["--latent_nf", 1, "--train_diffusion", "--ae_path", "outputs/vae"]

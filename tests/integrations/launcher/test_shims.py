@@ -12,7 +12,7 @@ import pytest
 import torch
 from gaga_adapter.integrations.launcher.shims import SHIMS, apply_shims
 
-from gaga_adapter.errors import ArtefactError
+from gaga_adapter.errors import ArtefactError, UnsupportedModelError
 
 
 @pytest.fixture
@@ -72,6 +72,47 @@ def test_a_package_that_is_not_installed_has_a_stand_in(said, name):
     assert named(said).count(name) == 1
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"), [("torch_geometric", "nn.inits"), ("timm", "models.vision_transformer")]
+)
+def test_a_package_of_other_networks_is_imported_and_not_used(said, name, inner):
+    if importlib.util.find_spec(name) is not None:
+        pytest.skip(f"{name} is installed")
+    with apply_shims(SHIMS, said.append):
+        module = importlib.import_module(f"{name}.{inner}")
+        layer = type("Layer", (module.MessagePassing,), {})
+        assert not hasattr(module, "__nothing__")
+        with pytest.raises(UnsupportedModelError, match=f"{name} is not installed"):
+            layer()
+    assert named(said).count(name) == 1
+    assert not [module for module in sys.modules if module.partition(".")[0] == name]
+
+
+def test_the_scripts_of_the_paper_pass_an_option_that_nothing_reads(said, tmp_path, monkeypatch):
+    module(tmp_path, "qm9.sampling", "def shortcut_sample(n, step=300):\n    return n, step\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with apply_shims(SHIMS, said.append):
+        sampling = importlib.import_module("qm9.sampling")
+        assert sampling.shortcut_sample(2, step=4) == (2, 4)
+        assert "shortcut_sample" not in named(said)
+        assert sampling.shortcut_sample(2, sampling_name="DDPM") == (2, 300)
+        assert argparse.Namespace(sampling_name="mine").sampling_name == "mine"
+        assert "sampling_name" not in named(said)
+        assert argparse.Namespace().sampling_name == "DDPM"
+    assert {"shortcut_sample", "sampling_name"} <= set(named(said))
+    assert not hasattr(argparse.Namespace(), "sampling_name")
+    with pytest.raises(TypeError):
+        sampling.shortcut_sample(2, sampling_name="DDPM")
+
+
+def test_a_checkout_without_utils_gets_its_folders(said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with apply_shims(SHIMS, said.append):
+        importlib.import_module("utils").create_folders(argparse.Namespace(exp_name="x"))
+    assert (tmp_path / "outputs" / "x").is_dir()
+    assert "utils" in named(said)
 
 
 def test_a_package_that_is_installed_is_taken(said, tmp_path, monkeypatch):

@@ -1,13 +1,10 @@
 """What a model does is seen when it is patched: its sampler, its loss, and its own assertions."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from fakes import edm_like
 from fakes.cases import CASES, make_edm
+from fakes.forks import CentredNoise, NoLoss, Paper
 from gaga_adapter.integrations import apply_patch, as_pipeline, fit_from, remove_patch
 from gaga_adapter.integrations.patching.patch import state_of
 from gaga_adapter.integrations.protocol import adapter_for
@@ -30,26 +27,6 @@ def times(model, draw):
     return [t for t, _ in CASE.network_inputs(model, draw)]
 
 
-def centred(z, node_mask):
-    return (z - z.sum(1, keepdim=True) / node_mask.sum(1, keepdim=True)) * node_mask
-
-
-class CentredNoise(EDM):
-    """Its features are centred, and it asserts so."""
-
-    def sample_combined_position_feature_noise(self, n_samples, n_nodes, node_mask):
-        z = super().sample_combined_position_feature_noise(n_samples, n_nodes, node_mask)
-        return centred(z, node_mask)
-
-    def phi(self, x, t, node_mask, edge_mask, context):
-        return centred(super().phi(x, t, node_mask, edge_mask, context), node_mask)
-
-    def sample_p_zs_given_zt(self, s, t, zt, node_mask, edge_mask, context, fix_noise=False):
-        assert float(zt.sum(1).abs().max()) < 1e-3, "Mean is not zero"
-        z = super().sample_p_zs_given_zt(s, t, zt, node_mask, edge_mask, context, fix_noise)
-        return centred(z, node_mask)
-
-
 class OwnEnd(EDM):
     """Its loss draws times up to an argument, whatever its number of steps."""
 
@@ -67,15 +44,8 @@ class OwnEnd(EDM):
         return out.square().flatten(1).sum(1) + self.kl_prior(xh, node_mask)
 
 
-class Paper(OwnEnd, CentredNoise):
-    """The paper's own code."""
-
-    def sample_shortcut(self, n_samples, n_nodes, node_mask, edge_mask, context, z, start_point):
-        raise NotImplementedError
-
-
 class OnlyPositions(EDM):
-    """Its elements do not start from noise, as UniGEM's do not."""
+    """Its elements do not start from noise, and no adapter knows it."""
 
     def sample_combined_position_feature_noise(self, n_samples, n_nodes, node_mask):
         z = super().sample_combined_position_feature_noise(n_samples, n_nodes, node_mask)
@@ -99,15 +69,6 @@ class WantsLabel(EDM):
     def forward(self, x, h, node_mask=None, edge_mask=None, context=None, label=None):
         assert label is not None
         return super().forward(x, h, node_mask, edge_mask, context)
-
-
-class NoLoss(torch.nn.Module):
-    """EDM without a loss."""
-
-    for _name in ("phi", "normalize", "sample_combined_position_feature_noise", "sample_normal",
-                  "_ab", "sample_p_zs_given_zt", "_draw_x0", "sample_p_xh_given_z0", "_steps",
-                  "sample"):  # fmt: skip
-        locals()[_name] = vars(EDM)[_name]
 
 
 def test_a_loss_that_is_not_truncated_is_refused_by_name_and_sampling_is_not():
@@ -244,61 +205,15 @@ def test_what_the_papers_code_cannot_do_is_refused(paper):
     with pytest.raises(StatsMismatchError, match="fit_from"):
         apply_patch(model, CASE.stats(make_edm(20)), t_star=6)
     apply_patch(model, stats, t_star=6)
-    with pytest.raises(UnsupportedModelError, match="noise of the caller"):
-        model.sample_shortcut(2, 3, None, None, None, None, 6)
+    with pytest.raises(TruncationError, match=r"does not start at t\* = 6"):
+        model.sample_shortcut(2, 3, None, None, None, start_point=5)
     batch = CASE.batch(model)
     mask = batch["atom_mask"].float()[..., None]
     h = {"categorical": batch["one_hot"].float(), "integer": batch["charges"].float()}
     given = batch["positions"], h, mask, batch["edge_mask"], None
-    assert len(times(model, lambda: model(*given, 20))) == 1
+    assert float(torch.cat(times(model, lambda: model(*given, 20))).max()) <= 6 / 20
     with pytest.raises(TruncationError, match="max_t=4 is closer to the data than t\\* = 6"):
         model(*given, 4)
     remove_patch(model)
     with pytest.raises(UnsupportedModelError, match="zero mean over the atoms"):
         as_pipeline(model)
-
-
-_PAPER = """
-import sys, types
-sys.path[:0] = [".", sys.argv[1]]
-sys.modules["IPython"] = types.SimpleNamespace(embed=None)
-import torch
-from gaga_adapter import testing
-from egnn import models
-from equivariant_diffusion import en_diffusion
-from gaga_adapter.integrations import apply_patch, fit_from
-torch.manual_seed(0)
-network = models.EGNN_dynamics_QM9(
-    in_node_nf=6, context_node_nf=0, n_dims=3, device="cpu", hidden_nf=8, n_layers=1)
-model = en_diffusion.EnVariationalDiffusion(
-    dynamics=network, in_node_nf=5, n_dims=3, timesteps=1000, noise_schedule="polynomial_2",
-    noise_precision=1e-5, loss_type="l2", norm_values=(1.0, 4.0, 10.0), include_charges=False)
-case = testing.Case("paper", None)
-loader = [case.batch(model, (5, 9, 7, 6, 8) * 40, seed) for seed in range(6)]
-stats = fit_from(model, loader, criterion="cumulant", reference="size", tolerance=1000.0,
-                 log_snr=(0.0, -3.0), n_bootstrap=0)
-apply_patch(model, stats, t_star=400, fix_last_class=True)
-calls = case.network_inputs(model.eval(), lambda: case.sample(model))
-loss = case.network_inputs(model.train(), lambda: case.loss(model, sizes=(4,) * 256))
-print(len(calls), max(float(t.max()) for t, _ in calls + loss))
-"""
-
-
-@pytest.mark.upstream
-def test_the_papers_own_repository_samples_and_trains_up_to_t_star():
-    repository = os.environ.get("GAGA_PAPER_REPO")
-    if not repository:
-        pytest.skip("GAGA_PAPER_REPO does not name a checkout of github.com/QuJX/GAGA")
-    tests = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    done = subprocess.run(
-        [sys.executable, "-c", _PAPER, tests],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    calls, last = done.stdout.splitlines()[-1].split()
-    assert int(calls) == 401
-    assert float(last) == pytest.approx(0.4)

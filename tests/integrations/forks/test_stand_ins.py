@@ -1,0 +1,149 @@
+"""The adapters of the forks on small stand-ins: the contract, and what each fork has beyond it."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from fakes import forks
+from fakes.edm_like import make_edm, make_geoldm
+from gaga_adapter.integrations import apply_patch, as_pipeline, trained_to
+from gaga_adapter.integrations.protocol import adapter_for
+from runners import family
+
+from gaga_adapter import testing
+from gaga_adapter.errors import TruncationError, UnsupportedModelError
+
+KINDS = {
+    "paper": forks.Paper,
+    "unigem": forks.UniGEM,
+    "georcg": forks.GeoRCG,
+    "edpo": forks.EDPO,
+    "eegsde": forks.EEGSDE,
+    "symdiff": forks.SymDiff,
+    "chemguide": forks.ChemGuide,
+}
+
+#: Checks of what no adapter has a say in; they run on the stand-ins of EDM, and on the real forks.
+OF_THE_PATCH = {
+    "a_with_block_leaves_what_was_before",
+    "a_wrong_step_is_refused",
+    "an_exception_leaves_nothing_half_patched",
+    "another_class_is_refused_with_all_reasons",
+    "applied_twice_is_applied_once",
+    "it_trains",
+    "threads_do_not_share_the_first_noise",
+}
+
+
+def make(name, n_steps, **options):
+    """A model of EDM or GeoLDM that is given the class of the fork."""
+    if name == "eegsde":
+        options["context"] = 1
+    model = (make_geoldm if name == "chemguide" else make_edm)(n_steps, **options)
+    model.__class__ = KINDS[name]
+    return model
+
+
+def stand_in(name):
+    fork = family.FORKS[name]
+    options = fork.options & {"charges"}  # the rest is EDM's own, and is checked there
+    case = dataclasses.replace(fork, name=f"the stand-in of {name}", options=options)
+    case.make = functools.partial(make, name)
+    if name == "unigem":
+        case.given_to_network = lambda z, mask: torch.cat([z, mask.expand(-1, -1, 6)], -1)
+    return case
+
+
+@pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning")
+@pytest.mark.parametrize("name", KINDS)
+def test_contract(name):
+    case = stand_in(name)
+    assert adapter_for(case.model()).name == case.adapter
+    checks = {**testing.CHECKS, **family.more_checks(name)}
+    assert checks.keys() > OF_THE_PATCH
+    for check in checks.keys() - OF_THE_PATCH:
+        try:
+            checks[check](case)
+        except testing.NotApplicable:
+            continue
+
+
+@pytest.mark.parametrize("name", ["paper", "unigem", "georcg"])
+def test_what_is_no_pipeline_is_refused_with_the_reason(name):
+    model = stand_in(name).model()
+    with pytest.raises(UnsupportedModelError, match=adapter_for(model).no_pipeline):
+        as_pipeline(model)
+
+
+@pytest.mark.parametrize("argument", ["annel_l", "condition_generate_x"])
+def test_arguments_that_mean_absolute_steps_are_refused(argument):
+    case = stand_in("unigem")
+    model = case.model()
+    apply_patch(model, case.stats(model), t_star=11)
+    case.sample(model, **{argument: False})
+    with pytest.raises(UnsupportedModelError, match=rf"sample\({argument}\) cannot run truncated"):
+        case.sample(model, **{argument: True})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("unigem", {"bfn_schedule": True}),
+        ("unigem", {"uni_diffusion": True, "relay_sampling": 1}),
+        ("symdiff", {"molecule": False}),
+    ],
+)
+def test_kinds_that_are_refused_are_not_taken_for_the_parent(name, values):
+    model = stand_in(name).model()
+    model.__dict__.update(values)
+    with pytest.raises(UnsupportedModelError) as refused:
+        apply_patch(model, None, t_star=5)
+    for attribute, value in values.items():
+        assert f"{attribute}={value!r}" in str(refused.value)
+    assert "edm:" not in str(refused.value)
+
+
+def test_a_split_batch_needs_a_t_star_beyond_the_threshold():
+    case = stand_in("unigem")
+    model = case.model()
+    apply_patch(model, case.stats(model), t_star=2)
+    case.sample(model)
+    with pytest.raises(UnsupportedModelError, match="be trained or evaluated there"):
+        case.loss(model)
+
+
+@pytest.mark.parametrize("step", [0, 21, 2.5, True])
+def test_a_wrong_last_step_is_refused(step):
+    with pytest.raises(TruncationError, match="Pass an integer from 1 to 20"):
+        trained_to(stand_in("paper").model(), step)
+
+
+def test_all_steps_are_no_bound():
+    case = stand_in("paper")
+    model = case.model()
+    apply_patch(model, case.stats(model), t_star=18)
+    trained_to(model, 20)
+    case.sample(model)
+
+
+def test_a_waiting_model_settles_before_any_sampler_of_its_fork():
+    case = stand_in("paper")
+    model = case.model()
+    stats, given = case.stats(model), (2, 5, *case.masks((5, 4)), None)
+    handle = apply_patch(model, lambda model: stats, t_star=11)
+    calls = case.network_inputs(model, lambda: model.sample_shortcut(*given, start_point=20))
+    assert [round(20 * float(t[0])) for t, _ in calls] == list(range(11, -1, -1))
+    assert handle.t_star == 11
+    handle.remove()
+
+
+def test_a_sampler_that_changes_the_number_of_steps_does_not_move_t_star():
+    case = stand_in("edpo")
+    model = case.model()
+    handle = apply_patch(model, case.stats(model), t_star=11)
+    before = handle.log_snr
+    model.sample_ddim(2, 5, *case.masks((5, 4)), None, timestep=3)
+    assert (model.T, handle.log_snr) == (11, before)
+    handle.remove()
+    assert model.T == 20
