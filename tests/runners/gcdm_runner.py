@@ -25,12 +25,17 @@ from unittest import mock
 
 sys.path[:0] = [str(Path.cwd()), str(Path(__file__).parents[1])]
 
+import gaussian_bound  # noqa: E402
 import torch  # noqa: E402
 import torch_geometric.data  # noqa: E402
 import torch_geometric.loader  # noqa: E402
 import torch_geometric.nn  # noqa: E402 - before the stand-ins, which it would look for
 import torch_geometric.utils  # noqa: E402
+from fakes import flat_cases  # noqa: E402
+from gaga_adapter.integrations import apply_patch, fit_from, patched  # noqa: E402
 from scattering import scatter  # noqa: E402 - beside this file
+
+from gaga_adapter.testing import CHECKS, NotApplicable  # noqa: E402
 
 EMPTY = """
 imageio msgpack openbabel openbabel.pybel posebusters prody pymol torch_cluster torchviz
@@ -73,16 +78,11 @@ def stand_in():
 warnings.filterwarnings("ignore", category=UserWarning, module="src")
 stand_in()
 
-import gaussian_bound  # noqa: E402
-from fakes import flat_cases  # noqa: E402
-from gaga_adapter.integrations import apply_patch, fit_from, patched  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from src.datamodules.components.edm.datasets_config import QM9_WITH_H  # noqa: E402 - upstream's
 from src.datamodules.components.edm_dataset import ProcessedDataset  # noqa: E402
 from src.models.components import gcpnet, variational_diffusion  # noqa: E402
 from src.models.qm9_mol_gen_ddpm import QM9MoleculeGenerationDDPM  # noqa: E402
-
-from gaga_adapter.testing import CHECKS, NotApplicable  # noqa: E402
 
 torch.set_num_threads(1)  # sums over atoms are then in one order, to the last bit
 
