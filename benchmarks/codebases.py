@@ -23,8 +23,7 @@ import time
 import tokenize
 from collections import Counter
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +250,7 @@ def verdict(codebase: Codebase) -> dict[str, Any] | None:
         if not named or not Path(named).is_dir():
             return None
         folder = Path(named)
-    elif find_spec(codebase.source) is None:
+    elif codebase.source not in {d.metadata["Name"] for d in distributions()}:
         return None
     done = subprocess.run(
         [sys.executable, str(RUNNERS / codebase.run[0]), *codebase.run[1:]],
