@@ -39,7 +39,8 @@ class Adapter:
 
     Attributes:
         name: Name of the codebase in messages and in pickles.
-        attributes: Attributes that its models have, beyond `steps`, `gamma` and the network.
+        attributes: Attributes that its models have, beyond `steps`, the network, and the `gamma`
+            that `schedule` returns unless it is overridden.
         methods: Methods that its models have, with some of their parameters, such as
             `sample(guidance, l)`, beyond `network`, `noise` and the first of `starts`.
         must: Attributes that must be true where a model has them; a model in which one is not is
@@ -107,7 +108,8 @@ class Adapter:
         for text in self._inherited("methods"):
             name, *parameters = re.findall(r"\w+", text)
             methods[name] = (*methods.get(name, ()), *parameters)
-        return lacks(model, (self.steps, "gamma", *self._inherited("attributes")), methods)
+        named = (self.steps, "gamma") if type(self).schedule is Adapter.schedule else (self.steps,)
+        return lacks(model, (*named, *self._inherited("attributes")), methods)
 
     def _inherited(self, what: str) -> tuple[str, ...]:
         """Names that this adapter and its parents list, each once."""
