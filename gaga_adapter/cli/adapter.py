@@ -59,7 +59,7 @@ def run(
             _check_model(made, force)
             found = structure_of(made)
         texts = {
-            out_folder / f"{name}_adapter.py": text_of_adapter(name, found),
+            out_folder / f"{name}_adapter.py": text_of_adapter(name, found, make is None),
             out_folder / f"test_{name}_adapter.py": text_of_test(name, model),
         }
         _write(texts)

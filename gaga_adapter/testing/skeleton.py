@@ -263,8 +263,14 @@ def class_name(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_")) or name
 
 
-def text_of_adapter(name: str, found: Structure) -> str:
-    """The file of the adapter."""
+def text_of_adapter(name: str, found: Structure, whole: bool = False) -> str:
+    """The file of the adapter.
+
+    Args:
+        name: Name of the codebase.
+        found: What its class calls its parts.
+        whole: Whether to write every name, for a class that was not seen.
+    """
     parent, protocol = found.parent, "gaga_adapter.integrations.protocol"
     imports = {protocol: ["register"]}
     imports.setdefault(parent.__module__, []).insert(0, parent.__name__)
@@ -280,19 +286,20 @@ def text_of_adapter(name: str, found: Structure) -> str:
         f'    name = "{name}"',
     ]
     for what in ("attributes", "methods"):
-        if marks := getattr(found, what):
+        marks = getattr(found, what)
+        if marks or (whole and what == "attributes"):
             lines.append(f"    {what} = {_code(marks)}  # its models have them, and EDM's do not")
     lines += [
         f"    {part} = {_code(value)}"
         for part, value in _written(found).items()
-        if value != getattr(parent, part)
+        if whole or value != getattr(parent, part)
     ]
     lines += [f"    # Read this one, it samples or uses {found.steps}: {o}" for o in found.others]
     lines += [
         "    # Methods that mean absolute steps, or start from their caller's noise: name, reason.",
         "    refused = " + (f"{{**{parent.__name__}.refused}}" if parent.refused else "{}"),
     ]
-    if not found.is_marked:
+    if not (found.is_marked or whole):
         lines += [
             "",
             "    def missing(self, model):",
