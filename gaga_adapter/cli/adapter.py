@@ -214,8 +214,8 @@ def _print_structure(found: Any) -> None:  # noqa: ANN401 - a structure
     for part in ("steps", "schedule", "network", "noise", "starts", "loss", "prior_term"):
         value = getattr(found, part)
         rows.add_row(part, ", ".join(value) if isinstance(value, tuple) else value or "not found")
-    marks = found.methods or found.attributes or (f"its class name {found.kind}",)
-    rows.add_row("told by", ", ".join(marks))
+    marks = found.methods or found.attributes or (f"the class name {found.kind}",)
+    rows.add_row("mark", ", ".join(marks))
     out.print(rows)
     for sentence in found.missing:
         out.print(f"missing: {sentence}")

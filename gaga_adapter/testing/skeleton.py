@@ -288,7 +288,7 @@ def text_of_adapter(name: str, found: Structure, whole: bool = False) -> str:
     for what in ("attributes", "methods"):
         marks = getattr(found, what)
         if marks or (whole and what == "attributes"):
-            lines.append(f"    {what} = {_code(marks)}  # its models have them, and EDM's do not")
+            lines.append(f"    {what} = {_code(marks)}  # what its models have, and EDM's have not")
     lines += [
         f"    {part} = {_code(value)}"
         for part, value in _written(found).items()
