@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from html import escape
 from pathlib import Path
@@ -51,6 +52,7 @@ stats.t_star(named_path("edm/polynomial_2"))
 }
 _LIST = """
 import sys
+import textwrap
 for name, module in sorted(sys.modules.items()):
     if name.split(".")[0] == "gaga_adapter" and getattr(module, "__file__", None):
         print("MODULE", name)
@@ -141,7 +143,7 @@ def picture() -> str:
             title = f"{room}/ ({files} files)" if _place(room).is_dir() else room
             limit = int(box / 6.1)
             about = subject(room)
-            about = about if len(about) <= limit else about[: limit - 1].rstrip() + "…"
+            about = textwrap.shorten(about, limit, placeholder=" …")
             lines = [(title, 16, 600, "#1d2b3a")]
             if len(row) <= 4:
                 lines.append((about, 31, 400, "#41556b"))
