@@ -52,7 +52,6 @@ stats.t_star(named_path("edm/polynomial_2"))
 }
 _LIST = """
 import sys
-import textwrap
 for name, module in sorted(sys.modules.items()):
     if name.split(".")[0] == "gaga_adapter" and getattr(module, "__file__", None):
         print("MODULE", name)
