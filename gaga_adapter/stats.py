@@ -255,7 +255,13 @@ class GAGAStats:
         Raises:
             TruncationError: If the base does not reach t*, or `steps` is no possible number.
             UnsupportedSchedulerError: If the base trains on continuous noise levels.
+            StatsMismatchError: If t* was chosen for types that stay discrete.
         """
+        if self.has_discrete_types:
+            raise StatsMismatchError(
+                f"t* was chosen for the {self.judged_reference!r} reference, whose types stay "
+                "discrete, and a scheduler diffuses them. Fit with reference='shape'."
+            )
         from gaga_adapter.noise.training_table import training_scheduler
 
         scheduler: DDPMScheduler = training_scheduler(base, self.log_snr_star, steps)

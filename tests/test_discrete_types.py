@@ -80,6 +80,13 @@ def test_a_model_that_was_refused_is_not_patched(stats):
     assert state_of(model) is None
 
 
+def test_no_schedule_is_made_of_them(stats):
+    base = diffusers.DDPMScheduler()
+    with pytest.raises(StatsMismatchError, match="Fit with reference='shape'"):
+        stats.training_scheduler(base, 10)
+    assert len(GAGAStats(LAYOUT, stats.moments, 0.0).training_scheduler(base, 10).betas) == 10
+
+
 def test_a_bound_on_the_likelihood_is_refused(stats):
     with pytest.raises(StatsMismatchError, match="no density"):
         elbo(stats, "auto")
