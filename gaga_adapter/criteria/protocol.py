@@ -30,7 +30,7 @@ from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
-from gaga_adapter.subspace import as_mask
+from gaga_adapter.subspace import as_mask, atoms_first
 
 _DISCRETE_NUMBERS, _DISCRETE_ITEMS = 16, 100
 
@@ -141,7 +141,7 @@ def copies(x: Tensor, mask: Tensor | None) -> NDArray[np.int64]:
         numbers = torch.full((len(x),), math.prod(x.shape[1:]))
     else:
         numbers = mask.sum(1).cpu() * x.shape[2]
-        x = torch.where(mask[..., None], x, 0)
+        x = atoms_first(torch.where(mask[..., None], x, 0), mask)[0]
     rows = (x.detach().flatten(1).to("cpu", torch.float32) + 0.0).numpy()  # -0 becomes 0
     known: dict[tuple[int, int], int] = {}
     group = np.empty(len(x), dtype=np.int64)
