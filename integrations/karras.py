@@ -29,8 +29,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, TruncationError, warn
-from gaga_adapter.noise.levels import first_beyond, plain_number
+from gaga_adapter.errors import ArtefactError, TruncationError, plain_number, warn
+from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import GAGAStats
 

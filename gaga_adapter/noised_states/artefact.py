@@ -18,12 +18,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
+from gaga_adapter.errors import (
+    ArtefactError,
+    GAGAError,
+    StatsMismatchError,
+    TruncationError,
+    plain_number,
+)
 from gaga_adapter.files.checked import MOST_COUNTED, Fields, printable
 from gaga_adapter.files.pair import Pair, digest_of
 from gaga_adapter.layout import Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import has_layout, moments_from_state_dict
-from gaga_adapter.noise.levels import plain_number
 from gaga_adapter.reference.measured import measured_reference
 from gaga_adapter.selection import upper_limits
 

@@ -31,11 +31,11 @@ from gaga_adapter.errors import (
     StatsMismatchError,
     TruncationError,
     check_seed,
+    plain_number,
     whole_number,
 )
 from gaga_adapter.files.checked import to_json
 from gaga_adapter.layout import Layout
-from gaga_adapter.noise.levels import plain_number
 from gaga_adapter.noised_states.artefact import SAME, FittedStates, MeasuredLevel, Towards
 from gaga_adapter.reference.measured import measured_reference
 from gaga_adapter.selection import MARGIN, check_tolerance, first_that_holds

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from gaga_adapter.errors import TruncationError, UnsupportedModelError
-from gaga_adapter.noise.levels import plain_number
+from gaga_adapter.errors import TruncationError, UnsupportedModelError, plain_number
 
 from ..karras import check_spacing
 from .boltz import Boltz
