@@ -52,8 +52,8 @@ from gaga_adapter.reference.fisher import log_fisher_normaliser
 
 #: Half the number of points of the quadrature over Z; the error is below 1 % (tests measure it).
 _POINTS = 2**12
-#: Traces of D below this have a divergence that is its leading term, to a thousandth. There, and for
-#: what a translation adds, a series is more exact than what rounding leaves of the function.
+#: Traces of D below this have a divergence that is its leading term, to a thousandth. There, and
+#: for what a translation adds, a series is more exact than what rounding leaves of the function.
 _SMALL = 1e-3
 #: Largest number of angstrom or nats that is taken, and the inverse of the smallest.
 _MOST = 1e20
