@@ -154,17 +154,20 @@ def patched(
     reference: str = "auto",
     fix_last_class: bool = False,
 ) -> Iterator[PatchHandle]:
-    """`apply_patch` for a `with` block; a patch from before the block is there after it."""
+    """`apply_patch` for a `with` block; a patch from before the block is there after it.
+
+    A model whose patch was removed inside of the block stays without one.
+    """
     before = state_of(bare(model))
     handle = apply_patch(model, stats, t_star, reference, fix_last_class)
     try:
         yield handle
     finally:
+        now = state_of(handle.model)
         if before is None:
             remove_patch(model)
-        elif (now := state_of(handle.model)) is not None:
+        elif now is not None:
             now.uninstall(handle.model)
-        if before is not None:
             before.install(handle.model)
 
 
