@@ -153,7 +153,7 @@ def fit_states(
     return FittedStates(layout, tuple(measured), towards, kind, tolerance, star, reason, provenance)
 
 
-def _judge_of_states(criterion: TwoSample | str | None) -> TwoSample:
+def _judge_of_states(criterion: object) -> TwoSample:
     """The two-sample criterion that was passed or named; refuses all others."""
     if criterion is None or criterion == TwoSample.name:
         return TwoSample()
