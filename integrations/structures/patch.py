@@ -79,10 +79,12 @@ def apply_patch(sampler: Sampler, sigma_star: float, spacing: str = "suffix") ->
         raise TruncationError(f"sigma_star={star:g} is not positive. {advice}")
     predictor = _predictor_for(sampler)
     for other in [one for one in _PATCHES if one is not sampler]:
-        if issubclass(sampler, other) or issubclass(other, sampler):
+        is_base = issubclass(sampler, other)
+        if is_base or issubclass(other, sampler):
+            child, parent = (sampler.__name__, "it") if is_base else ("it", sampler.__name__)
             raise UnsupportedModelError(
-                f"{other.__name__} is patched, and one of it and {sampler.__name__} inherits from "
-                "the other: a list could be cut twice. Patch one of the two; "
+                f"{other.__name__} is patched, and {child} inherits from {parent}: a list could be "
+                "cut twice. Patch one of the two; "
                 f"remove_patch({other.__name__}) undoes the patch that is there."
             )
     remove_patch(sampler)
