@@ -468,6 +468,11 @@ def _parts(batch: Batch) -> tuple[Tensor, list[Tensor]]:
     if not isinstance(batch, Tensor | tuple | list):
         is_array = type(batch).__module__.startswith("numpy")
         advice = "Pass torch.from_numpy(batch)." if is_array else "Pass batches of tensors."
+        if hasattr(batch, "edge_index") or hasattr(batch, "pos"):  # of torch_geometric
+            advice = (
+                "For graphs pass padded_batches(data, ('pos', 'x')) of "
+                "gaga_adapter.integrations.flat, with the names of what the model diffuses."
+            )
         raise DataError(f"a batch is a {type(batch).__name__}, not a tensor. {advice}")
     x, *rest = (batch,) if isinstance(batch, Tensor) else (tuple(batch) or (None,))
     for place, part in enumerate((x, *rest)):

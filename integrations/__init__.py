@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .edm import EDM
+from .flat.diffsbdd import DiffSBDD
+from .flat.gcdm import GCDM
 from .forks.chemguide import ChemGuide
 from .forks.edpo import EDPO
 from .forks.eegsde import EEGSDE
@@ -56,6 +58,8 @@ for _adapter in (
     MolCraftDiffusion(),
     MLConfGen(),
     PaperGAGA(),
+    GCDM(),
+    DiffSBDD(),
     UniGEM(),
     GeoRCG(),
     EDPO(),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gaga_adapter.errors import StatsMismatchError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
+from gaga_adapter.reference import ReferenceGaussian
 
 from .patching.subclass import Recipe, original_class
 
@@ -47,7 +48,8 @@ class Adapter:
         steps: Attribute with the number of steps T.
         features: Number of diffused channels beside the positions, or the attribute with that
             number; `None` where these are the one-hot elements and the charges.
-        network: Method that calls the denoiser; it takes the normalised time as `t`.
+        network: Method that calls the denoiser, or the submodule that is one; it takes the
+            normalised time as `t`.
         noise: Method that draws unit noise for a `node_mask` (B, N, 1).
         starts: Methods whose first noise is the start of a sample.
         loss: Method that computes the loss, where a class has one.
@@ -233,19 +235,19 @@ class Adapter:
 
     def trained_parts(self, model: Model) -> list[nn.Module]:
         """Modules whose checkpoints say how far they were trained: the model, and its network."""
-        network = getattr(model, "dynamics", None)
-        return [model, network] if isinstance(network, nn.Module) else [model]
+        network = model._modules.get("dynamics", model._modules.get(self.network))
+        return [model] if network is None else [model, network]
 
     def least_step(self, model: Model) -> int:
         """The step closest to the data at which the loss can be cut."""
         return 1
 
-    def stub(self, model: Model, x: Tensor) -> Any:  # noqa: ANN401 - upstream's own
-        """What the network would return for a sample (B, N, C), for the self-check.
+    def stub(self, model: Model, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """What the network would return for its arguments, for the self-check.
 
         It is not zero, which reads as a failure upstream.
         """
-        return x.clone()
+        return arguments["x"].clone()
 
     def options(self, model: Model, method: str, n_samples: int) -> dict[str, Any]:
         """Arguments that the self-check must give to a method beyond those of EDM's."""
@@ -263,6 +265,30 @@ class Adapter:
         An adapter that does not say how leaves the loss unchecked until it calls the network.
         """
         raise NotImplementedError
+
+    def padded(self, z: Any, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """What the model diffuses, as padded molecules.
+
+        Args:
+            z: Unit noise as `noise` returned it; `None` for what `prior_term` was given.
+            arguments: Arguments of `noise` or of `prior_term`.
+
+        Returns:
+            x (B, N, 3 + F), and a node mask (B, N, 1) of floats or (1, N, 1).
+        """
+        return (arguments["xh"] if z is None else z), arguments["node_mask"]
+
+    def unpadded(self, x: Tensor, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """Padded molecules (B, N, 3 + F) in the form in which `noise` returns them."""
+        return x
+
+    def unit_reference(self, model: Model) -> ReferenceGaussian | None:
+        """N(0, I), for a codebase whose own `prior_term` is right at T only; else `None`."""
+        return None
+
+    def finish_loss(self, model: Model, loss: Any) -> Any:  # noqa: ANN401
+        """What `loss` returned, where a caller of the model counts the steps by himself."""
+        return loss
 
 
 def lacks(

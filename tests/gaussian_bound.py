@@ -91,26 +91,27 @@ def measured(model, t_star):
     """
     x = data(t_star * math.ceil(4000 / t_star))
     model.dynamics = ExactDenoiser(gamma_of(model))
-    apply_patch(model.eval(), _stats(x), t_star=t_star, reference="size", fix_last_class=True)
+    apply_patch(model.eval(), stats_of(x), t_star=t_star, reference="size", fix_last_class=True)
     try:
         return float(_losses(model, x).mean())
     finally:
         remove_patch(model)
 
 
-def _stats(x):
+def stats_of(x):
     molecules = torch.cat([x, torch.full_like(x[..., :1], 1 / ONEHOT_SCALE)], -1)
     moments = ExchangeableMoments(1)
     moments.update(molecules, torch.ones(molecules.shape[:2], dtype=torch.bool))
     return GAGAStats(MoleculeLayout(("C",), 1.0, ONEHOT_SCALE), moments, 0.0)
 
 
+def equally(low, high, size, device=None):
+    """A `randint` that draws every number equally often."""
+    return (low + torch.arange(size[0]) % (high - low)).view(size)
+
+
 def _losses(model, x):
     """Losses (B,) with every time 1 to t* drawn equally often."""
-
-    def equally(low, high, size, device=None):
-        return (low + torch.arange(size[0]) % (high - low)).view(size)
-
     node_mask = torch.ones(len(x), N_ATOMS, 1)
     h = {"categorical": node_mask, "integer": torch.zeros(0)}
     torch.manual_seed(1)  # not the seed of the data: the noise would be the data

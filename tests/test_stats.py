@@ -15,7 +15,7 @@ from gaga_adapter.errors import (
     TruncationError,
     WriteError,
 )
-from gaga_adapter.layout import DenseLayout, MoleculeLayout
+from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME
 from gaga_adapter.subspace import mask_from_sizes, project
@@ -28,6 +28,15 @@ def molecule_stats(seed=0, log_snr_star=0.25):
     moments = ExchangeableMoments(5)
     moments.update(x, mask)
     return GAGAStats(MoleculeLayout(), moments, log_snr_star, provenance={"data": "noise"})
+
+
+def test_positions_alone_are_saved_and_read(tmp_path):
+    x = project(torch.randn(600, 5, 3, generator=torch.Generator().manual_seed(0)))
+    moments = ExchangeableMoments(0)
+    moments.update(x)
+    stats = GAGAStats(AtomLayout(0), moments, 0.25)
+    stats.save_pretrained(tmp_path)
+    assert same_stats(stats, GAGAStats.from_pretrained(tmp_path))
 
 
 @pytest.mark.parametrize("make", [molecule_stats, dense_stats])

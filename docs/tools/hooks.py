@@ -74,6 +74,8 @@ API: dict[str, tuple[str, ...]] = {
         "integrations.patching.fitting",
         "integrations.sampling.pipeline",
         "integrations.karras",
+        "integrations.flat.batches",
+        "integrations.flat.joint",
         "integrations.structures.patch",
         "integrations.protocol",
         "gaga_adapter.testing",

@@ -10,6 +10,7 @@ networks in turn have loops of their own, and are refused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Generator, Tensor
@@ -48,8 +49,9 @@ class UniGEM(EDM):
         """The first step beyond the threshold, if a batch is split there."""
         return int(model.prediction_threshold_t) + 1 if model.sep_noisy_node else 1
 
-    def stub(self, model: Model, x: Tensor) -> Any:  # noqa: ANN401
+    def stub(self, model: Model, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Epsilon, and a property of each molecule where these are predicted."""
+        x = arguments["x"]
         return (x.clone(), x.new_zeros(len(x))) if model.property_pred else x.clone()
 
     def options(self, model: Model, method: str, n_samples: int) -> dict[str, Any]:

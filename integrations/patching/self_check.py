@@ -11,15 +11,17 @@ from __future__ import annotations
 import inspect
 import math
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.errors import GAGAWarning, UnsupportedModelError
 from gaga_adapter.moments import ExchangeableMoments
 
 from ..protocol import Adapter, Model
@@ -66,7 +68,8 @@ def _check_sampling(model: Model, probe: Truncation, training: bool) -> None:
             f"cannot patch {name}: its sampler calls the network before it draws noise with "
             f"{adapter.noise}, so there is nothing to start from the Gaussian."
         )
-    times = [float(t[0]) for t in seen.times]
+    # A model that is conditioned on its own prediction asks its network twice at a time.
+    times = [time for time, _ in groupby(float(t[0]) for t in seen.times)]
     expected = [step / probe.n_steps for step in range(probe.t_star, -1, -1)]
     if len(times) != len(expected) or math.dist(times, expected) > 1e-6:
         raise UnsupportedModelError(
@@ -154,7 +157,9 @@ def _observe(
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.no_grad(),
             _mode(model, training),
+            warnings.catch_warnings(),
         ):
+            warnings.simplefilter("ignore", GAGAWarning)  # these sizes are no user's
             draw(mask[..., None].float(), pairs.reshape(-1, 1).float())
     except EndOfCheck:
         pass

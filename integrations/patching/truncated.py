@@ -123,6 +123,8 @@ class Truncation:
 
     def absolute(self, t: Tensor) -> Tensor:
         """The time that schedule and network know, for a time in units of t*."""
+        if self.t_star == self.n_steps:
+            return t
         return torch.round(t * self.t_star) / self.n_steps
 
     def gamma(self, model: Model) -> Tensor:
@@ -188,9 +190,11 @@ SELF_CHECK: ContextVar[Observations | None] = ContextVar("gaga_self_check", defa
 class _Call:
     """A call of one of upstream's methods, which gets `arguments` as they are at `run`."""
 
-    def __init__(self, name: str, method: Method, bound: inspect.BoundArguments) -> None:
-        self.name, self.method, self._bound = name, method, bound
-        self.arguments, self.model = bound.arguments, bound.args[0]
+    def __init__(
+        self, model: Model, name: str, method: Method, bound: inspect.BoundArguments
+    ) -> None:
+        self.model, self.name, self.method, self._bound = model, name, method, bound
+        self.arguments = bound.arguments
         self.truncation: Truncation = self.model._gaga
 
     def run(self) -> Any:  # noqa: ANN401 - upstream's own
@@ -208,7 +212,10 @@ def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
         wrappers[adapter.prior_term] = _prior_term
     refused = {**_other_samplers(base, adapter), **adapter.refused}
     return {
-        **{name: _around(base, name, wrapper) for name, wrapper in wrappers.items()},
+        **{
+            name: _around(base, name, wrapper) if hasattr(base, name) else _inside(name)
+            for name, wrapper in wrappers.items()
+        },
         **{name: _refusal(base, name, why) for name, why in refused.items() if hasattr(base, name)},
         **adapter.extra_methods(base),
     }
@@ -231,9 +238,36 @@ def _around(base: type[Any], name: str, wrapper: Callable[[_Call], Any]) -> Meth
 
     @functools.wraps(method)
     def generated(self: Model, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return wrapper(_Call(name, method, signature.bind(self, *args, **kwargs)))
+        return wrapper(_Call(self, name, method, signature.bind(self, *args, **kwargs)))
 
     return generated
+
+
+def _inside(name: str) -> property:
+    """The network as an attribute of its model, where it is a module and no method."""
+    return property(lambda self: _NetworkModule(self, self._modules[name]))
+
+
+class _NetworkModule:
+    """The network of a patched model, bound to it: called, it gets the time that it knows."""
+
+    def __init__(self, model: Model, module: nn.Module) -> None:
+        self.__self__, self._module = model, module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - upstream's own
+        kind = type(self._module)
+        bound = inspect.signature(kind.forward).bind(self._module, *args, **kwargs)
+        return _network(_Call(self.__self__, "forward", kind.__call__, bound))
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._module, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self._module,)  # copies and pickles are the module
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module
 
 
 def _network(call: _Call) -> Any:  # noqa: ANN401
@@ -246,7 +280,7 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
         ends = observations.noise is not None and float(t.flatten()[0]) == 0
         if ends or len(observations.times) > 4:
             raise EndOfCheck
-        return truncation.adapter.stub(model, call.arguments["x"])
+        return truncation.adapter.stub(model, call.arguments)
     if not torch.compiler.is_compiling() and bool((relative > 1 + 1e-4).any()):
         raise UnsupportedModelError(
             f"{original_class(type(model)).__name__} asks its network for the time "
@@ -269,13 +303,17 @@ def _noise(call: _Call) -> Any:  # noqa: ANN401
     if _NEXT_START.get() is not call.model:
         return z
     _NEXT_START.set(None)
-    truncation, observations, begin = call.truncation, SELF_CHECK.get(), z
-    if truncation.reference is not None and (observations is None or _fits(truncation, z)):
-        gamma = truncation.gamma(call.model)
-        begin = start(truncation.reference, gamma, z, call.arguments["node_mask"])
+    truncation, observations = call.truncation, SELF_CHECK.get()
+    adapter = truncation.adapter
+    if truncation.reference is None and observations is None:
+        return z
+    noise, node_mask = adapter.padded(z, call.arguments)
+    begin = noise
+    if truncation.reference is not None and (observations is None or _fits(truncation, noise)):
+        begin = start(truncation.reference, truncation.gamma(call.model), noise, node_mask)
     if observations is not None:
-        observations.noise = z, begin
-    return begin
+        observations.noise = noise, begin
+    return z if begin is noise else adapter.unpadded(begin, call.arguments)
 
 
 def _fits(truncation: Truncation, z: Tensor) -> bool:
@@ -292,7 +330,7 @@ def _loss(call: _Call) -> Any:  # noqa: ANN401
             f"evaluated there: {truncation.loss_fault} Call remove_patch(model) first."
         )
     truncation.adapter.prepare(model, call.name, call.arguments)
-    return call.run()
+    return truncation.adapter.finish_loss(model, call.run())
 
 
 def _start(call: _Call) -> Any:  # noqa: ANN401
@@ -352,9 +390,11 @@ def _prior_term(call: _Call) -> Any:  # noqa: ANN401
     truncation, model = call.truncation, call.model
     quick = model.training or SELF_CHECK.get() is not None
     reference = truncation.prior if quick else truncation.reference
+    if reference is None and truncation.t_star < truncation.n_steps:
+        reference = truncation.adapter.unit_reference(model)
     if reference is None:
         return call.run()
-    xh, node_mask = call.arguments["xh"], call.arguments["node_mask"]
+    xh, node_mask = truncation.adapter.padded(None, call.arguments)
     if truncation.stats is not None:  # elements that are predicted are not diffused
         xh = xh[..., : truncation.stats.layout.n_channels]
     return divergence(reference, truncation.gamma(model), xh, node_mask)

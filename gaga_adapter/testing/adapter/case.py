@@ -232,6 +232,11 @@ class Case:
         noise: Tensor = draw(n_samples or len(sizes), max(sizes), node_mask)
         return noise
 
+    def prior_term(self, model: Model, xh: Tensor, node_mask: Tensor) -> Tensor:
+        """The model's own prior term (B,) of molecules xh (B, N, 3 + F)."""
+        term: Tensor = getattr(model, str(adapter_for(model).prior_term))(xh, node_mask)
+        return term
+
     def given_to_network(self, z: Tensor, node_mask: Tensor) -> Tensor:
         """What the network gets of a first noise `z`, to the bit."""
         return z

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import io
 from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
 
 from gaga_adapter.errors import (
     TruncationError,
@@ -55,14 +55,18 @@ def the_prior_term_is_the_divergence_at_t_star(case: Case) -> None:
         losses[kind] = case.loss(model.eval())
     nats, seen = {}, {}
     remove_patch(model)
-    name = adapter_for(model).prior_term
+    adapter = adapter_for(model)
+    name = adapter.prior_term
     plain = getattr(type(model), name)
 
-    def spy(self: object, xh: Tensor, node_mask: Tensor) -> Tensor:
+    signature = inspect.signature(plain)
+
+    def spy(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of upstream
+        arguments = signature.bind(*args, **kwargs).arguments
+        xh, node_mask = adapter.padded(None, arguments)
         seen["x"] = xh[..., : stats.layout.n_channels]  # what is predicted is not diffused
         seen["mask"] = node_mask[..., 0] > 0
-        term: Tensor = plain(self, xh, node_mask)
-        return term
+        return plain(*args, **kwargs)
 
     with mock.patch.object(type(model), name, spy):
         case.loss(model)
@@ -88,14 +92,14 @@ def a_learned_schedule_feels_the_prior_term(case: Case) -> None:
 def _compare_slopes(case: Case, model: Any, stats: GAGAStats) -> None:  # noqa: ANN401
     node_mask, _ = case.masks()
     node_mask = node_mask.double()
-    xh = torch.randn(3, 9, stats.layout.n_channels, generator=torch.Generator().manual_seed(4))
+    shape = (*node_mask.shape[:2], stats.layout.n_channels)
+    xh = torch.randn(shape, generator=torch.Generator().manual_seed(4))
     xh = xh * node_mask
     schedule = adapter_for(model).schedule(model)
     parameters = [p for p in schedule.parameters() if p.requires_grad]
     for kind in ("size", "unit", "shape"):
         apply_patch(model, stats, t_star=11, reference=kind)
-        prior_term = getattr(model, adapter_for(model).prior_term)
-        total = prior_term(xh, node_mask).sum()
+        total = case.prior_term(model, xh, node_mask).sum()
         gradient = torch.autograd.grad(total, parameters)
         steps = [
             torch.randn(p.shape, generator=torch.Generator().manual_seed(6)) for p in parameters
@@ -106,7 +110,7 @@ def _compare_slopes(case: Case, model: Any, stats: GAGAStats) -> None:  # noqa: 
             for p, s in zip(parameters, steps, strict=True):
                 p.data += sign * 1e-5 * s
             with torch.no_grad():
-                values.append(float(prior_term(xh, node_mask).sum()))
+                values.append(float(case.prior_term(model, xh, node_mask).sum()))
             for p, s in zip(parameters, steps, strict=True):
                 p.data -= sign * 1e-5 * s
         assert abs(slope) > 1e-3

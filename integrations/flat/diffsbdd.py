@@ -1,0 +1,160 @@
+"""DiffSBDD by structure: the joint `EnVariationalDiffusion` of ligands and pockets.
+
+github.com/arneschneuing/DiffSBDD. Both are diffused, as flat batches with features of their own,
+and start from the product Gaussian of `joint.py`. The conditional model is refused: a pocket fixes
+the law of its ligand, and statistics of a data set are not that law; `inpaint` is refused as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.layout import AtomLayout, Layout
+from gaga_adapter.moments import ExchangeableMoments
+from gaga_adapter.reference import make_reference
+
+from ..protocol import Adapter, Batch, Model, lacks
+from .gcdm import frames_divide_steps, weights_for_a_caller
+from .joint import KEY, Complexes, JointReference, JointStats, fit_joint, stack, unstack
+
+METHODS = {
+    "sample_combined_position_feature_noise": ("lig_indices", "pocket_indices"),
+    "sample": ("n_samples", "num_nodes_lig", "num_nodes_pocket", "timesteps", "return_frames"),
+    "kl_prior_with_pocket": ("xh_lig", "xh_pocket", "mask_lig", "mask_pocket"),
+}
+
+
+class DiffSBDD(Adapter):
+    """The joint `EnVariationalDiffusion` and what has its structure."""
+
+    name = "diffsbdd"
+    network = "dynamics"
+    starts = ("sample",)
+    prior_term = "kl_prior_with_pocket"
+    refused: ClassVar[Mapping[str, str]] = {
+        "inpaint": "a part of the complex is given, and the Gaussian is that of whole complexes"
+    }
+
+    def missing(self, model: Model) -> list[str]:
+        """What a joint model has and this one lacks."""
+        return lacks(model, ("T", "gamma", "dynamics", "atom_nf", "residue_nf"), METHODS)
+
+    def reasons(self, model: Model) -> list[str]:
+        """What is missing, or that the model is conditional."""
+        conditional = hasattr(model, "sample_given_pocket")
+        why = "it is conditional, and a pocket fixes the law of a ligand"
+        return super().reasons(model) + conditional * [why]
+
+    def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
+        """Positions and the features of the wider of the two."""
+        return AtomLayout(max(model.atom_nf, model.residue_nf))
+
+    def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
+        """The reason if these are no statistics of complexes."""
+        if KEY in provenance:
+            return None
+        return "a complex is two molecules, and these statistics are of one: fit_complexes."
+
+    def diffused(
+        self, model: Model, batch: Batch, context: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Refused, as a complex is two molecules.
+
+        Raises:
+            UnsupportedModelError: If it is called.
+        """
+        raise UnsupportedModelError(
+            "a complex is two molecules, with moments of their own. Fit with fit_complexes(model, "
+            "loader) of gaga_adapter.integrations.flat."
+        )
+
+    def padded(self, z: Any, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """The parts of the complexes."""
+        of = ("xh_{}", "mask_{}") if z is None else ("", "{}_indices")
+        index = [arguments[of[1].format(name)].long() for name in ("lig", "pocket")]
+        atoms = [arguments[of[0].format(name)] for name in ("lig", "pocket")] if z is None else z
+        x, mask = stack(((atoms[0], index[0]), (atoms[1], index[1])))
+        return x, mask[..., None]
+
+    def unpadded(self, x: Tensor, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """The atoms of ligands, and those of pockets."""
+        indices = [arguments[name].long() for name in ("lig_indices", "pocket_indices")]
+        return unstack(x, indices, (arguments["self"].atom_nf, arguments["self"].residue_nf))
+
+    def stub(self, model: Model, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Both of the inputs, as a prediction of their noise."""
+        return arguments["xh_atoms"].clone(), arguments["xh_residues"].clone()
+
+    def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
+        """Let the frames of a chain divide its steps."""
+        if method in self.starts:
+            frames_divide_steps(arguments, "timesteps", self.n_steps(model))
+
+    def unit_reference(self, model: Model) -> JointReference:
+        """N(0, I): of the variance of all features, upstream's prior term counts a single one."""
+        widths = model.atom_nf, model.residue_nf, 0
+        return JointReference(
+            "unit", tuple(make_reference(ExchangeableMoments(n), "unit") for n in widths)
+        )
+
+    def finish_loss(self, model: Model, loss: Any) -> Any:  # noqa: ANN401
+        """The terms of the bound with weights times t* / T, as the caller multiplies them by T."""
+        return weights_for_a_caller(model, model.loss_type, loss, 3)
+
+    def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
+        """Sample complexes of ligands and pockets of the same sizes."""
+        sizes = node_mask.sum((1, 2)).long()
+        model.sample(len(sizes), sizes, sizes, device=node_mask.device)
+
+    def draw_loss(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
+        """The loss of complexes of atoms on a line, of a pair of sizes that the model knows."""
+        known = torch.as_tensor(list(model.size_distribution.n_nodes_to_idx))
+        start, given = 0.0, []
+        sizes = known[(known > 1).all(1)][0].tolist()
+        for size, width in zip(sizes, (model.atom_nf, model.residue_nf), strict=True):
+            place = torch.arange(size, device=node_mask.device).repeat(len(node_mask))
+            line = place + start - (sum(sizes) - 1) / 2
+            start += size
+            given.append(
+                {
+                    "x": torch.stack([line, 0 * line, 0 * line], -1).to(node_mask),
+                    "one_hot": F.one_hot(place % width, width).to(node_mask),
+                    "size": torch.full_like(place[: len(node_mask)], size),
+                    "mask": torch.arange(len(node_mask), device=place.device).repeat_interleave(
+                        size
+                    ),
+                }
+            )
+        model(*given)
+
+
+def fit_complexes(model: Model, loader: Iterable[Any], **options: Any) -> JointStats:  # noqa: ANN401
+    """Fit the statistics of the complexes that a joint model diffuses.
+
+    Args:
+        model: Joint model of DiffSBDD.
+        loader: Loader that trains the model; it is read three times.
+        options: Options of `gaga_adapter.fit`, for each of the parts.
+
+    Returns:
+        The artefact, for `apply_patch`. How ligand and pocket depend on one another is not judged.
+    """
+
+    def complexes() -> Iterator[Complexes]:
+        like = next(model.parameters())
+        for data in loader:
+            both = [
+                {"x": data[f"{name}_coords"].to(like), "one_hot": data[f"{name}_one_hot"].to(like)}
+                for name in ("lig", "pocket")
+            ]
+            masks = [data[f"{name}_mask"].to(like.device).long() for name in ("lig", "pocket")]
+            ligand, pocket = (torch.cat([p["x"], p["one_hot"]], 1) for p in model.normalize(*both))
+            yield (ligand, masks[0]), (pocket, masks[1])
+
+    return fit_joint(complexes, (model.atom_nf, model.residue_nf), **options)
