@@ -202,7 +202,7 @@ def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
     n_steps = adapter.n_steps(model)
     steps = torch.arange(n_steps + 1, device=next(model.parameters()).device)[:, None]
     with torch.no_grad():
-        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().double()
+        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().cpu().double()
     first = 1 + first_beyond(log_snr[1:], log_snr_star)
     if first > n_steps:
         raise TruncationError(

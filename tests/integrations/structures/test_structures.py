@@ -14,6 +14,7 @@ import sys
 import pytest
 import torch
 from fakes import structures
+from fakes.device import SinglePrecision
 from folders import RUNNERS
 from gaga_adapter.integrations.structures import apply_patch, patched, remove_patch
 from structure_checks import CHECKS, Case, Run
@@ -119,19 +120,6 @@ def test_a_target_beyond_the_list_is_not_cut(sampler, whole, first, spacing):
     assert "than sigma*=9000: nothing is cut" in message
     assert float(re.search(r"is at (\S+) angstrom", message)[1]) == pytest.approx(first, rel=1e-4)
     assert "sigma_max" not in message
-
-
-class SinglePrecision(torch.Tensor):
-    """A list on a device without float64, as MPS is: what stays there cannot become one."""
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        found = super().__torch_function__(function, types, args, kwargs or {})
-        if function is torch.Tensor.to and isinstance(args[1], str):  # to the CPU
-            return found.as_subclass(torch.Tensor)
-        if isinstance(found, cls) and found.dtype == torch.float64:
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
-        return found
 
 
 @pytest.mark.parametrize("spacing", ["suffix", "respace"])
