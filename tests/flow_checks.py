@@ -268,6 +268,13 @@ def applied_twice_is_applied_once(case):
     with tabasco.patched(model, None, t_star=0.2) as inner:
         assert inner.t_star == 0.2
     assert state_of(model) is second.state
+    with tabasco.patched(model, None, t_star=0.2):
+        remove_patch(model)
+    assert state_of(model) is None
+    with tabasco.patched(model, None, t_star=0.2):
+        tabasco.apply_patch(model, None, t_star=0.3)
+    assert state_of(model) is None
+    second = tabasco.apply_patch(model, stats, t_star=0.5, reference="mixed_order")
     raises(TruncationError, "no time", lambda: tabasco.apply_patch(model, stats, t_star=1.0))
     assert state_of(model) is second.state
     second.remove()

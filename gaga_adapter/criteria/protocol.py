@@ -106,11 +106,13 @@ class Task:
         x = self.x if self.x.dtype == torch.float64 else self.x.float()
         return replace(self, x=x.to(home), mask=None if self.mask is None else self.mask.to(home))
 
-    def require(self, least: int, which: str = "", goal: str = "") -> None:
+    def require(
+        self, least: int, which: str = "", goal: str = "", what: str = "data items"
+    ) -> None:
         """Refuse fewer items than `least`."""
         if len(self) < least:
             raise DataError(
-                f"found {len(self)} data items{which}, need at least {least}{goal}. Pass more data."
+                f"found {len(self)} {what}{which}, need at least {least}{goal}. Pass more data."
             )
 
     def copies(self, fate: str, share: float = 0.9) -> NDArray[np.int64]:

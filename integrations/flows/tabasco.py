@@ -313,15 +313,20 @@ def patched(
     reference: str = "auto",
     spacing: str = "suffix",
 ) -> Iterator[FlowHandle]:
-    """`apply_patch` for a `with` block; a patch from before the block is there after it."""
+    """`apply_patch` for a `with` block; a patch from before the block is there after it.
+
+    A model whose patch was removed inside of the block stays without one.
+    """
     before = state_of(_flow_of(model))
     handle = apply_patch(model, stats, t_star, reference, spacing)
     try:
         yield handle
     finally:
-        handle.remove()
-        if before is not None:
-            before.install(handle.model)
+        now = state_of(handle.model)
+        if now is not None:
+            now.uninstall(handle.model)
+            if before is not None:
+                before.install(handle.model)
 
 
 def _kind(stats: GAGAStats, reference: str) -> str:

@@ -154,17 +154,20 @@ def patched(
     reference: str = "auto",
     fix_last_class: bool = False,
 ) -> Iterator[PatchHandle]:
-    """`apply_patch` for a `with` block; a patch from before the block is there after it."""
+    """`apply_patch` for a `with` block; a patch from before the block is there after it.
+
+    A model whose patch was removed inside of the block stays without one.
+    """
     before = state_of(bare(model))
     handle = apply_patch(model, stats, t_star, reference, fix_last_class)
     try:
         yield handle
     finally:
+        now = state_of(handle.model)
         if before is None:
             remove_patch(model)
-        elif (now := state_of(handle.model)) is not None:
+        elif now is not None:
             now.uninstall(handle.model)
-        if before is not None:
             before.install(handle.model)
 
 
@@ -199,7 +202,7 @@ def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
     n_steps = adapter.n_steps(model)
     steps = torch.arange(n_steps + 1, device=next(model.parameters()).device)[:, None]
     with torch.no_grad():
-        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().double()
+        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().cpu().double()
     first = 1 + first_beyond(log_snr[1:], log_snr_star)
     if first > n_steps:
         raise TruncationError(
