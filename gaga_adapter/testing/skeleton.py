@@ -62,7 +62,7 @@ class Structure:
         loss: Method that takes `x` and `h`.
         prior_term: Method that takes `xh` and `node_mask`.
         n_features: Number of channels of the noise besides the positions.
-        features: That number, or the attribute that holds it.
+        features: Number of these channels, or the attribute that holds it, for the adapter.
         parent: Class of the adapter that fits it but for its names.
         attributes: Attributes that the class has and EDM's has not, at most two.
         methods: Methods, or parameters of methods, that the class has and EDM's has not, at most
@@ -268,7 +268,7 @@ def text_of_adapter(name: str, found: Structure, whole: bool = False) -> str:
 
     Args:
         name: Name of the codebase.
-        found: What its class calls its parts.
+        found: Names that its class gives to its parts.
         whole: Whether to write every name, for a class that was not seen.
     """
     parent, protocol = found.parent, "gaga_adapter.integrations.protocol"
@@ -310,13 +310,6 @@ def text_of_adapter(name: str, found: Structure, whole: bool = False) -> str:
         ]
     if found.schedule not in ("gamma", None):
         lines += ["", "    def schedule(self, model):", f"        return model.{found.schedule}"]
-    if parent in (EDM, Adapter) and found.starts and found.starts[0] != "sample":
-        lines += [
-            "",
-            "    def draw(self, model, node_mask, edge_mask):",
-            "        n_samples, n_nodes = node_mask.shape[:2]",
-            f"        model.{found.starts[0]}(n_samples, n_nodes, node_mask, edge_mask, None)",
-        ]
     return "\n".join([*lines, "", "", f"register({class_name(name)}())", ""])
 
 

@@ -322,3 +322,16 @@ def test_a_function_with_the_name_of_the_adapter_keeps_its_place():
     text = text_of_test("mycode", "mycode:Mycode")
     assert "from mycode import Mycode as make_model" in text
     assert "check_adapter(Mycode(), make_model)" in text
+
+
+def test_a_sampler_of_another_name_needs_no_more_lines(gaga, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = inspect.getsource(edm_like).replace("EnVariationalDiffusion", "Fork")
+    source = re.sub(r"\bdef sample\(", "def generate(", source)
+    Path("renamed.py").write_text(source + MAKE.format(width=6))
+    done = gaga("adapter", "new", "alpha", "--model", "renamed:make_model", "--json")
+    sys.modules.pop("renamed", None)
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["names"]["starts"] == ["sample_chain"]
+    assert told["missing"] == []
