@@ -327,11 +327,16 @@ def test_a_function_with_the_name_of_the_adapter_keeps_its_place():
 def test_a_sampler_of_another_name_needs_no_more_lines(gaga, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = inspect.getsource(edm_like).replace("EnVariationalDiffusion", "Fork")
-    source = re.sub(r"\bdef sample\(", "def generate(", source)
+    source = re.sub(r"\b(def |super\(\)\.)sample\(", r"\1generate(", source)
+    source = re.sub(r"\bsample_chain\(", "draw_with_frames(", source)
     Path("renamed.py").write_text(source + MAKE.format(width=6))
     done = gaga("adapter", "new", "alpha", "--model", "renamed:make_model", "--json")
     sys.modules.pop("renamed", None)
     assert done.code == 0, done.err
     told = json.loads(done.out)
-    assert told["names"]["starts"] == ["sample_chain"]
-    assert told["missing"] == []
+    assert told["names"]["starts"] == ["generate"]
+    assert told["names"]["parent"] == "Adapter"  # EDM's has a `sample`
+    assert not [check for check, said in told["checks"].items() if said.startswith("failed")]
+    text = Path("alpha_adapter.py").read_text()
+    assert 'starts = ("generate",)' in text
+    assert "def draw" not in text
