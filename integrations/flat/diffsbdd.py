@@ -20,9 +20,10 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
 
 from ..protocol import Adapter, Batch, Model, lacks
-from .gcdm import frames_divide_steps, weights_for_a_caller
-from .joint import KEY, Complexes, JointReference, JointStats, fit_joint, stack, unstack
+from .gcdm import frames_divide_steps, other_units, units, weights_for_a_caller
+from .joint import KEY, UNITS, Complexes, JointReference, JointStats, fit_joint, stack, unstack
 
+ATTRIBUTES = ("T", "gamma", "dynamics", "atom_nf", "residue_nf", "norm_values", "norm_biases")
 METHODS = {
     "sample_combined_position_feature_noise": ("lig_indices", "pocket_indices"),
     "sample": ("n_samples", "num_nodes_lig", "num_nodes_pocket", "timesteps", "return_frames"),
@@ -43,7 +44,7 @@ class DiffSBDD(Adapter):
 
     def missing(self, model: Model) -> list[str]:
         """What a joint model has and this one lacks."""
-        return lacks(model, ("T", "gamma", "dynamics", "atom_nf", "residue_nf"), METHODS)
+        return lacks(model, ATTRIBUTES, METHODS)
 
     def reasons(self, model: Model) -> list[str]:
         """What is missing, or that the model is conditional."""
@@ -56,10 +57,16 @@ class DiffSBDD(Adapter):
         return AtomLayout(max(model.atom_nf, model.residue_nf))
 
     def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
-        """The reason if these are no statistics of complexes."""
-        if KEY in provenance:
-            return None
-        return "a complex is two molecules, and these statistics are of one: fit_complexes."
+        """The reason if these are no statistics of such complexes, or of other units."""
+        if KEY not in provenance:
+            return "a complex is two molecules, and these statistics are of one: fit_complexes."
+        widths = [int(model.atom_nf), int(model.residue_nf), 0]
+        if list(provenance[KEY]) != widths:
+            return (
+                f"the parts of these statistics have {provenance[KEY]} features, and those of the "
+                f"model {widths} (ligand, pocket, the vector between them): fit_complexes."
+            )
+        return other_units(provenance.get(UNITS, ()), units(model.norm_values, model.norm_biases))
 
     def diffused(
         self, model: Model, batch: Batch, context: Tensor | None, generator: torch.Generator
@@ -157,4 +164,6 @@ def fit_complexes(model: Model, loader: Iterable[Any], **options: Any) -> JointS
             ligand, pocket = (torch.cat([p["x"], p["one_hot"]], 1) for p in model.normalize(*both))
             yield (ligand, masks[0]), (pocket, masks[1])
 
+    made_by = {UNITS: units(model.norm_values, model.norm_biases)}
+    options["provenance"] = {**(options.get("provenance") or {}), **made_by}
     return fit_joint(complexes, (model.atom_nf, model.residue_nf), **options)

@@ -32,6 +32,7 @@ from gaga_adapter.subspace import project
 from ..edm import EDM
 from ..protocol import Adapter, Batch, Model, classes, lacks
 from .batches import named, to_flat, to_padded
+from .joint import UNITS
 
 ATTRIBUTES = ("T", "gamma", "dynamics_network", "diffusion_cfg", "num_atom_types")
 METHODS = {
@@ -60,11 +61,21 @@ class GCDM(Adapter):
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """Positions, one-hot and charges, in the model's normalisation."""
-        if any(model.diffusion_cfg.norm_biases[1:]):
+        if _biased(model):
             return AtomLayout(int(model.num_node_scalar_features))
         positions, onehot, charge = map(float, model.diffusion_cfg.norm_values)
         names = classes(SimpleNamespace(num_classes=model.num_atom_types), elements)
         return MoleculeLayout(names, positions, onehot, charge if model.include_charges else None)
+
+    def provenance(self, model: Model) -> dict[str, Any]:
+        """The units of a model with biases, of which its layout says nothing."""
+        config = model.diffusion_cfg
+        return {UNITS: units(config.norm_values, config.norm_biases)} if _biased(model) else {}
+
+    def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
+        """The reason if a model with biases has other units than the one of the fit."""
+        now = self.provenance(model)
+        return other_units([provenance.get(UNITS)], now[UNITS]) if now else None
 
     def elements(self, loader: Iterable[Any]) -> tuple[str, ...] | None:
         """Symbols from the atomic numbers that QM9's and GEOM's loaders keep."""
@@ -168,6 +179,26 @@ class GCDM(Adapter):
             **({"num_graphs": n_molecules} if graphs is SimpleNamespace else {}),
         )
         model(batch)
+
+
+def _biased(model: Model) -> bool:
+    """Whether the model shifts its features, which no `MoleculeLayout` can say."""
+    return any(model.diffusion_cfg.norm_biases[1:])
+
+
+def units(values: Iterable[float], biases: Iterable[float | None]) -> list[list[float]]:
+    """The normalisation of a model, as a fit records it."""
+    return [[float(value) for value in values], [float(bias or 0) for bias in biases]]
+
+
+def other_units(fitted: Iterable[Any], now: list[list[float]]) -> str | None:
+    """The reason if statistics were fitted in other units than a model has; `None` is unknown."""
+    for then in fitted:
+        if then is not None and then != now:
+            return (
+                f"these statistics are in other units ({UNITS}): {then}, and the model has {now}."
+            )
+    return None
 
 
 def frames_divide_steps(arguments: dict[str, Any], steps: str, n_steps: int) -> None:

@@ -115,19 +115,27 @@ def test_it_is_saved_and_read(stats, tmp_path):
     assert apply_patch(model, again).t_star == apply_patch(model, stats).t_star
 
 
-def test_a_fit_of_a_loader_finds_the_parts():
-    model = DIFFSBDD.model()
-    model.norm_values = (2.0, 4.0)
+def loader_of(model, count):
+    """Batches as DiffSBDD's loader gives them."""
     loader = []
-    for seed in range(25):
+    for seed in range(count):
         given = DIFFSBDD.molecules(model, (5, 6, 7, 6) * 10, seed)
         batch = {}
         for name, part in zip(("lig", "pocket"), given, strict=True):
             keys = {"coords": part["x"], "one_hot": part["one_hot"], "mask": part["mask"]}
             batch |= {f"{name}_{key}": value for key, value in keys.items()}
         loader.append(batch)
-    options = {"criterion": "cumulant", "reference": "size", "tolerance": 5.0, "n_bootstrap": 0}
-    stats = fit_complexes(model, loader, log_snr=(0.0, -3.0, -6.0), **options)
+    return loader
+
+
+OPTIONS = {"criterion": "cumulant", "reference": "size", "tolerance": 5.0, "n_bootstrap": 0}
+OPTIONS["log_snr"] = (0.0, -3.0, -6.0)
+
+
+def test_a_fit_of_a_loader_finds_the_parts():
+    model = DIFFSBDD.model()
+    model.norm_values = (2.0, 4.0)
+    stats = fit_complexes(model, loader_of(model, 25), **OPTIONS)
     assert [part.layout.n_features for part in stats.parts] == [4, 6, 0]
     assert [part.moments.count for part in stats.parts] == [1000, 1000, 1000]
     assert stats.log_snr_star == min(part.log_snr_star for part in stats.parts)
@@ -138,6 +146,30 @@ def test_a_fit_of_a_loader_finds_the_parts():
     handle = apply_patch(model, stats)
     DIFFSBDD.sample(model, (5, 6, 7))
     assert 1 <= handle.t_star <= 20
+
+
+@pytest.mark.parametrize("widths", [(5, 6), (3, 6), (6, 4), (4, 5), (4, 7)])
+def test_statistics_of_other_features_are_refused(stats, widths):
+    network = diffsbdd_like.EGNNDynamics(*widths)
+    model = diffsbdd_like.EnVariationalDiffusion(network, *widths, 3, (40, 40), timesteps=20)
+    words = rf"\[4, 6, 0\] features, and those of the model \[{widths[0]}, {widths[1]}, 0\]"
+    with pytest.raises(StatsMismatchError, match=words):
+        apply_patch(model, stats, t_star=5)
+
+
+def test_statistics_of_other_units_are_refused(tmp_path):
+    model, other = DIFFSBDD.model(), DIFFSBDD.model()
+    fitted = fit_complexes(model, loader_of(model, 25), provenance={"source": "mine"}, **OPTIONS)
+    fitted.save_pretrained(tmp_path)
+    for stats in (fitted, JointStats.from_pretrained(tmp_path)):
+        assert stats.parts[0].provenance["source"] == "mine"
+        for name, value in (("norm_values", (1.0, 4.0)), ("norm_biases", (None, 0.5))):
+            kept = getattr(other, name)
+            setattr(other, name, value)
+            with pytest.raises(StatsMismatchError, match=r"other units.*\[\[1.0, 1.0\]"):
+                apply_patch(other, stats, t_star=5)
+            setattr(other, name, kept)
+        apply_patch(other, stats, t_star=5).remove()
 
 
 def test_what_is_no_complex_is_refused(stats):
