@@ -20,7 +20,7 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
 
 from ..protocol import Adapter, Batch, Model, lacks
-from .gcdm import frames_divide_steps, other_units, units, weights_for_a_caller
+from .gcdm import frames_divide_steps, no_more_steps, other_units, units, weights_for_a_caller
 from .joint import KEY, UNITS, Complexes, JointReference, JointStats, fit_joint, stack, unstack
 
 ATTRIBUTES = ("T", "gamma", "dynamics", "atom_nf", "residue_nf", "norm_values", "norm_biases")
@@ -99,9 +99,10 @@ class DiffSBDD(Adapter):
         return arguments["xh_atoms"].clone(), arguments["xh_residues"].clone()
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
-        """Let the frames of a chain divide its steps."""
+        """Let a sample take no more steps than there are, and the frames divide them."""
         if method in self.starts:
-            frames_divide_steps(arguments, "timesteps", self.n_steps(model))
+            steps = no_more_steps(model, arguments, "timesteps", self.n_steps(model))
+            frames_divide_steps(arguments, "timesteps", steps)
 
     def unit_reference(self, model: Model) -> JointReference:
         """N(0, I): of the variance of all features, upstream's prior term counts a single one."""

@@ -5,7 +5,7 @@ normalises them, of the atoms of all molecules in one tensor with `batch_index`.
 module holds it as `ddpm`: patch that. Three things are its own:
 
 - `mol_gen_sample(num_timesteps=k)` takes k even steps over the path that the model has, so a
-  truncated model takes k steps from t* to 0;
+  truncated model takes k steps from t* to 0, and t* of them where k is more;
 - its Lightning module multiplies the terms of the bound by T, where the loss is no plain L2, and
   not by the steps that are drawn; so their weights are given to it times t* / T;
 - a chain must keep a number of frames that divides the steps. Where it does not divide those that
@@ -23,7 +23,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError
+from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError, warn
 from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import ReferenceGaussian, make_reference
@@ -104,8 +104,7 @@ class GCDM(Adapter):
         if method not in self.starts:
             return
         n_steps = self.n_steps(model)
-        given = arguments.get("num_timesteps")
-        steps = n_steps if given is None else given
+        steps = no_more_steps(model, arguments, "num_timesteps", n_steps)
         refused = {
             "norm_with_original_timesteps": (steps != n_steps, "it starts at an absolute step"),
             "fix_noise": (True, "upstream centres that noise over the batch, not each molecule"),
@@ -119,7 +118,7 @@ class GCDM(Adapter):
                 )
         if steps == n_steps:
             arguments.pop("norm_with_original_timesteps", None)  # which then means the same
-        frames_divide_steps(arguments, "num_timesteps", n_steps)
+        frames_divide_steps(arguments, "num_timesteps", steps)
 
     def unit_reference(self, model: Model) -> ReferenceGaussian:
         """N(0, I): of the variance of all features, upstream's prior term counts a single one."""
@@ -201,13 +200,29 @@ def other_units(fitted: Iterable[Any], now: list[list[float]]) -> str | None:
     return None
 
 
-def frames_divide_steps(arguments: dict[str, Any], steps: str, n_steps: int) -> None:
+def no_more_steps(model: Model, arguments: dict[str, Any], name: str, n_steps: int) -> int:
+    """How many steps a sample takes: no more than there are from t*, as none is taken twice.
+
+    The model's own T, which evaluations pass, means every step that there is.
+    """
+    given, whole = arguments.get(name), model._gaga.n_steps
+    if given is None:
+        return n_steps
+    if n_steps < whole and given > n_steps:
+        if given != whole:
+            warn(
+                f"{name}={given} is more than the {n_steps} steps from t*, and a step twice would "
+                f"be no finer path: the sample takes {n_steps}. Pass no more than that."
+            )
+        arguments[name] = given = n_steps
+    return int(given)
+
+
+def frames_divide_steps(arguments: dict[str, Any], name: str, steps: int) -> None:
     """Let a chain keep no more frames than it has steps, and a number that divides them."""
-    given = arguments.get(steps)
-    left = n_steps if given is None else given
-    frames = min(arguments.get("return_frames", 1), left)
+    frames = min(arguments.get("return_frames", 1), steps)
     if frames > 1:
-        arguments |= {"return_frames": frames, steps: left - left % frames}
+        arguments |= {"return_frames": frames, name: steps - steps % frames}
 
 
 def weights_for_a_caller(model: Model, loss_type: str, loss: Any, place: int) -> Any:  # noqa: ANN401

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import random
+import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest import mock
@@ -169,6 +170,13 @@ def steps_of(case, model, **options):
     return [float(t[0]) * case.n_steps for t, _ in seen]
 
 
+def with_warnings(draw):
+    """What a function returns, and the texts of its warnings."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        return draw(), [str(warning.message) for warning in said]
+
+
 def num_timesteps_are_steps_from_t_star(case):
     model = case.model()
     apply_patch(model, case.stats(model), t_star=12)
@@ -179,6 +187,25 @@ def num_timesteps_are_steps_from_t_star(case):
     plain = case.sample(model, num_timesteps=7)  # which does not divide the steps
     with patched(model, None, t_star=case.n_steps):
         assert same(plain, case.sample(model, num_timesteps=7))
+
+
+def no_sample_takes_a_step_twice(case):
+    model = case.model()
+    apply_patch(model, case.stats(model), t_star=11)
+    every = list(range(11, -1, -1))
+    assert [round(s) for s in steps_of(case, model, num_timesteps=case.n_steps)] == every
+    whole = case.sample(model)
+    assert same(whole, case.sample(model, num_timesteps=case.n_steps))
+    frames = case.sample(model, num_timesteps=case.n_steps, return_frames=case.n_steps)[0]
+    assert len(frames) == 11  # as a chain of the evaluation asks for them
+    for steps in (*range(1, 15), case.n_steps - 1, 2 * case.n_steps):
+        times, said = with_warnings(lambda k=steps: steps_of(case, model, num_timesteps=k))
+        times = [round(s) for s in times]
+        assert ["the 11 steps from t*" in text for text in said] == [True] * (11 < steps)
+        assert len(times) == len(set(times)) == min(steps, 11) + 1
+        assert (times[0], times[-1]) == (11, 0)
+    original = {"num_timesteps": case.n_steps, "norm_with_original_timesteps": True}
+    assert same(whole, case.sample(model, **original))
 
 
 def frames_of_a_chain_divide_its_steps(case):
@@ -340,6 +367,7 @@ GCDM_CHECKS = {
     check.__name__: check
     for check in (
         num_timesteps_are_steps_from_t_star,
+        no_sample_takes_a_step_twice,
         frames_of_a_chain_divide_its_steps,
         atoms_that_do_not_exist_are_no_part_of_the_start,
         what_means_something_else_is_refused,
