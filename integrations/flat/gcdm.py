@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -133,8 +134,9 @@ class GCDM(Adapter):
     ) -> tuple[Tensor, Tensor]:
         """The atoms of a batch of its loader, normalised by the model itself."""
         like = next(model.parameters())
-        real, index = named(batch, "mask").to(like.device), named(batch, "batch").to(like.device)
-        x, one_hot = named(batch, "x").to(like), named(batch, "one_hot").to(like)
+        part = partial(named, batch, advice="Pass the loader that trains this model.")
+        real, index = part("mask").to(like.device), part("batch").to(like.device)
+        x, one_hot = part("x").to(like), part("one_hot").to(like)
         if one_hot.shape[-1] != model.num_atom_types:
             raise StatsMismatchError(
                 f"the loader has {one_hot.shape[-1]} elements, the model {model.num_atom_types}. "
@@ -147,7 +149,7 @@ class GCDM(Adapter):
                 f"are none of the {model.num_atom_types} elements of the model. Leave these "
                 "molecules out, or pass the loader that trains this model."
             )
-        charges = named(batch, "charges").to(like) if model.include_charges else like.new_zeros(0)
+        charges = part("charges").to(like) if model.include_charges else like.new_zeros(0)
         x, h = model.normalize(x, {"categorical": one_hot, "integer": charges}, real)
         features = [h["categorical"], h["integer"].reshape(len(x), -1)]
         padded, mask = to_padded(torch.cat([x, *features], -1), index, real)
