@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
 
 from ..protocol import Adapter, Batch, Model, lacks
+from .batches import named
 from .gcdm import frames_divide_steps, no_more_steps, other_units, units, weights_for_a_caller
 from .joint import KEY, UNITS, Complexes, JointReference, JointStats, fit_joint, stack, unstack
 
@@ -152,19 +153,56 @@ def fit_complexes(model: Model, loader: Iterable[Any], **options: Any) -> JointS
 
     Returns:
         The artefact, for `apply_patch`. How ligand and pocket depend on one another is not judged.
+
+    Raises:
+        UnsupportedModelError: If this is no joint model of DiffSBDD.
+        DataError: If the loader can be read once only, or a batch lacks a part.
+        StatsMismatchError: If the loader has other classes of atoms than the model.
     """
+    reasons = DiffSBDD().reasons(model)
+    if reasons:
+        inner = " Pass its `ddpm`." if hasattr(model, "ddpm") else ""
+        raise UnsupportedModelError(
+            f"fit_complexes takes the joint model of DiffSBDD, and {type(model).__name__} is none: "
+            f"{', '.join(reasons)}.{inner}"
+        )
+    many = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
+    if isinstance(loader, Iterator) or not many:
+        raise DataError(
+            f"fit_complexes reads its loader three times, and a {type(loader).__name__} cannot be. "
+            "Pass the loader itself, or a list of its batches."
+        )
 
     def complexes() -> Iterator[Complexes]:
         like = next(model.parameters())
         for data in loader:
-            both = [
-                {"x": data[f"{name}_coords"].to(like), "one_hot": data[f"{name}_one_hot"].to(like)}
-                for name in ("lig", "pocket")
-            ]
-            masks = [data[f"{name}_mask"].to(like.device).long() for name in ("lig", "pocket")]
-            ligand, pocket = (torch.cat([p["x"], p["one_hot"]], 1) for p in model.normalize(*both))
-            yield (ligand, masks[0]), (pocket, masks[1])
+            yield _complexes(model, data, like)
 
     made_by = {UNITS: units(model.norm_values, model.norm_biases)}
     options["provenance"] = {**(options.get("provenance") or {}), **made_by}
     return fit_joint(complexes, (model.atom_nf, model.residue_nf), **options)
+
+
+def _complexes(model: Model, data: Any, like: Tensor) -> Complexes:  # noqa: ANN401 - any batch
+    """The ligands and pockets of a batch of the loader, normalised by the model itself."""
+    both, masks = [], []
+    for name, width in (("lig", model.atom_nf), ("pocket", model.residue_nf)):
+        x, one_hot, mask = (
+            named(data, f"{name}_{part}", "Pass the loader that trains this model.")
+            for part in ("coords", "one_hot", "mask")
+        )
+        shapes, n = (tuple(x.shape), tuple(one_hot.shape), tuple(mask.shape)), mask.numel()
+        if shapes != ((n, 3), (n, *one_hot.shape[-1:]), (n,)):
+            raise DataError(
+                f"coords, one_hot and mask of {name} have the shapes {shapes}; they must be "
+                "(atoms, 3), (atoms, F) and (atoms,)."
+            )
+        if one_hot.shape[1] != width:
+            raise StatsMismatchError(
+                f"{name}_one_hot of the loader has {one_hot.shape[1]} classes, the model {width}. "
+                "Pass the loader that trains this model."
+            )
+        both.append({"x": x.to(like), "one_hot": one_hot.to(like)})
+        masks.append(mask.to(like.device).long())
+    ligand, pocket = (torch.cat([p["x"], p["one_hot"]], 1) for p in model.normalize(*both))
+    return (ligand, masks[0]), (pocket, masks[1])

@@ -148,6 +148,71 @@ def test_a_fit_of_a_loader_finds_the_parts():
     assert 1 <= handle.t_star <= 20
 
 
+def test_a_loader_is_judged_by_its_first_batch():
+    model = DIFFSBDD.model()
+    batch, *others = loader_of(model, 2)
+
+    class Counted(list):
+        read = 0
+
+        def __iter__(self):
+            for batch in super().__iter__():
+                self.read += 1
+                yield batch
+
+    def other(**parts):
+        return {**batch, **parts}
+
+    n_atoms = len(batch["lig_mask"])
+    for first, error, words in (
+        ({"x": 1}, DataError, "no tensor 'lig_coords'. It has x. Pass the loader"),
+        ({k: batch[k] for k in batch if k != "pocket_mask"}, DataError, "no tensor 'pocket_mask'"),
+        (
+            other(lig_one_hot=torch.eye(5)[torch.zeros(n_atoms).long()]),
+            StatsMismatchError,
+            "lig_one_hot of the loader has 5 classes, the model 4",
+        ),
+        (
+            other(pocket_one_hot=batch["pocket_one_hot"][:, :5]),
+            StatsMismatchError,
+            "pocket_one_hot of the loader has 5 classes, the model 6",
+        ),
+        (other(lig_coords=batch["lig_coords"][:-1]), DataError, "coords, one_hot and mask of lig"),
+        (other(lig_coords=batch["lig_coords"][:, :2]), DataError, "must be .atoms, 3."),
+        (other(pocket_mask=batch["pocket_mask"][:-1]), DataError, "mask of pocket have the shapes"),
+        (other(lig_one_hot=torch.zeros(n_atoms)), DataError, "mask of lig have the shapes"),
+    ):
+        loader = Counted([first, *others])
+        with pytest.raises(error, match=words):
+            fit_complexes(model, loader, **OPTIONS)
+        assert loader.read == 1
+
+
+def test_what_cannot_be_read_three_times_is_refused_before_it_is_read():
+    model = DIFFSBDD.model()
+    loader = loader_of(model, 1)
+    for once in (iter(loader), (batch for batch in loader), map(dict, loader), None, 7):
+        with pytest.raises(DataError, match="reads its loader three times, and a"):
+            fit_complexes(model, once, **OPTIONS)
+
+
+def test_models_of_other_kinds_are_not_fitted():
+    class Module(torch.nn.Module):
+        ddpm = DIFFSBDD.model()
+
+    for model, words in (
+        (torch.nn.Linear(1, 1), "Linear is none: no attribute 'T'"),
+        (None, "NoneType is none"),
+        (Module(), "Pass its `ddpm`"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=words):
+            fit_complexes(model, loader_of(DIFFSBDD.model(), 1), **OPTIONS)
+    conditional = DIFFSBDD.model()
+    conditional.__class__ = diffsbdd_like.ConditionalDDPM
+    with pytest.raises(UnsupportedModelError, match="it is conditional"):
+        fit_complexes(conditional, loader_of(conditional, 1), **OPTIONS)
+
+
 @pytest.mark.parametrize("widths", [(5, 6), (3, 6), (6, 4), (4, 5), (4, 7)])
 def test_statistics_of_other_features_are_refused(stats, widths):
     network = diffsbdd_like.EGNNDynamics(*widths)
