@@ -349,6 +349,62 @@ def the_network_of_a_patched_model_is_still_its_module(case):
     assert model.dynamics_network is other
 
 
+def what_is_written_to_the_network_of_a_patched_model_stays(case):
+    model = case.model()
+    network, before = model.dynamics_network, case.sample(case.model())
+    handle = apply_patch(model, case.stats(model), t_star=6)
+    seen = model.dynamics_network
+    assert isinstance(seen, torch.nn.Module)
+    assert isinstance(seen, type(network))
+    assert seen == network
+    assert len({seen, model.dynamics_network, network}) == 1
+    assert repr(seen) == repr(network)
+    seen.note = "kept"
+    model.dynamics_network.extra = torch.nn.Linear(1, 1)
+    assert network.note == "kept"
+    assert "extra.weight" in network.state_dict()
+    assert vars(model.dynamics_network)["note"] == "kept"
+    del model.dynamics_network.extra
+    assert "extra" not in network._modules
+    part = next(name for name, _ in network.named_children())
+    kept = getattr(network, part)
+    setattr(model.dynamics_network, part, None)
+    assert getattr(network, part) is None
+    setattr(model.dynamics_network, part, kept)
+    del seen.note
+    # Set again, or inside of another module, its times are still those of the network.
+    begin = case.sample(model)
+    model.dynamics_network = model.dynamics_network
+    assert same(begin, case.sample(model))
+    assert model._modules["dynamics_network"] is network
+    around = Around(model.dynamics_network)
+    assert list(around.parameters()) == list(network.parameters())
+    model.dynamics_network = around
+    assert [round(s) for s in steps_of(case, model)] == list(range(6, -1, -1))
+    assert same(begin, case.sample(model))
+    handle.remove()
+    assert same(before, case.sample(model))
+    model.dynamics_network = network
+    assert same(before, case.sample(model))
+
+
+class Around(torch.nn.Module):
+    """A network in another one, as of an average or a compiled one."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, batch, xh, t, **kwargs):
+        return self.inner(batch, xh, t, **kwargs)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["inner"], name)
+
+
 def the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term(case):
     model = case.model()
     apply_patch(model, case.stats(model), t_star=11, reference="size")
@@ -377,6 +433,7 @@ GCDM_CHECKS = {
         a_checkpoint_of_the_module_around_it_says_how_far_it_was_trained,
         a_patch_can_wait_for_the_first_use,
         the_network_of_a_patched_model_is_still_its_module,
+        what_is_written_to_the_network_of_a_patched_model_stays,
         the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term,
     )
 }
