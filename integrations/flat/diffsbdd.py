@@ -166,8 +166,8 @@ def fit_complexes(model: Model, loader: Iterable[Any], **options: Any) -> JointS
             f"fit_complexes takes the joint model of DiffSBDD, and {type(model).__name__} is none: "
             f"{', '.join(reasons)}.{inner}"
         )
-    many = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
-    if isinstance(loader, Iterator) or not many:
+    again = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
+    if isinstance(loader, Iterator) or not again:
         raise DataError(
             f"fit_complexes reads its loader three times, and a {type(loader).__name__} cannot be. "
             "Pass the loader itself, or a list of its batches."

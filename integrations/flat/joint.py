@@ -158,7 +158,7 @@ class JointStats(GAGAStats):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        widths = [part.layout.n_features for part in self.parts]
+        widths = [part.layout.n_channels - 3 for part in self.parts]
         units = [part.provenance.get(UNITS) for part in self.parts]
         object.__setattr__(self, "provenance", {**self.provenance, KEY: widths, UNITS: units})
 

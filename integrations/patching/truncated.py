@@ -267,7 +267,7 @@ class _NetworkModule:
     """
 
     __slots__ = ("__self__", "__weakref__", "_module")
-    __class__ = property(lambda self: type(self._module))  # type: ignore[assignment] # isinstance
+    __class__ = property(lambda self: type(self._module))  # for isinstance
 
     def __init__(self, model: Model, module: nn.Module) -> None:
         object.__setattr__(self, "__self__", model)

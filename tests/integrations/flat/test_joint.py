@@ -1,5 +1,7 @@
 """The Gaussian of complexes against one dense matrix over all nodes."""
 
+import re
+
 import gaussian_joint
 import pytest
 import torch
@@ -11,7 +13,8 @@ from gaga_adapter.integrations.flat.joint import JointStats, stack, unstack
 from gaussian_joint import SIZES
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError
+from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError, UnsupportedModelError
+from gaga_adapter.stats import GAGAStats
 
 WIDTHS = (4, 6)
 
@@ -113,6 +116,18 @@ def test_it_is_saved_and_read(stats, tmp_path):
         assert torch.equal(left, right)
     model = DIFFSBDD.model()
     assert apply_patch(model, again).t_star == apply_patch(model, stats).t_star
+
+
+def test_where_saved_complexes_are_it_says_how_they_are_read(stats, tmp_path):
+    folder = tmp_path / "complexes"
+    stats.save_pretrained(folder)
+    words = re.escape(f"JointStats.from_pretrained('{folder}')")
+    for read in (GAGAStats.from_pretrained, lambda name: apply_patch(DIFFSBDD.model(), name)):
+        with pytest.raises(ArtefactError, match=words):
+            read(str(folder))
+    stats.parts[0].save_pretrained(folder / "other")  # no folder of complexes any more
+    with pytest.raises(ArtefactError, match=r"Pass .*displacement"):
+        GAGAStats.from_pretrained(folder)
 
 
 def loader_of(model, count):
