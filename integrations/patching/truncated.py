@@ -173,11 +173,26 @@ class Observations:
     Attributes:
         noise: First noise of the sampler and the start that it became (B, N, 3 + F); `None` before
             it is drawn.
+        given: Tensors that the sampler got for its first noise.
+        inputs: Tensors that the network was first called with.
         times: Times of each call of the network, flat.
     """
 
     noise: tuple[Tensor, Tensor] | None = None
+    given: list[Tensor] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
     times: list[Tensor] = field(default_factory=list)
+
+
+def tensors_in(value: object) -> list[Tensor]:
+    """Copies of the tensors of a value, also of those inside of tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value.detach().clone()]
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return (
+        [t for part in value for t in tensors_in(part)] if isinstance(value, tuple | list) else []
+    )
 
 
 class EndOfCheck(BaseException):
@@ -320,6 +335,8 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
     relative, t = call.arguments["t"], truncation.absolute(call.arguments["t"])
     observations = SELF_CHECK.get()
     if observations is not None:
+        if not observations.times:
+            observations.inputs = tensors_in(tuple(call.arguments.values()))
         observations.times.append(t.detach().flatten().cpu())
         ends = observations.noise is not None and float(t.flatten()[0]) == 0
         if ends or len(observations.times) > 4:
@@ -355,9 +372,10 @@ def _noise(call: _Call) -> Any:  # noqa: ANN401
     begin = noise
     if truncation.reference is not None and (observations is None or _fits(truncation, noise)):
         begin = start(truncation.reference, truncation.gamma(call.model), noise, node_mask)
+    given = z if begin is noise else adapter.unpadded(begin, call.arguments)
     if observations is not None:
-        observations.noise = noise, begin
-    return z if begin is noise else adapter.unpadded(begin, call.arguments)
+        observations.noise, observations.given = (noise, begin), tensors_in(given)
+    return given
 
 
 def _fits(truncation: Truncation, z: Tensor) -> bool:
