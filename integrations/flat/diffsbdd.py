@@ -38,6 +38,7 @@ class DiffSBDD(Adapter):
     name = "diffsbdd"
     network = "dynamics"
     starts = ("sample",)
+    fit = "fit_complexes(model, loader) of gaga_adapter.integrations.flat"
     prior_term = "kl_prior_with_pocket"
     refused: ClassVar[Mapping[str, str]] = {
         "inpaint": "a part of the complex is given, and the Gaussian is that of whole complexes"
@@ -60,12 +61,12 @@ class DiffSBDD(Adapter):
     def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
         """The reason if these are no statistics of such complexes, or of other units."""
         if KEY not in provenance:
-            return "a complex is two molecules, and these statistics are of one: fit_complexes."
+            return "a complex is two molecules, and these statistics are of one."
         widths = [int(model.atom_nf), int(model.residue_nf), 0]
         if list(provenance[KEY]) != widths:
             return (
                 f"the parts of these statistics have {provenance[KEY]} features, and those of the "
-                f"model {widths} (ligand, pocket, the vector between them): fit_complexes."
+                f"model {widths} (ligand, pocket, the vector between them)."
             )
         return other_units(provenance.get(UNITS, ()), units(model.norm_values, model.norm_biases))
 
@@ -78,8 +79,7 @@ class DiffSBDD(Adapter):
             UnsupportedModelError: If it is called.
         """
         raise UnsupportedModelError(
-            "a complex is two molecules, with moments of their own. Fit with fit_complexes(model, "
-            "loader) of gaga_adapter.integrations.flat."
+            f"a complex is two molecules, with moments of their own. Fit with {self.fit}."
         )
 
     def padded(self, z: Any, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # noqa: ANN401

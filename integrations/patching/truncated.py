@@ -476,4 +476,4 @@ def check_fresh(adapter: Adapter, model: Model, stats: GAGAStats) -> None:
     """Refuse statistics of another space than the model diffuses now."""
     reason = adapter.stale(model, stats.provenance)
     if reason is not None:
-        raise StatsMismatchError(f"{reason} Fit again: fit_from(model, loader).")
+        raise StatsMismatchError(f"{reason} Fit again: {adapter.fit}.")
