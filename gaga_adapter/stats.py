@@ -59,6 +59,7 @@ _DIFFUSERS = {
     "config.json": "a model",
     "model_index.json": "a pipeline",
 }
+_PARTS = {"first", "second", "displacement"}  # folders of `integrations.flat.JointStats`
 _INSTEAD = (
     "Pass a folder written by `gaga fit`, a hub id such as user/name, or one of: "
     f"{', '.join(EMBEDDED)}."
@@ -498,6 +499,11 @@ def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
         if os.path.isdir(folder)
         else []
     )
+    if {sub.name for sub in within} == _PARTS:
+        return (
+            f"{name} holds statistics of complexes, a folder for each part. Read them by "
+            f"JointStats.from_pretrained({name!r}) of gaga_adapter.integrations.flat."
+        )
     if within:
         return f"no fitted statistics in {name} itself. Pass {within[0]}."
     what = f"{' and '.join(missing)} not found"

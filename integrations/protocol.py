@@ -57,6 +57,7 @@ class Adapter:
             `node_mask`, where a class has one; `None` for a codebase that only samples.
         frames: Arguments of `starts` that count steps, of which there are no more than t*; `None`
             means all of them.
+        fit: Call that fits statistics of such models, as refusals advise it.
         refused: Methods that mean absolute steps, with the reason why they are refused.
         refused_arguments: Arguments of `starts` that mean absolute steps.
     """
@@ -74,6 +75,7 @@ class Adapter:
     loss: ClassVar[str] = "forward"
     prior_term: ClassVar[str | None] = "kl_prior"
     frames: ClassVar[tuple[str, ...]] = ("keep_frames",)
+    fit: ClassVar[str] = "fit_from(model, loader)"
     refused: ClassVar[Mapping[str, str]] = {}
     refused_arguments: ClassVar[tuple[str, ...]] = ()
 

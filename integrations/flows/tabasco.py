@@ -38,11 +38,11 @@ from gaga_adapter.errors import (
     StatsMismatchError,
     TruncationError,
     UnsupportedModelError,
+    plain_number,
     warn,
 )
 from gaga_adapter.fitting import DEFAULT_LOG_SNR, fit
 from gaga_adapter.layout import AtomLayout, MoleculeLayout
-from gaga_adapter.noise.levels import plain_number
 from gaga_adapter.stats import GAGAStats
 
 from ..patching.patch import bare, remove_patch, state_of

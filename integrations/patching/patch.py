@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
-from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError, warn
-from gaga_adapter.noise.levels import first_beyond, plain_number
+from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError, plain_number, warn
+from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import trained_extent, unwrapped
 

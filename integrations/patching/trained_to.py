@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gaga_adapter.errors import TruncationError
-from gaga_adapter.noise.levels import plain_number
+from gaga_adapter.errors import TruncationError, plain_number
 from gaga_adapter.trained import record_trained
 
 from ..protocol import Model, adapter_for
