@@ -4,6 +4,8 @@ With `atom_type_pred` elements and charges do not start from noise: the network 
 place and predicts them, and is trained for that at the steps up to `prediction_threshold_t`. That
 is a step of the whole path, and stays one while the model is patched: steps are counted as ever,
 only from t*. With `sep_noisy_node` a batch is split at the threshold, so a loss needs a t* beyond.
+`sample(pesudo_context=...)` guides at the last hundred of a thousand steps, which it reckons from
+the time relative to the first step, so it is refused.
 Flows of Bayes (`bfn_schedule`), a second diffusion of properties (`uni_diffusion`), bonds and two
 networks in turn have loops of their own, and are refused.
 """
@@ -27,7 +29,7 @@ class UniGEM(EDM):
     name = "unigem"
     attributes = ("prediction_threshold_t", "atom_type_pred", "property_pred", "sep_noisy_node")
     must_not = ("bfn_schedule", "uni_diffusion", "bond_pred", "relay_sampling")
-    refused_arguments = ("annel_l", "condition_generate_x")
+    refused_arguments = ("annel_l", "condition_generate_x", "pesudo_context")
     no_pipeline = "its network gives more than epsilon"
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:

@@ -155,6 +155,7 @@ class UniGEM(EnVariationalDiffusion):
         fix_noise=False,
         condition_generate_x=False,
         annel_l=False,
+        pesudo_context=None,
     ):
         return super().sample(n_samples, n_nodes, node_mask, edge_mask, context, fix_noise)
 

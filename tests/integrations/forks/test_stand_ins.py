@@ -76,14 +76,21 @@ def test_what_is_no_pipeline_is_refused_with_the_reason(name):
         as_pipeline(model)
 
 
-@pytest.mark.parametrize("argument", ["annel_l", "condition_generate_x"])
-def test_arguments_that_mean_absolute_steps_are_refused(argument):
+@pytest.mark.parametrize(
+    ("argument", "off", "on"),
+    [
+        ("annel_l", False, True),
+        ("condition_generate_x", False, True),
+        ("pesudo_context", None, torch.zeros(3)),
+    ],
+)
+def test_arguments_that_mean_absolute_steps_are_refused(argument, off, on):
     case = stand_in("unigem")
     model = case.model()
     apply_patch(model, case.stats(model), t_star=11)
-    case.sample(model, **{argument: False})
+    case.sample(model, **{argument: off})
     with pytest.raises(UnsupportedModelError, match=rf"sample\({argument}\) cannot run truncated"):
-        case.sample(model, **{argument: True})
+        case.sample(model, **{argument: on})
 
 
 @pytest.mark.parametrize(
