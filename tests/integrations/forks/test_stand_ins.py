@@ -120,6 +120,23 @@ def test_a_split_batch_needs_a_t_star_beyond_the_threshold():
         case.loss(model)
 
 
+@pytest.mark.parametrize("t_star", [11, 6, 3])
+@pytest.mark.parametrize("option", ["half_noisy_node", "only_noisy_node", "unnormal_time_step"])
+def test_times_up_to_the_threshold_need_a_t_star_there(option, t_star):
+    case = stand_in("unigem")
+    model = case.model()
+    model.__dict__.update(sep_noisy_node=False, prediction_threshold_t=6, **{option: True})
+    apply_patch(model, case.stats(model), t_star=t_star)
+    losses = [functools.partial(case.loss, model.train(), (4, 3), seed) for seed in range(20)]
+    if t_star >= 6:
+        assert all(bool(torch.isfinite(loss()).all()) for loss in losses)
+        return
+    # A coin is thrown for each batch with `unnormal_time_step`: some of 20 are refused.
+    with pytest.raises(UnsupportedModelError, match=r"be trained or evaluated there|beyond t\*"):
+        for loss in losses:
+            loss()
+
+
 @pytest.mark.parametrize("step", [0, 21, 2.5, True])
 def test_a_wrong_last_step_is_refused(step):
     with pytest.raises(TruncationError, match="Pass an integer from 1 to 20"):
