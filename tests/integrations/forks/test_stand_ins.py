@@ -133,8 +133,7 @@ def test_times_up_to_the_threshold_need_a_t_star_there(option, t_star):
         return
     # A coin is thrown for each batch with `unnormal_time_step`: some of 20 are refused.
     with pytest.raises(UnsupportedModelError, match=r"be trained or evaluated there|beyond t\*"):
-        for loss in losses:
-            loss()
+        torch.stack([loss() for loss in losses])
 
 
 @pytest.mark.parametrize("step", [0, 21, 2.5, True])
@@ -169,5 +168,22 @@ def test_a_sampler_that_changes_the_number_of_steps_does_not_move_t_star():
     before = handle.log_snr
     model.sample_ddim(2, 5, *case.masks((5, 4)), None, timestep=3)
     assert (model.T, handle.log_snr) == (11, before)
+    handle.remove()
+    assert model.T == 20
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_steps_that_a_sampler_left_behind_are_not_those_of_the_model(waits):
+    case = stand_in("edpo")
+    model = case.model()
+    stats, masks = case.stats(model), case.masks((5, 4))
+    expected = apply_patch(case.model(), stats).t_star
+    model.sample_ddim(2, 5, *masks, None, timestep=3)
+    assert model.T == 3
+    handle = apply_patch(model, (lambda model: stats) if waits else stats)
+    trained_to(model, 20)
+    assert (handle.n_steps, handle.t_star) == (20, expected)
+    calls = case.network_inputs(model, lambda: model.sample(2, 5, *masks, None, timestep=20))
+    assert [round(20 * float(t[0])) for t, _ in calls] == list(range(expected, -1, -1))
     handle.remove()
     assert model.T == 20
