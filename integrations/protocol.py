@@ -80,6 +80,9 @@ class Adapter:
     def __reduce__(self) -> tuple[Any, ...]:
         return adapter_named, (self.name,)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Adapter:
+        return self  # a copy of a model has its class, also where the name means another by now
+
     def reasons(self, model: Model) -> list[str]:
         """All reasons why this is not such a model, or one of another kind; empty if it is one."""
         return self.missing(model) + self.unfit(model)

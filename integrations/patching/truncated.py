@@ -37,7 +37,7 @@ from gaga_adapter.trained import (
     weights_say_nothing,
 )
 
-from ..protocol import Adapter, Model, adapter_named
+from ..protocol import Adapter, Model
 from .prior import divergence, start
 from .subclass import original_class, swap, swap_back
 
@@ -77,7 +77,7 @@ class Truncation:
             self.adapter.set_steps(model, self.t_star)
             for module, recipe in self.adapter.inner_swaps(model, self.fix_last_class):
                 swap(module, recipe)
-            swap(model, truncated_body, self.adapter.name)
+            swap(model, truncated_body, self.adapter)
             watch(self.adapter, model)
         except BaseException:
             self.uninstall(model)
@@ -201,9 +201,8 @@ class _Call:
         return self.method(*self._bound.args, **self._bound.kwargs)
 
 
-def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
-    """Recipe of the generated subclass; its adapter goes by name, so that pickles stay small."""
-    adapter = adapter_named(adapter_name)
+def truncated_body(base: type[Any], adapter: Adapter) -> dict[str, Any]:
+    """Recipe of the generated subclass."""
     wrappers: dict[str, Callable[[_Call], Any]] = {adapter.network: _network, adapter.noise: _noise}
     wrappers |= {name: _start for name in adapter.starts if hasattr(base, name)}
     if (loss := adapter.loss_method()) is not None and hasattr(base, loss):
