@@ -25,6 +25,7 @@ from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
 from gaga_adapter.reference import ReferenceGaussian
 
 from .patching.subclass import Recipe, original_class
+from .patching.weights import weights_of
 
 Model = Any  # an nn.Module of a codebase that is not imported
 Batch = Any  # what a loader of that codebase gives
@@ -152,7 +153,7 @@ class Adapter:
 
     def gamma_at(self, model: Model, time: float) -> Tensor:
         """`gamma = -log SNR` (1, 1) at a time of 0 to 1, by the schedule as it stands."""
-        device = next(model.parameters()).device
+        device = next(weights_of(model)).device
         gamma: Tensor = self.schedule(model)(torch.full((1, 1), time, device=device))
         return gamma
 

@@ -31,6 +31,7 @@ from gaga_adapter.trained import (
     check_trained,
     last_source,
     record_training,
+    recorded,
     trained_extent,
     unwatch_checkpoints,
     watch_checkpoints,
@@ -40,6 +41,7 @@ from gaga_adapter.trained import (
 from ..protocol import Adapter, Model
 from .prior import divergence, start
 from .subclass import original_class, swap, swap_back
+from .weights import when_trained
 
 STATE = "_gaga"  # the attribute of a patched model that holds its `Truncation`
 
@@ -97,6 +99,7 @@ class Truncation:
 
     def note_training(self, model: Model) -> None:
         """Write down that a model is trained in [0, t*]; a learned schedule moves that level."""
+        model = recorded(model)
         schedule = self.adapter.schedule(model)
         learned = any(parameter.requires_grad for parameter in schedule.parameters())
         known = last_source(model) is self
@@ -290,9 +293,7 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
     output = call.run()
     for tensor in output if isinstance(output, tuple) else (output,):
         if isinstance(tensor, Tensor) and tensor.requires_grad:
-            tensor.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: model._gaga.note_training(model)
-            )
+            when_trained(tensor, model, lambda: model._gaga.note_training(model))
     return output
 
 
