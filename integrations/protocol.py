@@ -55,7 +55,8 @@ class Adapter:
         starts: Methods whose first noise is the start of a sample.
         loss: Method that computes the loss, where a class has one.
         prior_term: Method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
-            `node_mask`, where a class has one; `None` for a codebase that only samples.
+            `node_mask`, where a class has one; `None` for a codebase that only samples, and whose
+            `loss`, if its class has one, is refused.
         frames: Arguments of `starts` that count steps, of which there are no more than t*; `None`
             means all of them.
         refused: Methods that mean absolute steps, with the reason why they are refused.
@@ -111,12 +112,20 @@ class Adapter:
         for text in self._inherited("methods"):
             name, *parameters = re.findall(r"\w+", text)
             methods[name] = (*methods.get(name, ()), *parameters)
+        for name in self._named("loss", "prior_term"):
+            methods.setdefault(name, ())
         return lacks(model, (self.steps, "gamma", *self._inherited("attributes")), methods)
 
     def _inherited(self, what: str) -> tuple[str, ...]:
         """Names that this adapter and its parents list, each once."""
         lists = (vars(cls).get(what, ()) for cls in reversed(type(self).__mro__))
         return tuple(dict.fromkeys(name for names in lists for name in names))
+
+    def _named(self, *claims: str) -> list[str]:
+        """Methods that this adapter or its parents name as one of these, other than `Adapter`."""
+        own = {claim for cls in type(self).__mro__ if cls is not Adapter for claim in vars(cls)}
+        names = [getattr(self, claim) for claim in claims if claim in own]
+        return [name for name in names if name is not None]
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """What the channels of the diffused tensor are.
@@ -165,7 +174,8 @@ class Adapter:
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
         """Look at the arguments of one of `starts`, or the loss, and change them in place.
 
-        A chain has no more frames than there are steps.
+        A chain has no more frames than there are steps. Where one start calls another, the second
+        call sees what the first one changed, and has to leave it so.
 
         Raises:
             UnsupportedModelError: If the call means absolute steps.
@@ -302,7 +312,7 @@ def lacks(
     reasons = [f"no attribute {name!r}" for name in attributes if not hasattr(model, name)]
     for name, parameters in methods.items():
         method = getattr(type(model), name, None)
-        if not callable(method):
+        if not callable(method) or method is nn.Module.forward:
             reasons.append(f"no method {name!r}")
             continue
         unknown = set(parameters) - set(inspect.signature(method).parameters)

@@ -212,7 +212,7 @@ def truncated_body(base: type[Any], adapter: Adapter) -> dict[str, Any]:
         wrappers[loss] = _loss
     if adapter.prior_term is not None and hasattr(base, adapter.prior_term):
         wrappers[adapter.prior_term] = _prior_term
-    refused = {**_other_samplers(base, adapter), **adapter.refused}
+    refused = {**_other_samplers(base, adapter), **_unknown_loss(base, adapter), **adapter.refused}
     return {
         **{
             name: _around(base, name, wrapper) if hasattr(base, name) else _inside(name)
@@ -231,6 +231,16 @@ def _other_samplers(base: type[Any], adapter: Adapter) -> dict[str, str]:
         for name in sorted(names - {*adapter.starts, adapter.noise})
         if {"n_samples", "n_nodes", "edge_mask"}
         <= inspect.signature(getattr(base, name)).parameters.keys()
+    }
+
+
+def _unknown_loss(base: type[Any], adapter: Adapter) -> dict[str, str]:
+    """A loss of the class, where the adapter knows no prior term that it could be cut with."""
+    unknown = adapter.loss_method() is None and adapter.loss not in adapter.starts
+    if not unknown or getattr(base, adapter.loss, nn.Module.forward) is nn.Module.forward:
+        return {}
+    return {
+        adapter.loss: "its adapter names no prior term, so this is not known to be a loss of t*"
     }
 
 
@@ -369,11 +379,13 @@ def check_extent(truncation: Truncation, model: Model) -> None:
 
 @contextmanager
 def _next_noise_is_start(model: Model) -> Iterator[None]:
-    token = _NEXT_START.set(model)
+    before = _NEXT_START.get()
+    _NEXT_START.set(model)
     try:
         yield
-    finally:
-        _NEXT_START.reset(token)
+    finally:  # a start that calls another one has had its first noise if the other had
+        drawn = _NEXT_START.get() is None
+        _NEXT_START.set(None if drawn and before is model else before)
 
 
 def _frames(call: _Call) -> Iterator[Any]:

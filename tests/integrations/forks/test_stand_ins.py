@@ -187,3 +187,22 @@ def test_steps_that_a_sampler_left_behind_are_not_those_of_the_model(waits):
     assert [round(20 * float(t[0])) for t, _ in calls] == list(range(expected, -1, -1))
     handle.remove()
     assert model.T == 20
+
+
+def test_an_energy_that_is_handed_on_keeps_its_times():
+    case = stand_in("eegsde")
+    model = case.model()
+    adapter = adapter_for(model)
+    apply_patch(model, case.stats(model), t_star=10)
+    arguments = {"guidance": Energy(), "guidance2": None}
+    for _ in range(2):  # as a start does that calls another one
+        adapter.prepare(model, "sample", arguments)
+    assert float(arguments["guidance"].phi(None, torch.ones(1, 1))) == 10 / 20
+    assert arguments["guidance2"] is None
+
+
+class Energy:
+    """It says which time it was asked for."""
+
+    def phi(self, z, t):
+        return t

@@ -66,3 +66,74 @@ def test_a_pickle_has_the_name_of_its_adapter():
     assert all(map(torch.equal, CASE.sample(loaded), CASE.sample(model)))
     remove_patch(loaded)
     assert type(loaded) is type(make_edm(20))
+
+
+# -- names of methods that a class does not have ---------------------------------------------------
+
+
+@pytest.mark.parametrize("claim", ["loss", "prior_term"])
+def test_a_method_that_an_adapter_names_must_be_there(claim):
+    adapter = named("typo", **{claim: "fwd"})
+    assert "no method 'fwd'" in adapter.missing(make_edm(20))
+    child = type("Child", (type(adapter),), {"name": "child of a typo"})()
+    assert "no method 'fwd'" in child.missing(make_edm(20))
+    assert EDM().missing(CASES["edm"].model()) == []
+
+
+def test_a_named_loss_is_not_that_of_every_module():
+    class Samples(torch.nn.Module):
+        """A class without a loss of its own."""
+
+    assert "no method 'forward'" in named("no loss", loss="forward").missing(Samples())
+
+
+def test_a_loss_without_a_prior_term_is_refused_while_patched():
+    named("no prior term", prior_term=None)
+    model = make_edm(20)
+    expected = CASE.loss(model)
+    apply_patch(model, STATS, t_star=6)
+    CASE.sample(model)
+    with pytest.raises(protocol.UnsupportedModelError, match="names no prior term"):
+        CASE.loss(model)
+    remove_patch(model)
+    assert torch.equal(CASE.loss(model), expected)
+
+
+# -- samplers that call one another ----------------------------------------------------------------
+
+
+class Nested(type(make_edm(20))):
+    """Samplers that call `sample`."""
+
+    def twice(self, n_samples, n_nodes, node_mask, edge_mask, context):
+        given = n_samples, n_nodes, node_mask, edge_mask, context
+        return self.sample(*given), self.sample(*given)
+
+    def and_noise(self, n_samples, n_nodes, node_mask, edge_mask, context):
+        self.sample(n_samples, n_nodes, node_mask, edge_mask, context)
+        torch.manual_seed(3)
+        return self.sample_combined_position_feature_noise(n_samples, n_nodes, node_mask)
+
+
+def nested():
+    named("nested", methods=("twice(n_nodes)",), starts=(*EDM.starts, "twice", "and_noise"))
+    model = make_edm(20)
+    model.__class__ = Nested
+    return model, (2, 4, *CASE.masks((4, 3)), None)
+
+
+def test_noise_after_a_nested_sample_is_no_start():
+    model, given = nested()
+    torch.manual_seed(3)
+    plain = CASE.noise(model, (4, 3))
+    apply_patch(model, STATS, t_star=6)
+    assert torch.equal(model.and_noise(*given), plain)
+
+
+def test_each_nested_sample_starts_from_the_fitted_gaussian():
+    model, given = nested()
+    apply_patch(model, STATS, t_star=6)
+    torch.manual_seed(1)
+    expected = [model.sample(*given)[0] for _ in range(2)]
+    torch.manual_seed(1)
+    assert all(map(torch.equal, [x for x, _ in model.twice(*given)], expected))
