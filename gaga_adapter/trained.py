@@ -250,9 +250,10 @@ def record_training(modules: Iterable[nn.Module], extent: Extent | None, source:
 
 def recorded(module: nn.Module) -> nn.Module:
     """The module itself, or that of which a data-parallel replica was made."""
-    record = module.__dict__.get(_RECORD)
-    replicated = record is not None and getattr(module, "_is_replica", False)
-    return (record.module() if replicated else None) or module
+    record: _Record | None = module.__dict__.get(_RECORD)
+    if record is None or not getattr(module, "_is_replica", False):
+        return module
+    return record.module() or module
 
 
 def last_source(module: nn.Module) -> object:
