@@ -124,7 +124,7 @@ CODEBASES = (
         ("family_runner.py", "eegsde"),
         "GAGA_EEGSDE_REPO",
         ("forks/eegsde.py",),
-        "three classes, two of them without a loss; energies get the times they know",
+        "four classes, three of them without a loss; energies get the times they know",
         "the loss of a class that has none",
     ),
     Codebase(

@@ -1,7 +1,7 @@
 """One family of errors: what was got, what is allowed, what to do.
 
 The command line turns every `GAGAError` into one line on stderr and exit code 2. Numbers that a
-caller passes are refused in one way, by `whole_number`.
+caller passes are refused in one way, by `whole_number` and `plain_number`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 import operator
 import warnings
+from contextlib import suppress
+from numbers import Real
 from typing import Any
 
 
@@ -106,6 +108,34 @@ def whole_number(
     if number < least or (most is not None and number > most):
         raise error(f"{name}={number} is out of range. Pass a whole number, {allowed}.")
     return number
+
+
+def plain_number(
+    name: str,
+    value: Any,  # noqa: ANN401 - whatever a caller passed
+    advice: str,
+    error: type[GAGAError] = TruncationError,
+) -> float:
+    """A finite number as Python has it, also from a tensor or an array of one entry.
+
+    Args:
+        name: Name of the argument in messages.
+        value: Number that was passed.
+        advice: Sentence that ends the message of the error.
+        error: Kind of the error.
+
+    Raises:
+        GAGAError: If it is a truth value, a text or anything else that is no finite number.
+    """
+    entry: Any = value
+    with suppress(AttributeError, RuntimeError, ValueError):  # a number, or several of them
+        entry = value.item()
+    is_number = isinstance(entry, Real) and not isinstance(entry, bool)
+    if not is_number or not -1e300 < entry < 1e300:
+        shown = repr(value).replace("\n", " ")
+        shown = shown if len(shown) <= 60 else f"{shown[:56]} ..."
+        raise error(f"{name}={shown} is no finite number. {advice}")
+    return int(entry) if isinstance(entry, int) else float(entry)
 
 
 def check_seed(seed: Any) -> int:  # noqa: ANN401 - whatever a caller passed

@@ -128,8 +128,9 @@ def fit(
             decides: the largest of the lower bounds at hand.
         reference: Kind of the closed-form start that is judged; `auto` is `shape` for molecules,
             `size` for tokens, and the covariance for dense data. `mixed` and `mixed_order` are for
-            types that stay discrete (`reference/mixed.py`). The artefact remembers the kind: its t*
-            is for this start, which `auto` then means everywhere.
+            types that stay discrete, beside uniform types of noise; masked ones need a
+            `MixedReference` of their own (`reference/mixed.py`). The artefact remembers the kind:
+            its t* is for this start, which `auto` then means everywhere.
         covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`.
         tolerance: Nats that may remain at t*, or the rate of false alarms of p-values, see
             `selection`; the default of the criterion's unit when `None`.

@@ -59,6 +59,7 @@ _DIFFUSERS = {
     "config.json": "a model",
     "model_index.json": "a pipeline",
 }
+_PARTS = {"first", "second", "displacement"}  # folders of `integrations.flat.JointStats`
 _INSTEAD = (
     "Pass a folder written by `gaga fit`, a hub id such as user/name, or one of: "
     f"{', '.join(EMBEDDED)}."
@@ -156,15 +157,40 @@ class GAGAStats:
                 pass
         return make_reference(self.moments, kind, refinement)
 
-    def start(self, kind: str = "auto", log_snr_star: float | None = None) -> ReferenceGaussian:
+    @property
+    def has_discrete_types(self) -> bool:
+        """Whether t* was chosen for a start whose types stay discrete, a kind of `mixed`.
+
+        Models that diffuse their types have no such start, so it has no place on their schedules.
+        """
+        return (self.judged_reference or "").startswith("mixed")
+
+    def start(
+        self,
+        kind: str = "auto",
+        log_snr_star: float | None = None,
+        discrete_types: bool = False,
+    ) -> ReferenceGaussian:
         """The reference for a sampler that starts at t*, with a warning if t* is for another one.
 
         Args:
             kind: Kind of the reference, as in `reference`.
             log_snr_star: Log-SNR of the start, if the user chose one by hand; then nothing is
                 said.
+            discrete_types: Whether the types of the sampler jump beside positions that flow. The
+                kinds of `mixed` are for such samplers and for no others.
+
+        Raises:
+            StatsMismatchError: If the kind is unknown, finer than what was fitted, or a kind of
+                `mixed` for a sampler that diffuses its types.
         """
         reference, judged = self.reference(kind), self.judged_reference
+        if reference.kind.startswith("mixed") and not discrete_types:
+            raise StatsMismatchError(
+                f"types of the {reference.kind!r} reference stay discrete, and this sampler "
+                "diffuses them. It takes reference='shape', best with statistics that are fitted "
+                "for it. Flows whose types jump start by gaga_adapter.integrations.flows."
+            )
         is_fitted = log_snr_star is None or log_snr_star == self.log_snr_star
         if judged is not None and is_fitted and reference.kind != judged:
             warn(
@@ -230,7 +256,13 @@ class GAGAStats:
         Raises:
             TruncationError: If the base does not reach t*, or `steps` is no possible number.
             UnsupportedSchedulerError: If the base trains on continuous noise levels.
+            StatsMismatchError: If t* was chosen for types that stay discrete.
         """
+        if self.has_discrete_types:
+            raise StatsMismatchError(
+                f"t* was chosen for the {self.judged_reference!r} reference, whose types stay "
+                "discrete, and a scheduler diffuses them. Fit with reference='shape'."
+            )
         from gaga_adapter.noise.training_table import training_scheduler
 
         scheduler: DDPMScheduler = training_scheduler(base, self.log_snr_star, steps)
@@ -467,6 +499,11 @@ def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
         if os.path.isdir(folder)
         else []
     )
+    if {sub.name for sub in within} == _PARTS:
+        return (
+            f"{name} holds statistics of complexes, a folder for each part. Read them by "
+            f"JointStats.from_pretrained({name!r}) of gaga_adapter.integrations.flat."
+        )
     if within:
         return f"no fitted statistics in {name} itself. Pass {within[0]}."
     what = f"{' and '.join(missing)} not found"

@@ -14,6 +14,7 @@ what to pass instead.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -114,7 +115,7 @@ def collect(
             progress("moments", done, None)
 
     share = islice(data, processes.index, None, processes.count) if sharing == "deal" else data
-    is_checked, seen = False, 0
+    is_checked, seen, tried = False, 0, moments
     with processes.in_step(total) as tick:
         for place, batch in enumerate(share):
             number = processes.index + processes.count * place  # in the whole stream
@@ -122,13 +123,16 @@ def collect(
                 x, mask = read_batch(batch, layout)
                 if not hold_out:
                     _take_in(moments, x, mask)
+                elif not is_checked:  # the moments see nothing until the sample is full
+                    tried = copy.deepcopy(moments)
+                    _take_in(tried, x, mask)
                 sample.update(x, mask, number)
             except DataError as error:
                 if processes.count == 1:
                     raise
                 raise DataError(f"batch {number} of the stream: {error}") from error
-            if not is_checked and moments.count:
-                make_reference(moments, reference)
+            if not is_checked and tried.count:
+                make_reference(tried, reference)
                 is_checked = True
             seen += len(x)
             tick(seen)

@@ -31,6 +31,18 @@ def mask_from_sizes(n_atoms: Tensor, width: int | None = None) -> Tensor:
     return torch.arange(width, device=n_atoms.device) < n_atoms[:, None]
 
 
+def atoms_first(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Molecules (B, N, C) and mask (B, N) with the real atoms first, in their order.
+
+    Loaders may pad in front of the atoms or between them. What looks at the place of an atom, or
+    cuts a batch to its largest molecule, needs them so.
+    """
+    if not bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        return x, mask
+    order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    return x.gather(1, order[..., None].expand_as(x)), mask.gather(1, order)
+
+
 def as_mask(mask: Tensor, x: Tensor) -> Tensor | None:
     """The mask (B, N), bool, of molecules x (B, N, C), on their device; `None` if it is no mask.
 

@@ -136,7 +136,7 @@ def _latent_of_a_helix(vae: Model) -> Tensor:
     x, h = positions - positions.mean(1, keepdim=True), {"categorical": one_hot, "integer": charges}
     with torch.no_grad():
         mean = _latent_mean(vae, x, h, like.new_ones(1, 6, 1), context)
-    return mean[0].double().cpu()
+    return mean[0].cpu().double()
 
 
 def _n_context(vae: Model) -> int:

@@ -29,8 +29,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, TruncationError, warn
-from gaga_adapter.noise.levels import first_beyond, plain_number
+from gaga_adapter.errors import ArtefactError, TruncationError, plain_number, warn
+from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.stats import GAGAStats
 
@@ -127,7 +127,9 @@ def truncate_sigmas(
         StatsMismatchError: If the reference is unknown or finer than what was fitted.
     """
     check_spacing(spacing)
-    if not (0 < data_scale < math.inf and 0 < rho < math.inf):
+    data_scale = plain_number("data_scale", data_scale, "Pass a positive number.")
+    rho = plain_number("rho", rho, "Pass a positive number, such as 7.0.")
+    if not (data_scale > 0 and rho > 0):
         raise TruncationError(f"data_scale={data_scale} and rho={rho} must be positive.")
     if isinstance(stats, str | Path):
         stats = GAGAStats.from_pretrained(stats)

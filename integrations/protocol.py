@@ -59,6 +59,7 @@ class Adapter:
             `loss`, if its class has one, is refused.
         frames: Arguments of `starts` that count steps, of which there are no more than t*; `None`
             means all of them.
+        fit: Call that fits statistics of such models, as refusals advise it.
         refused: Methods that mean absolute steps, with the reason why they are refused.
         refused_arguments: Arguments of `starts` that mean absolute steps.
     """
@@ -76,6 +77,7 @@ class Adapter:
     loss: ClassVar[str] = "forward"
     prior_term: ClassVar[str | None] = "kl_prior"
     frames: ClassVar[tuple[str, ...]] = ("keep_frames",)
+    fit: ClassVar[str] = "fit_from(model, loader)"
     refused: ClassVar[Mapping[str, str]] = {}
     refused_arguments: ClassVar[tuple[str, ...]] = ()
 
@@ -105,16 +107,18 @@ class Adapter:
     def missing(self, model: Model) -> list[str]:
         """What tells the class of such a model, and this one lacks."""
         methods: dict[str, tuple[str, ...]] = {
-            self.network: ("x", "t"),
             self.noise: ("n_samples", "n_nodes", "node_mask"),
             self.starts[0]: ("node_mask", "edge_mask", "context"),
         }
+        if self.network not in getattr(model, "_modules", {}):
+            methods = {self.network: ("x", "t"), **methods}
         for text in self._inherited("methods"):
             name, *parameters = re.findall(r"\w+", text)
             methods[name] = (*methods.get(name, ()), *parameters)
         for name in self._named("loss", "prior_term"):
             methods.setdefault(name, ())
-        return lacks(model, (self.steps, "gamma", *self._inherited("attributes")), methods)
+        gamma = ("gamma",) if type(self).schedule is Adapter.schedule else ()
+        return lacks(model, (self.steps, *gamma, *self._inherited("attributes")), methods)
 
     def _inherited(self, what: str) -> tuple[str, ...]:
         """Names that this adapter and its parents list, each once."""
@@ -270,8 +274,9 @@ class Adapter:
     def draw(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
         """Sample once without context, for the self-check, which stubs the network."""
         n_samples, n_nodes = node_mask.shape[:2]
-        given: dict[str, Any] = {"context": None, **self.options(model, "sample", n_samples)}
-        model.sample(n_samples, n_nodes, node_mask, edge_mask, **given)
+        start = self.starts[0]
+        given: dict[str, Any] = {"context": None, **self.options(model, start, n_samples)}
+        getattr(model, start)(n_samples, n_nodes, node_mask, edge_mask, **given)
 
     def draw_loss(self, model: Model, node_mask: Tensor, edge_mask: Tensor) -> None:
         """Compute the loss once, of any molecules, for the self-check, which stubs the network.
@@ -340,6 +345,7 @@ def is_given(value: object) -> bool:
 # -- the registry ----------------------------------------------------------------------------------
 
 _ADAPTERS: dict[str, Adapter] = {}
+_NEAREST = 2  # adapters whose reasons are in the message about a model that none recognises
 
 
 def register(adapter: Adapter) -> None:
@@ -368,17 +374,34 @@ def adapter_for(model: Model) -> Adapter:
     """The first adapter that recognises a model.
 
     Raises:
-        UnsupportedModelError: If no adapter does; the message has every reason.
+        UnsupportedModelError: If no adapter does; the message has the reasons of the nearest ones.
     """
-    refusals = []
-    for name, adapter in adapters().items():
+    name = original_class(type(model)).__name__
+    if not isinstance(model, nn.Module):
+        swapped = " Its statistics come second: apply_patch(model, stats)." * hasattr(
+            model, "log_snr_star"
+        )
+        raise UnsupportedModelError(
+            f"cannot patch {name}: it is no diffusion model (a torch.nn.Module).{swapped}"
+        )
+    refusals: list[tuple[int, str]] = []
+    for known, adapter in adapters().items():
         reasons = adapter.reasons(model)
         if not reasons:
             return adapter
-        refusals.append(f"{name}: {', '.join(reasons)}.")
+        refusals.append((len(reasons), f"{known}: {', '.join(reasons)}."))
         if adapter.unfit(model) and not adapter.missing(model):
+            refusals = refusals[-1:]
             break  # it is of this codebase, and no parent may take it
-    raise UnsupportedModelError(
-        f"cannot patch {original_class(type(model)).__name__}. {' '.join(refusals)} "
-        "Pass the diffusion model itself, or write an adapter (integrations/protocol.py)."
+    inside = [
+        part
+        for part, child in model.named_children()
+        if any(not adapter.reasons(child) for adapter in adapters().values())
+    ]
+    advice = (
+        f"It holds one that can be patched: pass its {inside[0]!r}."
+        if inside
+        else "Pass the diffusion model itself, or draft an adapter: gaga adapter new NAME."
     )
+    nearest = [reason for _, reason in sorted(refusals, key=lambda refusal: refusal[0])[:_NEAREST]]
+    raise UnsupportedModelError(f"cannot patch {name}. {' '.join(nearest)} {advice}")

@@ -9,6 +9,7 @@ import copy
 import io
 import math
 import random
+import warnings
 from dataclasses import dataclass
 from unittest import mock
 
@@ -21,10 +22,12 @@ from gaga_adapter.integrations.patching.patch import state_of
 from gaga_adapter.criteria import TwoSample
 from gaga_adapter.errors import (
     DataError,
+    GAGAWarning,
     StatsMismatchError,
     TruncationError,
     UnsupportedModelError,
 )
+from gaga_adapter.fitting import fit
 from gaga_adapter.layout import AtomLayout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.moments.mixed import MixedMoments
@@ -265,6 +268,13 @@ def applied_twice_is_applied_once(case):
     with tabasco.patched(model, None, t_star=0.2) as inner:
         assert inner.t_star == 0.2
     assert state_of(model) is second.state
+    with tabasco.patched(model, None, t_star=0.2):
+        remove_patch(model)
+    assert state_of(model) is None
+    with tabasco.patched(model, None, t_star=0.2):
+        tabasco.apply_patch(model, None, t_star=0.3)
+    assert state_of(model) is None
+    second = tabasco.apply_patch(model, stats, t_star=0.5, reference="mixed_order")
     raises(TruncationError, "no time", lambda: tabasco.apply_patch(model, stats, t_star=1.0))
     assert state_of(model) is second.state
     second.remove()
@@ -319,6 +329,14 @@ def statistics_of_something_else_are_refused(case):
     model, other = case.make(), case.make(noise_scale=2.0)
     stats = case.stats(model)
     raises(StatsMismatchError, "units of the noise", lambda: tabasco.apply_patch(other, stats))
+    # Statistics of `fit` itself say nothing of the noise, so they are in units of unit noise.
+    silent = GAGAStats(AtomLayout(N_TYPES), stats.moments, 0.0)
+    tabasco.apply_patch(model, silent, reference="mixed_order")
+    remove_patch(model)
+    for options in ({"noise_scale": 20.0}, {"scale_noise_by_log_num_atoms": True}):
+        other = case.make(**options)
+        raises(StatsMismatchError, "'noise_scale': 1.0", lambda: tabasco.apply_patch(other, silent))  # noqa: B023
+        assert state_of(other) is None
     model.set_data_stats({**model.data_stats, "atom_dim": 9})
     raises(StatsMismatchError, "9 types", lambda: tabasco.apply_patch(model, stats))
 
@@ -343,6 +361,57 @@ def molecules_of_a_plain_fit_serve_in_the_right_units(case):
     raises(
         StatsMismatchError, "no discrete", lambda: tabasco.apply_patch(model, stats, 0.5, "shape")
     )
+
+
+def a_start_that_t_star_was_not_chosen_for_is_told(case):
+    model = case.make()
+    coords, types, mask = molecules(3 + torch.arange(400) % 5, 9)
+    x = torch.cat([coords, types], -1)
+    quick = TwoSample(folds=2, max_iter=5, n_permutations=9, check_reference=False)
+    options = {"tolerance": 9.0, "log_snr": (0.0, -6.0), "n_criterion": 200, "n_bootstrap": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GAGAWarning)
+        judged = {
+            kind: fit([(x, mask)], AtomLayout(N_TYPES), quick, kind, **options)
+            for kind in ("shape", "mixed_order")
+        }
+    for fitted, asked, t_star, expected in (
+        ("mixed_order", "auto", None, ""),
+        ("mixed_order", "mixed_size", None, "t* was chosen for the 'mixed_order' reference"),
+        ("mixed_order", "mixed_size", 0.4, ""),  # chosen by hand
+        ("mixed_order", "mixed_size", 0.0, ""),
+    ):
+        told = _warnings(lambda: tabasco.apply_patch(model, judged[fitted], t_star, asked))  # noqa: B023
+        assert ("t* was chosen" in told) == bool(expected), told
+        assert expected in told
+    told = _warnings(lambda: tabasco.apply_patch(model, judged["shape"]))
+    assert "t* was chosen for the 'shape' reference" in told, told
+
+
+def _warnings(call):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", GAGAWarning)
+        call()
+    return " ".join(str(one.message) for one in caught)
+
+
+def bad_input_is_told(case):
+    model = case.make()
+    for t_star in ("0.5", True, math.nan, [0.5], -0.1, 1.0):
+        raises(TruncationError, "t_star=", lambda: tabasco.apply_patch(model, None, t_star))  # noqa: B023
+    assert tabasco.apply_patch(model, None, torch.tensor(0.5)).t_star == 0.5
+    remove_patch(model)
+    batch = case.given()
+    short = {**{name: batch[name] for name in ("coords", "atomics")}, "padding_mask": torch.ones(4)}
+    for loader, words in (
+        ([], "loader is empty"),
+        (5, "has no batches"),
+        ([1], "a batch is a int"),
+        ([{"coords": 1}], "a batch has no atomics, padding_mask"),
+        ([{"coords": 1, "atomics": 1, "padding_mask": 1}], "a batch has coords ()"),
+        ([short], "Pass tensors (B, N, 3)"),
+    ):
+        raises(DataError, words, lambda: tabasco.fit_from(model, loader))  # noqa: B023
 
 
 def the_module_that_trains_it_stands_for_it(case):
@@ -380,6 +449,20 @@ def it_is_fitted_from_its_own_loader(case):
     )
     assert stats.judged_reference == "mixed_order"
     assert stats.moments.count == 600
+    # Padding in front of the atoms is no structure that the criterion would see.
+    turned = [case.batch(**{k: v.flip(1) for k, v in batch.items()}) for batch in loader]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GAGAWarning)
+        front = tabasco.fit_from(
+            model,
+            turned,
+            criterion=quick,
+            log_snr=(0.0, -6.0),
+            tolerance=3.0,
+            n_bootstrap=0,
+            n_criterion=200,
+        )
+    assert front.log_snr_star == stats.log_snr_star
     handle = tabasco.apply_patch(model, stats)
     assert abs(handle.t_star - 1 / (1 + math.exp(-stats.log_snr_star / 2))) < 1e-12
     case.sample(model)
@@ -390,5 +473,5 @@ CHECKS = {
     for name, check in list(globals().items())
     if getattr(check, "__module__", "") == __name__
     and callable(check)
-    and name not in ("Case", "molecules", "raises", "same", "everything")
+    and name not in ("Case", "molecules", "raises", "same", "everything", "_warnings")
 }

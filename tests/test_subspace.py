@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gaga_adapter.subspace import (
+    atoms_first,
     degrees_of_freedom,
     mask_from_padding,
     mask_from_sizes,
@@ -25,6 +26,17 @@ def test_masks(batch):
     assert torch.equal(mask_from_padding(x), mask)
     assert mask.sum(1).tolist() == [5, 1, 7, 3]
     assert mask_from_sizes(torch.tensor([1, 2]), 4).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0]]
+
+
+def test_atoms_come_first_in_their_order(batch):
+    x, mask = batch
+    assert atoms_first(x, mask)[0] is x
+    order = torch.tensor([2, 5, 0, 6, 3, 1, 4])
+    y, real = atoms_first(x[:, order], mask[:, order])
+    assert torch.equal(real, mask)
+    for row, n in enumerate([5, 1, 7, 3]):
+        assert torch.equal(y[row, :n], x[row, [i for i in order.tolist() if i < n]])
+        assert not bool(y[row, n:].any())
 
 
 def test_mean_is_gone_and_the_rest_stays(batch):

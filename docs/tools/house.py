@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from html import escape
 from pathlib import Path
@@ -141,7 +142,7 @@ def picture() -> str:
             title = f"{room}/ ({files} files)" if _place(room).is_dir() else room
             limit = int(box / 6.1)
             about = subject(room)
-            about = about if len(about) <= limit else about[: limit - 1].rstrip() + "…"
+            about = textwrap.shorten(about, limit, placeholder=" …")
             lines = [(title, 16, 600, "#1d2b3a")]
             if len(row) <= 4:
                 lines.append((about, 31, 400, "#41556b"))

@@ -89,12 +89,14 @@ def print_states(folder: str, plot: Path | None, as_json: bool) -> None:
 
 def document(stats: GAGAStats) -> dict[str, Any]:
     """What an artefact holds, with t* under the named schedules, for `print_json`."""
-    return stats.to_dict() | {"t_star": t_star_table(stats.log_snr_star)}
+    table = t_star_table(stats.log_snr_star, stats.has_discrete_types)
+    return stats.to_dict() | {"t_star": table}
 
 
-def t_star_table(log_snr_star: float) -> dict[str, float | None]:
+def t_star_table(log_snr_star: float, discrete_types: bool = False) -> dict[str, float | None]:
     """t* under every named schedule, for `print_json`; None if it is never that noisy."""
-    return {start.schedule: start.value for start in starts(log_snr_star)}
+    places = starts(log_snr_star, discrete_types=discrete_types)
+    return {start.schedule: start.value for start in places}
 
 
 def save_plot(stats: GAGAStats, file: Path) -> None:
@@ -144,6 +146,6 @@ def print_stats(stats: GAGAStats) -> None:
     places = table(
         "t* under the named schedules (1000 steps)", "schedule", "start at", "of the path"
     )
-    for start in starts(stats.log_snr_star):
+    for start in starts(stats.log_snr_star, discrete_types=stats.has_discrete_types):
         places.add_row(start.schedule, start.text, start.share_text)
     out.print(places)

@@ -30,7 +30,7 @@ from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, warn
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.reference.base import workspace
-from gaga_adapter.subspace import as_mask
+from gaga_adapter.subspace import as_mask, atoms_first
 
 _DISCRETE_NUMBERS, _DISCRETE_ITEMS = 16, 100
 
@@ -106,11 +106,13 @@ class Task:
         x = self.x if self.x.dtype == torch.float64 else self.x.float()
         return replace(self, x=x.to(home), mask=None if self.mask is None else self.mask.to(home))
 
-    def require(self, least: int, which: str = "", goal: str = "") -> None:
+    def require(
+        self, least: int, which: str = "", goal: str = "", what: str = "data items"
+    ) -> None:
         """Refuse fewer items than `least`."""
         if len(self) < least:
             raise DataError(
-                f"found {len(self)} data items{which}, need at least {least}{goal}. Pass more data."
+                f"found {len(self)} {what}{which}, need at least {least}{goal}. Pass more data."
             )
 
     def copies(self, fate: str, share: float = 0.9) -> NDArray[np.int64]:
@@ -141,7 +143,7 @@ def copies(x: Tensor, mask: Tensor | None) -> NDArray[np.int64]:
         numbers = torch.full((len(x),), math.prod(x.shape[1:]))
     else:
         numbers = mask.sum(1).cpu() * x.shape[2]
-        x = torch.where(mask[..., None], x, 0)
+        x = atoms_first(torch.where(mask[..., None], x, 0), mask)[0]
     rows = (x.detach().flatten(1).to("cpu", torch.float32) + 0.0).numpy()  # -0 becomes 0
     known: dict[tuple[int, int], int] = {}
     group = np.empty(len(x), dtype=np.int64)

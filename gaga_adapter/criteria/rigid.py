@@ -27,6 +27,11 @@ Boltz and Chai-1 do, starts with the same translation whatever its start was: th
 Without centring, a translation by `N(0, tau²)` adds `3/2 (rho - log(1 + rho))`, `rho = N tau²
 / sigma²`, because the centre of mass is independent of the rest.
 
+It is not if the structure turns about another point, so that its centre is `R o / √N`. Against
+noise that has the variance `s² = sigma² + N tau²` on the centre, all of the above holds, with
+`D = (r'r - o o') / sigma² + o o' / s²`. Noise of sigma² on the centre, too, adds the same
+`3/2 (rho - log(1 + rho))` and `|o|² / 2 (1 / sigma² - 1 / s²)`.
+
 **A fitted variance gains nothing here.** The Gaussian `N(0, (sigma² + v) P)` of the right size
 lowers the divergence by the share 3/N of its leading term only.
 """
@@ -42,13 +47,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import DataError, whole_number
+from gaga_adapter.errors import DataError, plain_number, whole_number
 from gaga_adapter.reference.fisher import log_fisher_normaliser
 
 #: Half the number of points of the quadrature over Z; the error is below 1 % (tests measure it).
 _POINTS = 2**12
-#: Traces of D below this have a divergence that is its leading term, to a thousandth.
+#: Traces of D below this have a divergence that is its leading term, to a thousandth. There, and
+#: for what a translation adds, a series is more exact than what rounding leaves of the function.
 _SMALL = 1e-3
+#: Largest number of angstrom or nats that is taken, and the inverse of the smallest.
+_MOST = 1e20
 
 
 @dataclass(frozen=True)
@@ -56,20 +64,34 @@ class RigidTarget:
     """A structure in random orientation, in angstrom: all that its divergence from noise knows.
 
     Attributes:
-        scatter: Eigenvalues of `sum_i r_i r_i'` over the atoms, in angstrom²; their sum is N Rg².
+        scatter: Eigenvalues of `sum_i r_i r_i'` over the atoms, in angstrom²; their sum is N Rg² if
+            the loop centres its state.
         n_atoms: Number of atoms N.
+        offset: Vector `o = √N r̄` along these axes, in angstrom, from the point that the structure
+            turns about to its centre; 0 if the loop centres its state.
+
+    Raises:
+        DataError: If these are no such numbers.
     """
 
     scatter: tuple[float, float, float]
     n_atoms: int
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        whole_number("n_atoms", self.n_atoms)
-        if len(self.scatter) != 3 or not all(0 <= value < math.inf for value in self.scatter):
+        object.__setattr__(self, "n_atoms", whole_number("n_atoms", self.n_atoms))
+        advice = "Use RigidTarget.from_size or RigidTarget.from_structure."
+        scatter, offset = (
+            _three(name, getattr(self, name), "three finite numbers", advice)
+            for name in ("scatter", "offset")
+        )
+        if min(scatter) < 0 or sum(o * o for o in offset) > sum(scatter) * (1 + 1e-6):
             raise DataError(
-                f"scatter={self.scatter} are not three finite, non-negative numbers. Use "
-                "RigidTarget.from_size or RigidTarget.from_structure."
+                f"scatter={scatter} with offset={offset} are of no structure: none of scatter is "
+                f"negative, and their sum is |offset|² or more. {advice}"
             )
+        object.__setattr__(self, "scatter", scatter)
+        object.__setattr__(self, "offset", offset)
 
     @classmethod
     def from_size(
@@ -92,15 +114,13 @@ class RigidTarget:
         Raises:
             DataError: If a number is not positive and finite, or a ratio is negative.
         """
-        if not 0 < radius_of_gyration < math.inf:
-            raise DataError(
-                f"radius_of_gyration={radius_of_gyration} must be a positive, finite number of "
-                "angstrom."
-            )
-        if len(form) != 3 or not all(0 <= f < math.inf for f in form) or not sum(form) > 0:
-            raise DataError(f"form={tuple(form)} must be three ratios of 0 or more, not all 0.")
-        size = whole_number("n_atoms", n_atoms) * radius_of_gyration**2 / sum(form)
-        one, two, three = (size * float(ratio) for ratio in form)
+        radius = _positive("radius_of_gyration", radius_of_gyration, "angstrom")
+        advice = "Pass the ratio of three eigenvalues, such as (1, 1, 1)."
+        ratios = _three("form", form, "three ratios", advice)
+        if min(ratios) < 0 or not sum(ratios) > 0:
+            raise DataError(f"form={ratios} must be three ratios of 0 or more, not all 0. {advice}")
+        size = whole_number("n_atoms", n_atoms) * radius**2 / sum(ratios)
+        one, two, three = (size * ratio for ratio in ratios)
         return cls((one, two, three), n_atoms)
 
     @classmethod
@@ -113,22 +133,33 @@ class RigidTarget:
                 the structure turns about the origin, and its distance from there counts.
 
         Raises:
-            DataError: If the shape is another one, or a number is not finite.
+            DataError: If there are no numbers of this shape, or one is not finite.
         """
-        atoms = torch.as_tensor(positions).detach().to("cpu", torch.float64)
+        try:
+            atoms = torch.as_tensor(positions).detach().to("cpu", torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"a structure is a {type(positions).__name__} that holds no numbers of the shape "
+                f"(N, 3): {error}. Pass a tensor of positions in angstrom."
+            ) from error
         if atoms.ndim != 2 or atoms.shape[1] != 3 or not len(atoms):
             raise DataError(f"a structure has the shape (N, 3), got {tuple(atoms.shape)}.")
         if not bool(torch.isfinite(atoms).all()):
             raise DataError("the structure has a coordinate that is not finite.")
         if centred:
             atoms = atoms - atoms.mean(0)
-        one, two, three = torch.linalg.svdvals(torch.cat([atoms, atoms.new_zeros(3, 3)])).square()
-        return cls((float(one), float(two), float(three)), len(atoms))
+        _, values, axes = torch.linalg.svd(torch.cat([atoms, atoms.new_zeros(3, 3)]), False)
+        one, two, three = values.square().tolist()
+        if centred:
+            return cls((one, two, three), len(atoms))
+        x, y, z = (axes @ atoms.mean(0) * math.sqrt(len(atoms))).tolist()
+        return cls((one, two, three), len(atoms), (x, y, z))
 
     @property
     def radius_of_gyration(self) -> float:
         """Root mean square distance of an atom from the centre, in angstrom."""
-        return math.sqrt(sum(self.scatter) / self.n_atoms)
+        around = sum(self.scatter) - sum(o * o for o in self.offset)
+        return math.sqrt(max(around, 0.0) / self.n_atoms)
 
     def divergence(self, sigma: float, translation: float = 0.0) -> float:
         """KL(law of the noised structure || noise) in nats, by quadrature, to 1 %.
@@ -141,21 +172,20 @@ class RigidTarget:
         Raises:
             DataError: If sigma is not positive, or the translation is negative.
         """
-        scaled = self._scaled(sigma, translation)
-        return _divergence(scaled) + self._moved(sigma, translation)
+        scaled, moved = self._law(sigma, translation)
+        return _divergence(scaled) + moved
 
     def bound(self, sigma: float, translation: float = 0.0) -> float:
         """An upper bound of `divergence` in nats: the smaller of `log c(D)` and `tr D / 2`.
 
         It is twice the divergence at large sigma. The arguments are those of `divergence`.
         """
-        scaled = torch.tensor(self._scaled(sigma, translation), dtype=torch.float64)
-        turned = min(float(log_fisher_normaliser(scaled.diag())), float(scaled.sum()) / 2)
-        return turned + self._moved(sigma, translation)
+        scaled, moved = self._law(sigma, translation)
+        return _bound(scaled) + moved
 
     def leading(self, sigma: float) -> float:
         """The first term of the divergence in 1/sigma, `tr D² / 12`, in nats."""
-        return sum(value**2 for value in self._scaled(sigma, 0.0)) / 12
+        return sum(value**2 for value in self._law(sigma, 0.0)[0]) / 12
 
     def sigma_star(
         self, tolerance: float = 0.5, rigorous: bool = False, translation: float = 0.0
@@ -169,10 +199,11 @@ class RigidTarget:
             translation: Standard deviation of a random translation, as in `divergence`.
 
         Raises:
-            DataError: If the tolerance is not positive and finite, or all atoms are in one place.
+            DataError: If the tolerance is not positive and finite, the translation is negative or
+                not finite, or all atoms are in one place.
         """
-        if not 0 < tolerance < math.inf:
-            raise DataError(f"tolerance={tolerance} must be a positive, finite number of nats.")
+        tolerance = _positive("tolerance", tolerance, "nats")
+        translation = _positive("translation", translation, "angstrom", or_zero=True)
         measure = self.bound if rigorous else self.divergence
         spread = self.n_atoms * translation**2
         scale = (sum(v**2 for v in self.scatter) / 12 + 3 * spread**2 / 4) ** 0.25
@@ -180,19 +211,49 @@ class RigidTarget:
             raise DataError("all atoms are in one place: every sigma is indistinguishable.")
         return _falls_to(lambda sigma: measure(sigma, translation), tolerance, scale)
 
-    def _scaled(self, sigma: float, translation: float) -> tuple[float, float, float]:
-        """The eigenvalues of D."""
-        if not 0 < sigma < math.inf:
-            raise DataError(f"sigma={sigma} must be a positive, finite number of angstrom.")
-        if not 0 <= translation < math.inf:
-            raise DataError(f"translation={translation} must be a number of angstrom, 0 or more.")
-        one, two, three = self.scatter
-        return one / sigma**2, two / sigma**2, three / sigma**2
-
-    def _moved(self, sigma: float, translation: float) -> float:
-        """What a random translation adds."""
+    def _law(self, sigma: float, translation: float) -> tuple[tuple[float, float, float], float]:
+        """The eigenvalues of D, and what a random translation adds."""
+        sigma = _positive("sigma", sigma, "angstrom")
+        translation = _positive("translation", translation, "angstrom", or_zero=True)
+        one, two, three = (value / sigma**2 for value in self.scatter)
         rho = self.n_atoms * (translation / sigma) ** 2
-        return 1.5 * (rho - math.log1p(rho))
+        # From the series for small rho, where the logarithm would leave rounding alone.
+        moved = rho**2 * (1 / 2 - rho / 3 + rho**2 / 4) if rho < _SMALL else rho - math.log1p(rho)
+        square = sum(o * o for o in self.offset) / sigma**2
+        if not rho or not square:
+            return (one, two, three), 1.5 * moved
+        less = rho / (1 + rho)  # the share of 1 / sigma² that the noise of the centre takes away
+        offset = torch.tensor(self.offset, dtype=torch.float64) / sigma
+        matrix = torch.tensor([one, two, three], dtype=torch.float64).diag()
+        values = torch.linalg.eigvalsh(matrix - less * torch.outer(offset, offset)).clamp(min=0)
+        three, two, one = values.tolist()
+        return (one, two, three), 1.5 * moved + less * square / 2
+
+
+def _positive(name: str, value: Any, unit: str, or_zero: bool = False) -> float:  # noqa: ANN401
+    """A positive number that a caller passed, as far as its powers are numbers, too.
+
+    Raises:
+        DataError: If it is none.
+    """
+    advice = f"Pass a number of {unit} from {1 / _MOST:g} to {_MOST:g}{', or 0' * or_zero}."
+    number = plain_number(name, value, advice, DataError)
+    if not (1 / _MOST <= number <= _MOST or (or_zero and number == 0)):
+        raise DataError(f"{name}={number:g} is out of range. {advice}")
+    return number
+
+
+def _three(name: str, values: Any, what: str, advice: str) -> tuple[float, float, float]:  # noqa: ANN401
+    """Three finite numbers that a caller passed.
+
+    Raises:
+        DataError: If they are others.
+    """
+    try:
+        one, two, three = (plain_number(name, value, advice, DataError) for value in values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}={values!r} must be {what}. {advice}") from error
+    return one, two, three
 
 
 def _falls_to(value: Callable[[float], float], tolerance: float, scale: float) -> float:
@@ -208,6 +269,21 @@ def _falls_to(value: Callable[[float], float], tolerance: float, scale: float) -
     while excess(high) > 0:
         high += 0.5
     return math.exp(brentq(excess, low, high, xtol=1e-6)) if low < high else math.exp(low)
+
+
+def _bound(scaled: tuple[float, float, float]) -> float:
+    """The smaller of `log c(D)` and `tr D / 2`.
+
+    For small D, where rounding would take over, an upper bound of `log c(D)`: with `y = <D, R>`,
+    which is at most `t = tr D`, `c(D) = E e^y <= 1 + tr D² / 6 + det D / 6 + e^t t⁴ / 24`.
+    """
+    d = torch.tensor(scaled, dtype=torch.float64)
+    trace = float(d.sum())
+    if trace < _SMALL:
+        turned = float(d.square().sum() + d.prod()) / 6 + math.exp(trace) * trace**4 / 24
+    else:
+        turned = float(log_fisher_normaliser(d.diag()))
+    return min(turned, trace / 2)
 
 
 def _divergence(scaled: tuple[float, float, float]) -> float:

@@ -50,7 +50,7 @@ from gaga_adapter.noise.fitted import FittedLevels, ModelMark
 from gaga_adapter.sampling.solvers import use_exact_table
 from gaga_adapter.scheduler.options import Options
 from gaga_adapter.stats import GAGAStats
-from gaga_adapter.subspace import as_mask
+from gaga_adapter.subspace import as_mask, atoms_first
 from gaga_adapter.trained import check_trained, trained_log_snr
 
 METHODS = ("bound", "search")
@@ -211,7 +211,7 @@ def _items(
         raise DataError(f"found {len(x)} items, need at least {_FEWEST_ITEMS}. Pass more data.")
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:most]
     x = x if x.dtype == torch.float64 else x.float()
-    return x[rows], None if mask is None else mask[rows]
+    return (x[rows], None) if mask is None else atoms_first(x[rows], mask[rows])
 
 
 # -- the search ------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from gaga_adapter.hashing import atom_hashes, splitmix64
 from gaga_adapter.moments.central import LARGEST
 from gaga_adapter.moments.molecules import ExchangeableMoments, SizeMoments, matching_mask
 from gaga_adapter.moments.table import BottomK
-from gaga_adapter.subspace import remove_mean
+from gaga_adapter.subspace import atoms_first, remove_mean
 
 _OWN = ("type_squares", "place_covariances", "row_types")
 _PRIOR_ATOMS = 3.0  # of the average variance, that every type has beside its own
@@ -99,9 +99,9 @@ class MixedMoments(ExchangeableMoments):
         for n in map(int, torch.unique(n_atoms)):
             here = n_atoms == n
             real = mask[here]
-            order = real.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :n]
-            mine = positions[here].gather(1, order[..., None].expand(-1, -1, 3))
-            kinds = types[here].gather(1, order)
+            rows = torch.cat([positions[here], types[here][..., None]], -1)
+            ordered = atoms_first(rows, real)[0][:, :n]
+            mine, kinds = ordered[..., :3], ordered[..., 3].long()
             one_hot = torch.nn.functional.one_hot(kinds, self.n_features).double()
             squares = (one_hot.mT @ mine.square().sum(-1, keepdim=True))[..., 0].mean(0) / 3
             places = torch.einsum("bid,bjd->ij", mine, mine) / (3 * len(mine))

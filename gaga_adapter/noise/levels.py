@@ -6,14 +6,12 @@ Paths, tables of timesteps, lists of sigmas, sampling grids and patched models a
 from __future__ import annotations
 
 import math
-from contextlib import suppress
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import TruncationError
+from gaga_adapter.errors import TruncationError, plain_number
 
 #: Two log-SNRs this close are one. Codebases keep their tables and sigmas in float32, which leaves
 #: about 1e-6 of a log-SNR undecided, and a t* that was read off a table must be found in it again;
@@ -21,28 +19,6 @@ from gaga_adapter.errors import TruncationError
 TOLERANCE = 1e-5
 #: Log-SNRs between minus and plus this are plausible: no schedule goes further.
 MOST_LOG_SNR = 60.0
-
-
-def plain_number(name: str, value: Any, advice: str) -> float:  # noqa: ANN401 - what a user passed
-    """A finite number as Python has it, also from a tensor or an array of one entry.
-
-    Args:
-        name: Name of the argument in messages.
-        value: Number that was passed.
-        advice: Sentence that ends the message of the error.
-
-    Raises:
-        TruncationError: If it is a truth value, a text or anything else that is no finite number.
-    """
-    entry: Any = value
-    with suppress(AttributeError, RuntimeError, ValueError):  # a number, or several of them
-        entry = value.item()
-    is_number = isinstance(entry, Real) and not isinstance(entry, bool)
-    if not is_number or not -1e300 < entry < 1e300:
-        shown = repr(value).replace("\n", " ")
-        shown = shown if len(shown) <= 60 else f"{shown[:56]} ..."
-        raise TruncationError(f"{name}={shown} is no finite number. {advice}")
-    return int(entry) if isinstance(entry, int) else float(entry)
 
 
 def check_log_snr(name: str, value: Any) -> float:  # noqa: ANN401 - what a user passed

@@ -403,10 +403,14 @@ class Start:
         return "–" if self.share is None else f"{100 * self.share:.0f} %"
 
 
-def starts(log_snr_star: float, n_steps: int = 1000) -> tuple[Start, ...]:
-    """t* under every named schedule."""
+def starts(
+    log_snr_star: float, n_steps: int = 1000, discrete_types: bool = False
+) -> tuple[Start, ...]:
+    """t* under every named schedule; where types stay discrete, under those of flows alone."""
     places = []
     for name in NAMED_PATHS:
+        if discrete_types and not name.startswith("flow"):
+            continue
         path = named_path(name, n_steps=n_steps)
         kind = "timestep" if path.n_steps else "time" if name.startswith("flow") else "sigma"
         value = share = None

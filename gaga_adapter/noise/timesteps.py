@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError
+from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError, plain_number
 from gaga_adapter.noise.conventions import Scheduler, convention_of, log_snr
-from gaga_adapter.noise.levels import first_beyond, is_beyond, plain_number
+from gaga_adapter.noise.levels import first_beyond, is_beyond
 
 
 def t_star(scheduler: Scheduler, log_snr_star: float) -> float:

@@ -9,6 +9,7 @@ On disk a folder holds `gaga_states.json` and `gaga_states.safetensors`, see `fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, GAGAError, StatsMismatchError, TruncationError
+from gaga_adapter.errors import (
+    ArtefactError,
+    GAGAError,
+    StatsMismatchError,
+    TruncationError,
+    plain_number,
+)
 from gaga_adapter.files.checked import MOST_COUNTED, Fields, printable
 from gaga_adapter.files.pair import Pair, digest_of
 from gaga_adapter.layout import Layout, layout_from_dict, layout_to_dict
 from gaga_adapter.moments import has_layout, moments_from_state_dict
-from gaga_adapter.noise.levels import plain_number
 from gaga_adapter.reference.measured import measured_reference
 from gaga_adapter.selection import upper_limits
 
@@ -38,10 +44,15 @@ _FILES = Pair(CONFIG_NAME, TENSORS_NAME, SCHEMA_VERSION, "`fit_states`")
 _ENTRIES = ("level", "moments", "value", "std_error", "auc", "n_held_out")
 _MOST = 1e15  # of a level or of nats that are read
 
-#: Levels that are this near are one: 0.1 + 0.2 is 0.3.
-SAME = 1e-9
+#: Levels that are this near are one: 0.1 + 0.2 is 0.3, and so is 0.3 that was rounded to float32.
+_SAME_RATIO, _SAME = 5e-7, 1e-9
 #: The end of the path to which a codebase's time rises.
 Towards = Literal["data", "noise"]
+
+
+def same_level(one: float, other: float) -> bool:
+    """Whether two levels are one, but for the rounding of either."""
+    return math.isclose(one, other, rel_tol=_SAME_RATIO, abs_tol=_SAME)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +118,9 @@ class FittedStates:
             )
         sign = -1 if self.towards == "data" else 1
         order = [sign * level for level in self.levels]
-        if not order or any(b - a < SAME for a, b in pairwise(order)):
+        if not order or any(b < a or same_level(a, b) for a, b in pairwise(order)):
             raise TruncationError(f"levels {self.levels} do not run from data to noise.")
-        self._at(self.level_star)
+        object.__setattr__(self, "level_star", self.at(self.level_star).level)
 
     def __repr__(self) -> str:
         return (
@@ -128,15 +139,13 @@ class FittedStates:
         Raises:
             TruncationError: If the level was not measured.
         """
-        return self._at(plain_number("level", level, "Pass one of the levels that were measured."))
-
-    def _at(self, level: float) -> MeasuredLevel:
+        level = plain_number("level", level, "Pass one of the levels that were measured.")
         nearest = sorted(self.measured, key=lambda one: abs(one.level - level))
-        if abs(nearest[0].level - level) <= SAME * max(1.0, abs(level)):
+        if same_level(nearest[0].level, level):
             return nearest[0]
-        known = " and ".join(f"{one.level:g}" for one in nearest[:2])
+        known = " and ".join(f"{one.level:.8g}" for one in nearest[:2])
         raise TruncationError(
-            f"level {level:g} was not measured; the nearest are {known}. Take one of these, or "
+            f"level {level:.8g} was not measured; the nearest are {known}. Take one of these, or "
             "measure it: nothing is known of the states in between."
         )
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gaga_adapter.criteria import CRITERIA
 from gaga_adapter.criteria.two_sample.criterion import TwoSample
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import (
@@ -31,12 +32,12 @@ from gaga_adapter.errors import (
     StatsMismatchError,
     TruncationError,
     check_seed,
+    plain_number,
     whole_number,
 )
 from gaga_adapter.files.checked import to_json
 from gaga_adapter.layout import Layout
-from gaga_adapter.noise.levels import plain_number
-from gaga_adapter.noised_states.artefact import SAME, FittedStates, MeasuredLevel, Towards
+from gaga_adapter.noised_states.artefact import FittedStates, MeasuredLevel, Towards, same_level
 from gaga_adapter.reference.measured import measured_reference
 from gaga_adapter.selection import MARGIN, check_tolerance, first_that_holds
 from gaga_adapter.stats import library_versions
@@ -63,7 +64,7 @@ def fit_states(
     reference: str = "auto",
     covariance: DenseKind = "channel",
     tolerance: float | None = None,
-    criterion: TwoSample | None = None,
+    criterion: TwoSample | str | None = None,
     n_criterion: int = 4000,
     seed: int = 0,
     provenance: dict[str, Any] | None = None,
@@ -86,7 +87,8 @@ def fit_states(
             covariance for dense data.
         covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`.
         tolerance: Nats that may remain at the start; 0.5 when `None`.
-        criterion: Two-sample criterion with settings of its own. The others need clean data.
+        criterion: Two-sample criterion with settings of its own, or its name. The others need clean
+            data.
         n_criterion: Number of states that are held out at every level, half of all at most.
         seed: Seed of the choice of those states and of the criterion. The noise of the states is
             the codebase's.
@@ -115,13 +117,7 @@ def fit_states(
         )
     if towards not in _OTHER:
         raise DataError(f"towards={towards!r} is unknown. Known: {', '.join(_OTHER)}.")
-    judge = TwoSample() if criterion is None else criterion
-    if not isinstance(judge, TwoSample):
-        raise DataError(
-            f"criterion={criterion!r} cannot judge states that have their noise already: all but "
-            "the two-sample criterion add noise to clean data. Pass TwoSample(...), or leave it "
-            "out."
-        )
+    judge = _judge_of_states(criterion)
     tolerance = check_tolerance(tolerance, judge.unit)
     ordered = _from_data_to_noise(levels, towards)
     check_seed(seed)
@@ -157,16 +153,36 @@ def fit_states(
     return FittedStates(layout, tuple(measured), towards, kind, tolerance, star, reason, provenance)
 
 
+def _judge_of_states(criterion: object) -> TwoSample:
+    """The two-sample criterion that was passed or named; refuses all others."""
+    if criterion is None or criterion == TwoSample.name:
+        return TwoSample()
+    if isinstance(criterion, TwoSample):
+        return criterion
+    advice = f"Pass {TwoSample.name!r}, an object such as TwoSample(), or leave it out."
+    if isinstance(criterion, str):
+        is_another = criterion in CRITERIA
+    else:
+        is_another = hasattr(criterion, "curve") and not isinstance(criterion, type)
+    if is_another:
+        raise DataError(
+            f"criterion={criterion!r} cannot judge states that have their noise already: all but "
+            f"the two-sample criterion add noise to clean data. {advice}"
+        )
+    raise DataError(f"criterion={criterion!r} is no criterion. {advice}")
+
+
 def _from_data_to_noise(levels: Iterable[float], towards: Towards) -> list[float]:
     """The levels in the order of curves; refuses what is out of order or repeated."""
     advice = "Pass levels as numbers in the codebase's own time, such as [0.1, 0.2, 0.3]."
-    if not isinstance(levels, Iterable):
+    is_single = isinstance(levels, str | bytes) or getattr(levels, "ndim", 1) == 0
+    if is_single or not isinstance(levels, Iterable):
         raise TruncationError(f"levels={levels!r} is no list. {advice}")
-    given = [float(plain_number("a level", level, advice)) for level in levels]
+    given = [plain_number("a level", level, advice) for level in levels]
     if not given:
         raise TruncationError(f"levels is empty. {advice}")
     for one, other in pairwise(sorted(given)):
-        if other - one < SAME:
+        if same_level(one, other):
             raise TruncationError(f"levels holds {one:g} more than once. Pass each level once.")
     if given not in (sorted(given), sorted(given, reverse=True)):
         shown = ", ".join(f"{level:g}" for level in given)
@@ -199,6 +215,12 @@ def _judged(
     """The layout and what is measured of one level, on the first process."""
     assert collected is not None
     moments, x = collected.moments, collected.x
+    if len(x) < judge.fewest:
+        raise DataError(
+            f"{len(x)} of {moments.count + len(x)} states are held out, and the criterion needs at "
+            f"least {judge.fewest} of these. Half of all are held out, n_criterion at most: pass "
+            f"{2 * judge.fewest} states or more, with n_criterion={judge.fewest} or more."
+        )
     law = measured_reference(moments, reference)
     beat()
     found = judge.of_states(x, collected.mask, law, generator)

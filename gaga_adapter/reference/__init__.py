@@ -35,7 +35,8 @@ def make_reference(
     Args:
         moments: Moments of the data; copied, so that later updates do not reach the reference.
         kind: Kind of the reference: of molecules `unit`, `paper`, `channel`, `size` or `shape`,
-            and where their types are one-hot `mixed`, `mixed_order` or `mixed_size`; of dense data
+            and where their types are one-hot `mixed`, `mixed_order` or `mixed_size`, with uniform
+            types of noise (for masked ones build a `MixedReference`); of dense data
             `unit`, `paper`, or any kind that is not finer than the moments. `auto` is `shape` for
             molecules, `mixed` for moments with discrete types, `size` for tokens without positions
             (they have no `shape`), and the moments' own kind for dense data.

@@ -37,9 +37,11 @@ class ReferenceGaussian(ABC):
         kind: Kind of this reference.
         a: Signal coefficient of the level.
         b: Noise standard deviation of the level.
+        is_measured: Whether the data of its moments are states that have their noise already.
     """
 
     kinds: ClassVar[tuple[str, ...]]
+    is_measured: bool = False
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -170,10 +172,17 @@ class ReferenceGaussian(ABC):
         return z.clone() if abs(scale - 1) < 1e-12 else z * scale
 
     def _require_noise(self) -> None:
-        if self.b <= 0:
+        if self.b > 0:
+            return
+        if self.is_measured:
             raise TruncationError(
-                f"{self!r} has no density at b=0. Take it at a noise level first: at(a, b)."
+                f"{self!r} is the law of states that were measured, noise and all, and has no "
+                "density. Draw from it with sample; at(a, b) would add noise a second time. "
+                "TwoSample().of_states bounds a divergence from it by draws."
             )
+        raise TruncationError(
+            f"{self!r} has no density at b=0. Take it at a noise level first: at(a, b)."
+        )
 
 
 def without_autocast(function: Callable[P, T]) -> Callable[P, T]:

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gaga_adapter.subspace import atoms_first
+
 # In units of the root mean square coordinate two Gaussian atoms are 2.3 ± 0.9 apart; a bond of an
 # organic molecule is 0.7 long.
 _FINE, _FINE_WIDTH = tuple(0.2 + 0.3 * k for k in range(17)), 0.25
@@ -46,6 +48,7 @@ def molecule_features(x: Tensor, mask: Tensor, length: float, amplitude: float) 
 
     `length` is the unit of the positions, `amplitude` that of the atom features.
     """
+    x, mask = atoms_first(x, mask)  # chunks are cut to their largest molecule
     positions, features = x[..., :3] / length, x[..., 3:] / amplitude
     places, parts = [], []
     for rows, width in _chunks(mask.sum(1), mask.shape[1]):

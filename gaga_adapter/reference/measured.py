@@ -51,5 +51,6 @@ def measured_reference(moments: Moments, kind: str = "auto") -> ReferenceGaussia
     """
     reference = make_reference(moments, kind)
     if isinstance(reference, ShapeReference):
-        return MeasuredShape(reference.kind, reference.moments)
+        reference = MeasuredShape(reference.kind, reference.moments)
+    reference.is_measured = True
     return reference

@@ -26,6 +26,10 @@ data. With `G = P` this is the reference `shape`. The kinds differ in two places
 *Moments of a plain fit* know compositions, if their features are one-hot, and nothing of positions
 given types: there `s² = 1`.
 
+*Masks.* `fit` and `GAGAStats.reference` make these references with uniform types of noise. For a
+flow whose hidden types show a mask, build `MixedReference(kind, moments, mask_type=...)`, judge it
+by `TwoSample().curve(x, mask, reference, levels)` and take t* of `selection.select(curve)`.
+
 *Transport* reads its latents off the bits of the noise, as `shape` does. The noise of the positions
 stays what it is, and so do the types of the noise where an atom shows none of its own.
 

@@ -41,7 +41,7 @@ def write_card(
     """
     chosen, has_picture = stats.selection, False
     if chosen is not None:
-        name, schedule = chosen.curve.criterion, home_schedule(stats.layout)
+        name, schedule = chosen.curve.criterion, home_schedule(stats)
         try:
             save_curves(folder / PICTURE, {name: chosen.curve}, {name: chosen}, path_name=schedule)
             has_picture = True
@@ -96,7 +96,7 @@ def card_section(stats: GAGAStats, repo_id: str, has_picture: bool) -> str:
         "stats": stats,
         "repo_id": repo_id,
         "versions": versions_text(stats.provenance.get("versions")),
-        "starts": starts(stats.log_snr_star),
+        "starts": starts(stats.log_snr_star, discrete_types=stats.has_discrete_types),
         "picture": PICTURE if has_picture else None,
         "rows": curve_rows(chosen.curve, stats.log_snr_star) if chosen is not None else [],
         "is_dense": isinstance(layout, DenseLayout),

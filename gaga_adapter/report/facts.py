@@ -56,7 +56,12 @@ class Saving:
 
 
 def savings(stats: GAGAStats) -> tuple[Saving, ...]:
-    """Network calls under the common schedules and solvers, EDM's first for molecules."""
+    """Network calls under the common schedules and solvers, EDM's first for molecules.
+
+    There are none for statistics of discrete types, which no scheduler starts from.
+    """
+    if stats.has_discrete_types:
+        return ()
     import diffusers
 
     from gaga_adapter.sampling.solvers import ancestral_scheduler, scheduler_named
@@ -135,14 +140,14 @@ class Facts:
     @property
     def home(self) -> Start:
         """t* on the schedule that these data usually meet."""
-        name = home_schedule(self.stats.layout)
+        name = home_schedule(self.stats)
         return next(start for start in self.starts if start.schedule == name)
 
     @property
     def home_interval(self) -> tuple[float, float] | None:
         """Timesteps of the 90 % interval on that schedule, the early one first."""
         interval = None if self.selection is None else self.selection.interval
-        if interval is None or self.home.share is None:
+        if interval is None or self.home.share is None or self.home.kind != "timestep":
             return None
         late, early = map(named_path(self.home.schedule).time_at_log_snr, interval)
         return 1000 * float(early), 1000 * float(late)
@@ -201,7 +206,7 @@ def report_facts(
         stats,
         tuple(curves),
         without_star,
-        starts(stats.log_snr_star),
+        starts(stats.log_snr_star, discrete_types=stats.has_discrete_types),
         savings(stats),
         histograms(stats, held_out, torch.Generator().manual_seed(check_seed(seed))),
         None if held_out is None else (held_out.name, len(held_out.x)),
@@ -211,9 +216,11 @@ def report_facts(
     )
 
 
-def home_schedule(layout: Layout) -> str:
-    """The named schedule that data of a layout usually meet."""
-    return "ddpm/linear" if isinstance(layout, DenseLayout) else DEFAULT_PATH
+def home_schedule(stats: GAGAStats) -> str:
+    """The named schedule that such data usually meet."""
+    if stats.has_discrete_types:
+        return "flow/linear"
+    return "ddpm/linear" if isinstance(stats.layout, DenseLayout) else DEFAULT_PATH
 
 
 def versions_text(versions: object) -> str:

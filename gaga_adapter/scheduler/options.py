@@ -12,13 +12,13 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
-from gaga_adapter.errors import ArtefactError, TruncationError, warn
+from gaga_adapter.errors import ArtefactError, TruncationError, plain_number, warn
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.checked import MOST_BYTES, Fields, read_json, to_json
 from gaga_adapter.files.hub import download
 from gaga_adapter.noise.conventions import Scheduler
 from gaga_adapter.noise.fitted import LEVELS_NAME
-from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr, plain_number
+from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr
 from gaga_adapter.noise.timesteps import timestep_log_snr, timestep_range
 from gaga_adapter.scheduler.handover import HANDOVERS
 from gaga_adapter.stats import CONFIG_NAME as STATS_CONFIG

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gaga_adapter.errors import UnsupportedModelError
+from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError
 from gaga_adapter.layout import AtomLayout, Layout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import make_reference
 
 from ..protocol import Adapter, Batch, Model, lacks
-from .gcdm import frames_divide_steps, weights_for_a_caller
-from .joint import KEY, Complexes, JointReference, JointStats, fit_joint, stack, unstack
+from .batches import named
+from .gcdm import frames_divide_steps, no_more_steps, other_units, units, weights_for_a_caller
+from .joint import KEY, UNITS, Complexes, JointReference, JointStats, fit_joint, stack, unstack
 
+ATTRIBUTES = ("T", "gamma", "dynamics", "atom_nf", "residue_nf", "norm_values", "norm_biases")
 METHODS = {
     "sample_combined_position_feature_noise": ("lig_indices", "pocket_indices"),
     "sample": ("n_samples", "num_nodes_lig", "num_nodes_pocket", "timesteps", "return_frames"),
@@ -36,6 +38,7 @@ class DiffSBDD(Adapter):
     name = "diffsbdd"
     network = "dynamics"
     starts = ("sample",)
+    fit = "fit_complexes(model, loader) of gaga_adapter.integrations.flat"
     prior_term = "kl_prior_with_pocket"
     refused: ClassVar[Mapping[str, str]] = {
         "inpaint": "a part of the complex is given, and the Gaussian is that of whole complexes"
@@ -43,7 +46,7 @@ class DiffSBDD(Adapter):
 
     def missing(self, model: Model) -> list[str]:
         """What a joint model has and this one lacks."""
-        return lacks(model, ("T", "gamma", "dynamics", "atom_nf", "residue_nf"), METHODS)
+        return lacks(model, ATTRIBUTES, METHODS)
 
     def reasons(self, model: Model) -> list[str]:
         """What is missing, or that the model is conditional."""
@@ -56,10 +59,16 @@ class DiffSBDD(Adapter):
         return AtomLayout(max(model.atom_nf, model.residue_nf))
 
     def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
-        """The reason if these are no statistics of complexes."""
-        if KEY in provenance:
-            return None
-        return "a complex is two molecules, and these statistics are of one: fit_complexes."
+        """The reason if these are no statistics of such complexes, or of other units."""
+        if KEY not in provenance:
+            return "a complex is two molecules, and these statistics are of one."
+        widths = [int(model.atom_nf), int(model.residue_nf), 0]
+        if list(provenance[KEY]) != widths:
+            return (
+                f"the parts of these statistics have {provenance[KEY]} features, and those of the "
+                f"model {widths} (ligand, pocket, the vector between them)."
+            )
+        return other_units(provenance.get(UNITS, ()), units(model.norm_values, model.norm_biases))
 
     def diffused(
         self, model: Model, batch: Batch, context: Tensor | None, generator: torch.Generator
@@ -70,8 +79,7 @@ class DiffSBDD(Adapter):
             UnsupportedModelError: If it is called.
         """
         raise UnsupportedModelError(
-            "a complex is two molecules, with moments of their own. Fit with fit_complexes(model, "
-            "loader) of gaga_adapter.integrations.flat."
+            f"a complex is two molecules, with moments of their own. Fit with {self.fit}."
         )
 
     def padded(self, z: Any, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
@@ -92,9 +100,10 @@ class DiffSBDD(Adapter):
         return arguments["xh_atoms"].clone(), arguments["xh_residues"].clone()
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
-        """Let the frames of a chain divide its steps."""
+        """Let a sample take no more steps than there are, and the frames divide them."""
         if method in self.starts:
-            frames_divide_steps(arguments, "timesteps", self.n_steps(model))
+            steps = no_more_steps(model, arguments, "timesteps", self.n_steps(model))
+            frames_divide_steps(arguments, "timesteps", steps)
 
     def unit_reference(self, model: Model) -> JointReference:
         """N(0, I): of the variance of all features, upstream's prior term counts a single one."""
@@ -144,17 +153,56 @@ def fit_complexes(model: Model, loader: Iterable[Any], **options: Any) -> JointS
 
     Returns:
         The artefact, for `apply_patch`. How ligand and pocket depend on one another is not judged.
+
+    Raises:
+        UnsupportedModelError: If this is no joint model of DiffSBDD.
+        DataError: If the loader can be read once only, or a batch lacks a part.
+        StatsMismatchError: If the loader has other classes of atoms than the model.
     """
+    reasons = DiffSBDD().reasons(model)
+    if reasons:
+        inner = " Pass its `ddpm`." if hasattr(model, "ddpm") else ""
+        raise UnsupportedModelError(
+            f"fit_complexes takes the joint model of DiffSBDD, and {type(model).__name__} is none: "
+            f"{', '.join(reasons)}.{inner}"
+        )
+    again = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
+    if isinstance(loader, Iterator) or not again:
+        raise DataError(
+            f"fit_complexes reads its loader three times, and a {type(loader).__name__} cannot be. "
+            "Pass the loader itself, or a list of its batches."
+        )
 
     def complexes() -> Iterator[Complexes]:
         like = next(model.parameters())
         for data in loader:
-            both = [
-                {"x": data[f"{name}_coords"].to(like), "one_hot": data[f"{name}_one_hot"].to(like)}
-                for name in ("lig", "pocket")
-            ]
-            masks = [data[f"{name}_mask"].to(like.device).long() for name in ("lig", "pocket")]
-            ligand, pocket = (torch.cat([p["x"], p["one_hot"]], 1) for p in model.normalize(*both))
-            yield (ligand, masks[0]), (pocket, masks[1])
+            yield _complexes(model, data, like)
 
+    made_by = {UNITS: units(model.norm_values, model.norm_biases)}
+    options["provenance"] = {**(options.get("provenance") or {}), **made_by}
     return fit_joint(complexes, (model.atom_nf, model.residue_nf), **options)
+
+
+def _complexes(model: Model, data: Any, like: Tensor) -> Complexes:  # noqa: ANN401 - any batch
+    """The ligands and pockets of a batch of the loader, normalised by the model itself."""
+    both, masks = [], []
+    for name, width in (("lig", model.atom_nf), ("pocket", model.residue_nf)):
+        x, one_hot, mask = (
+            named(data, f"{name}_{part}", "Pass the loader that trains this model.")
+            for part in ("coords", "one_hot", "mask")
+        )
+        shapes, n = (tuple(x.shape), tuple(one_hot.shape), tuple(mask.shape)), mask.numel()
+        if shapes != ((n, 3), (n, *one_hot.shape[-1:]), (n,)):
+            raise DataError(
+                f"coords, one_hot and mask of {name} have the shapes {shapes}; they must be "
+                "(atoms, 3), (atoms, F) and (atoms,)."
+            )
+        if one_hot.shape[1] != width:
+            raise StatsMismatchError(
+                f"{name}_one_hot of the loader has {one_hot.shape[1]} classes, the model {width}. "
+                "Pass the loader that trains this model."
+            )
+        both.append({"x": x.to(like), "one_hot": one_hot.to(like)})
+        masks.append(mask.to(like.device).long())
+    ligand, pocket = (torch.cat([p["x"], p["one_hot"]], 1) for p in model.normalize(*both))
+    return (ligand, masks[0]), (pocket, masks[1])

@@ -5,7 +5,7 @@ normalises them, of the atoms of all molecules in one tensor with `batch_index`.
 module holds it as `ddpm`: patch that. Three things are its own:
 
 - `mol_gen_sample(num_timesteps=k)` takes k even steps over the path that the model has, so a
-  truncated model takes k steps from t* to 0;
+  truncated model takes k steps from t* to 0, and t* of them where k is more;
 - its Lightning module multiplies the terms of the bound by T, where the loss is no plain L2, and
   not by the steps that are drawn; so their weights are given to it times t* / T;
 - a chain must keep a number of frames that divides the steps. Where it does not divide those that
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError
+from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError, warn
 from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.reference import ReferenceGaussian, make_reference
@@ -32,6 +33,7 @@ from gaga_adapter.subspace import project
 from ..edm import EDM
 from ..protocol import Adapter, Batch, Model, classes, lacks
 from .batches import named, to_flat, to_padded
+from .joint import UNITS
 
 ATTRIBUTES = ("T", "gamma", "dynamics_network", "diffusion_cfg", "num_atom_types")
 METHODS = {
@@ -60,11 +62,21 @@ class GCDM(Adapter):
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """Positions, one-hot and charges, in the model's normalisation."""
-        if any(model.diffusion_cfg.norm_biases[1:]):
+        if _biased(model):
             return AtomLayout(int(model.num_node_scalar_features))
         positions, onehot, charge = map(float, model.diffusion_cfg.norm_values)
         names = classes(SimpleNamespace(num_classes=model.num_atom_types), elements)
         return MoleculeLayout(names, positions, onehot, charge if model.include_charges else None)
+
+    def provenance(self, model: Model) -> dict[str, Any]:
+        """The units of a model with biases, of which its layout says nothing."""
+        config = model.diffusion_cfg
+        return {UNITS: units(config.norm_values, config.norm_biases)} if _biased(model) else {}
+
+    def stale(self, model: Model, provenance: Mapping[str, Any]) -> str | None:
+        """The reason if a model with biases has other units than the one of the fit."""
+        now = self.provenance(model)
+        return other_units([provenance.get(UNITS)], now[UNITS]) if now else None
 
     def elements(self, loader: Iterable[Any]) -> tuple[str, ...] | None:
         """Symbols from the atomic numbers that QM9's and GEOM's loaders keep."""
@@ -93,8 +105,7 @@ class GCDM(Adapter):
         if method not in self.starts:
             return
         n_steps = self.n_steps(model)
-        given = arguments.get("num_timesteps")
-        steps = n_steps if given is None else given
+        steps = no_more_steps(model, arguments, "num_timesteps", n_steps)
         refused = {
             "norm_with_original_timesteps": (steps != n_steps, "it starts at an absolute step"),
             "fix_noise": (True, "upstream centres that noise over the batch, not each molecule"),
@@ -108,7 +119,7 @@ class GCDM(Adapter):
                 )
         if steps == n_steps:
             arguments.pop("norm_with_original_timesteps", None)  # which then means the same
-        frames_divide_steps(arguments, "num_timesteps", n_steps)
+        frames_divide_steps(arguments, "num_timesteps", steps)
 
     def unit_reference(self, model: Model) -> ReferenceGaussian:
         """N(0, I): of the variance of all features, upstream's prior term counts a single one."""
@@ -123,8 +134,9 @@ class GCDM(Adapter):
     ) -> tuple[Tensor, Tensor]:
         """The atoms of a batch of its loader, normalised by the model itself."""
         like = next(model.parameters())
-        real, index = named(batch, "mask").to(like.device), named(batch, "batch").to(like.device)
-        x, one_hot = named(batch, "x").to(like), named(batch, "one_hot").to(like)
+        part = partial(named, batch, advice="Pass the loader that trains this model.")
+        real, index = part("mask").to(like.device), part("batch").to(like.device)
+        x, one_hot = part("x").to(like), part("one_hot").to(like)
         if one_hot.shape[-1] != model.num_atom_types:
             raise StatsMismatchError(
                 f"the loader has {one_hot.shape[-1]} elements, the model {model.num_atom_types}. "
@@ -137,7 +149,7 @@ class GCDM(Adapter):
                 f"are none of the {model.num_atom_types} elements of the model. Leave these "
                 "molecules out, or pass the loader that trains this model."
             )
-        charges = named(batch, "charges").to(like) if model.include_charges else like.new_zeros(0)
+        charges = part("charges").to(like) if model.include_charges else like.new_zeros(0)
         x, h = model.normalize(x, {"categorical": one_hot, "integer": charges}, real)
         features = [h["categorical"], h["integer"].reshape(len(x), -1)]
         padded, mask = to_padded(torch.cat([x, *features], -1), index, real)
@@ -170,13 +182,49 @@ class GCDM(Adapter):
         model(batch)
 
 
-def frames_divide_steps(arguments: dict[str, Any], steps: str, n_steps: int) -> None:
+def _biased(model: Model) -> bool:
+    """Whether the model shifts its features, which no `MoleculeLayout` can say."""
+    return any(model.diffusion_cfg.norm_biases[1:])
+
+
+def units(values: Iterable[float], biases: Iterable[float | None]) -> list[list[float]]:
+    """The normalisation of a model, as a fit records it."""
+    return [[float(value) for value in values], [float(bias or 0) for bias in biases]]
+
+
+def other_units(fitted: Iterable[Any], now: list[list[float]]) -> str | None:
+    """The reason if statistics were fitted in other units than a model has; `None` is unknown."""
+    for then in fitted:
+        if then is not None and then != now:
+            return (
+                f"these statistics are in other units ({UNITS}): {then}, and the model has {now}."
+            )
+    return None
+
+
+def no_more_steps(model: Model, arguments: dict[str, Any], name: str, n_steps: int) -> int:
+    """How many steps a sample takes: no more than there are from t*, as none is taken twice.
+
+    The model's own T, which evaluations pass, means every step that there is.
+    """
+    given, whole = arguments.get(name), model._gaga.n_steps
+    if given is None:
+        return n_steps
+    if n_steps < whole and given > n_steps:
+        if given != whole:
+            warn(
+                f"{name}={given} is more than the {n_steps} steps from t*, and a step twice would "
+                f"be no finer path: the sample takes {n_steps}. Pass no more than that."
+            )
+        arguments[name] = given = n_steps
+    return int(given)
+
+
+def frames_divide_steps(arguments: dict[str, Any], name: str, steps: int) -> None:
     """Let a chain keep no more frames than it has steps, and a number that divides them."""
-    given = arguments.get(steps)
-    left = n_steps if given is None else given
-    frames = min(arguments.get("return_frames", 1), left)
+    frames = min(arguments.get("return_frames", 1), steps)
     if frames > 1:
-        arguments |= {"return_frames": frames, steps: left - left % frames}
+        arguments |= {"return_frames": frames, name: steps - steps % frames}
 
 
 def weights_for_a_caller(model: Model, loss_type: str, loss: Any, place: int) -> Any:  # noqa: ANN401

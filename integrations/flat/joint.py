@@ -37,7 +37,9 @@ from gaga_adapter.subspace import project
 from .batches import to_flat, to_padded
 
 PARTS = ("first", "second", "displacement")
-KEY = "parts of complexes"  # in the provenance of `JointStats`
+# In the provenance of `JointStats`, for each part: its number of features, and its units.
+KEY = "features of the parts of complexes"
+UNITS = "norm_values and norm_biases"
 #: The atoms (atoms, 3 + F) of both molecules of each complex, and the complex of each atom.
 Complexes = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -156,7 +158,9 @@ class JointStats(GAGAStats):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "provenance", {**self.provenance, KEY: PARTS})
+        widths = [part.layout.n_channels - 3 for part in self.parts]
+        units = [part.provenance.get(UNITS) for part in self.parts]
+        object.__setattr__(self, "provenance", {**self.provenance, KEY: widths, UNITS: units})
 
     @classmethod
     def of(cls, parts: Sequence[GAGAStats]) -> JointStats:

@@ -38,11 +38,11 @@ from gaga_adapter.errors import (
     StatsMismatchError,
     TruncationError,
     UnsupportedModelError,
+    plain_number,
     warn,
 )
 from gaga_adapter.fitting import DEFAULT_LOG_SNR, fit
 from gaga_adapter.layout import AtomLayout, MoleculeLayout
-from gaga_adapter.reference import make_reference
 from gaga_adapter.stats import GAGAStats
 
 from ..patching.patch import bare, remove_patch, state_of
@@ -114,20 +114,27 @@ def fit_from(
     """
     model = _flow_of(model)
     ordered = _has_order(model) if ordered is None else ordered
-    batches = iter(loader)
+    try:
+        batches = iter(loader)
+    except TypeError:
+        raise DataError(
+            f"loader={loader!r} has no batches. Pass the loader of the model."
+        ) from None
     try:
         first = next(batches)
     except StopIteration:
         raise DataError("the loader is empty. Pass the one that trains the model.") from None
 
+    x, mask = diffused(model, first)
+
     def molecules() -> Iterator[tuple[Tensor, Tensor]]:
-        yield diffused(model, first)
+        yield x, mask
         for batch in batches:
             yield diffused(model, batch)
 
     return fit(
         molecules(),
-        AtomLayout(int(first["atomics"].shape[-1])),
+        AtomLayout(x.shape[-1] - 3),
         criterion=criterion,
         reference="mixed_order" if ordered else "mixed",
         tolerance=tolerance,
@@ -144,16 +151,29 @@ def diffused(model: Model, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]
     """Positions in units of the noise beside one-hot types (B, N, 3 + K), and mask (B, N), bool.
 
     Raises:
-        DataError: If the batch has bonds, or lacks something.
+        DataError: If the batch has bonds, lacks something, or has another form.
     """
+    if not hasattr(batch, "keys"):
+        raise DataError(
+            f"a batch is a {type(batch).__name__}. Pass batches with coords, atomics and "
+            "padding_mask, as the loader of the model makes them."
+        )
     names = set(batch.keys())
     if any("bond" in name for name in names):
         raise DataError("the batch has bonds. Bonds are refused until there is a law for them.")
     if missing := {"coords", "atomics", "padding_mask"} - names:
         raise DataError(f"a batch has no {', '.join(sorted(missing))}; it has {sorted(names)}.")
-    mask = ~batch["padding_mask"].bool()
-    positions = batch["coords"] / noise_std(model, mask)
-    x = torch.cat([positions, batch["atomics"].to(positions)], -1)
+    parts = coords, types, padding = batch["coords"], batch["atomics"], batch["padding_mask"]
+    shapes = [tuple(getattr(part, "shape", ())) for part in parts]
+    places = shapes[2]
+    if len(places) != 2 or shapes[0] != (*places, 3) or shapes[1][:-1] != places:
+        raise DataError(
+            f"a batch has coords {shapes[0]}, atomics {shapes[1]} and padding_mask {places}. Pass "
+            "tensors (B, N, 3), (B, N, K) and (B, N)."
+        )
+    mask = ~padding.bool()
+    positions = coords / noise_std(model, mask)
+    x = torch.cat([positions, types.to(positions)], -1)
     return torch.where(mask[..., None], x, 0), mask
 
 
@@ -181,12 +201,14 @@ def _check_stats(model: Model, stats: GAGAStats) -> None:
                 f"{noise}, positions are angstrom / {scale:g}. Fit again: fit_from(model, loader)."
             )
         return
-    if fitted := {k: stats.provenance[k] for k in noise if k in stats.provenance}:
-        if fitted != noise:
-            raise StatsMismatchError(
-                f"the statistics are in units of the noise {fitted}, the model has {noise}. Fit "
-                "again: fit_from(model, loader)."
-            )
+    # A plain `fit` says nothing of the noise: then it is the unit noise of the levels.
+    unit: dict[str, Any] = {"noise_scale": 1.0, "noise_scale_by_log_size": False}
+    fitted = {name: stats.provenance.get(name, value) for name, value in unit.items()}
+    if fitted != noise:
+        raise StatsMismatchError(
+            f"the statistics are in units of the noise {fitted}, the model has {noise}. Fit "
+            "again: fit_from(model, loader)."
+        )
 
 
 # -- the patch -------------------------------------------------------------------------------------
@@ -250,14 +272,20 @@ def apply_patch(
     if t_star is None:
         assert stats is not None
         t_star = 1 / (1 + math.exp(-stats.log_snr_star / 2))
-    if isinstance(t_star, bool) or not 0 <= t_star < 1:
-        raise TruncationError(f"t_star={t_star} is no time from 0 (noise) to below 1 (data).")
+        chosen = None
+    else:
+        advice = "Pass a time from 0 (noise) to below 1 (data)."
+        t_star = plain_number("t_star", t_star, advice)
+        if not 0 <= t_star < 1:
+            raise TruncationError(f"t_star={t_star:g} is no time of the path. {advice}")
+        chosen = 2 * math.log(t_star / (1 - t_star)) if t_star else -math.inf
     if spacing not in ("suffix", "respace"):
         raise TruncationError(f"spacing={spacing!r} is unknown. Known: suffix, respace.")
     law = None
     if stats is not None and reference != "unit":
         _check_stats(model, stats)
-        law = make_reference(stats.moments, _kind(stats, reference)).at(t_star, 1 - t_star)
+        kind = _kind(stats, reference)
+        law = stats.start(kind, chosen, discrete_types=True).at(t_star, 1 - t_star)
         if _has_order(model) and law.kind != "mixed_order":
             warn(
                 f"the network knows the order of the atoms, and the {law.kind!r} start draws them "
@@ -285,15 +313,20 @@ def patched(
     reference: str = "auto",
     spacing: str = "suffix",
 ) -> Iterator[FlowHandle]:
-    """`apply_patch` for a `with` block; a patch from before the block is there after it."""
+    """`apply_patch` for a `with` block; a patch from before the block is there after it.
+
+    A model whose patch was removed inside of the block stays without one.
+    """
     before = state_of(_flow_of(model))
     handle = apply_patch(model, stats, t_star, reference, spacing)
     try:
         yield handle
     finally:
-        handle.remove()
-        if before is not None:
-            before.install(handle.model)
+        now = state_of(handle.model)
+        if now is not None:
+            now.uninstall(handle.model)
+            if before is not None:
+                before.install(handle.model)
 
 
 def _kind(stats: GAGAStats, reference: str) -> str:
@@ -304,8 +337,7 @@ def _kind(stats: GAGAStats, reference: str) -> str:
                 "mixed_size, unit."
             )
         return reference
-    judged = stats.judged_reference or ""
-    return judged if judged.startswith("mixed") else "mixed"
+    return (stats.judged_reference or "mixed") if stats.has_discrete_types else "mixed"
 
 
 def _flow_of(model: Model) -> Model:

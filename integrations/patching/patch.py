@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError, warn
+from gaga_adapter.errors import ArtefactError, GAGAWarning, TruncationError, plain_number, warn
 from gaga_adapter.noise.levels import first_beyond
 from gaga_adapter.stats import GAGAStats
 from gaga_adapter.trained import trained_extent, unwrapped
@@ -154,17 +154,20 @@ def patched(
     reference: str = "auto",
     fix_last_class: bool = False,
 ) -> Iterator[PatchHandle]:
-    """`apply_patch` for a `with` block; a patch from before the block is there after it."""
+    """`apply_patch` for a `with` block; a patch from before the block is there after it.
+
+    A model whose patch was removed inside of the block stays without one.
+    """
     before = state_of(bare(model))
     handle = apply_patch(model, stats, t_star, reference, fix_last_class)
     try:
         yield handle
     finally:
+        now = state_of(handle.model)
         if before is None:
             remove_patch(model)
-        elif (now := state_of(handle.model)) is not None:
+        elif now is not None:
             now.uninstall(handle.model)
-        if before is not None:
             before.install(handle.model)
 
 
@@ -199,7 +202,7 @@ def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
     n_steps = adapter.n_steps(model)
     steps = torch.arange(n_steps + 1, device=next(model.parameters()).device)[:, None]
     with torch.no_grad():
-        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().double()
+        log_snr = -adapter.schedule(model)(steps / n_steps).flatten().cpu().double()
     first = 1 + first_beyond(log_snr[1:], log_snr_star)
     if first > n_steps:
         raise TruncationError(
@@ -224,7 +227,16 @@ def _cut(
 ) -> Truncation:
     """Cut an unpatched model; if that is refused, it stays unpatched."""
     n_steps = adapter.n_steps(model)
-    gaussian = prior = None
+    gaussian, prior, chosen = None, None, None
+    if t_star is not None:
+        advice = f"Pass an integer from 1 to {n_steps}."
+        step = plain_number("t_star", t_star, advice)
+        if not 1 <= step <= n_steps or step % 1:
+            raise TruncationError(
+                f"t_star={t_star} is no step of {type(model).__name__}(T={n_steps}). {advice}"
+            )
+        t_star = int(step)
+        chosen = adapter.log_snr(model, t_star)
     if stats is None:
         if reference not in ("auto", "unit"):
             raise ArtefactError(
@@ -238,18 +250,13 @@ def _cut(
         layout = adapter.layout(model, getattr(stats.layout, "elements", None))
         stats = in_layout(stats, layout, reference)
         if reference != "unit":
-            gaussian = prior = stats.reference(reference)
+            gaussian = prior = stats.start(reference, chosen)
             if gaussian.kind == "shape":
                 prior = stats.reference("size")
         if t_star is None:
             t_star = first_step(adapter, model, stats.log_snr_star)
-    if isinstance(t_star, bool) or not 1 <= t_star <= n_steps or t_star % 1:
-        raise TruncationError(
-            f"t_star={t_star} is no step of {type(model).__name__}(T={n_steps}). "
-            f"Pass an integer from 1 to {n_steps}."
-        )
     truncation = Truncation(
-        adapter, n_steps, int(t_star), gaussian, prior, stats, fix_last_class, origin
+        adapter, n_steps, t_star, gaussian, prior, stats, fix_last_class, origin
     )
     truncation = check_by_running(model, truncation)
     truncation.install(model)

@@ -68,6 +68,13 @@ def _check_sampling(model: Model, probe: Truncation, training: bool) -> None:
             f"cannot patch {name}: its sampler calls the network before it draws noise with "
             f"{adapter.noise}, so there is nothing to start from the Gaussian."
         )
+    if not all(any(_holds(x, z) for x in seen.inputs) for z in seen.given):
+        raise UnsupportedModelError(
+            f"cannot patch {name}: the noise that its sampler draws first with {adapter.noise} is "
+            "not what its network is called with first. It is scaled, moved or drawn again on the "
+            "way, so that the start from the Gaussian would be lost or bent. Write an adapter "
+            "whose noise is the last that is drawn before the network is called."
+        )
     # A model that is conditioned on its own prediction asks its network twice at a time.
     times = [time for time, _ in groupby(float(t[0]) for t in seen.times)]
     expected = [step / probe.n_steps for step in range(probe.t_star, -1, -1)]
@@ -76,6 +83,13 @@ def _check_sampling(model: Model, probe: Truncation, training: bool) -> None:
             f"cannot patch {name}: it ignores the number of steps. Cut at step {probe.t_star} of "
             f"{probe.n_steps}, its network must see the times {expected}, it saw {times}."
         )
+
+
+def _holds(x: Tensor, z: Tensor) -> bool:
+    """Whether an input of the network is a start, or begins with its channels."""
+    if x.shape[:-1] != z.shape[:-1] or x.shape[-1] < z.shape[-1]:
+        return False
+    return torch.allclose(x[..., : z.shape[-1]].to(z), z, rtol=1e-3, atol=1e-3)
 
 
 def _check_noise(name: str, noise: Tensor, start: Tensor, n_channels: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gaga_adapter.errors import TruncationError
+from gaga_adapter.errors import TruncationError, plain_number
 from gaga_adapter.trained import record_trained
 
 from ..protocol import Model, adapter_for
@@ -28,11 +28,13 @@ def trained_to(model: Model, step: int) -> None:
     model = bare(model)
     adapter, state = adapter_for(model), state_of(model)
     n_steps = state.n_steps if isinstance(state, Truncation) else adapter.n_steps(model)
-    if isinstance(step, bool) or not 1 <= step <= n_steps or step % 1:
+    advice = f"Pass an integer from 1 to {n_steps}."
+    number = plain_number("step", step, advice)
+    if not 1 <= number <= n_steps or number % 1:
         raise TruncationError(
-            f"step={step} is no step of {type(model).__name__}(T={n_steps}). Pass an integer from "
-            f"1 to {n_steps}."
+            f"step={step} is no step of {type(model).__name__}(T={n_steps}). {advice}"
         )
+    step = int(number)
     whole = step == n_steps
     for part in adapter.trained_parts(model):
         record_trained(part, None if whole else adapter.log_snr(model, step))

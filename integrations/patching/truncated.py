@@ -176,11 +176,26 @@ class Observations:
     Attributes:
         noise: First noise of the sampler and the start that it became (B, N, 3 + F); `None` before
             it is drawn.
+        given: Tensors that the sampler got for its first noise.
+        inputs: Tensors that the network was first called with.
         times: Times of each call of the network, flat.
     """
 
     noise: tuple[Tensor, Tensor] | None = None
+    given: list[Tensor] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
     times: list[Tensor] = field(default_factory=list)
+
+
+def tensors_in(value: object) -> list[Tensor]:
+    """Copies of the tensors of a value, also of those inside of tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value.detach().clone()]
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return (
+        [t for part in value for t in tensors_in(part)] if isinstance(value, tuple | list) else []
+    )
 
 
 class EndOfCheck(BaseException):
@@ -257,24 +272,68 @@ def _around(base: type[Any], name: str, wrapper: Callable[[_Call], Any]) -> Meth
 
 def _inside(name: str) -> property:
     """The network as an attribute of its model, where it is a module and no method."""
-    return property(lambda self: _NetworkModule(self, self._modules[name]))
+
+    def network(model: Model) -> _NetworkModule:
+        module = model._modules[name]
+        if type(module) is _NetworkModule:  # one that was read here, and set again
+            module = model._modules[name] = module._module
+        return _NetworkModule(model, module)
+
+    return property(network)
+
+
+# The model whose network is running; in there the time is the network's own.
+_RUNNING: ContextVar[Any] = ContextVar("gaga_running", default=None)
 
 
 class _NetworkModule:
-    """The network of a patched model, bound to it: called, it gets the time that it knows."""
+    """The network of a patched model, bound to it: called, it gets the time that it knows.
+
+    In all else it is the module: what is read, written and deleted is the module's own. Kept beyond
+    the patch, or inside of another module that becomes the network, its calls are the module's too.
+    """
+
+    __slots__ = ("__self__", "__weakref__", "_module")
+    __class__ = property(lambda self: type(self._module))  # for isinstance
 
     def __init__(self, model: Model, module: nn.Module) -> None:
-        self.__self__, self._module = model, module
+        object.__setattr__(self, "__self__", model)
+        object.__setattr__(self, "_module", module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - upstream's own
-        kind = type(self._module)
-        bound = inspect.signature(kind.forward).bind(self._module, *args, **kwargs)
-        return _network(_Call(self.__self__, "forward", kind.__call__, bound))
+        model, module = self.__self__, self._module
+        if STATE not in model.__dict__ or _RUNNING.get() is model:
+            return module(*args, **kwargs)
+        kind = type(module)
+        bound = inspect.signature(kind.forward).bind(module, *args, **kwargs)
+        token = _RUNNING.set(model)
+        try:
+            return _network(_Call(model, "forward", kind.__call__, bound))
+        finally:
+            _RUNNING.reset(token)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._module, name)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        setattr(self._module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._module, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._module is (other._module if type(other) is _NetworkModule else other)
+
+    def __hash__(self) -> int:
+        return hash(self._module)
+
+    def __repr__(self) -> str:
+        return repr(self._module)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._module)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # noqa: ANN401
         return _itself, (self._module,)  # copies and pickles are the module
 
 
@@ -288,6 +347,8 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
     relative, t = call.arguments["t"], truncation.absolute(call.arguments["t"])
     observations = SELF_CHECK.get()
     if observations is not None:
+        if not observations.times:
+            observations.inputs = tensors_in(tuple(call.arguments.values()))
         observations.times.append(t.detach().flatten().cpu())
         ends = observations.noise is not None and float(t.flatten()[0]) == 0
         if ends or len(observations.times) > 4:
@@ -321,9 +382,10 @@ def _noise(call: _Call) -> Any:  # noqa: ANN401
     begin = noise
     if truncation.reference is not None and (observations is None or _fits(truncation, noise)):
         begin = start(truncation.reference, truncation.gamma(call.model), noise, node_mask)
+    given = z if begin is noise else adapter.unpadded(begin, call.arguments)
     if observations is not None:
-        observations.noise = noise, begin
-    return z if begin is noise else adapter.unpadded(begin, call.arguments)
+        observations.noise, observations.given = (noise, begin), tensors_in(given)
+    return given
 
 
 def _fits(truncation: Truncation, z: Tensor) -> bool:
@@ -426,4 +488,4 @@ def check_fresh(adapter: Adapter, model: Model, stats: GAGAStats) -> None:
     """Refuse statistics of another space than the model diffuses now."""
     reason = adapter.stale(model, stats.provenance)
     if reason is not None:
-        raise StatsMismatchError(f"{reason} Fit again: fit_from(model, loader).")
+        raise StatsMismatchError(f"{reason} Fit again: {adapter.fit}.")

@@ -64,7 +64,7 @@ class EDMNetwork(nn.Module):
         n_steps = adapter.n_steps(model)
         times = torch.arange(n_steps + 1, device=self.device)[:, None] / n_steps
         with torch.no_grad():  # ln(b / a) of the steps 0 .. T, float64 (T + 1,)
-            self.log_sigma = adapter.schedule(model)(times).flatten().double().cpu() / 2
+            self.log_sigma = adapter.schedule(model)(times).flatten().cpu().double() / 2
         if not bool((self.log_sigma.diff() > 0).all()):
             raise UnsupportedModelError(
                 f"the log-SNR of {type(model).__name__} does not fall at each of its {n_steps} "

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from gaga_adapter.errors import TruncationError, UnsupportedModelError
-from gaga_adapter.noise.levels import plain_number
+from gaga_adapter.errors import TruncationError, UnsupportedModelError, plain_number
 
 from ..karras import check_spacing
 from .boltz import Boltz
@@ -69,7 +68,8 @@ def apply_patch(sampler: Sampler, sigma_star: float, spacing: str = "suffix") ->
             calls, the same steps; or `respace`, to keep their number, all from sigma* on.
 
     Raises:
-        UnsupportedModelError: If no adapter recognises the class.
+        UnsupportedModelError: If no adapter recognises the class, or a class that it inherits from,
+            or that inherits from it, is patched.
         TruncationError: If sigma* is not a positive number, or the spacing is unknown.
     """
     check_spacing(spacing)
@@ -78,6 +78,15 @@ def apply_patch(sampler: Sampler, sigma_star: float, spacing: str = "suffix") ->
     if not star > 0:
         raise TruncationError(f"sigma_star={star:g} is not positive. {advice}")
     predictor = _predictor_for(sampler)
+    for other in [one for one in _PATCHES if one is not sampler]:
+        is_base = issubclass(sampler, other)
+        if is_base or issubclass(other, sampler):
+            child, parent = (sampler.__name__, "it") if is_base else ("it", sampler.__name__)
+            raise UnsupportedModelError(
+                f"{other.__name__} is patched, and {child} inherits from {parent}: a list could be "
+                "cut twice. Patch one of the two; "
+                f"remove_patch({other.__name__}) undoes the patch that is there."
+            )
     remove_patch(sampler)
     methods = predictor.methods(sampler, cutter(star, spacing))
     own = vars(sampler)
@@ -88,7 +97,17 @@ def apply_patch(sampler: Sampler, sigma_star: float, spacing: str = "suffix") ->
 
 
 def remove_patch(sampler: Sampler) -> None:
-    """Give a class its own methods back; nothing happens if it is not patched."""
+    """Give a class its own methods back; nothing happens if it is not patched.
+
+    Raises:
+        UnsupportedModelError: If the class is patched through one that it inherits from.
+    """
+    base = next((one for one in getattr(sampler, "__mro__", ())[1:] if one in _PATCHES), None)
+    if base is not None:
+        raise UnsupportedModelError(
+            f"the patch of {sampler.__name__} is that of {base.__name__}, from which it inherits. "
+            f"Call remove_patch({base.__name__})."
+        )
     handle = _PATCHES.pop(sampler, None)
     for name, (_, own) in handle.replaced.items() if handle else ():
         if own is _ABSENT:
@@ -101,15 +120,19 @@ def remove_patch(sampler: Sampler) -> None:
 def patched(
     sampler: Sampler, sigma_star: float, spacing: str = "suffix"
 ) -> Iterator[ScheduleHandle]:
-    """`apply_patch` for a `with` block; a patch from before the block is there after it."""
+    """`apply_patch` for a `with` block; a patch from before the block is there after it.
+
+    A class whose patch was removed inside of the block stays without one.
+    """
     before = _PATCHES.get(sampler)
     handle = apply_patch(sampler, sigma_star, spacing)
     try:
         yield handle
     finally:
-        remove_patch(sampler)
-        if before is not None:
-            before._install()
+        if sampler in _PATCHES:
+            remove_patch(sampler)
+            if before is not None:
+                before._install()
 
 
 def _predictor_for(sampler: Sampler) -> Predictor:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from gaga_adapter.errors import warn
+
 from ..karras import truncate_sigmas
 
 Sampler = type[Any]  # a class of a codebase that is not imported
@@ -65,10 +67,18 @@ def cutter(sigma_star: float, spacing: str) -> Cut:
         """
         seen = sigmas if seen is None else seen
         beyond = (seen >= sigma_star).nonzero().flatten()
-        first = int(beyond[-1]) if len(beyond) else 0
-        star = sigma_star * float(sigmas[first].double() / seen[first].double())
-        if len(beyond):  # the rounding of the quotient must not lose the entry
-            star = min(star, float(sigmas[first]))
+        if not len(beyond):
+            warn(
+                f"the first network call of the whole list is at {float(seen[0]):.6g} angstrom, "
+                f"closer to the data than sigma*={sigma_star:.6g}: nothing is cut. The target can "
+                "be told from noise at all of its levels; the run is the same without the patch."
+            )
+            return sigmas
+        first = int(beyond[-1])
+        # Numbers of Python, for not every device has float64. The rounding of the quotient must
+        # not lose the entry.
+        level = float(sigmas[first])
+        star = min(sigma_star * (level / float(seen[first])), level)
         return truncate_sigmas(sigmas, None, spacing, rho=rho, sigma_star=star)[0]
 
     return cut

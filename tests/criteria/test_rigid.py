@@ -142,6 +142,7 @@ def test_only_scaled_tensors_count():
     assert target.radius_of_gyration**2 == pytest.approx((HELIX**2).sum() / 12)
     far = RigidTarget.from_structure(turned, centred=False)
     assert sum(far.scatter) == pytest.approx(float((turned**2).sum()))
+    assert far.radius_of_gyration == pytest.approx(target.radius_of_gyration, rel=1e-6)
 
 
 def test_a_large_structure_at_small_noise():
@@ -189,6 +190,62 @@ def test_a_random_translation_adds_the_divergence_of_the_centre():
     assert target.divergence(moved, tau) == pytest.approx(0.5, rel=1e-4)
 
 
+def moved_ratio(x, structure, sigma, tau, rotations):
+    """log p(x) / q(x) of turned and moved structures, from the covariance of their atoms."""
+    n = len(structure)
+    within = sigma**2 * np.eye(n) + tau**2 * np.ones((n, n))
+    inverse, log_det = np.linalg.inv(within), np.linalg.slogdet(within)[1]
+    overlap = np.einsum("bia,ij,jd->bad", x, inverse, structure)
+    exponent = np.einsum("bad,nda->bn", overlap, rotations)
+    own = np.einsum("ia,ij,ja->", structure, inverse, structure) / 2
+    log_p = np.log(np.exp(exponent - own).mean(1)) - 1.5 * log_det
+    log_p -= np.einsum("bia,ij,bja->b", x, inverse, x) / 2
+    return log_p - (-1.5 * n * math.log(sigma**2) - (x**2).sum((1, 2)) / (2 * sigma**2))
+
+
+AWAY = np.array([[4.0, 0, 0], [5.0, 1, 0], [4.0, 0, 1.5]])
+
+
+@pytest.mark.parametrize(("structure", "sigma", "tau"), [(AWAY, 6.0, 2.0), (AWAY[:1], 4.0, 3.0)])
+def test_a_structure_that_turns_about_another_point_and_moves(structure, sigma, tau):
+    """Six standard errors of 10,000 draws, and 2 % for the finite average over rotations."""
+    rng = np.random.default_rng(6)
+    rotations = Rotation.random(3000, random_state=7).as_matrix()
+    values = []
+    for _ in range(5):
+        x = structure @ Rotation.random(2000, random_state=rng).as_matrix()
+        x = x + tau * rng.normal(size=(2000, 1, 3)) + sigma * rng.normal(size=x.shape)
+        values.append(moved_ratio(x, structure, sigma, tau, rotations))
+    values = np.concatenate(values)
+    error = values.std() / math.sqrt(len(values))
+    target = RigidTarget.from_structure(torch.from_numpy(structure), centred=False)
+    exact = target.divergence(sigma, tau)
+    assert abs(values.mean() - exact) < 6 * error + 0.02 * exact
+    assert 6 * error < 0.25 * exact
+    assert exact < target.bound(sigma, tau)
+
+
+def test_one_atom_off_the_origin_that_moves():
+    """A vector of length d under noise of variance s² = sigma² + tau², against noise of sigma².
+
+    The first part is the closed form of two atoms, at d² / s²; the rest is that of Gaussians with
+    the second moments of the law.
+    """
+    d, sigma, tau = 3.0, 6.0, 3.0
+    target = RigidTarget.from_structure(torch.tensor([[0.0, d, 0]]), centred=False)
+    s2, rho = sigma**2 + tau**2, tau**2 / sigma**2
+    own = RigidTarget.from_structure(torch.tensor([[0.0, 0, 0], [d * math.sqrt(2), 0, 0]]))
+    expected = (
+        own.divergence(math.sqrt(s2))
+        + (3 * rho - 3 * math.log1p(rho) + d**2 / sigma**2 - d**2 / s2) / 2
+    )
+    assert target.divergence(sigma, tau) == pytest.approx(expected, rel=1e-6)
+    assert target.divergence(sigma, tau) == pytest.approx(0.0685, abs=5e-5)
+    assert target.bound(sigma, tau) > 0.0685
+    star = target.sigma_star(0.05, translation=tau)
+    assert target.divergence(star, tau) == pytest.approx(0.05, rel=1e-4)
+
+
 # -- the inverse -----------------------------------------------------------------------------------
 
 
@@ -201,6 +258,41 @@ def test_sigma_star_is_the_inverse(tolerance):
     assert rigorous > target.sigma_star(tolerance)
 
 
+@pytest.mark.parametrize("translation", [0.0, 2.0])
+def test_the_bound_is_one_where_float64_rounds(translation):
+    """From the series of `log c`, whose rest is below `1e-6` of it here."""
+    target = RigidTarget.from_size(1560, 16.5, (3, 2, 1))
+    for sigma in (8000.0, 11000.0, 1e5, 1e8):
+        d = torch.tensor(target.scatter, dtype=torch.float64) / sigma**2
+        moved = 3 * (1560 * translation**2 / sigma**2) ** 2 / 4
+        series = float(d.square().sum() / 6 + d.prod() / 6) + moved
+        assert target.bound(sigma, translation) == pytest.approx(series, rel=1e-4, abs=0)
+        assert target.bound(sigma, translation) > 1.9 * target.leading(sigma)
+    for rigorous in (True, False):
+        stars = [target.sigma_star(nats, rigorous, translation) for nats in (1e-13, 1e-17)]
+        assert stars[1] / stars[0] == pytest.approx(10, rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", ["3", None, math.nan, math.inf, -1.0, 1e-300, True, (1.0, 2.0)])
+def test_a_number_that_is_none_is_named(wrong):
+    target = RigidTarget.from_size(10, 3.0)
+    asked = {
+        "sigma": (target.divergence, target.bound, target.leading),
+        "translation": (
+            lambda value: target.divergence(3.0, value),
+            lambda value: target.bound(3.0, value),
+            lambda value: target.sigma_star(translation=value),
+            lambda value: target.sigma_star(rigorous=True, translation=value),
+        ),
+        "tolerance": (target.sigma_star,),
+        "radius_of_gyration": (lambda value: RigidTarget.from_size(10, value),),
+    }
+    for name, functions in asked.items():
+        for function in functions:
+            with pytest.raises(DataError, match=rf"^{name}=.* Pass a number of \w+ from 1e-20"):
+                function(wrong)
+
+
 def test_what_is_no_target_is_refused():
     good = RigidTarget.from_size(10, 3.0)
     with pytest.raises(DataError, match="n_atoms=0"):
@@ -208,18 +300,25 @@ def test_what_is_no_target_is_refused():
     for radius in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(DataError, match="radius_of_gyration"):
             RigidTarget.from_size(10, radius)
-    for form in ((1, 1), (0, 0, 0), (1, -1, 1), (1, math.nan, 1)):
-        with pytest.raises(DataError, match="three ratios"):
+    for form in ((1, 1), (0, 0, 0), (1, -1, 1), (1, math.nan, 1), None, "rod", (1, "1", 1)):
+        with pytest.raises(DataError, match=r"form=.* Pass the ratio of three"):
             RigidTarget.from_size(10, 3.0, form)
     for positions, message in (
         (torch.zeros(3), r"shape \(N, 3\)"),
         (torch.zeros(0, 3), r"shape \(N, 3\)"),
         (torch.full((4, 3), math.nan), "not finite"),
+        ("model.pdb", "a structure is a str that holds no numbers"),
+        ([[0.0, 1.0, 2.0], [1.0]], "a structure is a list that holds no numbers"),
     ):
         with pytest.raises(DataError, match=message):
             RigidTarget.from_structure(positions)
     with pytest.raises(DataError, match="from_size"):
         RigidTarget((1.0, -2.0, 0.0), 4)
+    for scatter in ((1.0, 2.0), ("1", 1.0, 1.0), None):
+        with pytest.raises(DataError, match=r"scatter=.*from_size"):
+            RigidTarget(scatter, 4)
+    with pytest.raises(DataError, match="offset"):
+        RigidTarget((1.0, 1.0, 1.0), 4, (2.0, 0.0, 0.0))
     for sigma in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(DataError, match="sigma="):
             good.divergence(sigma)

@@ -56,6 +56,20 @@ class OnDevice(torch.Tensor):
     __array__ = numpy
 
 
+class SinglePrecision(torch.Tensor):
+    """A tensor of a device without float64, as MPS is: it becomes one on the CPU only."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        found = super().__torch_function__(function, types, args, kwargs or {})
+        to_text = function is torch.Tensor.to and isinstance(args[1], str)
+        if to_text or function is torch.Tensor.cpu:
+            return found.as_subclass(torch.Tensor)
+        if isinstance(found, cls) and found.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return found
+
+
 def wrapped(x):
     return OnDevice(x) if isinstance(x, torch.Tensor) and not isinstance(x, OnDevice) else x
 

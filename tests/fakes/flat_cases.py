@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import random
+import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest import mock
@@ -169,6 +170,13 @@ def steps_of(case, model, **options):
     return [float(t[0]) * case.n_steps for t, _ in seen]
 
 
+def with_warnings(draw):
+    """What a function returns, and the texts of its warnings."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        return draw(), [str(warning.message) for warning in said]
+
+
 def num_timesteps_are_steps_from_t_star(case):
     model = case.model()
     apply_patch(model, case.stats(model), t_star=12)
@@ -179,6 +187,25 @@ def num_timesteps_are_steps_from_t_star(case):
     plain = case.sample(model, num_timesteps=7)  # which does not divide the steps
     with patched(model, None, t_star=case.n_steps):
         assert same(plain, case.sample(model, num_timesteps=7))
+
+
+def no_sample_takes_a_step_twice(case):
+    model = case.model()
+    apply_patch(model, case.stats(model), t_star=11)
+    every = list(range(11, -1, -1))
+    assert [round(s) for s in steps_of(case, model, num_timesteps=case.n_steps)] == every
+    whole = case.sample(model)
+    assert same(whole, case.sample(model, num_timesteps=case.n_steps))
+    frames = case.sample(model, num_timesteps=case.n_steps, return_frames=case.n_steps)[0]
+    assert len(frames) == 11  # as a chain of the evaluation asks for them
+    for steps in (*range(1, 15), case.n_steps - 1, 2 * case.n_steps):
+        times, said = with_warnings(lambda k=steps: steps_of(case, model, num_timesteps=k))
+        times = [round(s) for s in times]
+        assert ["the 11 steps from t*" in text for text in said] == [True] * (11 < steps)
+        assert len(times) == len(set(times)) == min(steps, 11) + 1
+        assert (times[0], times[-1]) == (11, 0)
+    original = {"num_timesteps": case.n_steps, "norm_with_original_timesteps": True}
+    assert same(whole, case.sample(model, **original))
 
 
 def frames_of_a_chain_divide_its_steps(case):
@@ -322,6 +349,62 @@ def the_network_of_a_patched_model_is_still_its_module(case):
     assert model.dynamics_network is other
 
 
+def what_is_written_to_the_network_of_a_patched_model_stays(case):
+    model = case.model()
+    network, before = model.dynamics_network, case.sample(case.model())
+    handle = apply_patch(model, case.stats(model), t_star=6)
+    seen = model.dynamics_network
+    assert isinstance(seen, torch.nn.Module)
+    assert isinstance(seen, type(network))
+    assert seen == network
+    assert len({seen, model.dynamics_network, network}) == 1
+    assert repr(seen) == repr(network)
+    seen.note = "kept"
+    model.dynamics_network.extra = torch.nn.Linear(1, 1)
+    assert network.note == "kept"
+    assert "extra.weight" in network.state_dict()
+    assert vars(model.dynamics_network)["note"] == "kept"
+    del model.dynamics_network.extra
+    assert "extra" not in network._modules
+    part = next(name for name, _ in network.named_children())
+    kept = getattr(network, part)
+    setattr(model.dynamics_network, part, None)
+    assert getattr(network, part) is None
+    setattr(model.dynamics_network, part, kept)
+    del seen.note
+    # Set again, or inside of another module, its times are still those of the network.
+    begin = case.sample(model)
+    model.dynamics_network = model.dynamics_network
+    assert same(begin, case.sample(model))
+    assert model._modules["dynamics_network"] is network
+    around = Around(model.dynamics_network)
+    assert list(around.parameters()) == list(network.parameters())
+    model.dynamics_network = around
+    assert [round(s) for s in steps_of(case, model)] == list(range(6, -1, -1))
+    assert same(begin, case.sample(model))
+    handle.remove()
+    assert same(before, case.sample(model))
+    model.dynamics_network = network
+    assert same(before, case.sample(model))
+
+
+class Around(torch.nn.Module):
+    """A network in another one, as of an average or a compiled one."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, batch, xh, t, **kwargs):
+        return self.inner(batch, xh, t, **kwargs)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["inner"], name)
+
+
 def the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term(case):
     model = case.model()
     apply_patch(model, case.stats(model), t_star=11, reference="size")
@@ -340,6 +423,7 @@ GCDM_CHECKS = {
     check.__name__: check
     for check in (
         num_timesteps_are_steps_from_t_star,
+        no_sample_takes_a_step_twice,
         frames_of_a_chain_divide_its_steps,
         atoms_that_do_not_exist_are_no_part_of_the_start,
         what_means_something_else_is_refused,
@@ -349,6 +433,7 @@ GCDM_CHECKS = {
         a_checkpoint_of_the_module_around_it_says_how_far_it_was_trained,
         a_patch_can_wait_for_the_first_use,
         the_network_of_a_patched_model_is_still_its_module,
+        what_is_written_to_the_network_of_a_patched_model_stays,
         the_order_of_the_atoms_of_a_batch_does_not_matter_to_its_prior_term,
     )
 }

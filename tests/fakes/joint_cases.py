@@ -13,10 +13,11 @@ from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.layout import AtomLayout
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import GAGAStats
-from gaga_adapter.testing import SIZES, Case
+from gaga_adapter.testing import SIZES, Case, same
 from gaga_adapter.testing.adapter.case import raises
 
 from . import diffsbdd_like
+from .flat_cases import with_warnings
 
 ATOM_NF, RESIDUE_NF = 4, 6
 #: Of 360 statistics in all, the chance that a standard normal one is beyond is below 1e-6.
@@ -176,6 +177,21 @@ def frames_of_a_chain_divide_its_steps(case):
             assert bool(torch.isfinite(part).all())
 
 
+def no_sample_takes_a_step_twice(case):
+    model = case.model()
+    apply_patch(model, case.stats(model), t_star=11)
+    whole = case.sample(model)
+    assert same(whole, case.sample(model, timesteps=case.n_steps))
+    for steps in (*range(1, 15), case.n_steps, case.n_steps - 1, 2 * case.n_steps):
+        more = 11 < steps != case.n_steps
+        draw = functools.partial(case.sample, model, timesteps=steps)
+        seen, said = with_warnings(functools.partial(case.network_inputs, model, draw))
+        assert ["the 11 steps from t*" in text for text in said] == [True] * more
+        times = [round(float(t.flatten()[0]) * case.n_steps) for t, _ in seen]
+        assert len(times) == len(set(times)) == min(steps, 11) + 1
+        assert (times[0], times[-1]) == (11, 0)
+
+
 def what_means_something_else_is_refused(case):
     model = case.model()
     stats = case.stats(model)
@@ -219,6 +235,7 @@ CHECKS = {
     check.__name__: check
     for check in (
         frames_of_a_chain_divide_its_steps,
+        no_sample_takes_a_step_twice,
         what_means_something_else_is_refused,
         samples_have_exactly_the_moments_of_gaussian_data,
         the_weights_of_the_terms_are_those_of_t_star_steps,

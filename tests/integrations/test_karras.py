@@ -272,6 +272,9 @@ def test_other_refusals(tmp_path):
         truncate_sigmas([2.0, 1.0], STATS, "half")
     with pytest.raises(TruncationError, match=r"data_scale=0.0 and rho=7.0 must be positive"):
         truncate_sigmas([2.0, 1.0], STATS, data_scale=0.0)
+    for option in ({"data_scale": "2"}, {"rho": None}, {"rho": math.inf}):
+        with pytest.raises(TruncationError, match=r"is no finite number\. Pass a positive number"):
+            truncate_sigmas([2.0, 1.0], STATS, **option)
     with pytest.raises(StatsMismatchError, match="'size'"):
         truncate_sigmas([2.0, 1.0], STATS, reference="size")
     with pytest.raises(ArtefactError, match="no fitted statistics"):

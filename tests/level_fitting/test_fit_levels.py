@@ -230,6 +230,22 @@ def test_wrong_inputs_are_refused(stats, changed, error, message):
         fit_levels(model, stats, n_calls, data, **named)
 
 
+def test_padding_in_front_of_the_atoms_loses_none_of_them():
+    sizes = torch.arange(60) % 3 + 2
+    mask = torch.arange(4) < sizes[:, None]
+    x = torch.randn(60, 4, 8, generator=torch.Generator().manual_seed(1)) * mask[..., None]
+    moments = ExchangeableMoments(5)
+    moments.update(x, mask)
+    stats = GAGAStats(MoleculeLayout(("H", "C", "N", "O", "F")), moments, -1.0)
+    front = [torch.roll(row, 4 - n, 0) for row, n in zip(x, sizes.tolist(), strict=True)]
+    plain, moved = (
+        fit_levels(Exact().eval(), stats, 3, data, method="search", n_items=40)
+        for data in ((x, mask), (torch.stack(front), mask.flip(1)))
+    )
+    assert moved.log_snrs == pytest.approx(plain.log_snrs, rel=1e-9)
+    assert moved.distance == pytest.approx(plain.distance, rel=1e-9)
+
+
 def test_molecules_without_their_mask_are_refused():
     x = torch.randn(40, 4, 8)
     x = x - x.mean(1, keepdim=True)

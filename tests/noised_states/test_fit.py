@@ -6,16 +6,27 @@ Where two averages are compared, each side's standard error is estimated from it
 
 import math
 import pickle
+import warnings
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from toys import generator, normal
 
-from gaga_adapter import AtomLayout, DenseLayout, TokenLayout, TwoSample, fit_states
+from gaga_adapter import (
+    AtomLayout,
+    Cumulant,
+    DenseLayout,
+    FittedStates,
+    TokenLayout,
+    TwoSample,
+    fit_states,
+)
 from gaga_adapter.criteria.two_sample.separation import Separation
-from gaga_adapter.errors import DataError, StatsMismatchError, TruncationError
+from gaga_adapter.errors import DataError, GAGAWarning, StatsMismatchError, TruncationError
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.reference import make_reference
 from gaga_adapter.streaming import _HeldOut, _merge, collect
@@ -30,6 +41,7 @@ class Stated(TwoSample):
     """A criterion that says what it is told: (value, error) of each level, from data to noise."""
 
     answers: list = field(default_factory=list)
+    fewest: ClassVar[int] = 1
 
     def of_states(self, x, mask, reference, generator=None):
         value, error = self.answers.pop(0)
@@ -231,6 +243,42 @@ def test_the_value_is_a_lower_bound_of_a_divergence_that_is_known():
     assert stats.at(0.8).value > 1
 
 
+@pytest.mark.parametrize("repeated", [1, 3])
+def test_a_reference_at_the_level_of_the_states_is_drawn_from_as_it_is(repeated):
+    """Its own law: 6 nats if it were moved to the level of the data. Copies meet copies."""
+    a, b = 0.1, 0.9
+    moments = DenseMoments((2, 10))
+    moments.update(3 * normal(4000, 2, 10, seed=1))
+    reference = make_reference(moments).at(a, b)
+    states = 3 * a * normal(1200, 2, 10, seed=2) + b * normal(1200, 2, 10, seed=3)
+    states = states[:, None].expand(-1, repeated, -1, -1).flatten(0, 1)[:1200]
+    judge, source = TwoSample(folds=2, max_iter=10, n_permutations=99), generator(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = judge.of_states(states, None, reference, source)
+        far = judge.of_states(states, None, reference.at(0.1, 1.2), source)
+    assert abs(found.auc - 0.5) < FAR * math.sqrt(2) * found.auc_std_error
+    assert found.kl < FAR * found.kl_std_error
+    assert far.kl > 0.3
+
+
+def test_the_law_of_measured_states_has_no_density_and_no_second_noise():
+    x, mask = rods(300, seed=3)
+    molecules = fit_states(
+        unpaired(x, mask, 4), [0.5], AtomLayout(2), tolerance=9.0, criterion=unjudged()
+    )
+    dense = fit_states(small, [0.5], tolerance=9.0, criterion=unjudged())
+    points = {molecules: (x[:2], mask[:2]), dense: (small(0)[:2],)}
+    for stats, given in points.items():
+        for ask in (stats.start().log_prob, stats.start().kl_from_posterior):
+            with pytest.raises(TruncationError, match="would add noise a second time"):
+                ask(*given)
+    clean = make_reference(dense.measured[0].moments)
+    with pytest.raises(TruncationError, match="Take it at a noise level first"):
+        clean.log_prob(small(0))
+    assert clean.at(1.0, 0.5).log_prob(small(0)).shape == (60,)
+
+
 # -- the choice ------------------------------------------------------------------------------------
 
 
@@ -273,6 +321,50 @@ def test_states_that_never_hold_are_refused_with_what_to_do():
         chosen([(0.1, 0.0), (0.2, 0.0), (0.3, 0.0), (0.9, 0.0)])
     assert "at the noisiest level, 0.1: 0.9" in str(refused.value)
     assert "pass towards='noise'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "levels", [torch.linspace(0.1, 0.4, 4), np.linspace(0.1, 0.4, 4, dtype=np.float32)]
+)
+def test_levels_in_float32_are_found_again(levels):
+    stats = fit_states(small, levels, criterion=unjudged())
+    for place, level in enumerate((0.4, 0.3, 0.2, 0.1)):
+        for asked in (level, levels[3 - place], float(levels[3 - place])):
+            assert stats.at(asked) is stats.measured[place]
+    rest = (stats.layout, stats.measured, "data", "channel", 0.5)
+    again = FittedStates(*rest, 0.4, "ours")
+    assert again.level_star == stats.levels[0]
+    assert "<- start" in again.describe().splitlines()[1]
+
+
+@pytest.mark.parametrize("levels", [[100, 200], torch.tensor([100, 200]), np.array([100, 200])])
+def test_whole_levels_stay_whole(levels):
+    seen, schedule = [], torch.linspace(0, 1, 1000)
+
+    def states(t):
+        seen.append(t)
+        return small(t) * (1 + schedule[t])
+
+    stats = fit_states(states, levels, towards="noise", criterion=unjudged())
+    assert seen == [100, 200]
+    assert all(type(one) is int for one in seen)
+    assert stats.at(100.0) is stats.measured[0]
+
+
+def test_the_criterion_may_be_named():
+    x = normal(400, 2, 3, seed=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (
+            fit_states(lambda t: x, [0.5], tolerance=5.0, criterion=judge)
+            for judge in ("two_sample", TwoSample())
+        )
+    assert one.to_dict() == other.to_dict()
+
+
+def test_few_states_are_called_held_out():
+    with pytest.warns(GAGAWarning, match="^200 held-out states make a loose lower bound"):
+        fit_states(lambda t: normal(400, 2, 3), [0.5], tolerance=9.0, criterion=QUICK)
 
 
 # -- what is held out ------------------------------------------------------------------------------
@@ -318,6 +410,8 @@ def test_the_same_states_are_held_out_at_every_level():
     seen = []
 
     class Watching(TwoSample):
+        fewest = 1
+
         def of_states(self, x, mask, reference, generator=None):
             seen.append(x)
             return Separation(0.0, 0.0, 0.5, 0.1, 0.5, False, x.numpy())
@@ -336,6 +430,20 @@ def test_progress_is_told_the_states_and_the_levels():
     assert ("moments", 60, None) in told
 
 
+@pytest.mark.parametrize("reference", ["nope", "shape"])
+def test_a_reference_that_there_is_not_is_refused_on_the_first_batch(reference):
+    read = []
+
+    def states(t):
+        for place in range(30):
+            read.append(place)
+            yield normal(20, 2, 3, seed=place)
+
+    with pytest.raises(StatsMismatchError, match=f"unknown reference '{reference}'"):
+        fit_states(states, [0.1], reference=reference, criterion=unjudged())
+    assert read in ([0], [0, 1])
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 
@@ -344,6 +452,10 @@ def test_progress_is_told_the_states_and_the_levels():
     [
         ([], "levels is empty"),
         (0.3, "levels=0.3 is no list"),
+        (torch.tensor(0.3), "levels=tensor(0.3000) is no list"),
+        (np.array(0.3), "levels=array(0.3) is no list"),
+        ("0.3", "levels='0.3' is no list"),
+        (torch.tensor([0.1, 0.1 + 1e-8]), "levels holds 0.1 more than once"),
         ([0.1, 0.3, 0.2], "levels 0.1, 0.3, 0.2 neither rise nor fall"),
         ([0.1, 0.3, 0.1 + 0.2], "levels holds 0.3 more than once"),
         ([0.1, math.nan], "a level=nan is no finite number"),
@@ -361,11 +473,23 @@ def test_levels_that_are_none(levels, what):
     [
         ({"states_at_level": small(0)}, "states_at_level is a Tensor, and a function is needed"),
         ({"towards": "up"}, "towards='up' is unknown. Known: data, noise"),
-        ({"criterion": "cumulant"}, "cannot judge states that have their noise already"),
+        ({"criterion": "cumulant"}, "'cumulant' cannot judge states that have their noise already"),
+        ({"criterion": Cumulant()}, "cannot judge states that have their noise already"),
+        ({"criterion": "certificate"}, "cannot judge states that have their noise already"),
+        ({"criterion": "other"}, "criterion='other' is no criterion. Pass 'two_sample'"),
+        (
+            {"criterion": TwoSample},
+            "is no criterion. Pass 'two_sample', an object such as TwoSample()",
+        ),
         ({"n_criterion": 0}, "n_criterion=0"),
         ({"states_at_level": lambda t: []}, "states at level 0.2: no data"),
         ({"states_at_level": lambda t: small(t) * math.nan}, "states at level 0.2"),
-        ({"states_at_level": lambda t: small(t)[:40]}, "states at level 0.2: found 20 data items"),
+        (
+            {"states_at_level": lambda t: small(t)[:41]},
+            "states at level 0.2: 20 of 41 states are held out, and the criterion needs at least "
+            "100 of these. Half of all are held out, n_criterion at most: pass 200 states or more",
+        ),
+        ({"n_criterion": 7}, "7 of 60 states are held out"),
         ({"states_at_level": lambda t: None}, "states at level 0.2: data is None"),
     ],
 )

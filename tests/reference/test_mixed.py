@@ -139,6 +139,25 @@ def test_a_mask_hides_what_does_not_show():
     assert abs(hidden - 0.64) < 5 * math.sqrt(0.64 * 0.36 / 12_000)
 
 
+def test_a_masked_law_is_judged_with_its_mask():
+    """Where `b` is large beside `a` nearly all types are masks; uniform ones would be seen."""
+    moments = MixedMoments(3, table_size=4000)
+    x, mask = tiny_molecules(4000, 3, seed=1)
+    x = torch.cat([x, torch.zeros(4000, 3, 1)], -1)
+    moments.update(x, mask)
+    law, uniform = (MixedReference("mixed", moments, mask_type=kind) for kind in (2, None))
+    judge = TwoSample(folds=2, max_iter=10, n_permutations=99)
+    here = {one: one.at(*coefficients(-4.0)) for one in (law, uniform)}
+    generator = torch.Generator().manual_seed(2)
+    draws = {one: at.sample([3] * 600, generator=generator) for one, at in here.items()}
+    assert float((draws[law][..., 5] > 0).double().mean()) > 0.8
+    assert float((draws[uniform][..., 5] > 0).double().mean()) < 0.4
+    null = judge.null_check(law, x[:600], mask[:600], -4.0, generator)
+    assert null.p_value > 1e-4  # 99 permutations of one fold know no less than 0.01
+    curve = judge.curve(x[:600], mask[:600], law, torch.tensor([-4.0]), generator)
+    assert curve.value[0] < 4.9 * curve.std_error[0] + 0.02
+
+
 # -- rows of the table -----------------------------------------------------------------------------
 
 

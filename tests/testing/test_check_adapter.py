@@ -11,8 +11,9 @@ from gaga_adapter.integrations.edm import EDM
 from gaga_adapter.integrations.geoldm import GeoLDM
 from gaga_adapter.integrations.protocol import adapters
 
-from gaga_adapter.errors import DataError, GAGAError
+from gaga_adapter.errors import DataError, GAGAError, UnsupportedModelError
 from gaga_adapter.testing import CHECKS, Case, ContractError, Report, Verdict, check_adapter
+from gaga_adapter.testing.adapter.case import seeded
 from gaga_adapter.testing.report import NotApplicable, report_of
 
 
@@ -96,6 +97,97 @@ def test_what_a_sampler_takes_must_be_known():
     model = Guided(edm_like.TinyDynamics(6), 6, timesteps=20)
     with pytest.raises(DataError, match=r"what edm's sample takes as guidance\. Subclass Case"):
         Case("edm", make_model).sample(model)
+
+
+# -- how models are made ---------------------------------------------------------------------------
+
+
+def by_keyword(charges=True, n_steps=20):
+    return make_edm(n_steps, charges=charges)
+
+
+def by_another_word(timesteps, /):
+    return make_edm(timesteps)
+
+
+def only_by_keyword(*, length):
+    return make_edm(length)
+
+
+def of_its_own(device="cpu", charges=True):
+    assert (device, charges) == ("cpu", True)
+    return make_edm(30)
+
+
+@pytest.mark.parametrize(
+    ("function", "n_steps"),
+    [
+        (by_keyword, 17),
+        (by_another_word, 17),
+        (only_by_keyword, 17),
+        (lambda n: make_edm(n), 17),
+        (of_its_own, 30),
+        (lambda **options: make_edm(30), 30),
+    ],
+)
+def test_steps_go_where_they_belong(function, n_steps):
+    model = seeded(function)(17)
+    assert model.T == n_steps
+    assert model.include_charges
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda n_steps, device: None, "it needs device"),
+        (lambda width, device: None, "it needs width, device"),
+        (lambda charges: None, "it needs charges"),
+        (edm_like.EnVariationalDiffusion, "it needs dynamics, in_node_nf"),
+    ],
+)
+def test_what_cannot_be_filled_in_is_told(function, said):
+    with pytest.raises(DataError, match=f"{said}. Pass a function make_model"):
+        seeded(function)
+
+
+def test_what_is_made_must_be_a_model():
+    with pytest.raises(UnsupportedModelError, match=r"made a tuple\. It must make a torch"):
+        check_adapter(Mine(), lambda n_steps: (make_model(n_steps), None))
+
+
+@pytest.mark.parametrize("n_classes", [1, 7, 16, 100])
+def test_models_may_have_any_number_of_elements(n_classes):
+    def make(n_steps=20):
+        width = n_classes + 1
+        return edm_like.EnVariationalDiffusion(edm_like.TinyDynamics(width), width, 3, n_steps)
+
+    case = Case.of(Mine(), make)
+    batch = case.batch(case.model())
+    kinds, real = batch["one_hot"].int().argmax(-1), batch["atom_mask"]
+    number = dict(zip(kinds[real].tolist(), batch["charges"][real].flatten().tolist(), strict=True))
+    assert len(set(number.values())) == len(number)
+    assert all(1 <= z <= max(n_classes, 17) for z in number.values())
+    assert case.loss(case.model()).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "make", "said"),
+    [
+        (Mine, make_model, r"the class Mine as the adapter\. Pass an instance: Mine\(\)\."),
+        ("edm", make_model, r"'edm', a str, as the adapter\. Pass adapter_named\('edm'\)\."),
+        ("that", make_model, r"'that', a str, as the adapter\. Pass an instance, such as"),
+        (make_model, Mine(), r"a function, as the adapter\. Pass an instance"),
+        (Mine(), make_model(), r"a model \(EnVariationalDiffusion\) as make_model\. Pass a func"),
+        (Mine(), None, r"None, a NoneType, as make_model\. Pass a function make_model\(n_steps\)"),
+        (Mine(), Case, r"the class Case as make_model\. Pass an instance of it"),
+    ],
+)
+def test_arguments_of_another_kind_are_told(adapter, make, said):
+    before = adapters()
+    with pytest.raises(DataError, match=said):
+        check_adapter(adapter, make)
+    assert adapters() == before
 
 
 # -- the report ------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class TwoSample(BaseCriterion):
     check_reference: bool = True
 
     def __post_init__(self) -> None:
-        self._require(folds=2, n_samples=self._fewest, n_permutations=1)
+        self._require(folds=2, n_samples=self.fewest, n_permutations=1)
 
     def _classifier(self, seed: int) -> Callable[..., Floats]:
         names = ("max_iter", "learning_rate", "max_leaf_nodes", "penalty")
@@ -106,7 +106,7 @@ class TwoSample(BaseCriterion):
         return partial(scores, random_state=seed, **settings)
 
     @property
-    def _fewest(self) -> int:
+    def fewest(self) -> int:
         """Fewest data items from which something can be learnt: 25 to test on per fold."""
         return 25 * self.folds
 
@@ -130,15 +130,18 @@ class TwoSample(BaseCriterion):
         }
         return self._curve(task, reference, parts, extra | {"null_p_value": tuple(null)})
 
-    def _sample(self, task: Task) -> tuple[Task, Numbers]:
-        """At most `n_samples` of the items, and the number of the distinct item of each (M,)."""
+    def _sample(self, task: Task, what: str = "data items") -> tuple[Task, Numbers]:
+        """At most `n_samples` of the items, and the number of the distinct item of each (M,).
+
+        Messages call the items `what`.
+        """
         task = task.sample(self.n_samples).in_workspace()
-        task.require(self._fewest, goal=" to tell them from the reference")
+        task.require(self.fewest, goal=" to tell them from the reference", what=what)
         group = task.copies("are kept in one fold and count as one in the errors")
         n_distinct = len(np.unique(group))
         if n_distinct < _FEW:
             warn(
-                f"{n_distinct} data items make a loose lower bound of the divergence, and so an "
+                f"{n_distinct} {what} make a loose lower bound of the divergence, and so an "
                 f"optimistic t*. Pass at least {_FEW} where you can."
             )
         return task, group
@@ -156,14 +159,17 @@ class TwoSample(BaseCriterion):
             x: States of one level, that the reference was not fitted on: (M, N, 3 + F) or
                 (M, C, ...).
             mask: Real atoms (M, N) of molecules; `None` for dense data.
-            reference: Reference of such states, at their own level (a = 1, b = 0).
+            reference: Reference of such states at the level that it stands for, drawn from as it
+                is: that of clean data at the level of the states, `reference.at(a, b)`, or one of
+                measured states (a = 1, b = 0). The states get no noise.
             generator: Source of all randomness.
 
         Raises:
             DataError: If the states are too few, not finite or of another shape.
         """
-        task, group = self._sample(self._task(x, mask, torch.zeros(1), generator, None))
-        features = paired_features(task, reference.at(1.0, 0.0), group)
+        task = self._task(x, mask, torch.zeros(1), generator, None)
+        task, group = self._sample(task, "held-out states")
+        features = paired_features(task, reference, group, has_noise=True)
         return self.separate(*features, _seed(generator), group)
 
     def null_check(

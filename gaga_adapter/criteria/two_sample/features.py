@@ -19,15 +19,23 @@ from gaga_adapter.subspace import mask_from_sizes
 
 @without_autocast
 def paired_features(
-    task: Task, reference: ReferenceGaussian, group: NDArray[np.int64]
+    task: Task,
+    reference: ReferenceGaussian,
+    group: NDArray[np.int64],
+    has_noise: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Features (M, D) of noised data, and of as many draws of the reference at its level.
 
-    `group` (M,) numbers the distinct item behind each item of the clean data.
+    Args:
+        task: Clean data, or states that have their noise.
+        reference: Reference at the level of the noised data.
+        group: Number (M,) of the distinct item behind each item of the data.
+        has_noise: Whether the data have their noise already, so that none is added.
     """
-    mask = task.mask
-    one = add_noise(task.x, mask, reference, task.generator)
-    other = _draws(task, reference, group)
+    mask, none = task.mask, reference.at(1.0, 0.0)
+    level, origin = (none, reference) if has_noise else (reference, none)
+    one = add_noise(task.x, mask, level, task.generator)
+    other = _draws(task, reference, origin, level, group)
     # Units come from both samples alike, so that they say nothing of which is which.
     if mask is None:
         from gaga_adapter.criteria.two_sample.features_dense import DenseUnits, dense_features
@@ -55,12 +63,21 @@ def paired_features(
     return one, other
 
 
-def _draws(task: Task, reference: ReferenceGaussian, group: NDArray[np.int64]) -> Tensor:
-    """Draws of the reference, one per item; copies, each with its own noise, meet such copies."""
+def _draws(
+    task: Task,
+    reference: ReferenceGaussian,
+    origin: ReferenceGaussian,
+    level: ReferenceGaussian,
+    group: NDArray[np.int64],
+) -> Tensor:
+    """Draws of the reference, one per item; copies, each with its own noise, meet such copies.
+
+    These are draws at the origin of the data, with the noise of a level that is added to them.
+    """
     first = torch.from_numpy(np.unique(group, return_index=True)[1])
     if len(first) == len(task):
         return draw_like(task.x, task.mask, reference, task.generator)
     some = task.take(first)
-    clean = draw_like(some.x, some.mask, reference.at(1.0, 0.0), task.generator)
+    clean = draw_like(some.x, some.mask, origin, task.generator)
     real = None if task.sizes is None else mask_from_sizes(task.sizes)
-    return add_noise(clean[torch.from_numpy(group)], real, reference, task.generator)
+    return add_noise(clean[torch.from_numpy(group)], real, level, task.generator)

@@ -7,8 +7,8 @@ With `r_i` the centred position of the atom at place i of n, and lags L up to 8:
 - how often neighbours, and those two places apart, have one type;
 - the mean place of each type, and `|r_i|²` in each quarter of the order.
 
-They are invariant under rotations and padding, and not under permutations: a network with
-positional encodings sees the order as well.
+They are invariant under rotations and padding, wherever it lies, and not under permutations: a
+network with positional encodings sees the order as well.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gaga_adapter.subspace import atoms_first
+
 _LAGS = (1, 2, 3, 4, 6, 8)
 _CENTRES, _WIDTH = tuple(0.3 + 0.4 * k for k in range(10)), 0.3
 _CHUNK = 1024
 
 
 def order_features(x: Tensor, mask: Tensor, length: float) -> Tensor:
-    """Features (B, D) of molecules (B, N, 3 + K) whose real atoms come first, K types one-hot.
+    """Features (B, D) of molecules (B, N, 3 + K), K types one-hot, in the order of the real atoms.
 
     `length` is the unit of the positions.
     """
+    x, mask = atoms_first(x, mask)
     chunks = zip(torch.split(x, _CHUNK), torch.split(mask, _CHUNK), strict=True)
     return torch.cat([_features(y[..., :3] / length, y[..., 3:] > 0, real) for y, real in chunks])
 

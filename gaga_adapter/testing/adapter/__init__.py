@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from gaga_adapter.errors import DataError
 from gaga_adapter.integrations import protocol
 from gaga_adapter.testing.adapter import (
     copies,
@@ -50,7 +51,12 @@ def check_adapter(
 
     Returns:
         A verdict on each check. `report.assert_passed()` raises if one has failed.
+
+    Raises:
+        DataError: If an argument is of another kind, or the models have too few steps.
+        UnsupportedModelError: If the function makes something else than models.
     """
+    _check_arguments(adapter, make_model)
     with _registered(adapter), torch.random.fork_rng(devices=[]):
         make = make_model.make if isinstance(make_model, Case) else seeded(make_model)
         if reasons := adapter.reasons(make(n_steps)):
@@ -62,6 +68,31 @@ def check_adapter(
             case = Case.of(adapter, make_model, n_steps)
         report = report_of(case.name, CHECKS, case)
         return Report(report.subject, (Verdict(RECOGNISED, "passed"), *report.verdicts))
+
+
+def _check_arguments(adapter: object, make_model: object) -> None:
+    """Refuse what is no adapter, and what makes no models."""
+    if not isinstance(adapter, protocol.Adapter):
+        known = isinstance(adapter, str) and adapter in protocol.adapters()
+        instead = f"adapter_named({adapter!r})" if known else "an instance, such as MyAdapter()"
+        if isinstance(adapter, type) and issubclass(adapter, protocol.Adapter):
+            instead = f"an instance: {adapter.__name__}()"
+        raise DataError(f"check_adapter got {_described(adapter)} as the adapter. Pass {instead}.")
+    is_model = isinstance(make_model, torch.nn.Module)
+    if isinstance(make_model, type) and issubclass(make_model, Case):
+        instead = f"an instance of it, or {make_model.__name__}.of(adapter, make_model)"
+    elif is_model or not (callable(make_model) or isinstance(make_model, Case)):
+        instead = "a function make_model(n_steps) that gives a new model each time, or a Case"
+    else:
+        return
+    what = f"a model ({type(make_model).__name__})" if is_model else _described(make_model)
+    raise DataError(f"check_adapter got {what} as make_model. Pass {instead}.")
+
+
+def _described(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"{value!r:.60}, a {type(value).__name__},"
 
 
 @contextmanager

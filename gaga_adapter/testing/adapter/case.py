@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import DataError, GAGAWarning
+from gaga_adapter.errors import DataError, GAGAWarning, UnsupportedModelError
 from gaga_adapter.integrations import apply_patch
 from gaga_adapter.integrations.protocol import Adapter, adapter_for
 from gaga_adapter.moments import ExchangeableMoments
@@ -70,9 +70,9 @@ class Case:
         Args:
             adapter: Adapter that is checked.
             make_model: Function that gives a new model. It is called with `n_steps`, and with
-                those options of a case that are among its parameters. One that takes no `n_steps`
-                makes models of as many steps as it likes, at least 16; few steps are checked
-                faster.
+                those options of a case that are among its parameters. The steps go to its only
+                required parameter where none is called `n_steps`. One that takes neither makes
+                models of as many steps as it likes, at least 16; few steps are checked faster.
             n_steps: Number of steps to ask for.
 
         Raises:
@@ -96,7 +96,7 @@ class Case:
         loss = getattr(type(model), adapter.loss_method() or "", None)
         if loss is not None and inspect.signature(loss).parameters.keys() >= _LOSS:
             verbs.add("loss")
-        options = OPTIONS & inspect.signature(make_model).parameters.keys()
+        options = OPTIONS & _parameters(make_model).keys()
         return cls(adapter.name, make, options, frozenset(verbs), adapter.n_steps(model))
 
     def model(self, n_steps: int | None = None, **options: Any) -> Model:  # noqa: ANN401
@@ -202,7 +202,7 @@ class Case:
         x = (x - x.sum(1, keepdim=True) / node_mask.sum(1, keepdim=True)) * node_mask
         kinds = torch.randint(owner.num_classes, x.shape[:2], generator=generator)
         one_hot = torch.nn.functional.one_hot(kinds, owner.num_classes) * node_mask
-        numbers = torch.tensor([1, 6, 7, 8, 9, 16, 17])[kinds][..., None] * node_mask
+        numbers = torch.tensor(_atomic_numbers(owner.num_classes))[kinds][..., None] * node_mask
         return {
             "positions": x,
             "one_hot": one_hot > 0,
@@ -295,18 +295,58 @@ class Case:
         )
 
 
+def _atomic_numbers(n_classes: int) -> list[int]:
+    """As many atomic numbers as a model has elements, common ones first."""
+    common = [1, 6, 7, 8, 9, 16, 17]
+    rest = (number for number in range(1, n_classes + len(common) + 1) if number not in common)
+    return [*common, *rest][:n_classes]
+
+
 def seeded(make_model: Callable[..., Model]) -> Callable[..., Model]:
-    """`make(n_steps, **options)` with seeded weights, in evaluation mode."""
-    taken = inspect.signature(make_model).parameters
-    takes_steps = bool(taken.keys() - OPTIONS)
+    """`make(n_steps, **options)` with seeded weights, in evaluation mode.
+
+    The steps go to the parameter `n_steps`, or to the only one that must be given. A function that
+    has neither makes models of as many steps as it likes.
+
+    Raises:
+        DataError: If the function needs more than that. What it gives raises
+            `UnsupportedModelError` where that is no model.
+    """
+    name = getattr(make_model, "__name__", type(make_model).__name__)
+    taken = _parameters(make_model)
+    needed = [p.name for p in taken.values() if p.default is p.empty]
+    steps = "n_steps" if "n_steps" in taken else None
+    if steps is None and len(needed) == 1 and needed[0] not in OPTIONS:
+        steps = needed[0]
+    if others := [other for other in needed if other != steps]:
+        raise DataError(
+            f"{name} cannot be called with a number of steps alone: it needs {', '.join(others)}. "
+            "Pass a function make_model(n_steps) that gives a new model, and fills in the rest."
+        )
+    by_place = steps is not None and taken[steps].kind is inspect.Parameter.POSITIONAL_ONLY
 
     def make(n_steps: int, **options: Any) -> Model:  # noqa: ANN401 - of the caller
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = make_model(*([n_steps] if takes_steps else []), **options)
+            given = {steps: n_steps} if steps and not by_place else {}
+            model = make_model(*([n_steps] if by_place else []), **given, **options)
+        if not isinstance(model, torch.nn.Module):
+            raise UnsupportedModelError(
+                f"{name} made a {type(model).__name__}. It must make a torch nn.Module."
+            )
         return model.eval()
 
     return make
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The named parameters of a function; none of a builtin that does not tell them."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        return {}
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return {name: p for name, p in parameters.items() if p.kind not in variable}
 
 
 # -- what the checks share -------------------------------------------------------------------------

@@ -47,7 +47,12 @@ def a_with_block_leaves_what_was_before(case: Case) -> None:
         assert inner.t_star == adapter_for(model).n_steps(model) == 5
     assert state_of(model) is outer.state
     assert adapter_for(model).n_steps(model) == 9
-    outer.remove()
+    with patched(model, case.stats(model), t_star=5):
+        remove_patch(model)
+    assert state_of(model) is None
+    with patched(model, case.stats(model), t_star=5) as inner:
+        inner.remove()
+    assert state_of(model) is None
     with raises(ZeroDivisionError), patched(model, None, t_star=5):
         raise ZeroDivisionError
     assert state_of(model) is None

@@ -108,8 +108,8 @@ def a_model_that_ignores_the_number_of_steps_is_refused(case: Case) -> None:
     assert left_behind(model) == snapshot
 
 
-def another_class_is_refused_with_all_reasons(case: Case) -> None:
-    """Something that no adapter knows is refused, with every adapter's reasons."""
+def another_class_is_refused_with_reasons(case: Case) -> None:
+    """Something that no adapter knows is refused, with the reasons of the nearest adapters."""
     with raises(UnsupportedModelError, "cannot patch Linear", "no attribute 'T'", "no method"):
         apply_patch(torch.nn.Linear(2, 2), None, t_star=1)
     with raises(UnsupportedModelError, "cannot patch int"):

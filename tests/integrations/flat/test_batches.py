@@ -195,11 +195,11 @@ def test_a_function_gives_the_channels_and_a_graph_alone_is_one_molecule():
     assert pairs[0][0].shape == (40, 7, 4)
     assert pairs[0][0][..., :3].sum(1).abs().max() < 1e-4
     alone = SimpleNamespace(pos=batch.pos[:6], x=batch.x[:6])
-    ((x, mask),) = padded_batches([alone])
+    ((x, mask),) = padded_batches([alone], batch_index=None)
     assert x.shape == (1, 6, 4)
     assert bool(mask.all())
     alone.exists = torch.arange(6) < 4
-    ((x, mask),) = padded_batches([alone], real="exists")
+    ((x, mask),) = padded_batches([alone], batch_index=None, real="exists")
     assert x.shape == (1, 4, 4)
 
 
@@ -235,3 +235,98 @@ def test_what_does_not_fit_is_refused_with_what_to_do(stats):
         fit([graphs(0)], AtomLayout(1))
     with pytest.raises(DataError, match="'pos' has the shape"):
         list(padded_batches([{"pos": x[None], "x": x}]))
+
+
+def test_a_batch_that_does_not_say_the_molecules_is_refused():
+    batch = graphs(0)
+    entries = r"It has pos, x.*batch_index=None if each batch"
+    other = SimpleNamespace(pos=batch.pos, x=batch.x, batch_idx=batch.batch)
+    for given in (other, vars(other), SimpleNamespace(pos=batch.pos, x=batch.x, batch=None)):
+        with pytest.raises(DataError, match=r"no tensor 'batch'\. " + entries):
+            list(padded_batches([given]))
+    with pytest.raises(DataError, match=r"no tensor 'batch_id'\. " + entries):
+        list(padded_batches([batch], batch_index="batch_id"))
+    with pytest.raises(DataError, match=r"no tensor 'real'.*Pass real="):
+        list(padded_batches([batch], real="real"))
+    (pair,) = padded_batches([other], batch_index="batch_idx")
+    (expected,) = padded_batches([batch])
+    assert torch.equal(pair[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        (("x", "pos"), r"first must be the positions \(atoms, 3\).*\(\d+, 1\)"),
+        ("x", r"\('x',\): the first must be the positions"),
+        ((), "is missing"),
+        (("pos", "few"), "different numbers of atoms.*'few': 3"),
+        (lambda batch: (batch.pos, batch.x), r"gave a tuple; .*torch\.cat"),
+        (lambda batch: batch.pos[None], r"gave a Tensor of shape \(1, \d+, 3\)"),
+        (lambda batch: batch.x, r"gave a Tensor of shape \(\d+, 1\)"),
+        (lambda batch: None, "gave a NoneType"),
+    ],
+)
+def test_what_is_diffused_begins_with_positions(channels, words):
+    batch = graphs(0)
+    batch = SimpleNamespace(pos=batch.pos, x=batch.x[:, :1], batch=batch.batch, few=batch.x[:3])
+    with pytest.raises(DataError, match=words):
+        list(padded_batches([batch], channels))
+
+
+def test_integers_of_a_function_become_floating_point():
+    x, index = torch.arange(20).view(5, 4), torch.tensor([0, 0, 1, 1, 1])
+    ((padded, _),) = padded_batches([{"all": x, "batch": index}], lambda batch: batch["all"])
+    ((expected, _),) = padded_batches([{"all": x.float(), "batch": index}], lambda b: b["all"])
+    assert torch.equal(padded, expected)
+    assert padded.is_floating_point()
+
+
+def test_a_mask_is_bool_or_zeros_and_ones(stats):
+    x, index = flat()
+    real = torch.arange(len(index)) % 5 > 0
+    real[5] = True
+    expected = to_padded(x, index, real)[0]
+    for mask in (real.float(), real.long(), real.tolist(), real.numpy(), real[:, None]):
+        assert torch.equal(to_padded(x, index, mask)[0], expected)
+    reference = stats.reference("size").at(0.7, 0.714)
+    for wrong in (torch.arange(len(index)), torch.full((len(index),), 0.5), 2 * real.long()):
+        for call in (
+            lambda m: to_padded(x, index, m),
+            lambda m: to_flat(expected, index, m),
+            lambda m: transport(reference, x, index, m),
+        ):
+            with pytest.raises(DataError, match=r"must be bool, or 0 and 1: it holds (2|0\.5)"):
+                call(wrong)
+
+
+def test_integers_are_no_noise(stats):
+    x, index = flat()
+    reference = stats.reference("size").at(0.7, 0.714)
+    for call in (transport, prior_term):
+        for wrong, kind in ((x.long(), "int64"), (x.numpy(), "ndarray")):
+            with pytest.raises(DataError, match=f"{kind}; it must be a tensor of floating point"):
+                call(reference, wrong, index)
+
+
+def test_indices_beyond_the_atoms_are_refused_before_they_are_counted():
+    x, index = flat()
+    far = index + 10**15  # sizes of so many molecules would be 8 petabytes
+    for call in (lambda: to_padded(x, far), lambda: to_flat(to_padded(x, index)[0], far)):
+        with pytest.raises(DataError, match=r"of 1000000000000005 molecules, and there are 25 at"):
+            call()
+    with pytest.raises(DataError, match="of 1000000000000000 molecules, and there are 25 atoms"):
+        to_padded(x, index, n_molecules=10**15)
+
+
+def test_indices_are_lists_and_arrays_as_well(stats):
+    x, index = flat()
+    expected, reference = to_padded(x, index)[0], stats.reference("size").at(0.7, 0.714)
+    begin = transport(reference, x, index)
+    for same in (index.tolist(), index.numpy(), tuple(index.tolist())):
+        assert torch.equal(to_padded(x, same)[0], expected)
+        assert torch.equal(to_flat(expected, same), x)
+        assert torch.equal(transport(reference, x, same), begin)
+    for wrong in (None, "batch", [[0], [1, 2]], [None] * len(x)):
+        for call in (lambda i: to_padded(x, i), lambda i: to_flat(expected, i)):
+            with pytest.raises(DataError, match=r"batch_index is a .* that makes no tensor"):
+                call(wrong)

@@ -1,5 +1,7 @@
 """The Gaussian of complexes against one dense matrix over all nodes."""
 
+import re
+
 import gaussian_joint
 import pytest
 import torch
@@ -11,7 +13,8 @@ from gaga_adapter.integrations.flat.joint import JointStats, stack, unstack
 from gaussian_joint import SIZES
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from gaga_adapter.errors import DataError, StatsMismatchError, UnsupportedModelError
+from gaga_adapter.errors import ArtefactError, DataError, StatsMismatchError, UnsupportedModelError
+from gaga_adapter.stats import GAGAStats
 
 WIDTHS = (4, 6)
 
@@ -115,19 +118,39 @@ def test_it_is_saved_and_read(stats, tmp_path):
     assert apply_patch(model, again).t_star == apply_patch(model, stats).t_star
 
 
-def test_a_fit_of_a_loader_finds_the_parts():
-    model = DIFFSBDD.model()
-    model.norm_values = (2.0, 4.0)
+def test_where_saved_complexes_are_it_says_how_they_are_read(stats, tmp_path):
+    folder = tmp_path / "complexes"
+    stats.save_pretrained(folder)
+    words = re.escape(f"JointStats.from_pretrained('{folder}')")
+    for read in (GAGAStats.from_pretrained, lambda name: apply_patch(DIFFSBDD.model(), name)):
+        with pytest.raises(ArtefactError, match=words):
+            read(str(folder))
+    stats.parts[0].save_pretrained(folder / "other")  # no folder of complexes any more
+    with pytest.raises(ArtefactError, match=r"Pass .*displacement"):
+        GAGAStats.from_pretrained(folder)
+
+
+def loader_of(model, count):
+    """Batches as DiffSBDD's loader gives them."""
     loader = []
-    for seed in range(25):
+    for seed in range(count):
         given = DIFFSBDD.molecules(model, (5, 6, 7, 6) * 10, seed)
         batch = {}
         for name, part in zip(("lig", "pocket"), given, strict=True):
             keys = {"coords": part["x"], "one_hot": part["one_hot"], "mask": part["mask"]}
             batch |= {f"{name}_{key}": value for key, value in keys.items()}
         loader.append(batch)
-    options = {"criterion": "cumulant", "reference": "size", "tolerance": 5.0, "n_bootstrap": 0}
-    stats = fit_complexes(model, loader, log_snr=(0.0, -3.0, -6.0), **options)
+    return loader
+
+
+OPTIONS = {"criterion": "cumulant", "reference": "size", "tolerance": 5.0, "n_bootstrap": 0}
+OPTIONS["log_snr"] = (0.0, -3.0, -6.0)
+
+
+def test_a_fit_of_a_loader_finds_the_parts():
+    model = DIFFSBDD.model()
+    model.norm_values = (2.0, 4.0)
+    stats = fit_complexes(model, loader_of(model, 25), **OPTIONS)
     assert [part.layout.n_features for part in stats.parts] == [4, 6, 0]
     assert [part.moments.count for part in stats.parts] == [1000, 1000, 1000]
     assert stats.log_snr_star == min(part.log_snr_star for part in stats.parts)
@@ -140,9 +163,98 @@ def test_a_fit_of_a_loader_finds_the_parts():
     assert 1 <= handle.t_star <= 20
 
 
+def test_a_loader_is_judged_by_its_first_batch():
+    model = DIFFSBDD.model()
+    batch, *others = loader_of(model, 2)
+
+    class Counted(list):
+        read = 0
+
+        def __iter__(self):
+            for batch in super().__iter__():
+                self.read += 1
+                yield batch
+
+    def other(**parts):
+        return {**batch, **parts}
+
+    n_atoms = len(batch["lig_mask"])
+    for first, error, words in (
+        ({"x": 1}, DataError, "no tensor 'lig_coords'. It has x. Pass the loader"),
+        ({k: batch[k] for k in batch if k != "pocket_mask"}, DataError, "no tensor 'pocket_mask'"),
+        (
+            other(lig_one_hot=torch.eye(5)[torch.zeros(n_atoms).long()]),
+            StatsMismatchError,
+            "lig_one_hot of the loader has 5 classes, the model 4",
+        ),
+        (
+            other(pocket_one_hot=batch["pocket_one_hot"][:, :5]),
+            StatsMismatchError,
+            "pocket_one_hot of the loader has 5 classes, the model 6",
+        ),
+        (other(lig_coords=batch["lig_coords"][:-1]), DataError, "coords, one_hot and mask of lig"),
+        (other(lig_coords=batch["lig_coords"][:, :2]), DataError, "must be .atoms, 3."),
+        (other(pocket_mask=batch["pocket_mask"][:-1]), DataError, "mask of pocket have the shapes"),
+        (other(lig_one_hot=torch.zeros(n_atoms)), DataError, "mask of lig have the shapes"),
+    ):
+        loader = Counted([first, *others])
+        with pytest.raises(error, match=words):
+            fit_complexes(model, loader, **OPTIONS)
+        assert loader.read == 1
+
+
+def test_what_cannot_be_read_three_times_is_refused_before_it_is_read():
+    model = DIFFSBDD.model()
+    loader = loader_of(model, 1)
+    for once in (iter(loader), (batch for batch in loader), map(dict, loader), None, 7):
+        with pytest.raises(DataError, match="reads its loader three times, and a"):
+            fit_complexes(model, once, **OPTIONS)
+
+
+def test_models_of_other_kinds_are_not_fitted():
+    class Module(torch.nn.Module):
+        ddpm = DIFFSBDD.model()
+
+    for model, words in (
+        (torch.nn.Linear(1, 1), "Linear is none: no attribute 'T'"),
+        (None, "NoneType is none"),
+        (Module(), "Pass its `ddpm`"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=words):
+            fit_complexes(model, loader_of(DIFFSBDD.model(), 1), **OPTIONS)
+    conditional = DIFFSBDD.model()
+    conditional.__class__ = diffsbdd_like.ConditionalDDPM
+    with pytest.raises(UnsupportedModelError, match="it is conditional"):
+        fit_complexes(conditional, loader_of(conditional, 1), **OPTIONS)
+
+
+@pytest.mark.parametrize("widths", [(5, 6), (3, 6), (6, 4), (4, 5), (4, 7)])
+def test_statistics_of_other_features_are_refused(stats, widths):
+    network = diffsbdd_like.EGNNDynamics(*widths)
+    model = diffsbdd_like.EnVariationalDiffusion(network, *widths, 3, (40, 40), timesteps=20)
+    words = rf"\[4, 6, 0\] features, and those of the model \[{widths[0]}, {widths[1]}, 0\]"
+    with pytest.raises(StatsMismatchError, match=words):
+        apply_patch(model, stats, t_star=5)
+
+
+def test_statistics_of_other_units_are_refused(tmp_path):
+    model, other = DIFFSBDD.model(), DIFFSBDD.model()
+    fitted = fit_complexes(model, loader_of(model, 25), provenance={"source": "mine"}, **OPTIONS)
+    fitted.save_pretrained(tmp_path)
+    for stats in (fitted, JointStats.from_pretrained(tmp_path)):
+        assert stats.parts[0].provenance["source"] == "mine"
+        for name, value in (("norm_values", (1.0, 4.0)), ("norm_biases", (None, 0.5))):
+            kept = getattr(other, name)
+            setattr(other, name, value)
+            with pytest.raises(StatsMismatchError, match=r"other units.*\[\[1.0, 1.0\]"):
+                apply_patch(other, stats, t_star=5)
+            setattr(other, name, kept)
+        apply_patch(other, stats, t_star=5).remove()
+
+
 def test_what_is_no_complex_is_refused(stats):
     model = DIFFSBDD.model()
-    with pytest.raises(StatsMismatchError, match="a complex is two molecules"):
+    with pytest.raises(StatsMismatchError, match=r"is two molecules.*again: fit_complexes\("):
         apply_patch(model, stats.parts[1], t_star=5)
     model.__class__ = diffsbdd_like.ConditionalDDPM
     with pytest.raises(UnsupportedModelError, match="a pocket fixes the law of a ligand"):

@@ -29,7 +29,7 @@ OF_THE_PATCH = {
     "a_with_block_leaves_what_was_before",
     "a_wrong_step_is_refused",
     "an_exception_leaves_nothing_half_patched",
-    "another_class_is_refused_with_all_reasons",
+    "another_class_is_refused_with_reasons",
     "applied_twice_is_applied_once",
     "it_trains",
     "threads_do_not_share_the_first_noise",

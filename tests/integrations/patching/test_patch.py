@@ -4,7 +4,11 @@ import warnings
 
 import pytest
 from fakes.cases import CASES
+from fakes.device import SinglePrecision
 from gaga_adapter.integrations import apply_patch
+from gaga_adapter.integrations.patching.patch import first_step
+from gaga_adapter.integrations.protocol import adapter_for
+from gaga_adapter.integrations.sampling.network import EDMNetwork
 
 from gaga_adapter import testing
 from gaga_adapter.errors import GAGAWarning
@@ -32,3 +36,20 @@ def test_a_context_narrows_the_law_that_t_star_was_chosen_for(n_context, referen
     told = [str(w.message) for w in caught if w.category is GAGAWarning]
     assert len(told) == (n_context > 0 and reference == "size")
     assert all("the context narrows what is to be sampled" in text for text in told)
+
+
+def test_the_levels_of_a_schedule_need_no_float64_on_its_device():
+    model = CASES["edm"].model()
+    adapter = adapter_for(model)
+
+    def levels():
+        return first_step(adapter, model, 0.0), EDMNetwork(model, adapter).log_sigma
+
+    step, log_sigma = levels()
+    adapter.schedule(model).register_forward_hook(
+        lambda module, given, made: made.as_subclass(SinglePrecision)
+    )
+    again, same = levels()
+    assert again == step
+    assert (same == log_sigma).all()
+    assert type(same) is type(log_sigma)

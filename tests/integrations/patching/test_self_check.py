@@ -1,5 +1,7 @@
 """What a model does is seen when it is patched: its sampler, its loss, and its own assertions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from fakes import edm_like
@@ -217,3 +219,34 @@ def test_what_the_papers_code_cannot_do_is_refused(paper):
     remove_patch(model)
     with pytest.raises(UnsupportedModelError, match="zero mean over the atoms"):
         as_pipeline(model)
+
+
+@pytest.mark.parametrize("bend", ["scaled", "moved", "drawn again"])
+def test_a_start_that_does_not_reach_the_network_is_refused(bend):
+    """Noise that a sampler changes after it is drawn would bend, or lose, the start."""
+
+    class Bent(EDM):
+        def sample(self, n_samples, n_nodes, node_mask, edge_mask, context):
+            z = self.sample_combined_position_feature_noise(n_samples, n_nodes, node_mask)
+            if bend == "drawn again":
+                z = self.sample_combined_position_feature_noise(n_samples, n_nodes, node_mask)
+            z = {"scaled": 2 * z, "moved": z + 3 * node_mask}.get(bend, z)
+            for step in reversed(range(self.T)):
+                time = torch.full((n_samples, 1), (step + 1) / self.T)
+                z = z - 0.1 * self.phi(z, time, node_mask, edge_mask, context)
+            self.phi(z, torch.zeros(n_samples, 1), node_mask, edge_mask, context)
+            return z
+
+    model = make(Bent)
+    with pytest.raises(UnsupportedModelError, match="not what its network is called with first"):
+        apply_patch(model, None, t_star=10)
+
+
+def test_a_model_inside_of_another_module_is_named():
+    inside = make_edm(20)
+    outside = torch.nn.ModuleDict({"ddpm": inside})
+    with pytest.raises(UnsupportedModelError, match="pass its 'ddpm'") as caught:
+        apply_patch(outside, None, t_star=10)
+    assert len(str(caught.value)) < 1500
+    with pytest.raises(UnsupportedModelError, match="statistics come second"):
+        apply_patch(SimpleNamespace(log_snr_star=0.0), inside)

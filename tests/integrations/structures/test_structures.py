@@ -7,12 +7,14 @@ GAGA_CHAI_SITE     a folder with chai_lab 0.6.1, likewise
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from fakes import structures
+from fakes.device import SinglePrecision
 from folders import RUNNERS
 from gaga_adapter.integrations.structures import apply_patch, patched, remove_patch
 from structure_checks import CHECKS, Case, Run
@@ -99,11 +101,54 @@ def test_boltz_1_adds_less_noise_than_it_says():
     assert float(cut[1]) * lift < 100.0 <= float(cut[0]) * lift
 
 
-def test_a_target_beyond_the_list_is_not_cut():
-    with patched(structures.InferenceNoiseSchedule, 5000.0):
-        with pytest.warns(GAGAWarning, match="nothing is cut"):
-            sigmas = structures.InferenceNoiseSchedule().get_schedule("cpu", 50)
-    assert len(sigmas) == 50
+@pytest.mark.parametrize("spacing", ["suffix", "respace"])
+@pytest.mark.parametrize(
+    ("sampler", "whole", "first"),
+    [
+        (structures.InferenceNoiseSchedule, lambda s: s.get_schedule("cpu", 50), 1207.87),
+        (structures.AtomDiffusion, lambda s: s.sample_schedule(50), 4608),
+    ],
+)
+def test_a_target_beyond_the_list_is_not_cut(sampler, whole, first, spacing):
+    """In the units of what was passed, and of what the network sees."""
+    before = whole(sampler())
+    with patched(sampler, 9000.0, spacing), pytest.warns(GAGAWarning) as said:
+        sigmas = whole(sampler())
+    assert torch.equal(sigmas, before)
+    message = str(said[0].message)
+    assert len(said) == 1
+    assert "than sigma*=9000: nothing is cut" in message
+    assert float(re.search(r"is at (\S+) angstrom", message)[1]) == pytest.approx(first, rel=1e-4)
+    assert "sigma_max" not in message
+
+
+@pytest.mark.parametrize("spacing", ["suffix", "respace"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_device_of_a_list_needs_no_float64(name, spacing, monkeypatch):
+    sampler, method = {
+        "boltz": (structures.AtomDiffusion, "sample_schedule"),
+        "chai": (structures.InferenceNoiseSchedule, "get_noise_for_times"),
+    }[name]
+    make = getattr(sampler, method)
+
+    @functools.wraps(make)
+    def on_device(*args, **kwargs):
+        return make(*args, **kwargs).as_subclass(SinglePrecision)
+
+    def lists():
+        if name == "boltz":
+            return sampler().sample_schedule(50)
+        return sampler().get_schedule("cpu", 50)
+
+    with patched(sampler, 300.0, spacing):
+        expected = lists()
+    with monkeypatch.context() as context:
+        context.setattr(sampler, method, on_device)
+        assert isinstance(lists(), SinglePrecision)
+        with pytest.raises(TypeError):
+            lists().double()
+        with patched(sampler, 300.0, spacing):
+            assert torch.equal(lists().as_subclass(torch.Tensor), expected)
 
 
 def test_other_things_are_refused():
