@@ -248,6 +248,14 @@ def record_training(modules: Iterable[nn.Module], extent: Extent | None, source:
         _pass_on(modules, at_once=False)
 
 
+def recorded(module: nn.Module) -> nn.Module:
+    """The module itself, or that of which a data-parallel replica was made."""
+    record: _Record | None = module.__dict__.get(_RECORD)
+    if record is None or not getattr(module, "_is_replica", False):
+        return module
+    return record.module() or module
+
+
 def last_source(module: nn.Module) -> object:
     """What trained a module last, as `record_training` was told; `None` after it was loaded."""
     record = module.__dict__.get(_RECORD)

@@ -25,6 +25,7 @@ from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
 from gaga_adapter.reference import ReferenceGaussian
 
 from .patching.subclass import Recipe, original_class
+from .patching.weights import weights_of
 
 Model = Any  # an nn.Module of a codebase that is not imported
 Batch = Any  # what a loader of that codebase gives
@@ -54,7 +55,8 @@ class Adapter:
         starts: Methods whose first noise is the start of a sample.
         loss: Method that computes the loss, where a class has one.
         prior_term: Method that gives the prior term of the bound for `xh` (B, N, 3 + F) and
-            `node_mask`, where a class has one; `None` for a codebase that only samples.
+            `node_mask`, where a class has one; `None` for a codebase that only samples, and whose
+            `loss`, if its class has one, is refused.
         frames: Arguments of `starts` that count steps, of which there are no more than t*; `None`
             means all of them.
         fit: Call that fits statistics of such models, as refusals advise it.
@@ -81,6 +83,9 @@ class Adapter:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return adapter_named, (self.name,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Adapter:
+        return self  # a copy of a model has its class, also where the name means another by now
 
     def reasons(self, model: Model) -> list[str]:
         """All reasons why this is not such a model, or one of another kind; empty if it is one."""
@@ -110,6 +115,8 @@ class Adapter:
         for text in self._inherited("methods"):
             name, *parameters = re.findall(r"\w+", text)
             methods[name] = (*methods.get(name, ()), *parameters)
+        for name in self._named("loss", "prior_term"):
+            methods.setdefault(name, ())
         gamma = ("gamma",) if type(self).schedule is Adapter.schedule else ()
         return lacks(model, (self.steps, *gamma, *self._inherited("attributes")), methods)
 
@@ -117,6 +124,12 @@ class Adapter:
         """Names that this adapter and its parents list, each once."""
         lists = (vars(cls).get(what, ()) for cls in reversed(type(self).__mro__))
         return tuple(dict.fromkeys(name for names in lists for name in names))
+
+    def _named(self, *claims: str) -> list[str]:
+        """Methods that this adapter or its parents name as one of these, other than `Adapter`."""
+        own = {claim for cls in type(self).__mro__ if cls is not Adapter for claim in vars(cls)}
+        names = [getattr(self, claim) for claim in claims if claim in own]
+        return [name for name in names if name is not None]
 
     def layout(self, model: Model, elements: tuple[str, ...] | None) -> Layout:
         """What the channels of the diffused tensor are.
@@ -153,7 +166,7 @@ class Adapter:
 
     def gamma_at(self, model: Model, time: float) -> Tensor:
         """`gamma = -log SNR` (1, 1) at a time of 0 to 1, by the schedule as it stands."""
-        device = next(model.parameters()).device
+        device = next(weights_of(model)).device
         gamma: Tensor = self.schedule(model)(torch.full((1, 1), time, device=device))
         return gamma
 
@@ -165,7 +178,8 @@ class Adapter:
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
         """Look at the arguments of one of `starts`, or the loss, and change them in place.
 
-        A chain has no more frames than there are steps.
+        A chain has no more frames than there are steps. Where one start calls another, the second
+        call sees what the first one changed, and has to leave it so.
 
         Raises:
             UnsupportedModelError: If the call means absolute steps.
@@ -303,7 +317,7 @@ def lacks(
     reasons = [f"no attribute {name!r}" for name in attributes if not hasattr(model, name)]
     for name, parameters in methods.items():
         method = getattr(type(model), name, None)
-        if not callable(method):
+        if not callable(method) or method is nn.Module.forward:
             reasons.append(f"no method {name!r}")
             continue
         unknown = set(parameters) - set(inspect.signature(method).parameters)

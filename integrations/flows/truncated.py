@@ -26,10 +26,18 @@ from torch.nn import functional as F
 
 from gaga_adapter.errors import TruncationError, UnsupportedModelError
 from gaga_adapter.reference import ReferenceGaussian
-from gaga_adapter.trained import Extent, check_trained, last_source, record_training, trained_extent
+from gaga_adapter.trained import (
+    Extent,
+    check_trained,
+    last_source,
+    record_training,
+    recorded,
+    trained_extent,
+)
 
 from ..patching.subclass import swap, swap_back
 from ..patching.truncated import STATE
+from ..patching.weights import when_trained
 from ..protocol import Model
 
 _SLACK = 1e-6  # times are float32
@@ -189,7 +197,7 @@ def truncated_flow(base: type[Any]) -> dict[str, Callable[..., Any]]:
         output = base._call_net(self, batch, t)
         coords = output["coords"]
         if coords.requires_grad:
-            coords.register_hook(lambda gradient: _note_training(self))
+            when_trained(coords, self, lambda: _note_training(self))
         return output
 
     methods = (sample, _sample_noise_like_batch, _get_sample_schedule, _create_path, _call_net)
@@ -212,6 +220,7 @@ def _times_beyond(distribution: Any, n: int, t_star: float) -> Tensor:  # noqa: 
 
 def _note_training(model: Model) -> None:
     """Write down that a model is trained in [t*, 1] only."""
+    model = recorded(model)
     state: FlowTruncation = model._gaga
     if last_source(model) is state:
         return

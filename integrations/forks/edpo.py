@@ -1,9 +1,12 @@
 """EDPO by structure (github.com/ZhijianZhou/EDPO): an EDM whose samplers take the number of steps.
 
-Every sampler sets `T = timestep`. Here that is no more than t*, so that a run of all steps takes
-t* steps, and a run that asks for fewer takes these, from t* on. The samplers of the fine-tuning
-return their steps to a trainer, which divides them by the number that it asked for: that must be t*
-or less.
+Every sampler sets `T = timestep`, and leaves it so. So the number of steps that the model was
+trained with is that of its table of levels; a learned schedule has none, and T is taken as it is.
+
+While the model is patched, `timestep` is no more than t*, so that a run of all steps takes t*
+steps, and a run that asks for fewer takes these, from t* on. The samplers of the fine-tuning return
+their steps to a trainer, which divides them by the number that it asked for: that must be t* or
+less.
 """
 
 from __future__ import annotations
@@ -24,6 +27,12 @@ class EDPO(EDM):
     methods = ("sample(timestep)", "sample_edpo(timestep)", "sample_ddim(timestep)")
     starts = ("sample", "sample_chain", "sample_edpo", "sample_ddim", "sample_ddim_edpo")
     frames = (*EDM.frames, "timestep")
+
+    def n_steps(self, model: Model) -> int:
+        """Steps of the model; before it is cut, those of its table, as a sampler leaves its own."""
+        cut = hasattr(getattr(model, "_gaga", None), "t_star")
+        n_steps = None if cut else getattr(self.schedule(model), "timesteps", None)
+        return super().n_steps(model) if n_steps is None else int(n_steps)
 
     def prepare(self, model: Model, method: str, arguments: dict[str, Any]) -> None:
         """Let a run take no more steps than t*; a trainer must ask for no more itself."""

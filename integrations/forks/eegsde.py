@@ -29,7 +29,7 @@ class EEGSDE(EDM):
         """Give the energies the times that they were trained with."""
         super().prepare(model, method, arguments)
         for name in {"guidance", "guidance2"} & arguments.keys():
-            if arguments[name] is not None:
+            if not isinstance(arguments[name], _AbsoluteEnergy | None):
                 arguments[name] = _AbsoluteEnergy(arguments[name], model._gaga.absolute)
 
     def options(self, model: Model, method: str, n_samples: int) -> dict[str, Any]:

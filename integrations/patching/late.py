@@ -16,7 +16,7 @@ from typing import Any
 from gaga_adapter.errors import UnsupportedModelError
 from gaga_adapter.stats import GAGAStats
 
-from ..protocol import Adapter, Model, adapter_named
+from ..protocol import Adapter, Model
 from .subclass import original_class, swap, swap_back
 from .truncated import STATE, Method, Truncation, truncated_body, unwatch, watch
 
@@ -43,7 +43,7 @@ class LatePatch:
     def install(self, model: Model) -> None:
         """Let the model wait."""
         model.__dict__[STATE] = self
-        swap(model, waiting_body, self.adapter.name)
+        swap(model, waiting_body, self.adapter)
         watch(self.adapter, model)
 
     def uninstall(self, model: Model) -> None:
@@ -69,12 +69,11 @@ class LatePatch:
             raise
 
 
-def waiting_body(base: type[Any], adapter: str) -> dict[str, Any]:
+def waiting_body(base: type[Any], adapter: Adapter) -> dict[str, Any]:
     """Recipe of a model that waits: every method that samples or trains settles it first."""
-    known = adapter_named(adapter)
     body = truncated_body(base, adapter)
     names = {name for name, method in body.items() if isfunction(method)} | {"forward"}
-    names -= {known.network, known.noise, known.prior_term}
+    names -= {adapter.network, adapter.noise, adapter.prior_term}
     return {name: _settle_before(base, name) for name in sorted(names) if hasattr(base, name)}
 
 

@@ -1,13 +1,14 @@
 """Class swap: a live module becomes an instance of a generated subclass of its own class.
 
-The body of the subclass comes from a recipe, a function of the base that pickle can find by name.
-So a swapped module can be copied, replicated and saved whole, and its own class is one attribute
-away.
+The body of the subclass comes from a recipe, a function of the base that pickle can find by name,
+and from arguments such as an adapter: another adapter makes another subclass, even of the same
+name. So a swapped module can be copied, replicated and saved whole, and its own class is one
+attribute away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 Recipe = Callable[..., Mapping[str, Any]]
@@ -15,7 +16,7 @@ Recipe = Callable[..., Mapping[str, Any]]
 _GENERATED: dict[tuple[Any, ...], type[Any]] = {}
 
 
-def subclass(base: Any, recipe: Recipe, *args: str) -> type[Any]:  # noqa: ANN401 - a class
+def subclass(base: Any, recipe: Recipe, *args: Hashable) -> type[Any]:  # noqa: ANN401 - a class
     """`class GAGA<Base>(Base)` with the body `recipe(base, *args)`, made once for each of them."""
     key = (base, recipe, *args)
     if key not in _GENERATED:
@@ -35,7 +36,7 @@ def subclass(base: Any, recipe: Recipe, *args: str) -> type[Any]:  # noqa: ANN40
     return _GENERATED[key]
 
 
-def swap(module: Any, recipe: Recipe, *args: str) -> None:  # noqa: ANN401 - any object with a class
+def swap(module: Any, recipe: Recipe, *args: Hashable) -> None:  # noqa: ANN401 - any object with a class
     """Make the module an instance of the generated subclass."""
     module.__class__ = subclass(original_class(type(module)), recipe, *args)
 
@@ -51,6 +52,6 @@ def original_class(cls: type[Any]) -> type[Any]:
     return base
 
 
-def _empty(base: type[Any], recipe: Recipe, *args: str) -> Any:  # noqa: ANN401 - of `base`
+def _empty(base: type[Any], recipe: Recipe, *args: Hashable) -> Any:  # noqa: ANN401 - of `base`
     """An instance without attributes, for copies and pickles."""
     return object.__new__(subclass(base, recipe, *args))

@@ -31,15 +31,17 @@ from gaga_adapter.trained import (
     check_trained,
     last_source,
     record_training,
+    recorded,
     trained_extent,
     unwatch_checkpoints,
     watch_checkpoints,
     weights_say_nothing,
 )
 
-from ..protocol import Adapter, Model, adapter_named
+from ..protocol import Adapter, Model
 from .prior import divergence, start
 from .subclass import original_class, swap, swap_back
+from .weights import when_trained
 
 STATE = "_gaga"  # the attribute of a patched model that holds its `Truncation`
 
@@ -77,7 +79,7 @@ class Truncation:
             self.adapter.set_steps(model, self.t_star)
             for module, recipe in self.adapter.inner_swaps(model, self.fix_last_class):
                 swap(module, recipe)
-            swap(model, truncated_body, self.adapter.name)
+            swap(model, truncated_body, self.adapter)
             watch(self.adapter, model)
         except BaseException:
             self.uninstall(model)
@@ -97,6 +99,7 @@ class Truncation:
 
     def note_training(self, model: Model) -> None:
         """Write down that a model is trained in [0, t*]; a learned schedule moves that level."""
+        model = recorded(model)
         schedule = self.adapter.schedule(model)
         learned = any(parameter.requires_grad for parameter in schedule.parameters())
         known = last_source(model) is self
@@ -216,16 +219,15 @@ class _Call:
         return self.method(*self._bound.args, **self._bound.kwargs)
 
 
-def truncated_body(base: type[Any], adapter_name: str) -> dict[str, Any]:
-    """Recipe of the generated subclass; its adapter goes by name, so that pickles stay small."""
-    adapter = adapter_named(adapter_name)
+def truncated_body(base: type[Any], adapter: Adapter) -> dict[str, Any]:
+    """Recipe of the generated subclass."""
     wrappers: dict[str, Callable[[_Call], Any]] = {adapter.network: _network, adapter.noise: _noise}
     wrappers |= {name: _start for name in adapter.starts if hasattr(base, name)}
     if (loss := adapter.loss_method()) is not None and hasattr(base, loss):
         wrappers[loss] = _loss
     if adapter.prior_term is not None and hasattr(base, adapter.prior_term):
         wrappers[adapter.prior_term] = _prior_term
-    refused = {**_other_samplers(base, adapter), **adapter.refused}
+    refused = {**_other_samplers(base, adapter), **_unknown_loss(base, adapter), **adapter.refused}
     return {
         **{
             name: _around(base, name, wrapper) if hasattr(base, name) else _inside(name)
@@ -244,6 +246,16 @@ def _other_samplers(base: type[Any], adapter: Adapter) -> dict[str, str]:
         for name in sorted(names - {*adapter.starts, adapter.noise})
         if {"n_samples", "n_nodes", "edge_mask"}
         <= inspect.signature(getattr(base, name)).parameters.keys()
+    }
+
+
+def _unknown_loss(base: type[Any], adapter: Adapter) -> dict[str, str]:
+    """A loss of the class, where the adapter knows no prior term that it could be cut with."""
+    unknown = adapter.loss_method() is None and adapter.loss not in adapter.starts
+    if not unknown or getattr(base, adapter.loss, nn.Module.forward) is nn.Module.forward:
+        return {}
+    return {
+        adapter.loss: "its adapter names no prior term, so this is not known to be a loss of t*"
     }
 
 
@@ -352,9 +364,7 @@ def _network(call: _Call) -> Any:  # noqa: ANN401
     output = call.run()
     for tensor in output if isinstance(output, tuple) else (output,):
         if isinstance(tensor, Tensor) and tensor.requires_grad:
-            tensor.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: model._gaga.note_training(model)
-            )
+            when_trained(tensor, model, lambda: model._gaga.note_training(model))
     return output
 
 
@@ -431,11 +441,13 @@ def check_extent(truncation: Truncation, model: Model) -> None:
 
 @contextmanager
 def _next_noise_is_start(model: Model) -> Iterator[None]:
-    token = _NEXT_START.set(model)
+    before = _NEXT_START.get()
+    _NEXT_START.set(model)
     try:
         yield
-    finally:
-        _NEXT_START.reset(token)
+    finally:  # a start that calls another one has had its first noise if the other had
+        drawn = _NEXT_START.get() is None
+        _NEXT_START.set(None if drawn and before is model else before)
 
 
 def _frames(call: _Call) -> Iterator[Any]:

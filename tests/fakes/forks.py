@@ -84,6 +84,7 @@ class UniGEM(EnVariationalDiffusion):
     prediction_threshold_t = 2
     atom_type_pred = property_pred = sep_noisy_node = True
     bfn_schedule = uni_diffusion = bond_pred = False
+    half_noisy_node = only_noisy_node = unnormal_time_step = False
     relay_sampling = 0
 
     def phi(self, x, t, node_mask, edge_mask, context, t2=None, mask_y=None):
@@ -110,6 +111,13 @@ class UniGEM(EnVariationalDiffusion):
 
     def times(self, low, n):
         half, last = n // 2, self.prediction_threshold_t
+        if not self.sep_noisy_node:
+            times = super().times(low, n)
+            if self.half_noisy_node:
+                times[half:] = torch.randint(low, last + 1, size=(n - half, 1))
+            elif torch.rand(1) < self.only_noisy_node + self.unnormal_time_step / 2:
+                times = torch.randint(low, last + 1, size=(n, 1))
+            return times
         return torch.cat(
             [
                 torch.randint(last + 1, self.T + 1, size=(half, 1)),
@@ -155,6 +163,7 @@ class UniGEM(EnVariationalDiffusion):
         fix_noise=False,
         condition_generate_x=False,
         annel_l=False,
+        pesudo_context=None,
     ):
         return super().sample(n_samples, n_nodes, node_mask, edge_mask, context, fix_noise)
 

@@ -6,11 +6,14 @@ import copy
 import inspect
 import pickle
 import tempfile
+import warnings
 
 import torch
 
 import gaga_adapter.scheduler
+from gaga_adapter.noise.conventions import convention_of
 from gaga_adapter.scheduler import GAGAScheduler
+from gaga_adapter.testing.report import NotApplicable
 from gaga_adapter.testing.scheduler.case import SchedulerCase
 
 METHODS = ("__init__", "step", "set_timesteps", "scale_model_input", "add_noise")
@@ -57,6 +60,38 @@ def copies_give_the_same_sample(case: SchedulerCase) -> None:
     for copied in copies:
         assert type(copied) is type(wrapped)
         assert torch.equal(case.run(copied).sample, expected)
+
+
+def a_second_run_gives_the_same_sample(case: SchedulerCase) -> None:
+    """No run leaves anything behind that the next one starts from."""
+    wrapped = case.wrapped(share=0.4)
+    first, second = case.run(wrapped), case.run(wrapped)
+    assert torch.equal(first.sample, second.sample)
+    assert first.n_calls == second.n_calls
+
+
+def add_noise_goes_to_the_levels_of_the_timesteps(case: SchedulerCase) -> None:
+    """`add_noise(x, eps, t)` is `a x + b eps` at the level of each timestep of a run."""
+    wrapped = case.wrapped(share=0.4)
+    if not hasattr(wrapped, "add_noise"):
+        raise NotApplicable(f"{case.name} has no add_noise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped.set_timesteps(case.n_steps)
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 3, 64, 6, generator=generator)
+    at, timesteps = convention_of(wrapped), wrapped.timesteps
+    for timestep in timesteps[[0, len(timesteps) // 2]]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a loop that starts inside of the grid
+                noised = wrapped.add_noise(x, noise, timestep.expand(len(x)))
+        except NotImplementedError as reason:
+            raise NotApplicable(str(reason)) from reason
+        a, b = at.level(at.ratio_at(timestep.item()))
+        assert torch.allclose(noised, a * x + b * noise, rtol=1e-4, atol=1e-4), (
+            f"add_noise at the timestep {timestep.item():.6g} is not {a:.4g} x + {b:.4g} eps"
+        )
 
 
 def saved_and_loaded_it_gives_the_same_sample(case: SchedulerCase) -> None:

@@ -76,14 +76,21 @@ def test_what_is_no_pipeline_is_refused_with_the_reason(name):
         as_pipeline(model)
 
 
-@pytest.mark.parametrize("argument", ["annel_l", "condition_generate_x"])
-def test_arguments_that_mean_absolute_steps_are_refused(argument):
+@pytest.mark.parametrize(
+    ("argument", "off", "on"),
+    [
+        ("annel_l", False, True),
+        ("condition_generate_x", False, True),
+        ("pesudo_context", None, torch.zeros(3)),
+    ],
+)
+def test_arguments_that_mean_absolute_steps_are_refused(argument, off, on):
     case = stand_in("unigem")
     model = case.model()
     apply_patch(model, case.stats(model), t_star=11)
-    case.sample(model, **{argument: False})
+    case.sample(model, **{argument: off})
     with pytest.raises(UnsupportedModelError, match=rf"sample\({argument}\) cannot run truncated"):
-        case.sample(model, **{argument: True})
+        case.sample(model, **{argument: on})
 
 
 @pytest.mark.parametrize(
@@ -111,6 +118,22 @@ def test_a_split_batch_needs_a_t_star_beyond_the_threshold():
     case.sample(model)
     with pytest.raises(UnsupportedModelError, match="be trained or evaluated there"):
         case.loss(model)
+
+
+@pytest.mark.parametrize("t_star", [11, 6, 3])
+@pytest.mark.parametrize("option", ["half_noisy_node", "only_noisy_node", "unnormal_time_step"])
+def test_times_up_to_the_threshold_need_a_t_star_there(option, t_star):
+    case = stand_in("unigem")
+    model = case.model()
+    model.__dict__.update(sep_noisy_node=False, prediction_threshold_t=6, **{option: True})
+    apply_patch(model, case.stats(model), t_star=t_star)
+    losses = [functools.partial(case.loss, model.train(), (4, 3), seed) for seed in range(20)]
+    if t_star >= 6:
+        assert all(bool(torch.isfinite(loss()).all()) for loss in losses)
+        return
+    # A coin is thrown for each batch with `unnormal_time_step`: some of 20 are refused.
+    with pytest.raises(UnsupportedModelError, match=r"be trained or evaluated there|beyond t\*"):
+        torch.stack([loss() for loss in losses])
 
 
 @pytest.mark.parametrize("step", [0, 21, 2.5, True])
@@ -147,3 +170,39 @@ def test_a_sampler_that_changes_the_number_of_steps_does_not_move_t_star():
     assert (model.T, handle.log_snr) == (11, before)
     handle.remove()
     assert model.T == 20
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_steps_that_a_sampler_left_behind_are_not_those_of_the_model(waits):
+    case = stand_in("edpo")
+    model = case.model()
+    stats, masks = case.stats(model), case.masks((5, 4))
+    expected = apply_patch(case.model(), stats).t_star
+    model.sample_ddim(2, 5, *masks, None, timestep=3)
+    assert model.T == 3
+    handle = apply_patch(model, (lambda model: stats) if waits else stats)
+    trained_to(model, 20)
+    assert (handle.n_steps, handle.t_star) == (20, expected)
+    calls = case.network_inputs(model, lambda: model.sample(2, 5, *masks, None, timestep=20))
+    assert [round(20 * float(t[0])) for t, _ in calls] == list(range(expected, -1, -1))
+    handle.remove()
+    assert model.T == 20
+
+
+def test_an_energy_that_is_handed_on_keeps_its_times():
+    case = stand_in("eegsde")
+    model = case.model()
+    adapter = adapter_for(model)
+    apply_patch(model, case.stats(model), t_star=10)
+    arguments = {"guidance": Energy(), "guidance2": None}
+    for _ in range(2):  # as a start does that calls another one
+        adapter.prepare(model, "sample", arguments)
+    assert float(arguments["guidance"].phi(None, torch.ones(1, 1))) == 10 / 20
+    assert arguments["guidance2"] is None
+
+
+class Energy:
+    """It says which time it was asked for."""
+
+    def phi(self, z, t):
+        return t

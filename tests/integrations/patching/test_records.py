@@ -388,3 +388,95 @@ def test_no_order_of_operations_is_silent(seed):
                 assert verb == "sample", history
                 continue
         assert right or caught, history
+
+
+# -- gradients that are no training ----------------------------------------------------------------
+
+
+def noised(n=4):
+    """Noised molecules (2, n, 9) that want a gradient, and masks."""
+    node_mask, edge_mask = CASE.masks((n, n))
+    torch.manual_seed(3)
+    return CASE.noise(fresh(), (n, n)).requires_grad_(), node_mask, edge_mask
+
+
+def slope(model, how):
+    """The slope of a prediction with respect to its input, as guidance takes it."""
+    z, *masks = noised()
+    total = model.phi(z, torch.full((2, 1), 0.5), *masks, None).square().sum()
+    if how == "autograd.grad":
+        return torch.autograd.grad(total, z)[0]
+    total.backward(inputs=[z])
+    return z.grad
+
+
+@pytest.mark.parametrize("how", ["autograd.grad", "backward"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_guidance_is_no_training(how, mode):
+    model = fresh().train(mode)
+    patch(model)
+    assert float(slope(model, how).abs().max()) > 0
+    assert trained_extent(model) is None
+    patch(model.eval(), BEYOND)
+    sample(model)
+    patch(model)
+    hooks = [len(p._backward_hooks or ()) for p in model.parameters()]
+    train(model)
+    assert trained_extent(model).time == TRAINED / 20
+    assert [len(p._backward_hooks or ()) for p in model.parameters()] == hooks
+    slope(model, how)  # the record of a training stays
+    says_how_far(model)
+
+
+def test_guidance_by_a_frozen_model_is_no_training():
+    model = fresh().requires_grad_(False)
+    patch(model)
+    z, *masks = noised()
+    model.phi(z, torch.full((2, 1), 0.5), *masks, None).sum().backward()
+    assert trained_extent(model) is None
+
+
+TRAININGS = {
+    "in evaluation mode": lambda model: CASE.loss(model.eval()).mean().backward(),
+    "one parameter": lambda model: torch.autograd.grad(
+        CASE.loss(model.train()).mean(), list(model.dynamics.parameters())[-1:]
+    ),
+    "input and weights": lambda model: _of_both(model).backward(),
+    "a replica": lambda model: CASE.loss(_replica(model)).mean().backward(),
+    "compiled": lambda model: CASE.loss(torch.compile(model, backend="eager")).mean().backward(),
+}
+
+
+def _of_both(model):
+    z, *masks = noised()
+    return model.phi(z, torch.full((2, 1), 0.5), *masks, None).sum()
+
+
+def _replica(model):
+    """What `DataParallel` makes of a model: its weights are copies with a history."""
+    replica = copy.copy(model)
+    pairs = [(model, replica)]
+    for old, new in pairs:
+        new.__dict__ = {**old.__dict__, "_parameters": {}, "_modules": dict(old._modules)}
+        new._is_replica = True
+        copies = {name: weight * 1 for name, weight in old._parameters.items()}
+        new.__dict__.update(copies, _former_parameters=copies)
+        for name, child in old._modules.items():
+            new._modules[name] = copy.copy(child)
+            pairs.append((child, new._modules[name]))
+    assert not list(replica.parameters())
+    return replica
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch.compile's own
+@pytest.mark.parametrize("how", TRAININGS)
+def test_every_gradient_of_weights_is_training(how):
+    model = fresh()
+    patch(model)
+    average = copy.deepcopy(model)
+    TRAININGS[how](model)
+    assert trained_extent(model).time == TRAINED / 20
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter += 0.1
+    assert trained_extent(average).time == TRAINED / 20
