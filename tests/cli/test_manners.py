@@ -330,7 +330,7 @@ def complete(monkeypatch, gaga):
         ("gaga sample --spacing r", ["respace"]),
         ("gaga sample --stats q", ["qm9"]),
         ("gaga sample --device c", ["cpu", "cuda"]),
-        ("gaga run e", ["edm"]),
+        ("gaga run e", ["edm", "edpo"]),
         ("gaga run edm --stats n", ["none"]),
         ("gaga run edm --criterion c", ["cumulant"]),
         ("gaga prepare q", ["qm9"]),
