@@ -64,6 +64,10 @@ _INSTEAD = (
     "Pass a folder written by `gaga fit`, a hub id such as user/name, or one of: "
     f"{', '.join(EMBEDDED)}."
 )
+_STATES = (
+    "The law of noised states is known at the levels of one codebase and has no log-SNR, so that "
+    "no scheduler can be cut by it: start the codebase's own loop at level_star, from start()."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +333,8 @@ class GAGAStats:
                 schema.
         """
         if not isinstance(name_or_path, str | Path):
-            raise ArtefactError(f"got {type(name_or_path).__name__}, not a name. {_INSTEAD}")
+            instead = _STATES if hasattr(name_or_path, "level_star") else _INSTEAD
+            raise ArtefactError(f"got {type(name_or_path).__name__}, not a name. {instead}")
         name, folder = str(name_or_path), Path(name_or_path)
         if not name:
             raise ArtefactError(f"the name of the statistics is empty. {_INSTEAD}")

@@ -133,6 +133,12 @@ def truncate_sigmas(
         raise TruncationError(f"data_scale={data_scale} and rho={rho} must be positive.")
     if isinstance(stats, str | Path):
         stats = GAGAStats.from_pretrained(stats)
+    if not isinstance(stats, GAGAStats | None):
+        raise ArtefactError(
+            f"stats is a {type(stats).__name__}, not statistics of a fit: GAGAStats, a folder, a "
+            "hub id or an embedded name. A noise level is named, sigma_star=...; a RigidTarget "
+            "gives one, sigma_star=target.sigma_star(); the list of sigmas comes first."
+        )
     if sigma_star is None:
         if stats is None:
             raise ArtefactError("neither stats nor sigma_star is given. Pass one, or both.")

@@ -281,3 +281,9 @@ def test_other_refusals(tmp_path):
         truncate_sigmas([2.0, 1.0], tmp_path)
     STATS.save_pretrained(tmp_path)
     assert truncate_sigmas([2.0, 1.0], tmp_path)[1].sigma == 2.0
+
+
+@pytest.mark.parametrize("given", [1.5, [80.0, 1.0], RigidTarget.from_size(100, 10.0)])
+def test_what_is_no_statistics_is_told_where_it_belongs(given):
+    with pytest.raises(ArtefactError, match=r"not statistics of a fit.*sigma_star=target"):
+        truncate_sigmas([80.0, 1.0, 0.0], given)

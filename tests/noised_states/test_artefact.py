@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from toys import gaussian_molecules, generator, normal
 
-from gaga_adapter import AtomLayout, DenseLayout, FittedStates, GAGAStats
+from gaga_adapter import AtomLayout, DenseLayout, FittedStates, GAGAScheduler, GAGAStats
 from gaga_adapter.errors import ArtefactError, GAGAError, TruncationError, WriteError
 from gaga_adapter.files.pair import digest_of
 from gaga_adapter.moments import DenseMoments, ExchangeableMoments
@@ -177,3 +178,8 @@ def test_show_prints_the_levels(gaga, tmp_path):
 
 if __name__ == "__main__":
     molecules().save_pretrained(FROZEN)
+
+
+def test_a_scheduler_is_not_cut_by_states():
+    with pytest.raises(ArtefactError, match="no log-SNR.*own loop at level_star"):
+        GAGAScheduler.from_pretrained(DDPMScheduler(), stats=molecules())
