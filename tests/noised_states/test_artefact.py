@@ -181,5 +181,5 @@ if __name__ == "__main__":
 
 
 def test_a_scheduler_is_not_cut_by_states():
-    with pytest.raises(ArtefactError, match="no log-SNR.*own loop at level_star"):
+    with pytest.raises(ArtefactError, match=r"no log-SNR.*own loop at level_star"):
         GAGAScheduler.from_pretrained(DDPMScheduler(), stats=molecules())
