@@ -186,7 +186,11 @@ def load_plain(folder: Path) -> Scheduler:
 
 
 def plain_class(name: str) -> type[Any] | None:
-    """A scheduler class of diffusers, or one derived from them that has been imported."""
+    """A scheduler class of diffusers, or one derived from them that has been imported.
+
+    Of several that have the name, such as those of a cell that was run twice, it is the last that
+    was defined and has a configuration.
+    """
     import diffusers
 
     from gaga_adapter import few_step
@@ -197,7 +201,8 @@ def plain_class(name: str) -> type[Any] | None:
     todo: list[type[Any]] = [diffusers.SchedulerMixin]
     while todo:
         derived = todo.pop()
-        if derived.__name__ == name and not hasattr(derived, "_gaga_base"):
+        is_plain = issubclass(derived, diffusers.ConfigMixin) and not hasattr(derived, "_gaga_base")
+        if derived.__name__ == name and is_plain:
             return derived
         todo += derived.__subclasses__()
     return None

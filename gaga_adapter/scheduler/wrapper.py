@@ -437,7 +437,13 @@ def empty(base: type[Any]) -> GAGAScheduler:
 
 
 def class_named(name: str) -> type[Any]:
-    """The generated class of this name, whose base is in diffusers or has been imported."""
+    """The generated class of this name, whose base is in diffusers or has been imported.
+
+    Of several that have the name it is the last that was made.
+    """
+    for made in reversed(_GENERATED.values()):
+        if made.__name__ == name:
+            return made
     base = plain_class(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     if base is None:
         raise AttributeError(f"module {__package__!r} has no attribute {name!r}")
