@@ -333,8 +333,10 @@ class GAGAStats:
                 schema.
         """
         if not isinstance(name_or_path, str | Path):
-            instead = _STATES if hasattr(name_or_path, "level_star") else _INSTEAD
-            raise ArtefactError(f"got {type(name_or_path).__name__}, not a name. {instead}")
+            raise ArtefactError(
+                f"got {type(name_or_path).__name__}, not a name. "
+                f"{_STATES if hasattr(name_or_path, 'level_star') else _INSTEAD}"
+            )
         name, folder = str(name_or_path), Path(name_or_path)
         if not name:
             raise ArtefactError(f"the name of the statistics is empty. {_INSTEAD}")
