@@ -153,16 +153,6 @@ DIFFSBDD = JointCase(
 )
 
 
-def network_calls(case):
-    """Calls of the network for one sample of a thousand steps, from T and from t* = 550."""
-    model = case.model(1000)
-    calls = []
-    for t_star in (1000, 550):
-        apply_patch(model, case.stats(model), t_star=t_star, reference="size")
-        calls.append(len(case.network_inputs(model, lambda: case.sample(model, (3,)))))
-    return calls
-
-
 # -- what is DiffSBDD's own ------------------------------------------------------------------------
 
 

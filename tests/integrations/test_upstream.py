@@ -4,19 +4,12 @@ GAGA_EDM_REPO      github.com/ehoogeboom/e3_diffusion_for_molecules
 GAGA_GEOLDM_REPO   github.com/MinkaiXu/GeoLDM
 """
 
-import functools
-import json
-import os
-import subprocess
-import sys
-
 import gaussian_bound
 import pytest
-from folders import RUNNERS
+from upstream import must_pass, said
 
 from gaga_adapter import testing
 
-RUNNER = RUNNERS / "upstream_runner.py"
 REPOSITORIES = {"edm": "GAGA_EDM_REPO", "geoldm": "GAGA_GEOLDM_REPO"}
 
 pytestmark = pytest.mark.upstream
@@ -24,34 +17,13 @@ pytestmark = pytest.mark.upstream
 
 def run(kind):
     """What the runner says of a checkout."""
-    repository = os.environ.get(REPOSITORIES[kind])
-    if not repository:
-        pytest.skip(f"{REPOSITORIES[kind]} does not name a checkout")
-    done = finished(kind, repository)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@functools.cache
-def finished(kind, repository):
-    """The runner, once, in a process whose working directory is the checkout."""
-    return subprocess.run(
-        [sys.executable, str(RUNNER), kind],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-    )
+    return said(REPOSITORIES[kind], "upstream_runner.py", kind)
 
 
 @pytest.mark.parametrize("check", testing.CHECKS)
 @pytest.mark.parametrize("kind", REPOSITORIES)
 def test_contract(kind, check):
-    outcome = run(kind)["checks"][check]
-    if outcome.startswith("skipped"):
-        pytest.skip(outcome)
-    assert outcome == "passed", outcome
+    must_pass(run(kind)["checks"][check])
 
 
 @pytest.mark.parametrize("kind", REPOSITORIES)

@@ -5,40 +5,18 @@ GAGA_FLOWMOL_REPO     github.com/Dunni3/FlowMol
 GAGA_EQUIFM_REPO      github.com/AlgoMole/MolFM, which needs torchdiffeq
 """
 
-import functools
-import json
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
-from folders import RUNNERS
+from upstream import said
 
 pytestmark = pytest.mark.upstream
 FOLDERS = {"semlaflow": ".", "flowmol": ".", "equifm": "sampling"}
 
 
-@functools.cache
 def report(name):
-    """What a runner says of a checkout, once, in a process that works there."""
-    variable = f"GAGA_{name.upper()}_REPO"
-    repository = os.environ.get(variable)
-    if not repository:
-        pytest.skip(f"{variable} does not name a checkout")
-    if name == "equifm" and find_spec("torchdiffeq") is None:
-        pytest.skip("EquiFM needs torchdiffeq")
-    done = subprocess.run(
-        [sys.executable, str(RUNNERS / f"{name}_runner.py")],
-        cwd=Path(repository) / FOLDERS[name],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    """What a runner says of a checkout."""
+    needs = ("torchdiffeq",) if name == "equifm" else ()
+    variable, runner = f"GAGA_{name.upper()}_REPO", f"{name}_runner.py"
+    return said(variable, runner, folder=FOLDERS[name], needs=needs)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

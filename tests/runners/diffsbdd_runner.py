@@ -9,11 +9,8 @@ ones. `torch_scatter` is stood in for by torch's own reductions, and readers of 
 import contextlib
 import io
 import json
-import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from pathlib import Path
 from unittest import mock
 
@@ -32,9 +29,10 @@ from equivariant_diffusion import conditional_model, dynamics, en_diffusion  # n
 from fakes import joint_cases  # noqa: E402
 from gaga_adapter.integrations import apply_patch  # noqa: E402
 from gaga_adapter.integrations.flat import fit_complexes  # noqa: E402
+from verdicts import QUICK, checks_of, network_calls  # noqa: E402 - beside this file
 
 from gaga_adapter.errors import UnsupportedModelError  # noqa: E402
-from gaga_adapter.testing import CHECKS, NotApplicable  # noqa: E402
+from gaga_adapter.testing import CHECKS  # noqa: E402
 
 torch.set_num_threads(1)  # sums over atoms are then in one order, to the last bit
 ATOM_NF, RESIDUE_NF = joint_cases.ATOM_NF, joint_cases.RESIDUE_NF
@@ -102,46 +100,21 @@ def fits():
     with tempfile.TemporaryDirectory() as folder:
         data = complexes(folder)
     loader = torch.utils.data.DataLoader(data, batch_size=50, collate_fn=data.collate_fn)
-    stats = fit_complexes(
-        model,
-        loader,
-        criterion="cumulant",
-        reference="size",
-        tolerance=5.0,
-        log_snr=(0.0, -3.0, -6.0),
-        n_bootstrap=0,
-    )
+    stats = fit_complexes(model, loader, **{**QUICK, "tolerance": 5.0})
     handle = apply_patch(model, stats)
     CASE.sample(model)
     CASE.loss(model)
     return [[part.layout.describe(), part.moments.count] for part in stats.parts] + [handle.t_star]
 
 
-def outcome(check, case):
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            check(case)
-    except NotApplicable as reason:
-        return f"skipped: {reason}"
-    except BaseException:
-        return f"failed: {traceback.format_exc()}"
-    return "passed"
-
-
 def main():
-    started = time.perf_counter()
     own = [the_conditional_model_is_refused]
     checks = {**CHECKS, **joint_cases.CHECKS, **{check.__name__: check for check in own}}
-    checks = {name: outcome(check, CASE) for name, check in checks.items()}
-    calls, fitted = joint_cases.network_calls(CASE), fits()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     report = {
         "codebase": "DiffSBDD",
-        "commit": commit.stdout.strip(),
-        "checks": checks,
-        "calls": calls,
-        "fits": fitted,
-        "seconds": time.perf_counter() - started,
+        "checks": checks_of("DiffSBDD", checks, CASE),
+        "calls": network_calls(CASE),
+        "fits": fits(),
     }
     print(json.dumps(report))
 

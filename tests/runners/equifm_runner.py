@@ -7,8 +7,6 @@ object as its last line. The repository publishes the sampler alone.
 
 import json
 import sys
-import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -18,22 +16,20 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path.cwd()))
 
 import cnf_models  # noqa: E402 - upstream's
+from verdicts import findings_of_states  # noqa: E402 - beside this file
 
 from gaga_adapter import MoleculeLayout, TwoSample, fit_states  # noqa: E402
 from gaga_adapter.molecules.encoding import encode  # noqa: E402
 from gaga_adapter.molecules.qm9 import load_qm9  # noqa: E402
 from gaga_adapter.moments import ExchangeableMoments  # noqa: E402
 from gaga_adapter.subspace import mask_from_sizes, project  # noqa: E402
+from gaga_adapter.testing import NotApplicable  # noqa: E402
 
 CODEBASE = "EquiFM"
 LEVELS = (0.7, 0.8, 0.85, 0.9, 0.95)  # t = 1 is noise
 N_MOLECULES = 2400
 #: `normalize_factors` and `include_charges` of its args.pickle.
 LAYOUT = MoleculeLayout(onehot_scale=4.0, charge_scale=10.0)
-
-
-class NotThere(Exception):
-    """A check that cannot be passed, with the reason."""
 
 
 def model():
@@ -99,7 +95,7 @@ def its_own_states_are_measured(study):
     missing = [name for name in ("forward", "loss", "compute_loss", "nll")
                if name in vars(cnf_models.Cnflows)]  # fmt: skip
     assert not missing, f"{missing} may make states: measure these"
-    raise NotThere(
+    raise NotApplicable(
         "the repository holds the sampler alone: nothing in it pairs noise or makes a state of "
         "training, so the states are those of the pairing and path that the paper names"
     )
@@ -153,29 +149,8 @@ CHECKS = {
 }
 
 
-def outcome(check, study):
-    try:
-        check(study)
-    except NotThere as reason:
-        return f"skipped: {reason}"
-    except BaseException:
-        return f"failed: {traceback.format_exc()}"
-    return "passed"
-
-
 def main():
-    torch.set_num_threads(1)
-    started, study = time.perf_counter(), Study()
-    checks = {name: outcome(check, study) for name, check in CHECKS.items()}
-    report = {
-        "codebase": CODEBASE,
-        "checks": checks,
-        "calls": study.calls,
-        "level_star": study.stats.level_star,
-        "curve": {str(one.level): [one.value, one.std_error] for one in study.stats.measured},
-        "naive_over_measured": study.ratios,
-    }
-    print(json.dumps({**report, "seconds": time.perf_counter() - started}))
+    print(json.dumps(findings_of_states(CODEBASE, CHECKS, Study())))
 
 
 if __name__ == "__main__":

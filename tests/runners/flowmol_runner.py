@@ -8,8 +8,6 @@ and the network is left out. torch_scatter is stood in for by an empty module.
 
 import json
 import sys
-import time
-import traceback
 import types
 from pathlib import Path
 
@@ -21,10 +19,6 @@ N_MOLECULES, BATCH, STEPS = 2400, 64, 100
 FAR = 5.5  # standard errors: a false alarm in 3e7 for a single comparison
 #: `prior_config` of its configs/flowmol3.yml, for positions.
 PRIOR = {"x": {"align": True, "type": "centered-normal", "kwargs": {"std": 1.0}}}
-
-
-class NotThere(Exception):
-    """A check that cannot be passed, with the reason."""
 
 
 def stand_in(name, **members):
@@ -66,12 +60,14 @@ sys.path.insert(0, str(Path.cwd()))
 from flowmol.data_processing.priors import coupled_node_prior  # noqa: E402 - upstream's, as
 from flowmol.models.ctmc_vector_field import CTMCVectorField  # noqa: E402 - the next
 from flowmol.models.interpolant_scheduler import InterpolantScheduler  # noqa: E402
+from verdicts import findings_of_states  # noqa: E402 - beside this file
 
 from gaga_adapter import AtomLayout, TwoSample, fit_states  # noqa: E402
 from gaga_adapter.molecules.qm9 import load_qm9  # noqa: E402
 from gaga_adapter.moments import ExchangeableMoments  # noqa: E402
 from gaga_adapter.reference import make_reference  # noqa: E402
 from gaga_adapter.subspace import mask_from_sizes, project  # noqa: E402
+from gaga_adapter.testing import NotApplicable  # noqa: E402
 
 
 class Field(CTMCVectorField):
@@ -240,7 +236,7 @@ def its_loop_ends_at_the_data_from_there(study):
 
 
 def types_and_bonds_start_at_their_own_law(study):
-    raise NotThere(
+    raise NotApplicable(
         f"at t = {study.stats.level_star:g} as large a share of types, charges and bonds shows "
         "already, jointly with the positions; there is no law for bonds, so all start masked"
     )
@@ -259,29 +255,8 @@ CHECKS = {
 }
 
 
-def outcome(check, study):
-    try:
-        check(study)
-    except NotThere as reason:
-        return f"skipped: {reason}"
-    except BaseException:
-        return f"failed: {traceback.format_exc()}"
-    return "passed"
-
-
 def main():
-    torch.set_num_threads(1)
-    started, study = time.perf_counter(), Study()
-    checks = {name: outcome(check, study) for name, check in CHECKS.items()}
-    report = {
-        "codebase": CODEBASE,
-        "checks": checks,
-        "calls": study.calls,
-        "level_star": study.stats.level_star,
-        "curve": {str(one.level): [one.value, one.std_error] for one in study.stats.measured},
-        "naive_over_measured": study.ratios,
-    }
-    print(json.dumps({**report, "seconds": time.perf_counter() - started}))
+    print(json.dumps(findings_of_states(CODEBASE, CHECKS, Study())))
 
 
 if __name__ == "__main__":

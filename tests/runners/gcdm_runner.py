@@ -14,10 +14,7 @@ import contextlib
 import functools
 import io
 import json
-import subprocess
 import sys
-import time
-import traceback
 import types
 import warnings
 from pathlib import Path
@@ -34,8 +31,9 @@ import torch_geometric.utils  # noqa: E402
 from fakes import flat_cases  # noqa: E402
 from gaga_adapter.integrations import apply_patch, fit_from, patched  # noqa: E402
 from scattering import scatter  # noqa: E402 - beside this file
+from verdicts import QUICK, checks_of, molecules, network_calls  # noqa: E402 - as well
 
-from gaga_adapter.testing import CHECKS, NotApplicable  # noqa: E402
+from gaga_adapter.testing import CHECKS  # noqa: E402
 
 EMPTY = """
 imageio msgpack openbabel openbabel.pybel posebusters prody pymol torch_cluster torchviz
@@ -151,29 +149,10 @@ def fits():
     found = {}
     for charges in (True, False):
         model = CASE.model(charges=charges)
-        generator = torch.Generator().manual_seed(3)
-        n_atoms = torch.randint(4, 10, (600,), generator=generator)
-        mask = torch.arange(9) < n_atoms[:, None]
-        numbers = torch.tensor([1, 6, 7, 8, 9])[torch.randint(5, mask.shape, generator=generator)]
-        data = ProcessedDataset(
-            {
-                "num_atoms": n_atoms,
-                "charges": numbers * mask,
-                "positions": torch.randn(600, 9, 3, generator=generator) * mask[..., None],
-                "index": torch.arange(600),
-            },
-            subtract_thermo=False,
-        )
+        data = {**molecules(), "index": torch.arange(600)}
+        data = ProcessedDataset(data, subtract_thermo=False)
         loader = torch_geometric.loader.DataLoader(data, batch_size=64, shuffle=True)
-        stats = fit_from(
-            model,
-            loader,
-            criterion="cumulant",
-            reference="size",
-            tolerance=3.0,
-            log_snr=(0.0, -3.0, -6.0),
-            n_bootstrap=0,
-        )
+        stats = fit_from(model, loader, **QUICK)
         handle = apply_patch(model, stats)
         CASE.sample(model)
         CASE.loss(model)
@@ -237,34 +216,14 @@ def measured(model, gamma, t_star):
         return float((nll.double() - t_star * network.surprise(x)).mean())
 
 
-def outcome(check, case):
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # upstream prints entropies
-            check(case)
-    except NotApplicable as reason:
-        return f"skipped: {reason}"
-    except BaseException:
-        return f"failed: {traceback.format_exc()}"
-    return "passed"
-
-
 def main():
-    started = time.perf_counter()
-    checks = {**CHECKS, **flat_cases.GCDM_CHECKS}
-    checks = {name: outcome(check, CASE) for name, check in checks.items()}
-    with contextlib.redirect_stdout(io.StringIO()):
-        calls = flat_cases.network_calls(CASE)
-        fitted, bound = fits(), bounds()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     report = {
         "codebase": "GCDM",
-        "commit": commit.stdout.strip(),
-        "checks": checks,
-        "calls": calls,
-        "fits": fitted,
-        "bound": bound,
-        "seconds": time.perf_counter() - started,
+        "checks": checks_of("GCDM", {**CHECKS, **flat_cases.GCDM_CHECKS}, CASE),
+        "calls": network_calls(CASE),
     }
+    with contextlib.redirect_stdout(io.StringIO()):  # upstream prints entropies
+        report |= {"fits": fits(), "bound": bounds()}
     print(json.dumps(report))
 
 

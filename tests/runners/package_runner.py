@@ -4,47 +4,28 @@ Called as `python package_runner.py NAME`, for `mlconfgen` or `molcraftdiffusion
 object, `{"codebase": ..., "checks": {name: outcome}, "calls": [before, after]}`, as its last line.
 """
 
-import contextlib
 import importlib
-import io
 import json
 import sys
-import traceback
-import warnings
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / "integrations")]
 
-from gaga_adapter.integrations import patched  # noqa: E402
+from verdicts import checks_of, network_calls  # noqa: E402 - beside this file
 
-from gaga_adapter.testing import CHECKS, NotApplicable  # noqa: E402
-
-
-def outcome(check, case):
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # checks that are about warnings record them
-            check(case)
-    except NotApplicable as reason:
-        return f"skipped: {reason}"
-    except Exception:
-        return f"failed: {traceback.format_exc()}"
-    return "passed"
+from gaga_adapter.testing import CHECKS  # noqa: E402
 
 
 def main(name):
     module = importlib.import_module(f"test_{name}")
     cases = module.CASES if hasattr(module, "CASES") else {name: module.CASE}
-    cases = list(cases.values()) if isinstance(cases, dict) else list(cases)
     checks = {
-        f"{case.name}: {check}": outcome(CHECKS[check], case) for case in cases for check in CHECKS
+        f"{case.name}: {check}": outcome
+        for case in cases.values()
+        for check, outcome in checks_of(case.name, CHECKS, case).items()
     }
-    calls, case = [], cases[0]
-    model = case.model(1000)
-    for t_star in (1000, 550):
-        with patched(model, None, t_star=t_star):
-            calls.append(len(case.network_inputs(model, lambda: case.sample(model, (3, 4)))))
+    calls = network_calls(next(iter(cases.values())), (3, 4))
     print(json.dumps({"codebase": name, "checks": checks, "calls": calls}))
 
 

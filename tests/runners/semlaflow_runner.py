@@ -8,8 +8,6 @@ its files import and these checks do not use, are stood in for by empty modules.
 import json
 import math
 import sys
-import time
-import traceback
 import types
 from pathlib import Path
 
@@ -39,10 +37,6 @@ class Lightning(torch.nn.Module):
         """Accept them."""
 
 
-class NotThere(Exception):
-    """A check that cannot be passed, with the reason."""
-
-
 class Metric(torch.nn.Module):
     """What its metrics ask of torchmetrics before they count anything."""
 
@@ -64,6 +58,7 @@ from semlaflow.models.fm import Integrator, MolecularCFM  # noqa: E402 - upstrea
 from semlaflow.models.semla import EquiInvDynamics, SemlaGenerator  # noqa: E402
 from semlaflow.util.functional import one_hot_encode_tensor  # noqa: E402
 from semlaflow.util.molrepr import GeometricMol, GeometricMolBatch  # noqa: E402
+from verdicts import findings_of_states  # noqa: E402 - beside this file
 
 from gaga_adapter import AtomLayout, TwoSample, fit_states  # noqa: E402
 from gaga_adapter.molecules.qm9 import load_qm9  # noqa: E402
@@ -71,6 +66,7 @@ from gaga_adapter.moments import ExchangeableMoments  # noqa: E402
 from gaga_adapter.reference import make_reference  # noqa: E402
 from gaga_adapter.reference.measured import measured_reference  # noqa: E402
 from gaga_adapter.subspace import mask_from_sizes, project  # noqa: E402
+from gaga_adapter.testing import NotApplicable  # noqa: E402
 
 # -- its data, its states, its model ---------------------------------------------------------------
 
@@ -320,7 +316,7 @@ def types_and_bonds_start_at_their_own_law(study):
         for one, other in zip(data, made, strict=True):
             same += int((one.atomics.argmax(-1) == other.atomics.argmax(-1)).sum())
             total += one.seq_length
-    raise NotThere(
+    raise NotApplicable(
         f"at t = {star:g} {100 * same / total:.0f} % of the types are those of the data already, "
         "and as many bonds, jointly with the positions; there is no law for bonds, so the start "
         "leaves types and bonds at those of t = 0"
@@ -341,31 +337,11 @@ CHECKS = {
 }
 
 
-def outcome(check, study):
-    try:
-        check(study)
-    except NotThere as reason:
-        return f"skipped: {reason}"
-    except BaseException:
-        return f"failed: {traceback.format_exc()}"
-    return "passed"
-
-
 def main():
-    torch.set_num_threads(1)
-    started, study = time.perf_counter(), Study()
+    study = Study()
     study.ratios, study.nats, study.calls = {}, {}, None
-    checks = {name: outcome(check, study) for name, check in CHECKS.items()}
-    report = {
-        "codebase": CODEBASE,
-        "checks": checks,
-        "calls": study.calls,
-        "level_star": study.stats.level_star,
-        "curve": {str(one.level): [one.value, one.std_error] for one in study.stats.measured},
-        "naive_over_measured": study.ratios,
-        "nats_at_level_star": study.nats,
-    }
-    print(json.dumps({**report, "seconds": time.perf_counter() - started}))
+    findings = findings_of_states(CODEBASE, CHECKS, study)
+    print(json.dumps({**findings, "nats_at_level_star": study.nats}))
 
 
 if __name__ == "__main__":

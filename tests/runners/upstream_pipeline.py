@@ -1,12 +1,16 @@
 """What a checkout of EDM or GeoLDM does as a diffusers pipeline; prints its findings as JSON.
 
-Run with the root of the checkout as working directory and on the path.
+Run with the root of the checkout as working directory.
 """
 
 import contextlib
 import copy
 import io
 import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path.cwd()))
 
 import torch
 from egnn import models

@@ -9,93 +9,26 @@ import contextlib
 import io
 import json
 import sys
-import time
-import traceback
 from pathlib import Path
 
 sys.path[:0] = [str(Path.cwd()), str(Path(__file__).parents[1])]
 
 import gaussian_bound  # noqa: E402
 import torch  # noqa: E402
-from egnn import models  # noqa: E402 - upstream's, as the next three
-from equivariant_diffusion import en_diffusion  # noqa: E402
+from equivariant_diffusion import en_diffusion  # noqa: E402 - upstream's
+from family import ALL, Fork  # noqa: E402 - beside this file
 from gaga_adapter.integrations import apply_patch, fit_from  # noqa: E402
-from qm9.data.collate import PreprocessQM9  # noqa: E402
+from qm9.data.collate import PreprocessQM9  # noqa: E402 - upstream's
 from qm9.data.dataset_class import ProcessedDataset  # noqa: E402
+from verdicts import QUICK, checks_of, molecules, network_calls  # noqa: E402 - beside this file
 
 from gaga_adapter import testing  # noqa: E402
-
-
-def network(n_in, n_context, **options):
-    return models.EGNN_dynamics_QM9(
-        in_node_nf=n_in + 1,
-        context_node_nf=n_context,
-        n_dims=3,
-        device="cpu",
-        hidden_nf=8,
-        n_layers=1,
-        attention=True,
-        tanh=True,
-        inv_sublayers=1,
-        **options,
-    )
-
-
-def diffusion(kind, n_features, n_steps, schedule, loss, charges, context, **options):
-    return kind(
-        dynamics=network(n_features, context),
-        in_node_nf=n_features,
-        n_dims=3,
-        timesteps=n_steps,
-        noise_schedule=schedule,
-        noise_precision=1e-4,
-        loss_type=loss,
-        norm_values=(1.0, 4.0, 10.0),
-        include_charges=charges,
-        **options,
-    )
-
-
-def make_edm(n_steps, schedule="polynomial_2", loss="l2", charges=True, context=0):
-    torch.manual_seed(0)
-    kind = en_diffusion.EnVariationalDiffusion
-    return diffusion(kind, 5 + charges, n_steps, schedule, loss, charges, context).eval()
-
-
-def make_geoldm(
-    n_steps, schedule="polynomial_2", loss="l2", charges=True, context=0, trainable=False
-):
-    torch.manual_seed(0)
-    coder = {
-        "context_node_nf": context,
-        "n_dims": 3,
-        "device": "cpu",
-        "hidden_nf": 8,
-        "n_layers": 1,
-        "include_charges": charges,
-    }
-    vae = en_diffusion.EnHierarchicalVAE(
-        encoder=models.EGNN_encoder_QM9(in_node_nf=5 + charges, out_node_nf=2, **coder),
-        decoder=models.EGNN_decoder_QM9(in_node_nf=2, out_node_nf=5 + charges, **coder),
-        in_node_nf=5 + charges,
-        n_dims=3,
-        latent_node_nf=2,
-        kl_weight=0.01,
-        include_charges=charges,
-    )
-    kind, options = en_diffusion.EnLatentDiffusion, {"vae": vae, "trainable_ae": trainable}
-    return diffusion(kind, 2, n_steps, schedule, loss, charges, context, **options).eval()
-
 
 torch.set_num_threads(1)  # sums over atoms are then in one order, to the last bit
 
 CASES = {
-    "edm": testing.Case("EDM", make_edm),
-    "geoldm": testing.Case(
-        "GeoLDM",
-        make_geoldm,
-        options=frozenset({"schedule", "loss", "charges", "context", "trainable"}),
-    ),
+    "edm": Fork("EDM"),
+    "geoldm": Fork("GeoLDM", kind="EnLatentDiffusion", options=ALL | {"trainable"}),
 }
 
 
@@ -124,30 +57,13 @@ def fits(case):
     found = {}
     for charges in (True, False):
         model = case.model(charges=charges)
-        generator = torch.Generator().manual_seed(3)
-        n_atoms = torch.randint(4, 10, (600,), generator=generator)
-        mask = torch.arange(9) < n_atoms[:, None]
-        numbers = torch.tensor([1, 6, 7, 8, 9])[torch.randint(5, mask.shape, generator=generator)]
-        data = {
-            "num_atoms": n_atoms,
-            "charges": numbers * mask,
-            "positions": torch.randn(600, 9, 3, generator=generator) * mask[..., None],
-        }
         loader = torch.utils.data.DataLoader(
-            ProcessedDataset(data, subtract_thermo=False),
+            ProcessedDataset(molecules(), subtract_thermo=False),
             batch_size=64,
             shuffle=True,
             collate_fn=PreprocessQM9(load_charges=charges).collate_fn,
         )
-        stats = fit_from(
-            model,
-            loader,
-            criterion="cumulant",
-            reference="size",
-            tolerance=3.0,
-            log_snr=(0.0, -3.0, -6.0),
-            n_bootstrap=0,
-        )
+        stats = fit_from(model, loader, **QUICK)
         handle = apply_patch(model, stats, fix_last_class=True)
         case.sample(model)
         case.loss(model)
@@ -155,30 +71,16 @@ def fits(case):
     return found
 
 
-def outcome(check, case):
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # upstream prints its schedules
-            check(case)
-    except testing.NotApplicable as reason:
-        return f"skipped: {reason}"
-    except BaseException:
-        return f"failed: {traceback.format_exc()}"
-    return "passed"
-
-
 def main():
     case = CASES[sys.argv[1]]
-    started = time.perf_counter()
-    checks = {name: outcome(check, case) for name, check in testing.CHECKS.items()}
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = case.model(1000)
-        full = len(case.network_inputs(model, lambda: case.sample(model)))
-        apply_patch(model, case.stats(model), t_star=550)
-        cut = len(case.network_inputs(model, lambda: case.sample(model)))
-        bound, fitted = bounds(), fits(case)
-    seconds = time.perf_counter() - started
-    report = {"checks": checks, "calls": [full, cut], "bound": bound, "fits": fitted}
-    print(json.dumps({**report, "seconds": seconds}))
+    report = {
+        "checks": checks_of(case.name, testing.CHECKS, case),
+        "calls": network_calls(case),
+        "fits": fits(case),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # upstream prints its schedules
+        report["bound"] = bounds()
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """GCDM's stand-in under the contract, and what is its own."""
 
 import pytest
-from fakes.flat_cases import GCDM, GCDM_CHECKS, network_calls
+from fakes.flat_cases import GCDM, GCDM_CHECKS
 from gaga_adapter.integrations import apply_patch, fit_from
+from runners.verdicts import network_calls
 
 from gaga_adapter.errors import GAGAWarning, StatsMismatchError
 from gaga_adapter.testing import CHECKS, NotApplicable

@@ -6,17 +6,10 @@ GAGA_DIFFSBDD_REPO   github.com/arneschneuing/DiffSBDD
 GCDM needs torch_geometric and omegaconf as well. Everything else is stood in for by the runners.
 """
 
-import functools
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-
 import gaussian_bound
 import pytest
 from fakes import flat_cases, joint_cases
-from folders import RUNNERS
+from upstream import must_pass, said
 
 from gaga_adapter.testing import CHECKS
 
@@ -31,39 +24,14 @@ pytestmark = pytest.mark.upstream
 
 def run(kind):
     """What the runner says of a checkout."""
-    name = f"GAGA_{kind.upper()}_REPO"
-    repository = os.environ.get(name)
-    if not repository:
-        pytest.skip(f"{name} does not name a checkout")
-    missing = [package for package in NEEDS[kind] if importlib.util.find_spec(package) is None]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} are not installed")
-    done = finished(kind, repository)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@functools.cache
-def finished(kind, repository):
-    """The runner, once, in a process whose working directory is the checkout."""
-    return subprocess.run(
-        [sys.executable, str(RUNNERS / f"{kind}_runner.py")],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-    )
+    return said(f"GAGA_{kind.upper()}_REPO", f"{kind}_runner.py", needs=NEEDS[kind])
 
 
 @pytest.mark.parametrize(
     ("kind", "check"), [(kind, check) for kind, own in OWN.items() for check in (*CHECKS, *own)]
 )
 def test_contract(kind, check):
-    outcome = run(kind)["checks"][check]
-    if outcome.startswith("skipped"):
-        pytest.skip(outcome)
-    assert outcome == "passed", outcome
+    must_pass(run(kind)["checks"][check])
 
 
 @pytest.mark.parametrize("kind", OWN)

@@ -9,16 +9,9 @@ GAGA_SYMDIFF_REPO    github.com/leozhangML/symdiff
 GAGA_CHEMGUIDE_REPO  github.com/A-Chicharito-S/ChemGuide
 """
 
-import functools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from folders import RUNNERS
 from runners import family
+from upstream import must_pass, said
 
 from gaga_adapter import testing
 
@@ -31,34 +24,13 @@ CHECKS = [
 
 def run(name):
     """What the runner says of a checkout."""
-    variable = family.REPOSITORIES[name]
-    if not os.environ.get(variable):
-        pytest.skip(f"{variable} does not name a checkout")
-    done = finished(name, os.environ[variable])
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@functools.cache
-def finished(name, repository):
-    """The runner, once, in a process whose working directory is the checkout."""
-    inner = Path(repository, "EDM_based")
-    return subprocess.run(
-        [sys.executable, str(RUNNERS / "family_runner.py"), name],
-        cwd=inner if inner.is_dir() else repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-    )
+    folder = "EDM_based" if name == "georcg" else "."
+    return said(family.REPOSITORIES[name], "family_runner.py", name, folder=folder)
 
 
 @pytest.mark.parametrize(("name", "check"), CHECKS)
 def test_contract(name, check):
-    outcome = run(name)["checks"][check]
-    if outcome.startswith("skipped"):
-        pytest.skip(outcome)
-    assert outcome == "passed", outcome
+    must_pass(run(name)["checks"][check])
 
 
 @pytest.mark.parametrize("name", family.FORKS)

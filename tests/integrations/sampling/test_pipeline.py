@@ -7,22 +7,18 @@ sampled.
 """
 
 import inspect
-import json
 import math
-import os
-import subprocess
-import sys
 
 import diffusers
 import pytest
 import torch
 from fakes import edm_like
-from folders import RUNNERS
 from gaga_adapter.integrations import apply_patch, remove_patch
 from gaga_adapter.integrations.patching.relayout import in_layout
 from gaga_adapter.integrations.sampling.pipeline import as_pipeline
 from scheduler import loops
 from torch import nn
+from upstream import said
 
 from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.errors import (
@@ -45,7 +41,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.* steps are left from t"),  # on purpose
 ]
 
-UPSTREAM = RUNNERS / "upstream_pipeline.py"
 ELEMENTS = ("H", "C", "O")
 N = 5
 
@@ -656,19 +651,7 @@ def test_attaching_and_handing_over():
 @pytest.mark.upstream
 @pytest.mark.parametrize("variable", ["GAGA_EDM_REPO", "GAGA_GEOLDM_REPO"])
 def test_the_real_classes(variable):
-    repository = os.environ.get(variable)
-    if not repository:
-        pytest.skip(f"{variable} names no checkout")
-    done = subprocess.run(  # a process of its own: both repositories call their modules the same
-        [sys.executable, "-W", "ignore", UPSTREAM],
-        cwd=repository,
-        env={**os.environ, "PYTHONPATH": repository, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = said(variable, "upstream_pipeline.py")
     assert max(found["posterior"]) < 1e-9
     expected = {  # calls and first time: on the whole path, and from step 550
         "ddpm": [1001, 1.0, 551, 0.55],

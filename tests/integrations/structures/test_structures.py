@@ -5,19 +5,15 @@ GAGA_CHAI_SITE     a folder with chai_lab 0.6.1, likewise
 """
 
 import functools
-import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 from fakes import structures
 from fakes.device import SinglePrecision
-from folders import RUNNERS
 from gaga_adapter.integrations.structures import apply_patch, patched, remove_patch
 from structure_checks import CHECKS, Case, Run
+from upstream import must_pass, said
 
 from gaga_adapter.errors import GAGAWarning, TruncationError, UnsupportedModelError
 from gaga_adapter.testing import NotApplicable
@@ -181,32 +177,11 @@ SITES = {"boltz": "GAGA_BOLTZ_SITE", "chai": "GAGA_CHAI_SITE"}
 
 def verdict(name):
     """What the runner says of an installed codebase."""
-    site = os.environ.get(SITES[name])
-    if not site:
-        pytest.skip(f"{SITES[name]} does not name a folder")
-    done = finished(name, site)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@functools.cache
-def finished(name, site):
-    """The runner, once, in a process that imports from the folder."""
-    return subprocess.run(
-        [sys.executable, str(RUNNERS / f"{name}_runner.py")],
-        cwd=site.split(os.pathsep)[0],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        check=False,
-    )
+    return said(SITES[name], f"{name}_runner.py")
 
 
 @pytest.mark.upstream
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", SITES)
 def test_real_class(name, check):
-    outcome = verdict(name)["checks"][check]
-    if outcome.startswith("skipped"):
-        pytest.skip(outcome)
-    assert outcome == "passed", outcome
+    must_pass(verdict(name)["checks"][check])
