@@ -45,7 +45,7 @@ from gaga_adapter.fitting import DEFAULT_LOG_SNR, fit
 from gaga_adapter.layout import AtomLayout, MoleculeLayout
 from gaga_adapter.stats import GAGAStats
 
-from ..patching.patch import bare, remove_patch, state_of
+from ..patching.patch import bare, put_back, remove_patch, set_aside, state_of
 from ..patching.subclass import original_class
 from ..protocol import Model, lacks
 from .truncated import FlowTruncation, noise_of, noise_std
@@ -291,17 +291,10 @@ def apply_patch(
                 f"the network knows the order of the atoms, and the {law.kind!r} start draws them "
                 "in any order, which it has not seen. Fit with fit_from(model, loader)."
             )
-    before = state_of(model)
-    if before is not None:
-        before.uninstall(model)
-    try:
+    with set_aside(model):
         _check_path(model)
         state = FlowTruncation(float(t_star), spacing, law)
         state.install(model)
-    except BaseException:
-        if before is not None:
-            before.install(model)
-        raise
     return FlowHandle(model, state)
 
 
@@ -317,16 +310,8 @@ def patched(
 
     A model whose patch was removed inside of the block stays without one.
     """
-    before = state_of(_flow_of(model))
-    handle = apply_patch(model, stats, t_star, reference, spacing)
-    try:
-        yield handle
-    finally:
-        now = state_of(handle.model)
-        if now is not None:
-            now.uninstall(handle.model)
-            if before is not None:
-                before.install(handle.model)
+    with put_back(_flow_of(model)):
+        yield apply_patch(model, stats, t_star, reference, spacing)
 
 
 def _kind(stats: GAGAStats, reference: str) -> str:

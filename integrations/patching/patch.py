@@ -116,25 +116,18 @@ def apply_patch(
     """
     model = bare(model)
     adapter = adapter_for(model)
-    before = state_of(model)
     if isinstance(stats, str | Path):
         stats = GAGAStats.from_pretrained(stats)
     cut = functools.partial(
         _cut, adapter, t_star=t_star, reference=reference, fix_last_class=fix_last_class
     )
-    if before is not None:
-        before.uninstall(model)
-    try:
+    with set_aside(model):
         if stats is None or isinstance(stats, GAGAStats):
             return PatchHandle(model, cut(model, stats))
         check_by_running(model, Truncation(adapter, adapter.n_steps(model), 1))
         late = LatePatch(adapter, stats, cut)
         late.install(model)
         return PatchHandle(model, late)
-    except BaseException:
-        if before is not None:
-            before.install(model)
-        raise
 
 
 def remove_patch(model: Model) -> None:
@@ -158,17 +151,37 @@ def patched(
 
     A model whose patch was removed inside of the block stays without one.
     """
-    before = state_of(bare(model))
-    handle = apply_patch(model, stats, t_star, reference, fix_last_class)
+    with put_back(bare(model)):
+        yield apply_patch(model, stats, t_star, reference, fix_last_class)
+
+
+@contextmanager
+def set_aside(model: Model) -> Iterator[None]:
+    """A block in which a model gets a patch in the place of another, which is back if it fails."""
+    before = state_of(model)
+    if before is not None:
+        before.uninstall(model)
     try:
-        yield handle
+        yield
+    except BaseException:
+        if before is not None:
+            before.install(model)
+        raise
+
+
+@contextmanager
+def put_back(model: Model) -> Iterator[None]:
+    """A block after which a model has the patch from before it, unless it lost all patches."""
+    before = state_of(model)
+    try:
+        yield
     finally:
-        now = state_of(handle.model)
+        now = state_of(model)
         if before is None:
             remove_patch(model)
-        elif now is not None:
-            now.uninstall(handle.model)
-            before.install(handle.model)
+        elif now is not None and now is not before:
+            now.uninstall(model)
+            before.install(model)
 
 
 def state_of(model: Model) -> State | None:
@@ -191,6 +204,21 @@ def _warn_of_the_whole_path(model: Model) -> None:
             f"{extent.log_snr:.4g} only, and without its patch it samples from the whole path: "
             "it has never seen that noise. Patch it again before it samples."
         )
+
+
+def checked_step(name: str, value: float, model: Model, n_steps: int) -> int:
+    """A step of a model that a caller passed under a name, 1 to T.
+
+    Raises:
+        TruncationError: If it is no such step.
+    """
+    advice = f"Pass an integer from 1 to {n_steps}."
+    step = plain_number(name, value, advice)
+    if not 1 <= step <= n_steps or step % 1:
+        raise TruncationError(
+            f"{name}={value} is no step of {type(model).__name__}(T={n_steps}). {advice}"
+        )
+    return int(step)
 
 
 def first_step(adapter: Adapter, model: Model, log_snr_star: float) -> int:
@@ -229,13 +257,7 @@ def _cut(
     n_steps = adapter.n_steps(model)
     gaussian, prior, chosen = None, None, None
     if t_star is not None:
-        advice = f"Pass an integer from 1 to {n_steps}."
-        step = plain_number("t_star", t_star, advice)
-        if not 1 <= step <= n_steps or step % 1:
-            raise TruncationError(
-                f"t_star={t_star} is no step of {type(model).__name__}(T={n_steps}). {advice}"
-            )
-        t_star = int(step)
+        t_star = checked_step("t_star", t_star, model, n_steps)
         chosen = adapter.log_snr(model, t_star)
     if stats is None:
         if reference not in ("auto", "unit"):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from gaga_adapter.errors import TruncationError, plain_number
 from gaga_adapter.trained import record_trained
 
 from ..protocol import Model, adapter_for
-from .patch import bare, state_of
+from .patch import bare, checked_step, state_of
 from .truncated import Truncation
 
 
@@ -28,13 +27,7 @@ def trained_to(model: Model, step: int) -> None:
     model = bare(model)
     adapter, state = adapter_for(model), state_of(model)
     n_steps = state.n_steps if isinstance(state, Truncation) else adapter.n_steps(model)
-    advice = f"Pass an integer from 1 to {n_steps}."
-    number = plain_number("step", step, advice)
-    if not 1 <= number <= n_steps or number % 1:
-        raise TruncationError(
-            f"step={step} is no step of {type(model).__name__}(T={n_steps}). {advice}"
-        )
-    step = int(number)
+    step = checked_step("step", step, model, n_steps)
     whole = step == n_steps
     for part in adapter.trained_parts(model):
         record_trained(part, None if whole else adapter.log_snr(model, step))
