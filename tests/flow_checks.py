@@ -437,31 +437,21 @@ def it_is_fitted_from_its_own_loader(case):
         case.batch(coords=c, atomics=a, padding_mask=p)
         for c, a, p in zip(*(x.split(200) for x in (coords, types, ~mask)), strict=True)
     ]
-    quick = TwoSample(folds=2, max_iter=5, n_permutations=9, check_reference=False)
-    stats = tabasco.fit_from(
-        model,
-        loader,
-        criterion=quick,
-        log_snr=(0.0, -6.0),
-        tolerance=3.0,
-        n_bootstrap=0,
-        n_criterion=200,
-    )
+    quick = {
+        "criterion": TwoSample(folds=2, max_iter=5, n_permutations=9, check_reference=False),
+        "log_snr": (0.0, -6.0),
+        "tolerance": 3.0,
+        "n_bootstrap": 0,
+        "n_criterion": 200,
+    }
+    stats = tabasco.fit_from(model, loader, **quick)
     assert stats.judged_reference == "mixed_order"
     assert stats.moments.count == 600
     # Padding in front of the atoms is no structure that the criterion would see.
     turned = [case.batch(**{k: v.flip(1) for k, v in batch.items()}) for batch in loader]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GAGAWarning)
-        front = tabasco.fit_from(
-            model,
-            turned,
-            criterion=quick,
-            log_snr=(0.0, -6.0),
-            tolerance=3.0,
-            n_bootstrap=0,
-            n_criterion=200,
-        )
+        front = tabasco.fit_from(model, turned, **quick)
     assert front.log_snr_star == stats.log_snr_star
     handle = tabasco.apply_patch(model, stats)
     assert abs(handle.t_star - 1 / (1 + math.exp(-stats.log_snr_star / 2))) < 1e-12

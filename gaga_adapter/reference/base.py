@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import TruncationError
-from gaga_adapter.subspace import project
+from gaga_adapter.errors import DataError, TruncationError
+from gaga_adapter.subspace import mask_from_sizes, project
 
 if TYPE_CHECKING:
     from typing import Self
@@ -200,6 +200,18 @@ def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return called
+
+
+def mask_of(n_atoms: Tensor | Sequence[int]) -> Tensor:
+    """Mask (B, N), bool, of molecules of these sizes (B,).
+
+    Raises:
+        DataError: If they are no list, or one is below 1.
+    """
+    sizes = torch.as_tensor(n_atoms, dtype=torch.int64)
+    if sizes.dim() != 1 or not bool((sizes >= 1).all()):
+        raise DataError(f"n_atoms must be a list of sizes of at least 1, got {n_atoms}.")
+    return mask_from_sizes(sizes)
 
 
 def draw_noise(

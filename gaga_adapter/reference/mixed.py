@@ -54,10 +54,10 @@ from gaga_adapter.hashing import uniforms
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.moments.mixed import MixedMoments, type_height
 from gaga_adapter.moments.molecules import matching_mask
-from gaga_adapter.reference.base import ReferenceGaussian, draw_noise, workspace
+from gaga_adapter.reference.base import ReferenceGaussian, draw_noise, mask_of, workspace
 from gaga_adapter.reference.haar import gaussians, rotations
 from gaga_adapter.reference.shape import noise_hash
-from gaga_adapter.subspace import mask_from_sizes, project, remove_mean
+from gaga_adapter.subspace import project, remove_mean
 
 _PER_ATOM = 5  # uniform numbers: three of a frame, a key of the order, and whether the type shows
 _OF_MOLECULE = 4  # a row and a rotation
@@ -235,10 +235,7 @@ class MixedReference(ReferenceGaussian):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Draw molecules of these sizes (B,), types one-hot; see `ReferenceGaussian.sample`."""
-        sizes = torch.as_tensor(n_atoms, dtype=torch.int64)
-        if sizes.dim() != 1 or not bool((sizes >= 1).all()):
-            raise DataError(f"n_atoms must be a list of sizes of at least 1, got {n_atoms}.")
-        mask = mask_from_sizes(sizes)
+        mask = mask_of(n_atoms)
         positions = draw_noise((*mask.shape, 3), generator, device, dtype)
         types = self._noise_types(mask.shape, generator, positions.device)
         z = torch.cat([positions, F.one_hot(types, self.n_features).to(positions)], -1)

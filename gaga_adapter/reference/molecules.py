@@ -25,9 +25,9 @@ from gaga_adapter.covariance import EigenCovariance
 from gaga_adapter.errors import DataError
 from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.moments.molecules import matching_mask
-from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, workspace
+from gaga_adapter.reference.base import LOG_2_PI, ReferenceGaussian, draw_noise, mask_of, workspace
 from gaga_adapter.reference.gaussian import MoleculeGaussian, MoleculeStatistics
-from gaga_adapter.subspace import mask_from_sizes, project
+from gaga_adapter.subspace import project
 
 
 class MoleculeReference(ReferenceGaussian):
@@ -103,10 +103,7 @@ class MoleculeReference(ReferenceGaussian):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Draw molecules of these sizes (B,); see `ReferenceGaussian.sample`."""
-        sizes = torch.as_tensor(n_atoms, dtype=torch.int64)
-        if sizes.dim() != 1 or not bool((sizes >= 1).all()):
-            raise DataError(f"n_atoms must be a list of sizes of at least 1, got {n_atoms}.")
-        mask = mask_from_sizes(sizes)
+        mask = mask_of(n_atoms)
         shape = (*mask.shape, self.n_positions + self.n_features)
         noise = draw_noise(shape, generator, device, dtype)
         mask = mask.to(noise.device)

@@ -159,8 +159,8 @@ class TwoSample(BaseCriterion):
             x: States of one level, that the reference was not fitted on: (M, N, 3 + F) or
                 (M, C, ...).
             mask: Real atoms (M, N) of molecules; `None` for dense data.
-            reference: Reference of such states at the level that it stands for, drawn from as it
-                is: that of clean data at the level of the states, `reference.at(a, b)`, or one of
+            reference: Reference of such states, drawn from at the level that it stands for. Pass
+                that of clean data at the level of the states, `reference.at(a, b)`, or one of
                 measured states (a = 1, b = 0). The states get no noise.
             generator: Source of all randomness.
 
