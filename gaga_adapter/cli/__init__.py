@@ -87,7 +87,7 @@ class _LazyCommand(typer.core.TyperCommand):
         **extra: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """A context of the real command."""
-        from gaga_adapter.cli.options import flatten
+        from gaga_adapter.cli.signature import flatten
 
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(self.name)(flatten(import_module(f"gaga_adapter.cli.{self.name}").run))
