@@ -23,11 +23,13 @@ from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.files import visible
 
 _DATA, _SAMPLES, _OTHERS = "Fit and inspect", "Sample and judge", "Existing codebases"
+_HELPS = "When you are stuck"
 #: Name, panel of `gaga --help`, and the first line of the command's own help.
 _COMMANDS = (
     ("fit", _DATA, "Fit the statistics of a data set and choose t*."),
     ("criteria", _DATA, "Ask every criterion how Gaussian data are, and where t* lies."),
     ("show", _DATA, "Show fitted statistics: the curve, t* under named schedules."),
+    ("explain", _DATA, "Explain fitted statistics in plain words, and what to type next."),
     ("levels", _DATA, "Choose the levels of a few network calls for a model."),
     ("push", _DATA, "Push statistics and their card to the Hugging Face hub."),
     ("sample", _SAMPLES, "Sample molecules into an SDF file."),
@@ -37,6 +39,7 @@ _COMMANDS = (
     ("run", _OTHERS, "Run a script of EDM, GeoLDM or a fork, unedited, in its checkout."),
     ("prepare", _OTHERS, "Write the data files that EDM and GeoLDM would download."),
     ("adapter", _OTHERS, "Write the first draft of an adapter, and a test that checks it."),
+    ("doctor", _HELPS, "Examine installation, devices, statistics and schedulers."),
 )
 _HELP = """Start diffusion and flow sampling where the data are already Gaussian.
 

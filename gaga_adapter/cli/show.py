@@ -12,9 +12,8 @@ from gaga_adapter.cli.console import Json, bold, out, print_json, say, table
 from gaga_adapter.cli.options import STATISTICS, Plot, completion
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.noise.paths import starts
-from gaga_adapter.noised_states.artefact import holds_states
 from gaga_adapter.selection import curve_rows
-from gaga_adapter.stats import GAGAStats
+from gaga_adapter.stats import GAGAStats, holds_states
 
 
 def run(
@@ -47,6 +46,7 @@ def run(
         print_json(document(fitted))
     else:
         print_stats(fitted)
+        say(f"In plain words: gaga explain {stats}")
     if plot is not None:
         say(f"wrote {plot}")
 

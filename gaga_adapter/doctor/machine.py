@@ -25,7 +25,7 @@ def devices() -> Section:
         return Section("Devices", (("examined", f"no, {reason}"),), {"examined": False})
     lines, problems, notes = [], [], []
     facts: dict[str, Any] = {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    found = [("cpu", f"{torch.get_num_threads()} threads on {os.cpu_count()} cores")]
+    found = [("cpu", f"{facts['cores']} cores, {facts['threads']} of them used by torch")]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         has_cuda = torch.cuda.is_available()

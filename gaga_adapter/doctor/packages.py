@@ -190,8 +190,12 @@ def scheduler_classes() -> Section:
     """Scheduler classes of the installed diffusers, and those that this version does not know."""
     title = "Scheduler classes of diffusers"
     try:
-        from gaga_adapter.noise.conventions import REFUSED, ROWS
-        from gaga_adapter.noise.conventions import exported_schedulers, unknown_schedulers
+        from gaga_adapter.noise.conventions import (
+            REFUSED,
+            ROWS,
+            exported_schedulers,
+            unknown_schedulers,
+        )
 
         exported = exported_schedulers()
     except Exception as error:  # the section of libraries says what is wrong with them

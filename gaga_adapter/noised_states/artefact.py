@@ -55,13 +55,6 @@ def same_level(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=_SAME_RATIO, abs_tol=_SAME)
 
 
-def holds_states(folder: str | Path) -> bool:
-    """Whether a folder holds statistics of noised states, and none of clean data."""
-    place = Path(folder)
-    names = ("gaga_config.json", CONFIG_NAME)
-    return [(place / name).is_file() for name in names] == [False, True]
-
-
 @dataclass(frozen=True, eq=False)
 class MeasuredLevel:
     """The states of one level.
