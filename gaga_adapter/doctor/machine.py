@@ -51,12 +51,12 @@ def devices() -> Section:
     facts["cuda_build"] = torch.version.cuda
     facts["devices"] = {}
     for name, text in found:
-        error = product_error(name)
-        facts["devices"][name] = {"about": text, "error": error}
-        lines.append((name, f"{text}; a matrix product {'is right' if error is None else 'fails'}"))
-        if error is not None:
+        fault = product_error(name)
+        facts["devices"][name] = {"about": text, "error": fault}
+        lines.append((name, f"{text}; a matrix product {'is right' if fault is None else 'fails'}"))
+        if fault is not None:
             problems.append(
-                f"A small matrix product on {name} fails ({error}). Models cannot run there: pass "
+                f"A small matrix product on {name} fails ({fault}). Models cannot run there: pass "
                 "--device cpu, or install a torch that is built for this device."
             )
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"

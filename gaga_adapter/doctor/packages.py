@@ -112,7 +112,7 @@ def package() -> Section:
                 f"{version}. Run `pip install -e .` in the checkout again."
             )
     python = f"{platform.python_version()} ({platform.python_implementation()})"
-    allowed = metadata.metadata(_NAME).get("Requires-Python")
+    allowed = metadata.metadata(_NAME)["Requires-Python"]
     if allowed and not _is_within(platform.python_version(), allowed):
         problems.append(
             f"Python {platform.python_version()} runs here, and {_NAME} needs {allowed}. Make an "
@@ -209,7 +209,7 @@ def scheduler_classes() -> Section:
         ("known", f"{len(known)} are supported, {len(refused)} are refused with a reason"),
         ("unknown", ", ".join(unknown) or "none"),
     )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if unknown:
         notes = (
             f"diffusers {installed_version('diffusers')} has scheduler classes that {_NAME} "

@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -649,7 +650,7 @@ def exported_schedulers(library: Any = None) -> tuple[str, ...]:  # noqa: ANN401
         library: Module that exports the classes; `diffusers.schedulers` when `None`.
     """
     if library is None:
-        from diffusers import schedulers as library
+        library = import_module("diffusers.schedulers")
     # diffusers loads a class when it is first asked for; this table names all of them
     files = getattr(library, "_import_structure", None) or {"": dir(library)}
     names = {name for exported in files.values() for name in exported}
