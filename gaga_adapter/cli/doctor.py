@@ -24,8 +24,8 @@ def run(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Scheduler to examine: folder or hub id, of a pipeline or of it alone. With "
-            "--stats: what of it is cut."
+            help="Scheduler to examine: folder or hub id, of it or of its pipeline, or its class. "
+            "With --stats: what of it is cut."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Number of steps of its grid.", min=1)] = 50,

@@ -137,10 +137,10 @@ def _is_within(version: str, allowed: str) -> bool:
     """Whether a version is within a range; it is where nobody can tell."""
     try:
         from packaging.specifiers import SpecifierSet
-        from packaging.version import InvalidVersion
+        from packaging.version import Version
 
-        return SpecifierSet(allowed).contains(version, prereleases=True)
-    except (ImportError, InvalidVersion):
+        return SpecifierSet(allowed).contains(Version(version), prereleases=True)
+    except (ImportError, ValueError):  # no such library, or no such version
         return True
 
 

@@ -12,12 +12,20 @@ from typing import Any
 from gaga_adapter.doctor.section import Section, first_line
 from gaga_adapter.errors import ArtefactError, GAGAError, GAGAWarning, TruncationError
 from gaga_adapter.files.checked import read_json
-from gaga_adapter.noise.conventions import Scheduler, convention_of, known_name
+from gaga_adapter.files.hub import check_repo_id
+from gaga_adapter.noise.conventions import (
+    Scheduler,
+    convention_of,
+    exported_schedulers,
+    known_name,
+)
 from gaga_adapter.noise.timesteps import timestep_range
 from gaga_adapter.scheduler.options import (
     CONFIG_NAME,
     OPTIONS_NAME,
+    PREFIX,
     load_plain,
+    plain_class,
     scheduler_folder,
 )
 from gaga_adapter.scheduler.wrapper import GAGAScheduler, network_calls
@@ -38,18 +46,15 @@ def scheduler(name: str, stats: str | None, steps: int) -> Section:
     """
     found = _Found(name)
     with found.refused(f"Scheduler {name}"):
-        folder = found.folder()
-        base = load_plain(folder)
+        base, has_statistics = found.load()
         found.describe(base)
-        if stats is None and not (folder / OPTIONS_NAME).is_file():
+        found.before(base, steps)
+        if stats is None and not has_statistics:
             found.notes.append(
-                "Pass --stats, too, to see what is cut: this scheduler was saved without "
-                "statistics."
+                f"Pass --stats, too, to see what is cut: {name} was saved without statistics."
             )
-            found.before(base, steps)
         else:
-            found.before(base, steps)
-            found.after(folder, stats, steps)
+            found.after(stats, steps)
     return found.section()
 
 
@@ -60,6 +65,7 @@ class _Found:
         self.name = name
         self.lines: list[tuple[str, str]] = [("named", name)]
         self.facts: dict[str, Any] = {"named": name}
+        self._source: Any = None  # what the scheduler is loaded from
         self.problems: list[str] = []
         self.notes: list[str] = []
 
@@ -87,25 +93,58 @@ class _Found:
         told = dict.fromkeys(str(one.message) for one in said)
         self.notes += [f"{one[:1].upper()}{one[1:]}" for one in told]
 
-    def folder(self) -> Path:
+    def load(self) -> tuple[Scheduler, bool]:
+        """The plain scheduler, and whether statistics were saved with it.
+
+        Raises:
+            ArtefactError: If there is none, or its class is not known to diffusers.
+        """
+        exported = exported_schedulers()
+        if self.name in exported and not Path(self.name).exists():
+            self.add("configuration", "the defaults of its class")
+            self._source = _by_default(self.name)
+            return self._source, False
+        folder = self._folder()
+        kind = read_json(folder / CONFIG_NAME, infinite=True).text("_class_name")
+        if plain_class(kind.removeprefix(PREFIX)) is None:
+            raise ArtefactError(
+                f"its class {kind} is none of diffusers, and no module of yours is imported here. "
+                "Import it in Python, and pass the scheduler to GAGAScheduler.from_pretrained, "
+                "which takes it if it derives from a class that is known."
+            )
+        self._source = folder
+        return load_plain(folder), (folder / OPTIONS_NAME).is_file()
+
+    def _folder(self) -> Path:
         """The folder of the scheduler, of a pipeline's that of its part."""
         place = Path(self.name)
         if place.is_file():  # its configuration
             place = place.parent
-        if place.is_dir():
-            if (place / _PIPELINE).is_file():
-                kind = read_json(place / _PIPELINE, infinite=True).text("_class_name")
-                self.add("pipeline", kind, pipeline=kind)
-            is_within = not (place / CONFIG_NAME).is_file()
-            within = _WITHIN if is_within and (place / _WITHIN).is_dir() else None
-            return scheduler_folder(str(place), within, None, None, None, False)
-        try:
-            return scheduler_folder(self.name, _WITHIN, None, None, None, False)
-        except ArtefactError as error:
+        if not place.is_dir():
+            if "/" not in self.name:
+                raise ArtefactError(
+                    f"there is no folder {self.name}, and no scheduler class of diffusers has that "
+                    "name. Pass a folder, a class such as DDIMScheduler, or a hub id such as "
+                    "user/name."
+                )
+            check_repo_id(self.name)
             try:
-                return scheduler_folder(self.name, None, None, None, None, False)
-            except ArtefactError:
-                raise error from None
+                return scheduler_folder(self.name, _WITHIN, None, None, None, False)
+            except ArtefactError as error:
+                try:
+                    return scheduler_folder(self.name, None, None, None, None, False)
+                except ArtefactError:
+                    raise error from None
+        if (place / _PIPELINE).is_file():
+            kind = read_json(place / _PIPELINE, infinite=True).text("_class_name")
+            self.add("pipeline", kind, pipeline=kind)
+        for folder in (place, place / _WITHIN):
+            if (folder / CONFIG_NAME).is_file():
+                return folder
+        raise ArtefactError(
+            f"neither {CONFIG_NAME} nor {_WITHIN}/{CONFIG_NAME} is in {place}. Pass the folder of "
+            "a pipeline or of its scheduler, as save_pretrained wrote it."
+        )
 
     def describe(self, base: Scheduler) -> None:
         """The class, and what the tables say of it."""
@@ -137,9 +176,9 @@ class _Found:
                 "its own."
             )
 
-    def after(self, folder: Path, stats: str | None, steps: int) -> None:
+    def after(self, stats: str | None, steps: int) -> None:
         """The grid that is cut at t*, and the network calls of the kinds of loops."""
-        wrapped: Any = GAGAScheduler.from_pretrained(folder, stats=stats)
+        wrapped: Any = GAGAScheduler.from_pretrained(self._source, stats=stats)
         own = type(wrapped).__name__
         self.add("wrapped", f"{own}, spacing {wrapped.spacing}", spacing=wrapped.spacing)
         self.add("start", f"{wrapped.reference} reference", reference=wrapped.reference)
@@ -174,6 +213,26 @@ class _Found:
             self.notes.append(
                 f"Nothing is cut of {steps} steps: their grid begins at t* or nearer to the data."
             )
+
+
+def _by_default(name: str) -> Scheduler:
+    """A scheduler with the default configuration of its class.
+
+    Raises:
+        ArtefactError: If it cannot be made without a configuration.
+        UnsupportedSchedulerError: If its class is refused.
+    """
+    made = plain_class(name)
+    if made is None:
+        raise ArtefactError(f"{name} needs a library that is not installed, as diffusers says.")
+    known_name(made)
+    try:
+        return made()
+    except TypeError as error:
+        raise ArtefactError(
+            f"{name} has no default configuration ({first_line(error)}). Pass a folder, as "
+            "save_pretrained wrote it."
+        ) from error
 
 
 def _set_timesteps(one: Scheduler, steps: int, with_device: bool) -> None:

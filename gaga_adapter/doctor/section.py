@@ -36,7 +36,7 @@ def presentable(value: Any) -> Any:  # noqa: ANN401 - any json value
     """A text without the name of the home folder and without tokens; also all texts in a value."""
     if isinstance(value, str):
         for home in _homes():
-            value = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", value)
+            value = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w-]|\.\w)", "~", value)
         return _TOKEN.sub("hf_...", value)
     if isinstance(value, Mapping):
         return {presentable(key): presentable(entry) for key, entry in value.items()}

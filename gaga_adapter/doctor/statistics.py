@@ -38,8 +38,8 @@ def statistics(name: str) -> Section:
 
 def _of_data(name: str, stats: GAGAStats) -> Section:
     """Statistics of data, as `gaga fit` writes them."""
-    chosen, about = stats.selection, stats.to_dict()
-    schema = _schema_on_disk(name) or about["schema_version"]
+    chosen = stats.selection
+    about = {**stats.to_dict(), **_on_disk(name)}
     lines = [
         ("named", name),
         ("loads", "yes"),
@@ -47,7 +47,7 @@ def _of_data(name: str, stats: GAGAStats) -> Section:
         ("data", str(stats.provenance.get("data", "not recorded"))),
         ("items", f"{stats.moments.count:,}"),
         ("layout", stats.layout.describe()),
-        ("schema", str(schema)),
+        ("schema", str(about["schema_version"])),
         ("digest", about["digest"]),
         ("start", stats.reference().kind),
     ]
@@ -58,7 +58,7 @@ def _of_data(name: str, stats: GAGAStats) -> Section:
         "data": stats.provenance.get("data"),
         "count": stats.moments.count,
         "layout": layout_to_dict(stats.layout),
-        "schema_version": schema,
+        "schema_version": about["schema_version"],
         "digest": about["digest"],
         "reference": stats.reference().kind,
         "log_snr_star": stats.log_snr_star,
@@ -138,18 +138,20 @@ def _of_states(name: str) -> Section:
     return Section(_TITLE, lines, facts, (), notes)
 
 
-def _schema_on_disk(name: str) -> int | None:
-    """The schema that the file of a configuration names; `None` if it cannot be found again."""
+def _on_disk(name: str) -> Mapping[str, Any]:
+    """The configuration as it is in its file: what was read of an older one is newer than it.
+
+    It is empty if the file cannot be found again.
+    """
     folder = Path(name)
     if name in EMBEDDED and not os.path.isfile(folder / CONFIG_NAME):
         folder = EMBEDDED[name]
     try:
         if not folder.is_dir():
             folder = download(name, [CONFIG_NAME], "", local_files_only=True)
-        version: int = read_json(folder / CONFIG_NAME).data["schema_version"]
-        return version
-    except (ArtefactError, LookupError):
-        return None
+        return read_json(folder / CONFIG_NAME).data
+    except ArtefactError:
+        return {}
 
 
 def _newer(versions: object) -> tuple[str, ...]:
@@ -157,11 +159,11 @@ def _newer(versions: object) -> tuple[str, ...]:
     made = versions.get("gaga-adapter") if isinstance(versions, Mapping) else None
     here = installed_version("gaga-adapter")
     try:
-        from packaging.version import InvalidVersion, Version
+        from packaging.version import Version
 
         if made is None or here is None or Version(str(made)) <= Version(here):
             return ()
-    except (ImportError, InvalidVersion):
+    except (ImportError, ValueError):  # no such library, or no such version
         return ()
     return (
         f"They were made with gaga-adapter {made}, which is newer than the {here} here. Upgrade: "

@@ -125,7 +125,8 @@ def explain_states(states: FittedStates, name: str) -> Explanation:
             "Compare samples from this start with samples of the full path before you rely on it.",
         ),
     )
-    drawn = "(n, *shape)" if isinstance(states.layout, DenseLayout) else "[19, 19, 21]"
+    layout = states.layout
+    drawn = str((8, *layout.shape)) if isinstance(layout, DenseLayout) else "sizes"
     code = (
         "from gaga_adapter import FittedStates",
         f'states = FittedStates.from_pretrained("{name}")',

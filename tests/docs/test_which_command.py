@@ -1,4 +1,4 @@
-"""The page that leads to a command: every line of it can be typed, and every link leads somewhere."""
+"""The page that leads to a command: its lines can be typed, and its links lead somewhere."""
 
 import ast
 import re
