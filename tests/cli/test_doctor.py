@@ -121,8 +121,9 @@ BROKEN = 'raise ImportError("libcudart.so.12: cannot open shared object file in 
 def test_a_torch_that_cannot_be_imported_is_a_finding(home, tmp_path):
     """What makes users ask for help most often must not stop the doctor itself."""
     site = home / "site"
-    (site / "torch").mkdir(parents=True)
-    (site / "torch" / "__init__.py").write_text(BROKEN)
+    for name in ("torch", "scipy", "sklearn", "rdkit"):  # the others would only take their time
+        (site / name).mkdir(parents=True)
+        (site / name / "__init__.py").write_text(BROKEN)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(site), str(ROOT)))}
     words = ["doctor", "--stats", "qm9", "--scheduler", "DDIMScheduler"]
     done = subprocess.run(
