@@ -2,14 +2,18 @@
 
 A command is the function `run` of the file of its name, and a line in `_COMMANDS`. `options` has
 the options that commands share, `console` what all of them do on screen, and `failures` what the
-user reads when one fails.
+user reads when one fails. This file needs no torch, so that `gaga doctor` runs where it cannot be
+imported.
 """
 
 from __future__ import annotations
 
+import inspect
 import io
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, TextIO
@@ -18,7 +22,7 @@ import typer
 import typer.core
 import typer.main
 
-from gaga_adapter.cli.console import err
+from gaga_adapter.cli.console import Quiet, err
 from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.files import visible
 
@@ -90,8 +94,6 @@ class _LazyCommand(typer.core.TyperCommand):
         **extra: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """A context of the real command."""
-        from gaga_adapter.cli.signature import flatten
-
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(self.name)(flatten(import_module(f"gaga_adapter.cli.{self.name}").run))
         own = args[: args.index("--")] if "--" in args else args  # behind it are those of a script
@@ -107,6 +109,35 @@ class _LazyCommand(typer.core.TyperCommand):
 def _is_empty(word: str) -> bool:
     """Whether it names nothing, which as a path would be the folder that the user is in."""
     return not word.strip() or (word.startswith("--") and word.endswith("="))
+
+
+def flatten(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with its groups of options spread out for typer, and with `--quiet` at the end."""
+    signature = inspect.signature(run, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in signature.parameters.values():
+        kind = parameter.annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            groups[parameter.name] = kind
+            parameters += inspect.signature(kind, eval_str=True).parameters.values()
+        else:
+            parameters.append(parameter)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("quiet", keyword, default=False, annotation=Quiet))
+
+    def command(**values: Any) -> Any:  # noqa: ANN401
+        del values["quiet"]  # its callback has obeyed it
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        return run(**values)
+
+    command.__doc__ = run.__doc__
+    command.__annotations__ = {}  # all that typer needs is in the signature
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[one.replace(kind=keyword) for one in parameters]
+    )
+    return command
 
 
 for _name, _panel, _summary in _COMMANDS:

@@ -2,8 +2,7 @@
 
 An option is an annotated type, `Device = Annotated[str, typer.Option(...)]`; a function beside
 it turns the value into what it stands for. Options that belong together are the fields of a
-dataclass: a command takes it as one parameter, and `signature.flatten` shows its fields to typer
-one by one.
+dataclass: a command takes it as one parameter, and `flatten` shows its fields to typer one by one.
 """
 
 from __future__ import annotations

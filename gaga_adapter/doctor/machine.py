@@ -56,8 +56,8 @@ def devices() -> Section:
         lines.append((name, f"{text}; a matrix product {'is right' if fault is None else 'fails'}"))
         if fault is not None:
             problems.append(
-                f"A small matrix product on {name} fails ({fault}). Models cannot run there: pass "
-                "--device cpu, or install a torch that is built for this device."
+                f"A small matrix product on {name} fails ({fault}). Models cannot run there: take "
+                "another device, such as cpu, or install a torch that is built for this one."
             )
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     lines.append(("torch", build))

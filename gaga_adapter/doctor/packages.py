@@ -175,7 +175,7 @@ def libraries() -> Section:
             text += ", cannot be imported"
             problems.append(
                 f"{one.name} {found} cannot be imported ({error}). Install it again, in a version "
-                f"that suits the libraries that the message names: pip install --upgrade {one.name}"
+                f"that suits the libraries that the message names: pip install -U {one.name}"
             )
         lines.append((one.name, text))
         facts[one.name] = {"version": found, "extra": one.extra, "error": error}

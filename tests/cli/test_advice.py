@@ -16,8 +16,7 @@ import pytest
 import typer
 from folders import ROOT
 
-from gaga_adapter.cli import _COMMANDS
-from gaga_adapter.cli.signature import flatten
+from gaga_adapter.cli import _COMMANDS, flatten
 
 COMMANDS = [name for name, *_ in _COMMANDS]
 READ = ("fit", "criteria", "evaluate", "report")

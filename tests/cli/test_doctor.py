@@ -137,7 +137,7 @@ def test_a_torch_that_cannot_be_imported_is_a_finding(home, tmp_path):
     assert "Traceback" not in done.stderr
     assert "jane_doe" not in done.stdout
     assert "cannot be imported (ImportError: libcudart.so.12: cannot open" in done.stdout
-    assert "pip install --upgrade torch" in done.stdout
+    assert "pip install -U torch" in done.stdout
     assert done.stdout.count("examined  no, ImportError: libcudart") == 4
 
 

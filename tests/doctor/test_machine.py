@@ -43,7 +43,7 @@ def test_every_gpu_is_tried_and_a_broken_one_is_named(gpus):
     assert "cuda:1: Fake GPU, 80 GiB; a matrix product fails" in texts(found)
     (problem,) = found.problems
     assert "on cuda:1 fails (RuntimeError: no kernel image is available)" in problem
-    assert "--device cpu" in problem
+    assert "take another device, such as cpu" in problem
     assert found.facts["devices"]["cuda:0"]["error"] is None
 
 

@@ -71,7 +71,7 @@ def test_a_library_that_cannot_be_imported(monkeypatch):
     found = packages.libraries()
     (problem,) = found.problems
     assert "cannot be imported (ModuleNotFoundError: No module named" in problem
-    assert problem.endswith("pip install --upgrade einops")
+    assert problem.endswith("pip install -U einops")
     assert line(found, "einops").endswith(", cannot be imported")
 
 
