@@ -53,6 +53,8 @@ TENSORS_NAME = "gaga_stats.safetensors"
 _FILES = Pair(CONFIG_NAME, TENSORS_NAME, SCHEMA_VERSION, "`gaga fit`")
 #: Artefacts that ship with the package, by name.
 EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
+#: Folders of `integrations.flat.JointStats`, each with an artefact.
+PARTS_OF_COMPLEXES = ("first", "second", "displacement")
 #: What else may be in a folder, by the file that tells.
 _DIFFUSERS = {
     "scheduler_config.json": "a scheduler",
@@ -60,7 +62,6 @@ _DIFFUSERS = {
     "model_index.json": "a pipeline",
 }
 _STATES_CONFIG = "gaga_states.json"  # of `noised_states.FittedStates`
-_PARTS = {"first", "second", "displacement"}  # folders of `integrations.flat.JointStats`
 _INSTEAD = (
     "Pass a folder written by `gaga fit`, a hub id such as user/name, or one of: "
     f"{', '.join(EMBEDDED)}."
@@ -513,7 +514,7 @@ def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
         if os.path.isdir(folder)
         else []
     )
-    if {sub.name for sub in within} == _PARTS:
+    if {sub.name for sub in within} == set(PARTS_OF_COMPLEXES):
         return (
             f"{name} holds statistics of complexes, a folder for each part. Read them by "
             f"JointStats.from_pretrained({name!r}) of gaga_adapter.integrations.flat."

@@ -15,7 +15,13 @@ from gaga_adapter.files.hub import download
 from gaga_adapter.layout import layout_to_dict
 from gaga_adapter.noise.paths import starts
 from gaga_adapter.report.facts import cautions, versions_text
-from gaga_adapter.stats import CONFIG_NAME, EMBEDDED, GAGAStats, holds_states
+from gaga_adapter.stats import (
+    CONFIG_NAME,
+    EMBEDDED,
+    PARTS_OF_COMPLEXES,
+    GAGAStats,
+    holds_states,
+)
 
 _TITLE = "Statistics"
 
@@ -29,6 +35,9 @@ def statistics(name: str) -> Section:
     try:
         if holds_states(name):
             return _of_states(name)
+        parts = [Path(name) / part for part in PARTS_OF_COMPLEXES]
+        if all((part / CONFIG_NAME).is_file() for part in parts):
+            return _of_complexes(name, parts)
         return _of_data(name, GAGAStats.from_pretrained(name))
     except GAGAError as error:
         lines = (("named", name), ("loads", "no"))
@@ -136,6 +145,27 @@ def _of_states(name: str) -> Section:
         "cautions": list(notes),
     }
     return Section(_TITLE, lines, facts, (), notes)
+
+
+def _of_complexes(name: str, parts: list[Path]) -> Section:
+    """Statistics of complexes: those of their parts, of which the noisiest t* counts."""
+    lines = [
+        ("named", name),
+        ("loads", "yes"),
+        ("kind", "statistics of complexes (`fit_joint`), an artefact for each part"),
+    ]
+    notes, facts, stars = [], {}, []
+    for part in parts:
+        found = _of_data(str(part), GAGAStats.from_pretrained(part))
+        shown = dict(found.lines)
+        text = ", ".join(f"{shown[one]} {one}" for one in ("items", "start"))
+        lines.append((part.name, f"{text}, {shown['layout']}, log-SNR* {shown['log-SNR*']}"))
+        notes += [f"Of the part {part.name}: {note}" for note in found.notes]
+        facts[part.name] = found.facts
+        stars.append(found.facts["log_snr_star"])
+    lines.append(("log-SNR*", f"{min(stars):.3f}, that of the part that is last to be Gaussian"))
+    document = {"named": name, "loads": True, "kind": "complexes", "log_snr_star": min(stars)}
+    return Section(_TITLE, tuple(lines), {**document, **facts}, (), tuple(notes))
 
 
 def _on_disk(name: str) -> Mapping[str, Any]:

@@ -21,8 +21,12 @@ def test_the_cpu_multiplies_and_other_devices_say_why_not():
 
 
 def test_a_wrong_result_is_a_fault(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda one, other: one.mm(other) + 1)
-    monkeypatch.setattr(torch, "equal", lambda one, other: False)
+    """Of the numbers with a point alone: the whole ones are what they are compared with."""
+
+    def product(one, other):
+        return one.mm(other) + one.is_floating_point()
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
     assert machine.product_error("cpu") == "its result is wrong"
 
 

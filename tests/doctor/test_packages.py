@@ -1,6 +1,7 @@
 """Versions: what is needed, what is there, and classes that diffusers has and nobody here knows."""
 
 import re
+import sys
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -75,6 +76,12 @@ def test_a_library_that_cannot_be_imported(monkeypatch):
     assert line(found, "einops").endswith(", cannot be imported")
 
 
+def test_without_the_library_that_reads_requirements(monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    (problem,) = packages.libraries().problems
+    assert problem.startswith("The library packaging is missing")
+
+
 def test_the_package_says_where_it_is_from(monkeypatch):
     found = packages.package()
     assert found.facts["version"] == metadata.version("gaga-adapter")
@@ -84,6 +91,14 @@ def test_the_package_says_where_it_is_from(monkeypatch):
     monkeypatch.setattr(packages.metadata, "version", lambda name: "0.0.7")
     (problem,) = packages.package().problems
     assert "and pip knows version 0.0.7. Run `pip install -e .`" in problem
+
+
+def test_an_installed_wheel_is_no_checkout(monkeypatch, tmp_path):
+    installed = tmp_path / "site-packages" / "gaga_adapter" / "errors.py"
+    monkeypatch.setattr("gaga_adapter.errors.__file__", str(installed))
+    found = packages.package()
+    assert line(found, "version").endswith("imported from an installed wheel")
+    assert not found.facts["is_checkout"]
 
 
 def test_a_python_that_is_too_old(monkeypatch):

@@ -59,6 +59,18 @@ def test_statistics_of_states():
     assert about(found)["levels"] == "2, time rises towards data"
 
 
+def test_statistics_of_complexes(tmp_path):
+    stars = {"first": 0.5, "second": -0.25, "displacement": 1.0}
+    for part, star in stars.items():
+        dense_stats(star).save_pretrained(tmp_path / part)
+    found = statistics(str(tmp_path))
+    assert found.problems == ()
+    assert (found.facts["kind"], found.facts["log_snr_star"]) == ("complexes", -0.25)
+    assert {part: found.facts[part]["log_snr_star"] for part in stars} == stars
+    assert about(found)["second"].startswith("50 items, channel start, dense 3x4x4")
+    assert found.notes[0].startswith("Of the part first: t* was given by hand")
+
+
 # -- what to know before they are used -------------------------------------------------------------
 
 
