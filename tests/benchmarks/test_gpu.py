@@ -178,7 +178,10 @@ def test_paths_are_those_of_the_caller(tmp_path, monkeypatch):
 def is_running(process):
     """Not gone, and not about to be collected either."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            not in "ZX"
+        )
     except OSError:
         return False
 

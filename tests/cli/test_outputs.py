@@ -220,7 +220,7 @@ def test_names_of_files_are_printed_as_they_are(gaga, name, tmp_path, monkeypatc
 def test_a_file_name_that_is_no_text(gaga, tmp_path):
     file = os.fsencode(tmp_path) + b"/\xff.xyz"
     try:
-        with open(file, "w") as stream:
+        with open(file, "w", encoding="utf-8") as stream:
             stream.write("2\n\nH 0 0 0\nH 0 0 0.74\n")
     except OSError:
         pytest.skip("this disk has no such names")
