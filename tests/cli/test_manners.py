@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -428,8 +427,11 @@ print("done")
 """
 
 
+@posix
 def test_progress_on_a_terminal_is_a_bar():
     """The terminal is read while the bar is drawn: on a slow machine it is drawn more often."""
+    import pty  # of POSIX systems
+
     terminal, side = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     words, shown = [sys.executable, "-c", _BAR], b""

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 import yaml
-from community.scripts import FOLDER, script
 from folders import ROOT
+from workflow_scripts import FOLDER, script
 
 import gaga_adapter
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import diffusers.schedulers
 import pytest
-from community.scripts import script
 from folders import ROOT
+from workflow_scripts import script
 
 watch = script("scheduler_watch")
 
