@@ -1,9 +1,9 @@
 """Everything that was ever saved is read by today's version, and means what it meant.
 
 `goldens/artefacts` has an artefact of each kind and schema, made by the version that introduced it,
-with the numbers that this version gave (`then.json`; `goldens/artefacts.py` says how). Where numbers
-moved on purpose, `CHANGED` says why and what is claimed instead, and `then.json` has those of today
-under `now`.
+with the numbers that this version gave (`then.json`; `goldens/artefacts.py` says how). Where
+numbers moved on purpose, `CHANGED` says why and what is claimed instead, and `then.json` has those
+of today under `now`.
 """
 
 import ast
@@ -92,11 +92,11 @@ def anything(then, now):
 #: Artefact and number by patterns, why it moved, and what is claimed of the two values.
 CHANGED = (
     (
-        r"(?!states).* start/(size|auto)/.* 3 atoms",
+        r"(?!states).* start/(size|auto)/.*/3 atoms",
         "Of sizes with few molecules `size` pools the spread of mean features as `shape` does.",
         common_shift,
     ),
-    (r"(?!states).* log_prob/(size|auto)/.* 3 atoms", "So its law is another one.", anything),
+    (r"(?!states).* log_prob/(size|auto)/.*/3 atoms", "So its law is another one.", anything),
     (
         r"0_0_molecules log_prob/.*",
         "The first version took the logarithm of the number of atoms in float32.",
@@ -176,7 +176,7 @@ def test_sums_that_nothing_reads_are_dropped_and_nothing_else(name):
 
 @pytest.fixture(scope="module")
 def resaved(tmp_path_factory):
-    """A function that gives the folder of an artefact which was read and written by today's version."""
+    """A function that has an artefact read and written by today's version; it gives the folder."""
 
     @functools.cache
     def folder(name):
@@ -194,8 +194,7 @@ def test_an_old_artefact_is_saved_in_todays_form_and_read_again(name, resaved):
     again = observe(resaved(name))
     assert again.keys() == today(name).keys()
     for key, value in today(name).items():
-        same = value == again[key] if isinstance(value, str) else torch.equal(value, again[key])
-        assert same, key
+        assert is_same(key, again[key], value), key
 
 
 def test_line_endings_are_no_part_of_a_digest(tmp_path):
@@ -222,7 +221,9 @@ def test_a_schema_of_the_future_is_refused_by_both_numbers(file, tmp_path):
     document = json.loads((tmp_path / file).read_text(encoding="utf-8"))
     document |= {"schema_version": newest + 1, "of the future": {"any": "thing"}}
     (tmp_path / file).write_text(json.dumps(document), encoding="utf-8")
-    both = rf"{re.escape(file)} has schema_version={newest + 1}, this .* reads up to {newest}\. Upgr"
+    both = (
+        rf"{re.escape(file)} has schema_version={newest + 1}, this .* reads up to {newest}\. Upgr"
+    )
     with pytest.raises(ArtefactError, match=both):
         load(tmp_path)
 
@@ -264,7 +265,7 @@ def test_every_schema_number_is_frozen(file):
 
 
 def references():
-    """Class of each reference that a frozen artefact gives, and the kinds that were frozen of it."""
+    """The class of each reference that a frozen artefact gives, with the kinds of it."""
     found = {}
     for name in READ:
         saved, keys = load(FOLDER / name), stored(name)[0]
@@ -321,7 +322,7 @@ def contents(folder):
             yield file.name, entry
     for file in folder.rglob("gaga_st*.safetensors"):
         with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - it is no mapping
+            for name in opened.keys():
                 yield file.name, re.sub(r"^\d+\.", "", name)
 
 

@@ -1,8 +1,8 @@
 """Freezes what a rearrangement of the house must not move: `python tests/goldens/frozen.py PART`.
 
-The parts are `signatures` (every public name with how it is called) and `numbers` (the start of every
-reference on noise that is exact in binary, and ten seeded runs). Artefacts, which are written once and
-then only read, are made by `artefacts.py`.
+The parts are `signatures` (every public name with how it is called) and `numbers` (the start of
+every reference on noise that is exact in binary, and ten seeded runs). Artefacts, which are written
+once and then only read, are made by `artefacts.py`.
 """
 
 import inspect

@@ -1,7 +1,7 @@
 """What an artefact gives: numbers and texts that a version of this package reads in it.
 
-`then.json` beside each artefact in `artefacts/` is what the version that wrote it observed. This file
-runs with all of these versions, so it calls only what every one of them has.
+`then.json` beside each artefact in `artefacts/` is what the version that wrote it observed. This
+file runs with all of these versions, so it calls only what every one of them has.
 
 Noise and data are exact in binary, so that every machine hashes and rounds the same ones.
 """
@@ -65,8 +65,8 @@ def from_json(value):
 def is_same(key, value, expected):
     """Whether a value is as stored, to a tolerance relative to its largest number.
 
-    Numbers in float64 are stored with 12 digits, and other orders of sums cost closed forms a few of
-    them: 6e-10 is the most between the versions here. Runs take a few steps in float32.
+    Numbers in float64 are stored with 12 digits, and other orders of sums cost closed forms a few
+    of them: 6e-10 is the most between the versions here. Runs take a few steps in float32.
     """
     if isinstance(expected, str) or isinstance(value, str):
         return value == expected
