@@ -249,6 +249,7 @@ def test_every_file_with_a_schema_is_known_here():
             elif isinstance(node, ast.Dict):
                 keys = {key.value for key in node.keys if isinstance(key, ast.Constant)}
                 writers |= {module} if "schema_version" in keys else set()
+    writers.discard("gaga_adapter.doctor.statistics")  # it reports the number of a file
     assert constants == writers == set(FORMATS.values()), MAKE
 
 
