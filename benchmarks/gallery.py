@@ -49,9 +49,8 @@ from gaga_adapter.molecules.qm9.data import load_qm9
 
 RESULTS = Path(__file__).parent / "results"
 #: Steps of 1000 (for the flow times) that are drawn, from data to noise.
-QM9 = (0, 150, 300, 400, 500, 600, 800)
+QM9 = DIGITS = (0, 150, 300, 400, 500, 600, 800)
 DRUGS = (0, 300, 500, 600, 700, 800, 900)
-DIGITS = (0, 200, 400, 600, 800, 900, 950)
 PATCHES = LATENTS = (50, 200, 300, 400, 500, 600, 800)
 MIXED = (1.0, 0.75, 0.7, 0.65, 0.6, 0.55, 0.45)
 N_FORMS, N_MEASURED = 1000, 8000
@@ -132,7 +131,7 @@ def drugs() -> Strip:
 def digits() -> Strip:
     """Digits and the Gaussian of their full covariance."""
     own = results("gallery")["measured"]["digits"]
-    shown = pictures.image_rows(digits_of(DIGITS, 3), unpacked, 3)
+    shown = pictures.image_rows(digits_of(DIGITS, 2), unpacked, 2)
     nats = nats_of(own["curve"], own["t"], DIGITS)
     return Strip([f"t = {t}" for t in DIGITS], shown, nats, "image")
 
@@ -140,7 +139,7 @@ def digits() -> Strip:
 def patches() -> Strip:
     """Patches of photographs and the Gaussian of their full covariance."""
     found = results("modalities")
-    shown = pictures.image_rows(patches_of(PATCHES, 16), lambda x: pictures.mosaic(x[:, 0], 4), 1)
+    shown = pictures.image_rows(patches_of(PATCHES, 9), lambda x: pictures.mosaic(x[:, 0], 3), 1)
     nats = nats_of(found["rows"]["patches"]["curve"], found["t"], PATCHES)
     return Strip([f"t = {t}" for t in PATCHES], shown, nats, "patch")
 

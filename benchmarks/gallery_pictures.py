@@ -47,7 +47,8 @@ ALIKE, APART, INK, FAINT = "#00509d", "#c8601b", "#212630", "#6b7280"
 BAND = "#e8f0f9"  # behind columns where the two sides are alike
 STYLE = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
 COLOURS = 160  # of a written picture
-CELL = 200  # pixels of a molecule in a strip
+CELL = 200  # pixels that a molecule in a strip is wide
+GAP = 0.03  # share of a column or row that is left free on either side
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,10 @@ def molecule_rows(cloud: Cloud, elements: Sequence[str], scale: float = 1.0) -> 
             rows.append([_with_bonds(models[0]), *(model for model, _ in models[1:])])
         sides.append(rows)
     reach = [np.abs(model.xyz[:, :2]).max() for side in sides for row in side for model in row]
-    zoom = CELL / 2 / (float(np.quantile(reach, 0.95)) + 0.4)
+    zoom = CELL / 2 / (float(np.quantile(reach, 0.85)) + 0.4)
+    size = (CELL, int(0.84 * CELL))
     data, drawn = (
-        [[picture(model, (CELL, CELL), zoom) for model in row] for row in side] for side in sides
+        [[picture(model, size, zoom) for model in row] for row in side] for side in sides
     )
     return data, drawn
 
@@ -188,11 +190,12 @@ def save_strip(strip: Strip, file: Path) -> None:
     n, cell, left = len(strip.levels), (WIDTH - 0.1) / len(strip.levels), 0.05
     head, top, bars = 0.27, 0.28, 1.0
     foot = 0.34 if strip.elements else 0.08
-    rows = [len(side) for side in strip.rows]
-    height = top + sum(head + count * cell for count in rows) + head + bars + foot
+    high, wide = strip.rows[0][0][0].shape[:2]
+    tall = cell * high / wide  # inches of a row
+    below = top + sum(head + len(side) * tall for side in strip.rows)
+    height = below + head + bars + foot
     with plt.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-        below = top + sum(head + count * cell for count in rows)
         first = next((k for k in range(n) if strip.holds_from(k)), n)
         if first < n:  # a band behind all columns where the two are alike
             band = figure.add_axes(
@@ -215,17 +218,16 @@ def save_strip(strip: Strip, file: Path) -> None:
                 color=FAINT,
             )
         down = top
-        for side, label in zip(strip.rows, ("data and noise", "fitted Gaussian"), strict=True):
+        for side, label in zip(strip.rows, ("noised data", "fitted Gaussian"), strict=True):
             figure.text(left / WIDTH, 1 - (down + 0.15) / height, label, va="center", weight="bold")
             down += head
             for row in side:
                 for k, image in enumerate(row):
-                    box = (left + k * cell + 0.02, height - down - cell + 0.02)
-                    place = (box[0] / WIDTH, box[1] / height)
-                    extent = ((cell - 0.04) / WIDTH, (cell - 0.04) / height)
-                    axes = figure.add_axes((*place, *extent))
+                    box = (left + (k + GAP) * cell, height - down - (1 - GAP) * tall)
+                    extent = ((1 - 2 * GAP) * cell / WIDTH, (1 - 2 * GAP) * tall / height)
+                    axes = figure.add_axes((box[0] / WIDTH, box[1] / height, *extent))
                     _show(axes, image, BAND if k >= first else "white")
-                down += cell
+                down += tall
         figure.text(
             left / WIDTH,
             1 - (below + 0.15) / height,
@@ -251,12 +253,12 @@ def _show(axes: Axes, image: NDArray[np.uint8], ground: str) -> None:
 
 def _bars(axes: Axes, nats: Sequence[Nats]) -> None:
     """Bars on a scale of logarithms, each with its number, and the tolerance as a line."""
-    low, high = math.log10(0.01), math.log10(60)
+    low, high = math.log10(0.01), math.log10(90)
     for k, one in enumerate(nats):
         height = max(math.log10(max(one.value, 1e-9)), low + 0.04) - low
         colour = ALIKE if one.value <= DEFAULT_TOLERANCE else APART
         axes.bar(k, height, width=0.56, color=colour, lw=0)
-        axes.text(k, height + 0.12, one.text, ha="center", color=colour, weight="bold")
+        axes.text(k, high - low, one.text, ha="center", va="top", color=colour, weight="bold")
     line = math.log10(DEFAULT_TOLERANCE) - low
     axes.axhline(line, color=INK, lw=0.9, ls=(0, (4, 3)))
     axes.set(xlim=(-0.5, len(nats) - 0.5), ylim=(0, high - low))
@@ -336,7 +338,7 @@ def _zoom(model: BallAndStick, pixels: tuple[int, int]) -> float:
 
 def form_panels(clouds: dict[str, _Array], v_x: tuple[float, float], file: Path) -> None:
     """Size and form of molecules, a panel for each set; the first one lies behind all others."""
-    (first, data), *others = clouds.items()
+    first, data = next(iter(clouds.items()))
     colours = dict(zip(clouds, (INK, ALIKE, APART, "#b8860b"), strict=True))
     with plt.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 5.7), dpi=DPI, layout="constrained")

@@ -205,7 +205,7 @@ class _Pen:
     def ball(self, middle: _Array, radius: float, colour: _Array, ring: bool) -> None:
         """Paint a shaded ball, perhaps with a ring around it."""
         if ring:
-            self._disc(middle, 1.38 * radius, 0.35 * _WHITE + 0.65 * _RING)
+            self._disc(middle, 1.38 * radius, 0.1 * _WHITE + 0.9 * _RING)
             self._disc(middle, 1.20 * radius, _WHITE)
         self._disc(middle, radius + 1.2, 0.55 * colour)
         for shade in _SHADES:
