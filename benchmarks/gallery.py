@@ -43,7 +43,7 @@ from provenance import provenance
 
 from gaga_adapter.criteria import TwoSample
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.molecules.metrics.evaluate import evaluate, judge
+from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics, evaluate, judge
 from gaga_adapter.molecules.metrics.shape import gyration_eigenvalues
 from gaga_adapter.molecules.qm9.data import load_qm9
 
@@ -154,7 +154,7 @@ def latents() -> Strip:
 
 def mixed() -> Strip:
     """Molecules of a flow with discrete types, and `mixed`."""
-    rows = results("mixed")["sets"]["all atoms"]["rows"]["mixed"]["curve"]
+    rows = results("mixed")["sets"]["all atoms"]["mixed"]["curve"]
     curve = {
         "value": [row["kl"] for row in rows],
         "extra": {"saturated": [row["saturated"] for row in rows]},
@@ -198,18 +198,23 @@ def form() -> dict[str, Any]:
         row = next(row for row in ROWS if row.name == name)
         sets[row.title], names[row.title] = sampled(row, N_FORMS), name
     clouds = {title: forms_of(molecules) for title, molecules in sets.items()}
-    pictures.form_panels(clouds, V_X, RESULTS / "gallery_form.png")
-    found = {}
-    for title, molecules in sets.items():
-        metrics = evaluate(molecules)
-        found[names[title]] = {
-            "molecule_stability": vars(metrics.molecule_stability),
-            "v_x": vars(metrics.shape.v_x),
-            "v_x_spread": vars(metrics.shape.v_x_spread),
-            "anisotropy": vars(metrics.shape.anisotropy),
-            "outside": int(((clouds[title][:, 0] < V_X[0]) | (clouds[title][:, 0] > V_X[1])).sum()),
-        }
-    return found
+    metrics = {title: evaluate(molecules) for title, molecules in sets.items()}
+    stable = {title: one.molecule_stability.value for title, one in metrics.items()}
+    pictures.form_panels(clouds, stable, V_X, RESULTS / "gallery_form.png")
+    return {names[title]: form_figures(metrics[title], cloud) for title, cloud in clouds.items()}
+
+
+def form_figures(metrics: MoleculeMetrics, cloud: NDArray[np.float64]) -> dict[str, Any]:
+    """What the page says of a set, and how many molecules lie beyond the edge of the picture."""
+    shape = metrics.shape
+    shown = (cloud[:, 0] >= V_X[0]) & (cloud[:, 0] <= V_X[1])
+    return {
+        "molecule_stability": vars(metrics.molecule_stability),
+        "v_x": vars(shape.v_x),
+        "v_x_spread": vars(shape.v_x_spread),
+        "anisotropy": vars(shape.anisotropy),
+        "outside": int((~shown).sum()),
+    }
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ from matplotlib.patches import Rectangle
 _Array = NDArray[np.float64]
 _Sides = tuple[list[list[NDArray[np.uint8]]], list[list[NDArray[np.uint8]]]]
 
-WIDTH, DPI = 8.0, 170  # inches, and dots in one
+WIDTH, DPI, SMALL = 8.0, 170, 128  # inches, and dots in one; fewer for many shaded balls
 ALIKE, APART, INK, FAINT = "#00509d", "#c8601b", "#212630", "#6b7280"
 BAND = "#e8f0f9"  # behind columns where the two sides are alike
 STYLE = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
@@ -112,11 +112,12 @@ def molecule_rows(cloud: Cloud, elements: Sequence[str], scale: float = 1.0) -> 
             models = [_model(scale * x[:, :3] @ turn.T, known[x[:, 3:].argmax(1)]) for x in atoms]
             rows.append([_with_bonds(models[0]), *(model for model, _ in models[1:])])
         sides.append(rows)
-    reach = [np.abs(model.xyz[:, :2]).max() for side in sides for row in side for model in row]
-    zoom = CELL / 2 / (float(np.quantile(reach, 0.85)) + 0.4)
-    size = (CELL, int(0.84 * CELL))
+    size = (CELL, int(0.74 * CELL))
+    fits = [_zoom(model, size) for side in sides for row in side for model in row]
+    zoom = float(np.quantile(fits, 0.25))  # one scale; what does not fit shrinks alone
     data, drawn = (
-        [[picture(model, size, zoom) for model in row] for row in side] for side in sides
+        [[picture(model, size, min(zoom, _zoom(model, size))) for model in row] for row in side]
+        for side in sides
     )
     return data, drawn
 
@@ -188,7 +189,7 @@ def _pixels(figure: Figure) -> NDArray[np.uint8]:
 def save_strip(strip: Strip, file: Path) -> None:
     """Write a strip: the data, the draws, and the nats as bars below."""
     n, cell, left = len(strip.levels), (WIDTH - 0.1) / len(strip.levels), 0.05
-    head, top, bars = 0.27, 0.28, 1.0
+    head, top, bars = 0.3, 0.28, 0.95
     foot = 0.34 if strip.elements else 0.08
     high, wide = strip.rows[0][0][0].shape[:2]
     tall = cell * high / wide  # inches of a row
@@ -253,7 +254,7 @@ def _show(axes: Axes, image: NDArray[np.uint8], ground: str) -> None:
 
 def _bars(axes: Axes, nats: Sequence[Nats]) -> None:
     """Bars on a scale of logarithms, each with its number, and the tolerance as a line."""
-    low, high = math.log10(0.01), math.log10(90)
+    low, high = math.log10(0.01), math.log10(45)
     for k, one in enumerate(nats):
         height = max(math.log10(max(one.value, 1e-9)), low + 0.04) - low
         colour = ALIKE if one.value <= DEFAULT_TOLERANCE else APART
@@ -287,14 +288,14 @@ def _legend(figure: Figure, elements: Sequence[str], height: float) -> None:
 def sample_grid(sets: dict[str, MoleculeSet], file: Path, columns: int = 6) -> None:
     """All molecules of some sets, `columns` in a row, with a verdict below each."""
     width, high, head, word = WIDTH / columns, 1.02, 0.36, 0.2
-    pixels = (int(width * 1.5 * DPI), int(high * 1.5 * DPI))
+    pixels = (int(width * 2 * SMALL), int(high * 2 * SMALL))
     models = {title: ball_and_stick(molecules) for title, molecules in sets.items()}
     every = [model for row in models.values() for model in row]
-    zoom = min(float(np.quantile([_zoom(model, pixels) for model in every], 0.15)), 60.0)
+    zoom = min(float(np.quantile([_zoom(model, pixels) for model in every], 0.15)), 50.0)
     lines = {title: -(-len(row) // columns) for title, row in models.items()}
     height = sum(head + count * (high + word) for count in lines.values()) + 0.05
     with plt.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+        figure = Figure(figsize=(WIDTH, height), dpi=SMALL)
         down = 0.0
         for title, row in models.items():
             stable = sum(not model.broken.any() for model in row)
@@ -323,7 +324,7 @@ def sample_grid(sets: dict[str, MoleculeSet], file: Path, columns: int = 6) -> N
                     color=APART if broken else ALIKE,
                 )
             down += lines[title] * (high + word)
-        save(figure, file)
+        save(figure, file, colours=56)
 
 
 def _zoom(model: BallAndStick, pixels: tuple[int, int]) -> float:
@@ -336,10 +337,19 @@ def _zoom(model: BallAndStick, pixels: tuple[int, int]) -> float:
 # ---------------------------------------------------------------------------- sizes and forms
 
 
-def form_panels(clouds: dict[str, _Array], v_x: tuple[float, float], file: Path) -> None:
-    """Size and form of molecules, a panel for each set; the first one lies behind all others."""
+def form_panels(
+    clouds: dict[str, _Array], stable: dict[str, float], v_x: tuple[float, float], file: Path
+) -> None:
+    """Size and form of molecules, a panel for each set; the first one lies behind all others.
+
+    Args:
+        clouds: Size and anisotropy (M, 2) by the title of the set.
+        stable: Share of stable molecules by the same titles.
+        v_x: Range of the sizes that are shown.
+        file: PNG file to write.
+    """
     first, data = next(iter(clouds.items()))
-    colours = dict(zip(clouds, (INK, ALIKE, APART, "#b8860b"), strict=True))
+    colours = dict(zip(clouds, (INK, ALIKE, APART, "#00766c"), strict=True))
     with plt.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 5.7), dpi=DPI, layout="constrained")
         panels = figure.subplots(2, 2, sharex=True, sharey=True).flatten()
@@ -352,7 +362,7 @@ def form_panels(clouds: dict[str, _Array], v_x: tuple[float, float], file: Path)
             axes.plot(*cloud.mean(0), "+", color=colours[title], ms=13, mew=2.4)
             axes.set_title(title, fontsize=10, loc="left", color=colours[title], weight="bold")
             mean, spread = cloud[:, 0].mean(), cloud[:, 0].std(ddof=1)
-            text = f"size {mean:.2f} Å², spread {spread:.2f}"
+            text = f"{100 * stable[title]:.0f} % stable, size {mean:.2f} ± {spread:.2f} Å²"
             axes.text(0.98, 0.05, text, transform=axes.transAxes, ha="right", fontsize=9.5)
             axes.spines[["top", "right"]].set_visible(False)
             axes.set(xlim=v_x, ylim=(0.36, 1.0))
@@ -361,10 +371,10 @@ def form_panels(clouds: dict[str, _Array], v_x: tuple[float, float], file: Path)
         save(figure, file)
 
 
-def save(figure: Figure, file: Path) -> None:
+def save(figure: Figure, file: Path, colours: int = COLOURS) -> None:
     """Write a picture with a palette of its own colours, which takes a third of the space."""
     figure.savefig(written := io.BytesIO(), format="png", facecolor="white")
     with Image.open(written) as image:
-        small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     with replacing(file) as temporary:
         small.save(temporary, "PNG", optimize=True)
