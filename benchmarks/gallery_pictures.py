@@ -45,7 +45,7 @@ _Sides = tuple[list[list[NDArray[np.uint8]]], list[list[NDArray[np.uint8]]]]
 WIDTH, DPI, SMALL = 8.0, 170, 128  # inches, and dots in one; fewer for many shaded balls
 ALIKE, APART, INK, FAINT = "#00509d", "#c8601b", "#212630", "#6b7280"
 BAND = "#e8f0f9"  # behind columns where the two sides are alike
-STYLE = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
+STYLE = {"font.size": 11.5, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
 COLOURS = 160  # of a written picture
 CELL = 200  # pixels that a molecule in a strip is wide
 GAP = 0.03  # share of a column or row that is left free on either side
@@ -189,7 +189,7 @@ def _pixels(figure: Figure) -> NDArray[np.uint8]:
 def save_strip(strip: Strip, file: Path) -> None:
     """Write a strip: the data, the draws, and the nats as bars below."""
     n, cell, left = len(strip.levels), (WIDTH - 0.1) / len(strip.levels), 0.05
-    head, top, bars = 0.3, 0.28, 0.95
+    head, top, bars = 0.32, 0.3, 1.0
     foot = 0.34 if strip.elements else 0.08
     high, wide = strip.rows[0][0][0].shape[:2]
     tall = cell * high / wide  # inches of a row
@@ -264,7 +264,7 @@ def _bars(axes: Axes, nats: Sequence[Nats]) -> None:
     axes.axhline(line, color=INK, lw=0.9, ls=(0, (4, 3)))
     axes.set(xlim=(-0.5, len(nats) - 0.5), ylim=(0, high - low))
     label = f"tolerance {DEFAULT_TOLERANCE:g}"
-    axes.text(len(nats) - 0.52, line + 0.1, label, ha="right", fontsize=8.5, color=INK)
+    axes.text(len(nats) - 0.52, line + 0.1, label, ha="right", fontsize=10, color=INK)
     axes.set_axis_off()
     axes.axhline(0, color=FAINT, lw=1.2)
 
@@ -278,8 +278,8 @@ def _legend(figure: Figure, elements: Sequence[str], height: float) -> None:
     begin = WIDTH / 2 - 0.5 * len(elements) / 2
     for k, (symbol, colour) in enumerate(zip(elements, colours, strict=True)):
         x = begin + 0.5 * k
-        axes.plot(x, 0.13, "o", color=colour, mec=0.55 * colour, mew=0.8, ms=8)
-        axes.text(x + 0.1, 0.13, symbol, va="center_baseline", fontsize=9.5)
+        axes.plot(x, 0.13, "o", color=colour, mec=0.55 * colour, mew=0.8, ms=9)
+        axes.text(x + 0.11, 0.13, symbol, va="center_baseline", fontsize=11)
 
 
 # ---------------------------------------------------------------------------- sampled molecules
@@ -287,7 +287,7 @@ def _legend(figure: Figure, elements: Sequence[str], height: float) -> None:
 
 def sample_grid(sets: dict[str, MoleculeSet], file: Path, columns: int = 6) -> None:
     """All molecules of some sets, `columns` in a row, with a verdict below each."""
-    width, high, head, word = WIDTH / columns, 1.02, 0.36, 0.2
+    width, high, head, word = WIDTH / columns, 1.02, 0.38, 0.22
     pixels = (int(width * 2 * SMALL), int(high * 2 * SMALL))
     models = {title: ball_and_stick(molecules) for title, molecules in sets.items()}
     every = [model for row in models.values() for model in row]
@@ -300,7 +300,7 @@ def sample_grid(sets: dict[str, MoleculeSet], file: Path, columns: int = 6) -> N
         for title, row in models.items():
             stable = sum(not model.broken.any() for model in row)
             y = 1 - (down + 0.2) / height
-            figure.text(0.006, y, title, va="center", weight="bold", fontsize=10.5)
+            figure.text(0.006, y, title, va="center", weight="bold", fontsize=12)
             figure.text(
                 0.994, y, f"{stable} of {len(row)} stable", va="center", ha="right", color=FAINT
             )
@@ -313,14 +313,14 @@ def sample_grid(sets: dict[str, MoleculeSet], file: Path, columns: int = 6) -> N
                 axes.set_axis_off()
                 axes.imshow(picture(model, pixels, min(zoom, _zoom(model, pixels))))
                 broken = int(model.broken.sum())
-                text = "stable" if not broken else f"{broken} of {len(model.xyz)} atoms wrong"
+                text = "stable" if not broken else f"{broken} of {len(model.xyz)} wrong"
                 figure.text(
                     (column + 0.5) * width / WIDTH,
                     (base + 0.13) / height,
                     text,
                     ha="center",
                     va="center",
-                    fontsize=8.5,
+                    fontsize=10,
                     color=APART if broken else ALIKE,
                 )
             down += lines[title] * (high + word)
@@ -360,14 +360,14 @@ def form_panels(
             axes.axvline(data[:, 0].mean(), color=INK, lw=0.9, ls=(0, (4, 3)))
             axes.plot(*cloud.mean(0), "+", color="white", ms=15, mew=5)
             axes.plot(*cloud.mean(0), "+", color=colours[title], ms=13, mew=2.4)
-            axes.set_title(title, fontsize=10, loc="left", color=colours[title], weight="bold")
+            axes.set_title(title, fontsize=10.5, loc="left", color=colours[title], weight="bold")
             mean, spread = cloud[:, 0].mean(), cloud[:, 0].std(ddof=1)
             text = f"{100 * stable[title]:.0f} % stable, size {mean:.2f} ± {spread:.2f} Å²"
-            axes.text(0.98, 0.05, text, transform=axes.transAxes, ha="right", fontsize=9.5)
+            axes.text(0.98, 0.05, text, transform=axes.transAxes, ha="right", fontsize=10)
             axes.spines[["top", "right"]].set_visible(False)
             axes.set(xlim=v_x, ylim=(0.36, 1.0))
-        figure.supxlabel("size: v_x of a molecule, Å² per degree of freedom", fontsize=10)
-        figure.supylabel("form: anisotropy (1/3 a ball, 1 a line)", fontsize=10)
+        figure.supxlabel("size: v_x of a molecule, Å² per degree of freedom", fontsize=11)
+        figure.supylabel("form: anisotropy (1/3 a ball, 1 a line)", fontsize=11)
         save(figure, file)
 
 
