@@ -54,6 +54,7 @@ DRUGS = (0, 300, 500, 600, 700, 800, 900)
 PATCHES = LATENTS = (50, 200, 300, 400, 500, 600, 800)
 MIXED = (1.0, 0.75, 0.7, 0.65, 0.6, 0.55, 0.45)
 N_FORMS, N_MEASURED = 1000, 8000
+PARTS = ("samples", "form", "n_drawn", "n_forms", "t_star")  # of the results, beside the nats
 V_X = (0.8, 4.2)  # range of the picture of forms, angstrom²
 
 
@@ -231,7 +232,8 @@ def main() -> None:
     file = RESULTS / "gallery.json"
     found = results("gallery") if file.exists() else {}
     if args.measure or "measured" not in found:
-        found = {**provenance(), **found, "measured": measured()}
+        head = provenance()
+        found = head | {k: v for k, v in found.items() if k in PARTS} | {"measured": measured()}
         write(file, found)
     for name in wanted:
         if name in STRIPS:

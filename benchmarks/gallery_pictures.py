@@ -46,7 +46,7 @@ WIDTH, DPI, SMALL = 8.0, 170, 128  # inches, and dots in one; fewer for many sha
 ALIKE, APART, INK, FAINT = "#00509d", "#c8601b", "#212630", "#6b7280"
 BAND = "#e8f0f9"  # behind columns where the two sides are alike
 STYLE = {"font.size": 11.5, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}
-COLOURS = 160  # of a written picture
+COLOURS = 88  # of a written picture
 CELL = 200  # pixels that a molecule in a strip is wide
 GAP = 0.03  # share of a column or row that is left free on either side
 
