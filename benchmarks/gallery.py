@@ -104,12 +104,34 @@ def nats_of(curve: dict[str, Any], t: list[float], shown: tuple[float, ...]) -> 
     return found
 
 
-def of_qm9(name: str, steps: tuple[int, ...]) -> list[Nats]:
+def of_qm9(steps: tuple[int, ...]) -> list[Nats]:
     """Nats between noised QM9 and `shape`."""
     own, others = results("gallery")["measured"]["qm9"], results("references")
     near = nats_of(own["curve"], own["t"], tuple(t for t in steps if t <= max(own["t"])))
     far = tuple(t for t in steps if t > max(own["t"]))
     return near + nats_of(others["curves"]["shape"], others["t"], far)
+
+
+def of_drugs(steps: tuple[int, ...]) -> list[Nats]:
+    """Nats between noised drug-like molecules and `shape`."""
+    found = results("drugs")
+    return nats_of(found["sets"]["drug-like"]["curve"], found["t"], steps)
+
+
+def of_modality(name: str, steps: tuple[int, ...]) -> list[Nats]:
+    """Nats between a noised modality and the Gaussian of its mean and covariance."""
+    found = results("modalities")
+    return nats_of(found["rows"][name]["curve"], found["t"], steps)
+
+
+def of_mixed(times: tuple[float, ...]) -> list[Nats]:
+    """Nats between the noised molecules of a flow with discrete types and `mixed`."""
+    rows = results("mixed")["sets"]["all atoms"]["mixed"]["curve"]
+    curve = {
+        "value": [row["kl"] for row in rows],
+        "extra": {"saturated": [row["saturated"] for row in rows]},
+    }
+    return nats_of(curve, [row["t"] for row in rows], times)
 
 
 # ---------------------------------------------------------------------------- the pictures
@@ -118,15 +140,13 @@ def of_qm9(name: str, steps: tuple[int, ...]) -> list[Nats]:
 def qm9() -> Strip:
     """QM9 and `shape`."""
     shown = pictures.molecule_rows(molecules_of("qm9", QM9, 2), "HCNOF")
-    return Strip([f"t = {t}" for t in QM9], shown, of_qm9("qm9", QM9), "molecule", "HCNOF")
+    return Strip([f"t = {t}" for t in QM9], shown, of_qm9(QM9), "molecule", "HCNOF")
 
 
 def drugs() -> Strip:
     """Drug-like molecules and `shape`."""
-    found = results("drugs")
     shown = pictures.molecule_rows(molecules_of("drugs", DRUGS, 2), DRUG_ELEMENTS)
-    nats = nats_of(found["sets"]["drug-like"]["curve"], found["t"], DRUGS)
-    return Strip([f"t = {t}" for t in DRUGS], shown, nats, "molecule", DRUG_ELEMENTS)
+    return Strip([f"t = {t}" for t in DRUGS], shown, of_drugs(DRUGS), "molecule", DRUG_ELEMENTS)
 
 
 def digits() -> Strip:
@@ -139,30 +159,24 @@ def digits() -> Strip:
 
 def patches() -> Strip:
     """Patches of photographs and the Gaussian of their full covariance."""
-    found = results("modalities")
-    shown = pictures.image_rows(patches_of(PATCHES, 9), lambda x: pictures.mosaic(x[:, 0], 3), 1)
-    nats = nats_of(found["rows"]["patches"]["curve"], found["t"], PATCHES)
+    cloud = patches_of(PATCHES, 9)
+    shown = pictures.image_rows(cloud, lambda x: pictures.mosaic(x[:, 0], 3), 1)
+    nats = of_modality("patches", PATCHES)
     return Strip([f"t = {t}" for t in PATCHES], shown, nats, "patch")
 
 
 def latents() -> Strip:
     """Latents and the Gaussian of their full covariance."""
-    found = results("modalities")
     shown = pictures.scatter_rows(latents_of(LATENTS, 1500))
-    nats = nats_of(found["rows"]["latent"]["curve"], found["t"], LATENTS)
+    nats = of_modality("latent", LATENTS)
     return Strip([f"t = {t}" for t in LATENTS], shown, nats, "latent")
 
 
 def mixed() -> Strip:
     """Molecules of a flow with discrete types, and `mixed`."""
-    rows = results("mixed")["sets"]["all atoms"]["mixed"]["curve"]
-    curve = {
-        "value": [row["kl"] for row in rows],
-        "extra": {"saturated": [row["saturated"] for row in rows]},
-    }
     shown = pictures.molecule_rows(mixed_of(MIXED, 2), "HCNOF", scale=2.0)
-    nats = nats_of(curve, [row["t"] for row in rows], MIXED)
-    return Strip([f"t = {t:g}" for t in MIXED], shown, nats, "molecule", "HCNOF")
+    levels = [f"t = {t:g}" for t in MIXED]
+    return Strip(levels, shown, of_mixed(MIXED), "molecule", "HCNOF", "fitted start")
 
 
 STRIPS: dict[str, Callable[[], Strip]] = {

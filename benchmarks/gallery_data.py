@@ -72,7 +72,7 @@ class Row:
 
 
 ROWS = (
-    Row("few", f"{CALLS} calls from the fitted Gaussian at t* = {T_STAR}", CALLS, "shape"),
+    Row("few", f"{CALLS} calls from the Gaussian at t* = {T_STAR}", CALLS, "shape"),
     Row("noise", f"{CALLS} calls from N(0, I) at pure noise", CALLS, None),
     Row("unit", f"{CALLS} calls from N(0, I) at t* = {T_STAR}", CALLS, "unit"),
     Row("full", f"DDPM: {FULL_CALLS} calls from N(0, I) at pure noise", FULL_CALLS, None),

@@ -75,6 +75,7 @@ class Strip:
         nats: What a classifier finds between the two at each level.
         item: What the nats are counted per.
         elements: Elements of the legend; none for other data.
+        start: Name of what is drawn below the data.
     """
 
     levels: list[str]
@@ -82,6 +83,7 @@ class Strip:
     nats: list[Nats]
     item: str
     elements: Sequence[str] = field(default=())
+    start: str = "fitted Gaussian"
 
     def holds_from(self, column: int) -> bool:
         """Whether the two sides are alike from a column on, within the default tolerance."""
@@ -219,7 +221,7 @@ def save_strip(strip: Strip, file: Path) -> None:
                 color=FAINT,
             )
         down = top
-        for side, label in zip(strip.rows, ("noised data", "fitted Gaussian"), strict=True):
+        for side, label in zip(strip.rows, ("noised data", strip.start), strict=True):
             figure.text(left / WIDTH, 1 - (down + 0.15) / height, label, va="center", weight="bold")
             down += head
             for row in side:
@@ -360,12 +362,12 @@ def form_panels(
             axes.axvline(data[:, 0].mean(), color=INK, lw=0.9, ls=(0, (4, 3)))
             axes.plot(*cloud.mean(0), "+", color="white", ms=15, mew=5)
             axes.plot(*cloud.mean(0), "+", color=colours[title], ms=13, mew=2.4)
-            axes.set_title(title, fontsize=10.5, loc="left", color=colours[title], weight="bold")
+            axes.set_title(title, fontsize=10, loc="left", color=colours[title], weight="bold")
             mean, spread = cloud[:, 0].mean(), cloud[:, 0].std(ddof=1)
-            text = f"{100 * stable[title]:.0f} % stable, size {mean:.2f} ± {spread:.2f} Å²"
-            axes.text(0.98, 0.05, text, transform=axes.transAxes, ha="right", fontsize=10)
+            text = f"{100 * stable[title]:.0f} % stable\n{mean:.2f} ± {spread:.2f} Å²"
+            axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", fontsize=11)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.set(xlim=v_x, ylim=(0.36, 1.0))
+            axes.set(xlim=v_x, ylim=(0.32, 1.0))
         figure.supxlabel("size: v_x of a molecule, Å² per degree of freedom", fontsize=11)
         figure.supylabel("form: anisotropy (1/3 a ball, 1 a line)", fontsize=11)
         save(figure, file)

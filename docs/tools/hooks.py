@@ -227,7 +227,7 @@ def figure(file: str, keys: str, form: str = "") -> str:
     found = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text("utf-8"))
     for key in " ".join(keys.split()).split("/"):
         found = found[int(key)] if isinstance(found, list) else found[key]
-    return format(found, form.strip())
+    return format(found, form.strip()).replace("%", "\u00a0%")
 
 
 def with_figures(markdown: str) -> str:
