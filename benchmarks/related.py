@@ -58,12 +58,10 @@ FIRST, LAST = -4.6, 6.0  # log-SNR of the first call from noise, and of the last
 #: Lists of levels of diffusers' DPM++, and the options that make them.
 LISTS: dict[str, dict[str, Any]] = {
     "uniform": {},
+    "exponential": {"use_exponential_sigmas": True},  # even in log-SNR, over the whole table
     "karras": {"use_karras_sigmas": True},
-    "exponential": {"use_exponential_sigmas": True},
-    "lu": {"use_lu_lambdas": True},
     "leading": {"timestep_spacing": "leading"},
-    "trailing": {"timestep_spacing": "trailing"},
-    "trailing to SNR 0": {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
+    "SNR 0": {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
 }
 #: Log-SNR where Restart turns (the first level at or beyond), and to which it noises up.
 RESTART = (4.0, 2.0)
@@ -76,7 +74,7 @@ class Row:
     """One row.
 
     Attributes:
-        rule: Name of `gaga_adapter.sampling.solvers`, `re-noise`, `restart` or `cached`.
+        rule: One of `dpm++`, `restart` and `cached`.
         calls: Number of network calls; of cached features, what the layers cost as much as.
         start: `none` for noise, `oracle`, or a reference.
         t_star: First timestep; None from noise.
@@ -97,42 +95,32 @@ class Row:
         return f"{self.rule} {self.calls}, {start}{levels}"
 
 
-def _pairs(rule: str, levels: str = "even") -> list[Row]:
-    """From noise and from t*, in each number of calls."""
-    return [
+#: Starts of DPM++ on even levels.
+STARTS: list[tuple[str, int | None]] = [
+    ("none", None),
+    ("unit", T_STAR),
+    ("paper", T_STAR),
+    ("size", T_STAR),
+    ("shape", T_STAR),
+    ("oracle", T_STAR),
+    ("size", FITTED),
+    ("shape", FITTED),
+]
+ROWS: list[Row] = [
+    *(Row("dpm++", calls, *start) for calls in CALLS for start in STARTS),
+    *(
         Row(rule, calls, *start, levels)
+        for rule, levels in (
+            ("restart", "even"),
+            ("cached", "even"),
+            ("dpm++", "uniform"),
+            ("dpm++", "exponential"),
+            ("dpm++", "karras"),
+        )
         for calls in CALLS
         for start in (("none", None), ("shape", T_STAR))
-    ]
-
-
-ROWS: list[Row] = [
-    *_pairs("few-step"),
-    *(
-        Row("dpm++", calls, *start)
-        for calls in CALLS
-        for start in (
-            ("none", None),
-            ("unit", T_STAR),
-            ("paper", T_STAR),
-            ("channel", T_STAR),
-            ("size", T_STAR),
-            ("size", FITTED),
-            ("shape", T_STAR),
-            ("shape", FITTED),
-            ("oracle", T_STAR),
-        )
     ),
-    *_pairs("sde-dpm++"),
-    *_pairs("re-noise"),
-    *_pairs("restart"),
-    *_pairs("cached"),
-    *(row for name in ("uniform", "karras", "exponential", "lu") for row in _pairs("dpm++", name)),
-    *(
-        Row("dpm++", calls, levels=name)
-        for name in ("leading", "trailing", "trailing to SNR 0")
-        for calls in CALLS
-    ),
+    *(Row("dpm++", calls, levels=name) for name in ("leading", "SNR 0") for calls in CALLS),
 ]
 
 
@@ -253,6 +241,7 @@ def own_loop(
         batch_size: Number of molecules in one call.
     """
     denoiser = pipe.denoiser
+    plain = type(denoiser).forward  # its own call may be compiled, for the layers that it has
 
     def batch(rows: Tensor, noise: Tensor, mask: Tensor, stepped: Any) -> Tensor:  # noqa: ANN401
         level = _level(calls[0].log_snr)
@@ -261,7 +250,10 @@ def own_loop(
             for call in calls:
                 level, there = _level(call.log_snr), _level(call.to)
                 holder["is_cached"] = call.is_cached
-                clean = denoiser(x / level.a, level.b / level.a, mask).sample
+                # not by its call, which may be compiled for the layers that it has
+                clean = (
+                    type(denoiser).forward(denoiser, x / level.a, level.b / level.a, mask).sample
+                )
                 stepped(len(calls))
                 if math.isinf(call.to):
                     break
@@ -305,10 +297,7 @@ class Bench(few_calls.Bench):
     def scheduler(self, cell: Any) -> Any:  # noqa: ANN401 - of another kind than its parent's
         """The scheduler of a row, or the one that has its levels."""
         if cell.levels == "even":
-            matched = cell.rule == "few-step"
-            return super().scheduler(
-                few_calls.Cell(cell.rule, cell.calls, cell.start, cell.t_star, matched)
-            )
+            return super().scheduler(few_calls.Cell("dpm++", cell.calls, cell.start, cell.t_star))
         options = LISTS[cell.levels]
         scheduler = scheduler_named(cell.rule, self.base)
         scheduler = type(scheduler).from_config(scheduler.config, **options)
@@ -419,6 +408,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=512, help="molecules a row")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     add_arguments(parser)
+    parser.add_argument("--no-compile", action="store_true", help="run the network as it is")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--chunks", type=Path, default=CHUNKS, help="keeps the chunks")
     args = parser.parse_args()
@@ -431,19 +421,20 @@ def main() -> None:
         "chunk": args.chunk,
         "batch_size": args.batch_size,
     }
-    bench = Bench("embedded", setting, args.chunks, None, HeldOut(), compiled=False)
+    bench = Bench("embedded", setting, args.chunks, None, HeldOut(), not args.no_compile)
     shard, n_shards = (int(part) for part in args.shard.split("/"))
-    for row in [] if args.merge else [row for row in ROWS if args.only in row.name]:
-        for seed, count, file in bench.files(row, args.n):
-            if seed % n_shards != shard or file.exists():
-                continue
-            chunk = bench.sample(row, seed, count)
-            chunk.write(file)
-            print(
-                f"{time.strftime('%H:%M:%S')} {row.name} #{seed}: {chunk.network_calls} calls, "
-                f"{chunk.cpu_seconds:.0f} s",
-                flush=True,
-            )
+    rows = [] if args.merge else [row for row in ROWS if args.only in row.name]
+    files = [(*one, row) for row in rows for one in bench.files(row, args.n)]
+    for seed, count, file, row in sorted(files, key=lambda one: one[0]):  # all rows grow together
+        if seed % n_shards != shard or file.exists():
+            continue
+        chunk = bench.sample(row, seed, count)
+        chunk.write(file)
+        print(
+            f"{time.strftime('%H:%M:%S')} {row.name} #{seed}: {chunk.network_calls} calls, "
+            f"{chunk.cpu_seconds:.0f} s",
+            flush=True,
+        )
     if not args.sample_only:
         write(bench, args.n, args.out)
 
