@@ -250,10 +250,7 @@ def own_loop(
             for call in calls:
                 level, there = _level(call.log_snr), _level(call.to)
                 holder["is_cached"] = call.is_cached
-                # not by its call, which may be compiled for the layers that it has
-                clean = (
-                    type(denoiser).forward(denoiser, x / level.a, level.b / level.a, mask).sample
-                )
+                clean = plain(denoiser, x / level.a, level.b / level.a, mask).sample
                 stepped(len(calls))
                 if math.isinf(call.to):
                     break
