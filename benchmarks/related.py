@@ -34,6 +34,7 @@ import torch
 from chunks import Chunk, add_arguments, chunk_files, digest
 from numpy.typing import NDArray
 from provenance import provenance
+from sampling_tables import Columns, estimate
 from torch import Tensor, nn
 from verdicts import HeldOut, judged
 
@@ -106,21 +107,17 @@ STARTS: list[tuple[str, int | None]] = [
     ("size", FITTED),
     ("shape", FITTED),
 ]
+_ENDS: list[tuple[str, int | None]] = [("none", None), ("shape", T_STAR)]
+#: All rows. Lists of levels are tried at the fewest calls, where levels matter most.
 ROWS: list[Row] = [
     *(Row("dpm++", calls, *start) for calls in CALLS for start in STARTS),
+    *(Row(rule, n, *end) for rule in ("restart", "cached") for n in CALLS for end in _ENDS),
     *(
-        Row(rule, calls, *start, levels)
-        for rule, levels in (
-            ("restart", "even"),
-            ("cached", "even"),
-            ("dpm++", "uniform"),
-            ("dpm++", "exponential"),
-            ("dpm++", "karras"),
-        )
-        for calls in CALLS
-        for start in (("none", None), ("shape", T_STAR))
+        Row("dpm++", CALLS[0], *end, levels)
+        for levels in ("uniform", "exponential", "karras")
+        for end in _ENDS
     ),
-    *(Row("dpm++", calls, levels=name) for name in ("leading", "SNR 0") for calls in CALLS),
+    *(Row("dpm++", CALLS[0], levels=name) for name in ("leading", "SNR 0")),
 ]
 
 
@@ -395,8 +392,84 @@ def write(bench: Bench, n: int, out: Path) -> None:
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-#: Rows of the table: what they are called, rule and levels, and the start of each.
-SHOWN: list[tuple[str, str, str, list[tuple[str, int | None]]]] = []
+# -- the table -------------------------------------------------------------------------------------
+
+COLUMNS: Columns = {
+    "stable %": ("figures", "molecule_stability", 100, 1),
+    "v_x": ("figures", "v_x", 1, 2),
+    "spread": ("figures", "v_x_spread", 1, 2),
+    "W bonds, mÅ": ("distances", "bond_lengths", 1000, 1),
+}
+_SHAPE = f"`shape` at {T_STAR}"
+#: Lines of the table: what was done, the start, and the name of the row with `{}` for the calls.
+LINES: list[tuple[str, str, str]] = [
+    ("DPM++ on even levels", "noise", "dpm++ {}, noise"),
+    ("truncation without a generator", f"N(0, I) at {T_STAR}", f"dpm++ {{}}, unit at {T_STAR}"),
+    ("GAGA's scalar start", f"`paper` at {T_STAR}", f"dpm++ {{}}, paper at {T_STAR}"),
+    ("Gaussian teleportation", f"`size` at {T_STAR}", f"dpm++ {{}}, size at {T_STAR}"),
+    ("this package", _SHAPE, f"dpm++ {{}}, shape at {T_STAR}"),
+    ("truncation, a perfect generator", f"data at {T_STAR}", f"dpm++ {{}}, oracle at {T_STAR}"),
+    ("Gaussian teleportation", f"`size` at {FITTED}", f"dpm++ {{}}, size at {FITTED}"),
+    ("this package", f"`shape` at {FITTED}", f"dpm++ {{}}, shape at {FITTED}"),
+    *(
+        (label, start, f"{rule} {{}}, {short}{levels}")
+        for label, rule, levels in (
+            ("levels uniform in t", "dpm++", ", uniform"),
+            ("levels even in log-SNR, whole table", "dpm++", ", exponential"),
+            ("levels of Karras", "dpm++", ", karras"),
+            ("Restart, once", "restart", ""),
+            ("cached layers", "cached", ""),
+        )
+        for start, short in (("noise", "noise"), (_SHAPE, f"shape at {T_STAR}"))
+    ),
+    ("`leading` timesteps", "noise", "dpm++ {}, noise, leading"),
+    ("zero terminal SNR, `trailing`", "noise", "dpm++ {}, noise, SNR 0"),
+]
+#: Further lines, of rows that `few_calls.py` has sampled from the same seeds.
+MORE_LINES: list[tuple[str, str, str]] = [
+    (label, start, f"{rule} {{}}, {short}")
+    for label, rule, matched in (
+        ("SDE-DPM++", "sde-dpm++", ""),
+        ("re-noising throughout", "re-noise", ""),
+        ("`FewStepScheduler`", "few-step", ", matched"),
+    )
+    for start, short in (("noise", f"none{matched}"), (_SHAPE, f"shape at {T_STAR}{matched}"))
+]
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """All rows, those of 12 and of 20 calls beside each other."""
+    file = RESULT.parent / "few_calls.json"
+    few = json.loads(file.read_text(encoding="utf-8"))["weights"]["embedded"]["cells"]
+    head = [f"{name}{f', {calls} calls' if k == 0 else ''}" for calls in CALLS
+            for k, name in enumerate(COLUMNS)]  # fmt: skip
+    lines = ["| what | from | " + " | ".join(head) + " |", "|---" * (len(head) + 2) + "|"]
+    counts = set()
+    for rows, wanted in ((found["rows"], LINES), (few, MORE_LINES)):
+        for label, start, name in wanted:
+            cells = [rows.get(name.format(calls), {}) for calls in CALLS]
+            if any(cells):
+                counts |= {cell["n"] for cell in cells if cell}
+                shown = [
+                    estimate(cell.get(part, {}).get(figure), scale, digits)
+                    for cell in cells
+                    for part, figure, scale, digits in COLUMNS.values()
+                ]
+                lines.append(f"| {label} | {start} | " + " | ".join(shown) + " |")
+    data = [
+        estimate(found["held_out"].get(part, {}).get(figure), scale, digits)
+        for part, figure, scale, digits in COLUMNS.values()
+    ]
+    lines.append("| *QM9, test split* | – | " + " | ".join(data * len(CALLS)) + " |")
+    numbers = " to ".join(f"{n:,}" for n in sorted({min(counts), max(counts)}))
+    lines += [
+        "",
+        f"{numbers} molecules a row from the same seeds, embedded model; ± is one standard error. "
+        "v_x is the size of molecules, *spread* its standard deviation over molecules, and *W "
+        "bonds* how far their bond lengths are from those of QM9. `python benchmarks/related.py`; "
+        "the last six rows but one: `python benchmarks/few_calls.py`",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
