@@ -114,8 +114,8 @@ class Zero(torch.nn.Module):
 def test_restart_is_at_the_level_that_the_network_is_told():
     """Data at the origin are noise at every level; what is fresh of it follows from the levels.
 
-    Of 64 molecules there are 6,144 numbers of features: their spread is within 5 standard errors
-    and so is the correlation, a false alarm in 10^5 runs.
+    The 64 molecules have some 6,000 numbers of features. Their spread is within 7 of its standard
+    errors, and the correlation within 5 of its own: a false alarm in a million runs.
     """
     pipe = MoleculePipeline.load("qm9")
     pipe.set_progress_bar_config(disable=True)
@@ -149,7 +149,7 @@ def test_cached_layers_add_what_they_added_before(bench):
             same, other = (denoiser(x, sigma, mask).sample for sigma in (0.8, 0.5))
     torch.testing.assert_close(whole, plain[0])
     torch.testing.assert_close(same, plain[0], rtol=1e-4, atol=1e-4)
-    assert 1e-3 < (other - plain[1]).abs().max() < (plain[0] - plain[1]).abs().max() + 1
+    assert (other - plain[1]).abs().max() > 1e-3
     assert denoiser.layers is layers
 
 
@@ -175,7 +175,6 @@ def test_a_row_has_the_levels_that_its_name_says(bench):
         if row.rule != "dpm++" or row.calls != 12:
             continue
         scheduler = bench.scheduler(row)
-        scheduler.init_noise_sigma  # noqa: B018 - asked for as a loop does, before the grid
         scheduler.set_timesteps(12)
         levels = [timestep_log_snr(base, int(t)) for t in scheduler.timesteps[-12:]]
         assert len(levels) == 12, row.name
