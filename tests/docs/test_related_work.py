@@ -62,6 +62,15 @@ def test_the_fitted_t_star_is_better_for_it_than_a_late_one():
     assert abs(value) < CLEAR * error
 
 
+def test_scalar_starts_at_the_fitted_t_star_are_stable_and_a_fifth_too_compact():
+    data = results("related")["held_out"]["figures"]["v_x"]["value"]
+    for kind in ("unit", "paper"):
+        value, error = gain(f"dpm++ 12, {kind} at 501")
+        assert value > -error
+        v_x = ROWS[f"dpm++ 12, {kind} at 501"]["figures"]["v_x"]["value"]
+        assert 0.15 < 1 - v_x / data < 0.22
+
+
 def test_teleportation_is_stable_and_compact():
     data = results("related")["held_out"]["figures"]
     figures = ROWS["dpm++ 12, size at 501"]["figures"]
