@@ -70,7 +70,11 @@ def test_tables_and_sections_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=names)
 def test_figures_in_the_text_exist(page):
-    for file, keys in re.findall(r"\{\{ (\w+): ([^|}]+)", page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    figures = re.findall(r"\{\{ (\w+): ([^|}]+)", text)
+    begun = re.findall(r"\{\{ \w+:", text)
+    assert len(figures) == len(begun), "the file and the key of a figure are on one line"
+    for file, keys in figures:
         found = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text("utf-8"))
         for key in " ".join(keys.split()).split("/"):
             found = found[int(key)] if isinstance(found, list) else found[key]
