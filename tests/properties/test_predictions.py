@@ -1,0 +1,129 @@
+"""What a network is asked for, in the words of every scheduler class, against the formulas.
+
+The oracle knows how each class scales the network's input and what its output means, from the
+papers and from diffusers' own documentation; it is told the class, the configuration and the
+timestep.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, event, given
+from hypothesis import strategies as st
+from properties.cases import cases
+from properties.test_grid import CASES, schedulers
+from scheduler.test_exactness import RATIO
+
+from gaga_adapter.noise.conventions import convention_of
+from gaga_adapter.noise.timesteps import timestep_range
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning"),
+    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # numpy 2, inside of diffusers
+]
+
+
+def words(scheduler):
+    """How the class keeps its levels, and what its network says."""
+    name, config = type(scheduler).__name__, scheduler.config
+    where, output = CASES[name].kind
+    output = output.removeprefix("consistent ")
+    if config.get("use_flow_sigmas"):
+        return "flow", "flow"
+    if where == "table" and name != "RePaintScheduler":
+        output = config.prediction_type
+    if where in ("karras", "arctangent"):
+        output = "karras v" if config.prediction_type == "v_prediction" else "karras"
+    if config.get("timestep_type") == "continuous" and output == "v_prediction":
+        where = "quarter log"
+    if where == "flow" and config.get("invert_sigmas"):
+        output = "backward flow"
+    return where, output
+
+
+def seen_level(scheduler, where, t):
+    """Ratio, a and b of the network's input."""
+    if where == "quarter log":
+        ratio = math.exp(4 * t)
+    elif where == "wuerstchen":  # whose shift `s` and `scaler` are options
+        s, scaler = scheduler.config.s, scheduler.config.scaler
+        t = 1 - (1 - t) ** scaler if scaler > 1 else t**scaler if scaler < 1 else t
+        abar = math.cos((t + s) / (1 + s) * math.pi / 2) ** 2
+        abar = min(max(abar / math.cos(s / (1 + s) * math.pi / 2) ** 2, 0.0001), 0.9999)
+        ratio = math.sqrt((1 - abar) / abar)
+    elif where == "flow":
+        share = t / scheduler.config.num_train_timesteps
+        share = 1 - share if scheduler.config.get("invert_sigmas") else share
+        ratio = share / (1 - share)
+    elif where == "trigflow":
+        ratio = scheduler.config.sigma_data * math.tan(t)
+    else:
+        ratio = RATIO[where](scheduler, t)
+    if where in ("flow", "one minus flow", "data time"):
+        return ratio, 1 / (1 + ratio), ratio / (1 + ratio)
+    if where == "trigflow":
+        return ratio, math.cos(t), math.sin(t) * scheduler.config.sigma_data
+    preconditioned = where in ("karras", "karras in thousands", "arctangent")
+    a = 1 / math.hypot(ratio, scheduler.config.sigma_data if preconditioned else 1)
+    return ratio, a, ratio * a
+
+
+def expected(scheduler, output, t, level, clean, noise):
+    """What the network says of this clean prediction."""
+    ratio, a, b = level
+    x = a * clean + b * noise
+    if output == "epsilon":
+        return noise
+    if output == "v_prediction":
+        return a * noise - b * clean
+    if output == "flow":
+        return noise - clean
+    if output == "backward flow":
+        return clean - noise
+    if output == "angle":
+        return (math.cos(t) * x - clean) / math.sin(t)
+    data = scheduler.config.sigma_data
+    above = ratio - (scheduler.config.sigma_min if output == "boundary" else 0.0)
+    c_skip = data**2 / (above**2 + data**2)
+    c_out = above * data / math.sqrt(ratio**2 + data**2)
+    c_out = -c_out if output == "karras v" else c_out
+    return (clean - c_skip * (clean + ratio * noise)) / c_out
+
+
+@cases(150)
+@given(schedulers(), st.floats(0.01, 0.99), st.integers(0, 2**31))
+def test_every_class_in_its_own_words(made_by, share, seed):
+    scheduler, _ = made_by
+    at = convention_of(scheduler)
+    low, high = timestep_range(scheduler)
+    t = low + share * (high - low)
+    where, output = words(scheduler)
+    t = float(round(t)) if where == "table" else t
+    event(f"{where} {output}")
+    level = seen_level(scheduler, where, t)
+    assume(1e-3 < level[0] < 1e3)
+    assert tuple(at.seen_level(t)) == pytest.approx(level[1:], rel=1e-6)
+    a = {"flow": level[1], "one minus flow": level[1], "data time": level[1]}.get(where)
+    if where in ("karras", "karras in thousands", "arctangent"):
+        a = 1.0
+    if where == "trigflow":
+        a = math.cos(t)
+    if hasattr(scheduler, "scale_model_input") and where in ("table", "quarter log"):
+        explodes = abs(at.signal(level[0]) - 1) < 1e-12
+        a = 1.0 if explodes else level[1]
+        assert explodes == (
+            type(scheduler).__name__.startswith(("Euler", "Heun", "LMS", "KDPM2", "DPMSolverSDE"))
+        )
+    if a is not None:
+        sample = at.level(level[0])
+        assert tuple(sample) == pytest.approx((a, level[0] * a), rel=1e-6)
+    generator = torch.Generator().manual_seed(seed)
+    clean, noise = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
+    said = expected(scheduler, output, t, level, clean, noise)
+    seen = level[1] * clean + level[2] * noise
+    near = {"rtol": 1e-5, "atol": 1e-5 * (1 + 1 / level[0] + level[0])}
+    torch.testing.assert_close(at.output(clean, seen, t), said, **near)
+    torch.testing.assert_close(at.clean(said, seen, t), clean, **near)
+    assert at.wants_epsilon == (output == "epsilon")
+    assert at.ratio_at(t) == pytest.approx(level[0], rel=1e-6)
