@@ -35,6 +35,9 @@ TESTS = [
     "tests/properties/test_grid.py",
     "tests/properties/test_log_snr.py",
     "tests/properties/test_selection.py",
+    "tests/properties/test_predictions.py",
+    "tests/properties/test_lists.py",
+    "tests/training/test_timesteps.py",
 ]
 LEFT_OUT = "not type_checkers"  # a test that runs mypy has nothing to say here
 SETTINGS = f"""
