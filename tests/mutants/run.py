@@ -37,6 +37,7 @@ TESTS = [
     "tests/properties/test_selection.py",
     "tests/properties/test_predictions.py",
     "tests/properties/test_lists.py",
+    "tests/properties/test_fitted.py",
     "tests/training/test_timesteps.py",
 ]
 LEFT_OUT = "not type_checkers"  # a test that runs mypy has nothing to say here
