@@ -1,17 +1,19 @@
 """Mutation testing of the rooms where an error of one step would show nowhere else.
 
+    pip install "mutmut==3.8.1"
     python tests/mutants/run.py [FOLDER]
 
 mutmut changes one operator, number or argument at a time, in `selection.py`, `scheduler/grid.py`
-and `noise/`, and runs the tests that call the function that it changed. A mutant that no test
-notices is named at the end. Those of them that say the same as the original are explained in
-`survivors.md`; the script fails if there is another one.
+and `noise/`, and runs the tests that call the function that it changed: first the quick ones of
+these rooms, then, for the mutants that are left, the property tests. A mutant that no test notices
+is shown at the end, unless `survivors.md` explains it; the script fails if there is such a one. It
+takes about an hour on one core.
 
-It works on a copy of the tracked files in FOLDER, which it makes (a new temporary folder by
-default), since mutmut writes its mutants where it runs. In that copy two things are written in
-another way, because mutmut would pass over the first and judge the wording of the second:
-properties are made by a call below their function, and raised errors and warnings are fenced off.
-Their conditions are mutated. What stands outside of functions, such as tables, is not.
+It works on two copies of the tracked files in FOLDER, which it makes (a new temporary folder by
+default), since mutmut writes its mutants where it runs. In a copy two things are written in another
+way, because mutmut would pass over the first and judge the wording of the second: properties are
+made by a call below their function, and errors and warnings that are raised are fenced off. Their
+conditions are mutated. What stands outside of functions, such as tables, is not.
 """
 
 from __future__ import annotations
@@ -22,22 +24,25 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MUTATED = ["gaga_adapter/selection.py", "gaga_adapter/scheduler/grid.py", "gaga_adapter/noise/*.py"]
-TESTS = [
+QUICK = [
     "tests/test_selection.py",
     "tests/noise",
     "tests/scheduler/test_log_snr.py",
     "tests/scheduler/test_last_step.py",
     "tests/scheduler/test_wrapper.py",
-    "tests/properties/test_grid.py",
-    "tests/properties/test_log_snr.py",
-    "tests/properties/test_selection.py",
-    "tests/properties/test_predictions.py",
-    "tests/properties/test_lists.py",
+]
+THOROUGH = [
     "tests/properties/test_fitted.py",
+    "tests/properties/test_grid.py",
+    "tests/properties/test_lists.py",
+    "tests/properties/test_log_snr.py",
+    "tests/properties/test_predictions.py",
+    "tests/properties/test_selection.py",
     "tests/training/test_timesteps.py",
 ]
 LEFT_OUT = "not type_checkers"  # a test that runs mypy has nothing to say here
@@ -47,11 +52,12 @@ source_paths = ["gaga_adapter", "integrations"]
 only_mutate = {MUTATED}
 also_copy = ["README.md", "CHANGELOG.md", "docs", "benchmarks"]
 pytest_add_cli_args = ["-p", "no:cacheprovider", "-k", "{LEFT_OUT}"]
-pytest_add_cli_args_test_selection = {TESTS}
 use_git_change_detection = false
-"""
-#: Verdicts of mutmut, in the order in which they are printed.
-VERDICTS = ["killed", "timeout", "suspicious", "survived", "no tests", "skipped", "segfault"]
+pytest_add_cli_args_test_selection = """
+
+
+#: Verdicts on mutants that no test noticed.
+ALIVE = ("survived", "no tests", "not checked")
 
 
 def in_other_words(source: str) -> str:
@@ -81,7 +87,7 @@ def in_other_words(source: str) -> str:
     return "\n".join(out) + "\n"
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, tests: list[str]) -> None:
     """Copy the tracked files, and write the mutated modules in other words."""
     folder.mkdir(parents=True, exist_ok=True)
     tracked = subprocess.run(
@@ -95,8 +101,25 @@ def prepare(folder: Path) -> None:
     for pattern in MUTATED:
         for file in folder.glob(pattern):
             file.write_text(in_other_words(file.read_text(encoding="utf-8")), encoding="utf-8")
-    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + SETTINGS
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + SETTINGS + f"{tests}\n"
     (folder / "pyproject.toml").write_text(settings, encoding="utf-8")
+
+
+def mutmut(folder: Path, *words: str) -> str:
+    """Run mutmut in a folder; what it says if it is asked for results, else on the screen."""
+    return subprocess.run(
+        [sys.executable, "-m", "mutmut", *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=None if words[0] == "run" else subprocess.PIPE,
+        text=True,
+    ).stdout
+
+
+def verdicts(folder: Path) -> dict[str, str]:
+    """What became of each mutant that was tried."""
+    listed = mutmut(folder, "results", "--all", "true")
+    return dict(re.findall(r"^\s*(\S+__mutmut_\d+): (.+)$", listed, re.MULTILINE))
 
 
 def explained() -> set[str]:
@@ -106,26 +129,23 @@ def explained() -> set[str]:
 
 
 def main() -> int:
+    """Try all mutants, and show those that are left."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()).resolve()
-    prepare(folder)
-    quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    command = [sys.executable, "-m", "mutmut"]
-    environment = {**os.environ, **quiet}
-    subprocess.run([*command, "run", "--max-children", "1"], cwd=folder, env=environment)
-    listed = subprocess.run(
-        [*command, "results", "--all", "true"],
-        cwd=folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    verdicts = dict(re.findall(r"^\s*(\S+__mutmut_\d+): (.+)$", listed.stdout, re.MULTILINE))
-    for verdict in sorted(set(verdicts.values())):
-        print(f"{verdict}: {sum(v == verdict for v in verdicts.values())}")
-    alive = {name for name, verdict in verdicts.items() if verdict in ("survived", "no tests")}
-    for name in sorted(alive - explained()):
-        print(subprocess.run(
-            [*command, "show", name], cwd=folder, env=environment, capture_output=True, text=True
-        ).stdout)  # fmt: skip
-        print(name)
-    return bool(alive - explained())
+    found: dict[str, str] = {}
+    for name, tests in (("quick", QUICK), ("thorough", THOROUGH)):
+        left = [mutant for mutant, verdict in found.items() if verdict in ALIVE]
+        if found and not left:
+            break
+        prepare(folder / name, tests)
+        mutmut(folder / name, "run", "--max-children", "1", *left)
+        now = verdicts(folder / name)
+        found |= {mutant: now[mutant] for mutant in (left or now) if mutant in now}
+    for verdict, count in sorted(Counter(found.values()).items()):
+        print(f"{verdict}: {count}")
+    unexplained = {mutant for mutant, verdict in found.items() if verdict in ALIVE} - explained()
+    for mutant in sorted(unexplained):
+        print(mutmut(folder / "quick", "show", mutant))
+    return bool(unexplained)
 
 
 if __name__ == "__main__":

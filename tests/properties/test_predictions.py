@@ -127,3 +127,38 @@ def test_every_class_in_its_own_words(made_by, share, seed):
     torch.testing.assert_close(at.clean(said, seen, t), clean, **near)
     assert at.wants_epsilon == (output == "epsilon")
     assert at.ratio_at(t) == pytest.approx(level[0], rel=1e-6)
+
+
+def test_predictions_without_a_rule_are_named():
+    from diffusers import DDPMScheduler, UniPCMultistepScheduler
+
+    from gaga_adapter.errors import UnsupportedSchedulerError
+
+    told = (
+        r"UniPCMultistepScheduler \(prediction_type='flow_prediction'\) has no rule .*"
+        "Known: epsilon, sample, v_prediction, flow_prediction with use_flow_sigmas=True"
+    )
+    with pytest.raises(UnsupportedSchedulerError, match=told):
+        _ = convention_of(UniPCMultistepScheduler(prediction_type="flow_prediction")).relation
+    told = r"prediction_type='x'\) has no rule .* Known: epsilon, sample, v_prediction\."
+    with pytest.raises(UnsupportedSchedulerError, match=told):
+        _ = convention_of(DDPMScheduler(prediction_type="x")).relation
+
+
+def test_a_few_step_scheduler_borrows_all_of_another():
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    from gaga_adapter import FewStepScheduler
+
+    for base in (DDPMScheduler(prediction_type="v_prediction"), FlowMatchEulerDiscreteScheduler()):
+        mine, theirs = convention_of(FewStepScheduler.from_scheduler(base)), convention_of(base)
+        assert mine.noise_is_bare is theirs.noise_is_bare
+        assert mine.looks_up is theirs.looks_up
+        assert mine.ends == theirs.ends
+        assert mine.relation is theirs.relation
+        assert (mine.table is None) == (theirs.table is None)
+        for ratio in (0.1, 1.0, 7.0):
+            assert mine.level(ratio) == theirs.level(ratio)
+            assert mine.seen_signal(ratio) == theirs.seen_signal(ratio)
+            assert mine.timestep_at(ratio) == theirs.timestep_at(ratio)
+            assert mine.ratio_at(mine.timestep_at(ratio)) == pytest.approx(ratio, rel=0.02)

@@ -274,3 +274,53 @@ def test_the_choice_per_size_against_windows_one_by_one(one, least, tolerance):
             return
         expected[n] = select(window, tolerance).log_snr_star
     assert select_by_size(one, tolerance, least) == expected
+
+
+# -- words, and what stands at the edges -----------------------------------------------------------
+
+
+def test_what_a_choice_claims_word_by_word():
+    bound = replace(select(curve([2.0, 0.3, 0.1]), 0.5), by_items={500: (0.2, 0.04)})
+    whole = (
+        "The values are lower bounds at 100 items: more items would find more, and the divergence "
+        "at t* may exceed 0.5 nats. 0.5 nats allow a share of 66 % to fall to 20 %: compare "
+        "samples from t* with those of the full path."
+    )
+    assert bound.meaning == whole
+    two = replace(bound, by_items={500: (0.2, 0.04), 1000: (0.3, 0.03)})
+    steps = " At log-SNR -1 it is 0.20 ± 0.04 at 500, 0.30 ± 0.03 at 1,000 items."
+    assert two.meaning == whole.replace(" 0.5 nats allow", f"{steps} 0.5 nats allow")
+    others = replace(bound, others={"certificate": -0.5, "a": 1.0})
+    more = " It is the noisiest choice; the others are -0.5 by certificate, 1 by a."
+    assert others.meaning == whole.replace(" 0.5 nats allow", f"{more} 0.5 nats allow")
+    estimate = replace(bound, curve=replace(bound.curve, criterion="cumulant"))
+    assert estimate.meaning == "The values are estimates, not bounds. " + whole.partition(". ")[2]
+    told = "A p-value says whether data can be told from the start, not how far they are."
+    assert select(curve([0.0, 0.6], "p-value")).meaning == told
+
+
+def test_the_first_level_of_a_choice():
+    one = curve([2.0, 1.0, 0.0])
+    for star, level in ((0.0, 0.0), (-1.0, -1.0), (-1.0 - 1e-10, -1.0), (-0.5, -1.0), (-9.0, -2.0)):
+        assert Selection(star, 0.5, one, "drawn").first_level == level
+
+
+def test_the_edges_of_what_is_read():
+    data = select(curve([2.0, 0.3, 0.1]), 0.5).to_dict()
+    for star in (0.0, -2.0, 0.9e-5, -2.0 - 0.9e-5):
+        assert Selection.from_dict(data | {"log_snr_star": star}).log_snr_star == star
+    assert Selection.from_dict(data | {"interval": [-1.0, -1.0]}).interval == (-1.0, -1.0)
+    without = {k: v for k, v in data.items() if k != "others"}
+    assert Selection.from_dict(without).others == {}
+    missing = {k: v for k, v in data.items() if k != "reason"}
+    with pytest.raises(ArtefactError, match="the selection"):
+        Selection.from_dict(missing)
+    for counts in ({"1": [1.0]}, {"x": [1.0, 0.1]}, {"9" * 13: [1.0, 0.1]}):
+        with pytest.raises(ArtefactError, match="by_items"):
+            Selection.from_dict(data | {"by_items": counts})
+
+
+def test_the_noisiest_is_no_matter_of_names():
+    one, two = (Selection(star, 0.5, curve([0.1]), "drawn") for star in (1.0, -1.0))
+    assert noisiest({"a": one, "b": two}).log_snr_star == -1.0
+    assert noisiest({"a": two, "b": one}).log_snr_star == -1.0
