@@ -11,14 +11,14 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
-MORE = int(os.environ.get("GAGA_CASES", "1"))
+MORE = float(os.environ.get("GAGA_CASES", "1"))
 
 
 def cases(number, **options):
     """Settings of a test that tries `number` cases, or `GAGA_CASES` times as many."""
     return settings(
-        max_examples=number * MORE,
-        derandomize=MORE == 1,
+        max_examples=max(1, int(number * MORE)),
+        derandomize=MORE <= 1,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

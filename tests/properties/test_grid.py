@@ -88,6 +88,15 @@ def schedulers(draw, names=tuple(CASES)):
         assume(False)
 
 
+def wuerstchen_ratio(scheduler, t):
+    """The shifted cosine of the class, with its options `s` and `scaler`."""
+    s, scaler = scheduler.config.s, scheduler.config.scaler
+    t = 1 - (1 - t) ** scaler if scaler > 1 else t**scaler if scaler < 1 else t
+    abar = math.cos((t + s) / (1 + s) * math.pi / 2) ** 2
+    abar = min(max(abar / math.cos(s / (1 + s) * math.pi / 2) ** 2, 0.0001), 0.9999)
+    return math.sqrt((1 - abar) / abar)
+
+
 def steps(scheduler):
     """Place in `timesteps`, log-SNR, of every step with a network call."""
     name, times = type(scheduler).__name__.removeprefix("GAGA"), scheduler.timesteps.tolist()
@@ -105,7 +114,8 @@ def steps(scheduler):
             shares = [1 - s if config.get("invert_sigmas") else s for s in ratios]
             ratios = [s / (1 - s) if s < 1 else math.inf for s in shares]
     else:
-        ratios = [abs(RATIO[where](scheduler, t)) for t in times]  # 1.5708 is beyond pi / 2
+        at = {**RATIO, "wuerstchen": wuerstchen_ratio}[where]
+        ratios = [abs(at(scheduler, t)) for t in times]  # 1.5708 is beyond pi / 2
     places = range(0, len(times), getattr(scheduler, "order", 1))
     if name == "RePaintScheduler":
         places = [k for k in places if k == 0 or times[k] < min(times[:k])]

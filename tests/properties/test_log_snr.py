@@ -105,7 +105,11 @@ def within(path):
     return max(low, -FAR), min(high, FAR)
 
 
+PURE = TabulatedPath(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5]))
+
+
 @cases(150)
+@example(PURE, [5e-324], torch.float64)  # whose time was not a number
 @given(paths, times, DTYPES)
 def test_time_to_log_snr_and_back(path, t, dtype):
     t = torch.tensor(t, dtype=dtype)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 from properties.cases import cases
-from properties.test_grid import CASES, schedulers
+from properties.test_grid import CASES, schedulers, wuerstchen_ratio
 from scheduler.test_exactness import RATIO
 
 from gaga_adapter.noise.conventions import convention_of
@@ -46,12 +46,8 @@ def seen_level(scheduler, where, t):
     """Ratio, a and b of the network's input."""
     if where == "quarter log":
         ratio = math.exp(4 * t)
-    elif where == "wuerstchen":  # whose shift `s` and `scaler` are options
-        s, scaler = scheduler.config.s, scheduler.config.scaler
-        t = 1 - (1 - t) ** scaler if scaler > 1 else t**scaler if scaler < 1 else t
-        abar = math.cos((t + s) / (1 + s) * math.pi / 2) ** 2
-        abar = min(max(abar / math.cos(s / (1 + s) * math.pi / 2) ** 2, 0.0001), 0.9999)
-        ratio = math.sqrt((1 - abar) / abar)
+    elif where == "wuerstchen":
+        ratio = wuerstchen_ratio(scheduler, t)
     elif where == "flow":
         share = t / scheduler.config.num_train_timesteps
         share = 1 - share if scheduler.config.get("invert_sigmas") else share

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning
 ALARMS = 1e-6
 SAMPLES = 4000
 N_CASES = 40
-CHECKS = 3 * N_CASES * MORE
+CHECKS = 3 * N_CASES * max(1, MORE)
 #: Error of the logarithm of `shape` in nats, as its module states it, by the number of atoms.
 SHAPE_ERROR = {1: 0.0, 2: 2e-3, 3: 2e-3, 4: 0.18, 5: 0.1, 6: 0.07, 7: 0.05}
 STEP = 1e-4  # of the derivatives
