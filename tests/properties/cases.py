@@ -2,8 +2,8 @@
 
     GAGA_CASES=30 python -m pytest tests/properties --hypothesis-show-statistics
 
-In every run the cases follow from the name of the test alone, so that it passes or fails for the
-code and not by chance. With `GAGA_CASES` there are that many times more, and other ones each time;
+In every run the cases are those of a fixed seed (and of the constants in the modules that are
+loaded, which hypothesis tries, too). With `GAGA_CASES` there are that many times more, and other ones each time;
 what fails then is kept as an `@example`.
 """
 
