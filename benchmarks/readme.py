@@ -222,9 +222,9 @@ IMAGES, TRAINING = RESULTS.parent / "IMAGES.md", RESULTS.parent / "TRAINING.md"
 ADAPTERS = ROOT / "integrations" / "README.md"
 #: Marker -> page, results, and what is written between the markers.
 TABLES = {
-    "references": (README, "references", references_table),
-    "criteria_qm9": (README, "criteria_qm9", criteria_table),
-    "scheduler_overhead": (README, "scheduler_overhead", overhead_table),
+    "references": (CRITERIA, "references", references_table),
+    "criteria_qm9": (CRITERIA, "criteria_qm9", criteria_table),
+    "scheduler_overhead": (SAMPLING, "scheduler_overhead", overhead_table),
     "criteria_power": (CRITERIA, "criteria_power", power_table),
     "criteria_speed": (CRITERIA, "criteria_speed", published_table),
     "modalities": (CRITERIA, "modalities", modalities_table),
