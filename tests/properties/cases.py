@@ -2,9 +2,9 @@
 
     GAGA_CASES=30 python -m pytest tests/properties --hypothesis-show-statistics
 
-In every run the cases are those of a fixed seed (and of the constants in the modules that are
-loaded, which hypothesis tries, too). With `GAGA_CASES` there are that many times more, and other ones each time;
-what fails then is kept as an `@example`.
+In every run the cases are those of a fixed seed; hypothesis also tries the constants of the modules
+that are loaded, so other tests beside them can change some. With `GAGA_CASES` there are that many
+times more, and other ones each time; what fails then is kept as an `@example`.
 """
 
 import os
