@@ -77,6 +77,10 @@ def schedulers(draw, names=tuple(CASES)):
     for option in draw(st.lists(st.sampled_from([k for k in VALUES if k in known]), max_size=4)
                        if VALUES.keys() & known.keys() else st.just([])):  # fmt: skip
         options[option] = draw(VALUES[option])
+    if name in ("SCMScheduler", "UnCLIPScheduler"):  # which have words of their own
+        options.pop("prediction_type", None)
+    if name == "CosineDPMSolverMultistepScheduler":  # whose step() knows no third order
+        options.pop("solver_order", None)
     kinds = [kind for kind in SIGMAS if kind in known]
     if kinds and draw(st.booleans()):
         options[draw(st.sampled_from(kinds))] = True
@@ -259,9 +263,12 @@ def test_a_respaced_grid_has_as_many_steps_and_ends_as_the_schedulers_own(
     assert all(b > a for a, b in itertools.pairwise(levels)) or levels == own
     assert levels[0] <= star + SAME or own[0] > star + SAME or own[0] < lowest - SAME
     assert levels[0] >= own[0] - SAME  # no noisier than the scheduler's own
-    assert levels[-1] >= own[-1] - SAME
-    if hasattr(plain, "sigmas"):
-        assert cut.sigmas[-1] == plain.sigmas[-1]
+    # Its steps of `T // n` training timesteps leave out up to half of the path near the data.
+    is_uneven = isinstance(base, plain_class("CMStochasticIterativeScheduler"))
+    assert levels[-1] >= own[-1] - SAME or is_uneven
+    if hasattr(plain, "sigmas"):  # flows of DEIS end at a level of their own grid
+        last, usual = float(cut.sigmas[-1]), float(plain.sigmas[-1])
+        assert last == usual or (last < usual and base.config.get("use_flow_sigmas"))
     assert cut.n_calls == calls_of(cut, n_steps)
     first = copy.deepcopy(cut.timesteps)
     cut.set_timesteps(**{"num_inference_steps": n_steps, **call}, device="cpu")
@@ -286,8 +293,12 @@ def test_levels_even_in_log_snr_begin_at_t_star_and_fall(made_by, n_steps, share
         cut.set_timesteps(**{"num_inference_steps": n_steps, **call}, device="cpu")
     except TruncationError as error:
         event(f"refused: {str(error)[:20]}")
-        table = getattr(base, "alphas_cumprod", None)
-        too_few = "do not fit" in str(error) and table is not None and len(table) < 1000
+        table, too_few = getattr(base, "alphas_cumprod", None), False
+        if table is not None and "do not fit" in str(error):
+            table = (table.double() / (1 - table.double())).log()
+            lowest = star if limit is None else star - limit
+            nearest = int((table - 6).abs().argmin())
+            too_few = int((table >= lowest - SAME).sum()) - nearest < len(own)
         too_clean = "do not rise" in str(error) and star > 5
         if too_few or too_clean or is_refused_rightly(base, plain, own):
             return

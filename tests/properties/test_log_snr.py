@@ -140,7 +140,7 @@ def test_log_snr_to_time_and_back(path, share, dtype):
 def test_the_levels_of_a_path_fall_and_are_those_of_a_and_b(path, t):
     t = torch.tensor(sorted(t), dtype=torch.float64)
     levels, a, b = path.log_snr(t), path.a(t), path.b(t)
-    assert bool((levels.diff() <= 1e-12).all())
+    assert bool((levels[1:] <= levels[:-1] + 1e-12).all())
     apart = (t.diff() > 1e-9) & (levels[1:].abs() < FAR) & (levels[:-1].abs() < FAR)
     assert bool((levels.diff()[apart] < 0).all())
     assert bool(((a >= 0) & (b >= 0)).all())
@@ -256,7 +256,8 @@ def test_the_timesteps_of_a_scheduler_have_levels_and_levels_have_timesteps(made
         else:
             # Eight digits of a time are those of a sigma, but where a flow's share is nearly one.
             assert at.ratio_at(again) == pytest.approx(ratio, rel=1e-6)
-            assert again == pytest.approx(t, rel=1e-6, abs=1e-6 * abs(noisy - clean))
+            if type(base).__name__ != "DDPMWuerstchenScheduler":  # whose ends are clamped
+                assert again == pytest.approx(t, rel=1e-6, abs=1e-6 * abs(noisy - clean))
 
 
 @cases(100)
@@ -317,7 +318,9 @@ def test_a_training_table_is_the_beginning_of_the_bases(made_by, share, count):
     whole = torch.from_numpy(levels)
     expected = torch.lerp(whole[below], whole[below + 1], times - below)
     # `1 - beta` is kept in float32: 2^-24 of a level of log-SNR l is 2^-24 (1 + e^l)
-    slack = 2e-7 * (1 + expected.exp()) + 1e-6
+    abar = expected.sigmoid()  # and of one step from abar to abar' it is 2^-24 abar / abar'
+    step = torch.cat([torch.ones(1), abar[:-1]]) / abar
+    slack = 2e-7 * (1 + expected.exp() + step) + 1e-6
     assert bool(((made - expected).abs() <= slack).all())
     assert float(made[-1]) <= star
 
