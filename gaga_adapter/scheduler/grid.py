@@ -98,11 +98,8 @@ class GridMaker:
             for name, value in self.call.arguments.items()
             if name in ("sigmas", "timesteps") and value is not None
         }
-        ratios = self._ratios()
-        n_steps = len(ratios)
-        excess = self.log_snr_star - float(log_snr(ratios[0]))
-        # the grid begins at t*, or does not get there
-        if self._n_steps_beyond() == n_steps and excess <= TOLERANCE:
+        n_steps = len(self._ratios())
+        if self._n_steps_beyond() == n_steps:  # no step lies beyond the one that crosses t*
             return self._cut(n_steps, is_whole=True)
         if entry_lists:
             self._resample(entry_lists, n_steps)

@@ -101,6 +101,11 @@ def wuerstchen_ratio(scheduler, t):
     return math.sqrt((1 - abar) / abar)
 
 
+def trigflow_ratio(scheduler, t):
+    """The angle of a flow on the circle."""
+    return scheduler.config.sigma_data * math.tan(t)
+
+
 def steps(scheduler):
     """Place in `timesteps`, log-SNR, of every step with a network call."""
     name, times = type(scheduler).__name__.removeprefix("GAGA"), scheduler.timesteps.tolist()
@@ -118,7 +123,8 @@ def steps(scheduler):
             shares = [1 - s if config.get("invert_sigmas") else s for s in ratios]
             ratios = [s / (1 - s) if s < 1 else math.inf for s in shares]
     else:
-        at = {**RATIO, "wuerstchen": wuerstchen_ratio}[where]
+        own = {"wuerstchen": wuerstchen_ratio, "trigflow": trigflow_ratio}
+        at = {**RATIO, **own}[where]
         ratios = [abs(at(scheduler, t)) for t in times]  # 1.5708 is beyond pi / 2
     places = range(0, len(times), getattr(scheduler, "order", 1))
     if name == "RePaintScheduler":
@@ -238,11 +244,12 @@ def test_a_cut_grid_is_the_end_of_the_schedulers_own(made_by, n_steps, share, li
 
 
 @cases(60)
-@given(schedulers(), st.integers(1, 20), shares, limits)
+@given(schedulers(), st.integers(2, 20), shares, limits)
 def test_a_respaced_grid_has_as_many_steps_and_ends_as_the_schedulers_own(
     made_by, n_steps, share, limit
 ):
     base, _ = made_by
+    assume(not base.config.get("shift_terminal"))  # which may end above 1 by rounding
     n_steps = min(n_steps, 3) if type(base).__name__ in SLOW else n_steps
     call, plain = arguments(base), copy.deepcopy(base)
     assume(made(plain, n_steps, call))
@@ -279,7 +286,7 @@ def test_a_respaced_grid_has_as_many_steps_and_ends_as_the_schedulers_own(
 @example((DDPMScheduler(beta_schedule="squaredcos_cap_v2"), {}), 8, 1.0, None)  # was refused
 @given(
     schedulers(tuple(name for name in CASES if name not in OWN_GRID)),
-    st.integers(1, 12),
+    st.integers(2, 12),
     shares,
     limits,
 )
