@@ -18,6 +18,7 @@ import edm_launcher
 import few_calls_tables
 import items
 import levels
+import related
 import sampling_tables
 import scaling
 import train_speed
@@ -248,6 +249,7 @@ TABLES = {
     "codebases": (ADAPTERS, "codebases", codebases.table),
     "edm_launcher": (ADAPTERS, "edm_launcher", edm_launcher.table),
     "drugs": (RESULTS.parent / "DRUGS.md", "drugs", drugs.markdown),
+    "related": (ROOT / "docs" / "related-work.md", "related", related.markdown),
 }
 
 
