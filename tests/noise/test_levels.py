@@ -21,6 +21,7 @@ from gaga_adapter.noise.paths import named_path
 from gaga_adapter.noise.timesteps import t_star, training_timesteps
 
 T = 100
+CONTINUOUS = {"prediction_type": "v_prediction", "timestep_type": "continuous"}
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # numpy 2 in diffusers
 
 
@@ -132,6 +133,7 @@ def test_at_the_noisy_end_and_beyond_it(make):
         diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
         diffusers.DDPMWuerstchenScheduler(),
         diffusers.SCMScheduler(),
+        diffusers.EulerDiscreteScheduler(**CONTINUOUS),
     ],
     ids=lambda scheduler: type(scheduler).__name__,
 )
@@ -146,6 +148,30 @@ def test_the_ends_of_continuous_paths(scheduler):
             t_star(scheduler, most - 10 * TOLERANCE)
     else:
         assert t_star(scheduler, -math.inf) == noisy
+
+
+def test_a_path_of_quarter_logarithms_ends_where_its_betas_do():
+    """sigma² = 1 / (product of 1 - beta) - 1, in float64 from the options of the class."""
+    scheduler = diffusers.EulerDiscreteScheduler(beta_start=0.001, beta_end=0.02, **CONTINUOUS)
+    kept = np.cumprod(1 - np.linspace(0.001, 0.02, 1000))
+    ends = [math.log(1 / kept[k] - 1) / 2 / 4 for k in (0, -1)]  # ln(sigma) / 4
+    assert convention_of(scheduler).ends == pytest.approx(ends, abs=1e-4, rel=0)
+    scheduler.set_timesteps(7)
+    assert float(scheduler.timesteps[0]) == pytest.approx(ends[1], abs=1e-4)
+
+
+def test_entries_beyond_a_table_are_pure_noise():
+    """`steps_offset` can push the first timestep out of the table, as of 4 steps of 100 here."""
+    scheduler = diffusers.DDIMScheduler(T, timestep_spacing="leading", steps_offset=25)
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps.tolist() == [100, 75, 50, 25]
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, T))
+    inside = [math.sqrt(1 / kept[t] - 1) for t in (75, 50, 25)]
+    assert convention_of(scheduler).grid().tolist() == pytest.approx(
+        [math.inf, *inside], rel=1e-4, abs=0
+    )
+    scheduler.timesteps = torch.tensor([T + 2, T + 1, T, T - 1, 0])
+    assert torch.isinf(convention_of(scheduler).grid()).tolist() == [True] * 3 + [False] * 2
 
 
 def test_the_training_timesteps_of_a_flow_end_at_its_first_entry_beyond():

@@ -4,12 +4,15 @@ Oracle: for data that are a single point c the posterior mean is c at every leve
 must end at c. And the level of the network's input is checked against diffusers' own `add_noise`.
 """
 
+import math
+from types import SimpleNamespace
+
 import diffusers
 import pytest
 import torch
 
 from gaga_adapter.errors import UnsupportedSchedulerError
-from gaga_adapter.noise.conventions import convention_of
+from gaga_adapter.noise.conventions import Level, _preconditioned, convention_of
 
 TABLE = {"num_train_timesteps": 1000, "beta_schedule": "linear"}
 POINT = torch.tensor([[0.7, -1.3, 0.2, 2.0]])
@@ -191,3 +194,27 @@ def test_the_inverse_finds_the_clean_prediction_again(name, options, share):
     if at.wants_epsilon:
         torch.testing.assert_close(output, noise, atol=1e-9, rtol=0)
     assert at.ratio_at(at.timestep_at(b / a)) == pytest.approx(b / a, rel=0.01)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.3])
+@pytest.mark.parametrize(("sign", "sigma_min"), [(1, None), (-1, None), (1, 0.02), (-1, 0.02)])
+@pytest.mark.parametrize("sigma", [0.02, 0.3, 1.0, 45.0])
+def test_the_preconditioning_of_karras(sigma, sign, sigma_min, sigma_data):
+    """`D(x) = c_skip x + c_out F(c_in x)` with the columns of Table 1, for any output F.
+
+    A consistency model takes sigma less sigma_min in c_skip and in the numerator of c_out, so that
+    D(x) = x at sigma_min (Song et al. 2023, appendix C).
+    """
+    config = SimpleNamespace(sigma_data=sigma_data, sigma_min=sigma_min)
+    at = SimpleNamespace(scheduler=SimpleNamespace(config=config))
+    c_in = (sigma**2 + sigma_data**2) ** -0.5
+    above = sigma - (sigma_min or 0.0)
+    c_skip = sigma_data**2 / (above**2 + sigma_data**2)
+    c_out = sign * above * sigma_data / math.sqrt(sigma_data**2 + sigma**2)
+    rule = _preconditioned(sign, has_boundary=sigma_min is not None)
+    scale, of_clean, of_seen = rule(at, Level(c_in, sigma * c_in))
+    for x, output in ((0.0, 1.0), (1.0, 0.0), (-2.5, 0.7)):
+        clean = c_skip * x + c_out * output
+        assert scale * output == pytest.approx(of_clean * clean + of_seen * c_in * x, abs=1e-12)
+    if sigma == sigma_min:
+        assert scale == pytest.approx(0.0, abs=1e-15)

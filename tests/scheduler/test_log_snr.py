@@ -15,11 +15,12 @@ from diffusers import (
     LTXEulerAncestralRFScheduler,
     UniPCMultistepScheduler,
 )
-from scheduler.loops import noise, run, wrap
+from scheduler.loops import STATS, noise, run, wrap
 from scheduler.test_exactness import EVERY_CLASS, RATIO, case, error, truncate
 
-from gaga_adapter import FewStepScheduler
+from gaga_adapter import FewStepScheduler, GAGAScheduler
 from gaga_adapter.errors import GAGAWarning, TruncationError
+from gaga_adapter.noise.fitted import FittedLevels, ModelMark
 from gaga_adapter.noise.timesteps import timestep_log_snr
 
 pytestmark = [
@@ -208,3 +209,40 @@ def test_every_handover_gives_the_same_sample(handover):
         ends.append(run(scheduler, noise(), n=7)[0])
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-5)
     assert wrap(DDIMScheduler()).spacing == "suffix"
+
+
+def fitted_to(base, log_snrs, n_renoised, **options):
+    """A wrapped scheduler whose statistics have these levels, for as many calls as they are."""
+    kind = STATS.reference().kind
+    levels = FittedLevels(log_snrs, n_renoised, ModelMark("f"), kind, 0.9, 0.01, 64)
+    return GAGAScheduler.from_pretrained(
+        base, STATS.with_levels(levels), spacing="fitted", **options
+    )
+
+
+def test_fitted_levels_are_the_grid_of_a_few_step_scheduler():
+    """Where a timestep is a formula, they are met to the last bits of float32."""
+    log_snrs = (-1.0, 0.123456789, 2.2, 5.75)
+    like = FewStepScheduler.from_scheduler(FlowMatchEulerDiscreteScheduler())
+    scheduler = fitted_to(like, log_snrs, 2)
+    scheduler.set_timesteps(4, device="cpu")
+    shares = [float(t) / 1000 for t in scheduler.timesteps[-4:]]
+    assert [2 * np.log((1 - s) / s) for s in shares] == pytest.approx(log_snrs, abs=1e-5, rel=0)
+    assert scheduler.renoised == 2
+    other = fitted_to(EulerDiscreteScheduler(), log_snrs, 2)
+    with pytest.raises(TruncationError, match="for the steps of a FewStepScheduler"):
+        other.set_timesteps(4, device="cpu")
+
+
+def test_fitted_levels_in_a_table_begin_within_what_was_trained():
+    """The first is the entry at or beyond t*, or the noisiest one within the limit."""
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    table = np.log(kept / (1 - kept))
+    beyond = int(np.argmax(table <= -1))
+    scheduler = fitted_to(FewStepScheduler(), (-1.0, 1.0, 3.0), 1)
+    for limit, first in ((None, beyond), (-1.0, beyond - 1)):
+        if limit is not None:
+            scheduler.keep_within(limit)
+        scheduler.set_timesteps(3, device="cpu")
+        nearest = [int(np.argmin(np.abs(table - level))) for level in (1.0, 3.0)]
+        assert scheduler.timesteps[-3:].tolist() == [first, *nearest]
