@@ -118,8 +118,10 @@ def test_the_choice_against_the_rule_level_by_level(one, tolerance, consecutive)
         before = one.value[first - 1]
         told = "not computable" if math.isnan(before) else f"{upper[first - 1]:.3g} {one.unit}"
         assert f"at log-SNR {levels[first - 1]:.3g} it is {told}; " in chosen.reason
-    for row, level, value in zip(curve_rows(one, star), levels, one.value, strict=True):
+    columns = zip(curve_rows(one, star), levels, one.value, one.std_error, strict=True)
+    for row, level, value, error in columns:
         assert isinstance(row, CurveRow)
+        assert row.std_error == error or math.isnan(error)
         assert row.log_snr == level
         assert row.value == value or math.isnan(value)
         assert row.is_gaussian == (level <= star + 1e-9)
@@ -295,6 +297,8 @@ def test_what_a_choice_claims_word_by_word():
     assert others.meaning == whole.replace(" 0.5 nats allow", f"{more} 0.5 nats allow")
     estimate = replace(bound, curve=replace(bound.curve, criterion="cumulant"))
     assert estimate.meaning == "The values are estimates, not bounds. " + whole.partition(". ")[2]
+    close = replace(bound, tolerance=1e-4)  # whose share is 65.33 %
+    assert " 0.0001 nats allow a share of 66 % to fall to 65 %: " in close.meaning
     told = "A p-value says whether data can be told from the start, not how far they are."
     assert select(curve([0.0, 0.6], "p-value")).meaning == told
 
@@ -305,11 +309,26 @@ def test_the_first_level_of_a_choice():
         assert Selection(star, 0.5, one, "drawn").first_level == level
 
 
+def test_a_curve_that_holds_from_its_first_level_on_says_so():
+    assert select(curve([0.3, 0.1]), 0.5).reason == (
+        "two_sample + 2 s.e. <= 0.5 nats on the whole curve; its first level was taken, levels "
+        "nearer to the data may hold too"
+    )
+
+
+def test_the_rule_counts_in_nats_and_refuses_unequal_columns():
+    assert first_that_holds([2.0, 0.1, 0.2], 0.5) == 1
+    with pytest.raises(ValueError, match="zip"):
+        upper_limits([1.0, 0.5], [0.1])
+
+
 def test_the_edges_of_what_is_read():
     data = select(curve([2.0, 0.3, 0.1]), 0.5).to_dict()
     for star in (0.0, -2.0, 0.9e-5, -2.0 - 0.9e-5):
         assert Selection.from_dict(data | {"log_snr_star": star}).log_snr_star == star
     assert Selection.from_dict(data | {"interval": [-1.0, -1.0]}).interval == (-1.0, -1.0)
+    for tolerance in (3.0, 1e15):  # nats have no upper limit that anybody meets
+        assert Selection.from_dict(data | {"tolerance": tolerance}).tolerance == tolerance
     without = {k: v for k, v in data.items() if k != "others"}
     assert Selection.from_dict(without).others == {}
     missing = {k: v for k, v in data.items() if k != "reason"}
