@@ -19,6 +19,7 @@ from gaga_adapter.selection import (
     Selection,
     bootstrap,
     noisiest,
+    right_guesses,
     select,
     select_by_size,
     warn_of_condition,
@@ -249,6 +250,9 @@ def test_curves_from_files_and_of_dense_data_have_no_such_parts():
         select_by_size(noisy_line(100))
     with pytest.raises(TruncationError, match="n_replicates=5"):
         bootstrap(noisy_line(100), n_replicates=5)
+    for tolerance in (-1.0, math.nan):  # which no resample can meet
+        with pytest.raises(TruncationError, match="positive and finite"):
+            bootstrap(noisy_line(100), tolerance, 20)
 
 
 # ------------------------------------------------------------------------------------- the forms
@@ -303,6 +307,20 @@ def test_the_worst_share_is_where_the_binary_divergence_is_the_nats(share, nats)
     else:
         assert worst == pytest.approx(share, abs=1e-6)
     assert worst_share(0.658, 0.5) == pytest.approx(0.1976, abs=1e-4)
+
+
+def test_the_smallest_of_shares():
+    """One that is so small that half of a half of it soon is zero."""
+    assert 0 <= worst_share(1e-300, 0.5) <= 1e-300
+
+
+@pytest.mark.parametrize(
+    ("nats", "guesses"),
+    [(0.0, 0.5), (0.02, 0.55), (0.5, 0.75), (2.0, 0.5 + 0.9298734950321937 / 2), (800.0, 1.0)],
+)
+def test_the_share_of_right_guesses(nats, guesses):
+    """Half the square root of half the nats, until 1 - exp(-nats) is less than half of them."""
+    assert right_guesses(nats) == pytest.approx(guesses, abs=1e-12, rel=0)
 
 
 def test_an_artefact_of_an_older_version_reads_without_interval_and_sizes():

@@ -7,8 +7,9 @@ import inspect
 
 import numpy as np
 import pytest
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from gaga_adapter.errors import TruncationError
 from gaga_adapter.scheduler.grid import GridMaker
 
 SHARES = [1.0, 0.8, 0.6, 0.4, 0.2]  # of noise, whose log-SNRs are 2 log((1 - s) / s)
@@ -68,3 +69,54 @@ def test_a_search_is_remembered_by_all_that_it_depends_on():
             grids.append(flow.timesteps.tolist())
             assert len(memory) == n_known
         assert grids[0] == grids[1]
+
+
+@pytest.mark.parametrize("star", [-1.0007, -1.0005, -1.0003])
+def test_levels_that_are_met_to_float32_are_accepted(star):
+    """One of eight lies next to log-SNR 0, where a share in float32 is off by more than 1e-8."""
+    flow = FlowMatchEulerDiscreteScheduler()
+    cut = maker(flow, star, num_inference_steps=8).even_in_log_snr()
+    assert cut.is_whole is False
+    assert cut.reaches is True
+    shares = flow.timesteps.double().numpy() / 1000
+    assert 2 * np.log((1 - shares) / shares) == pytest.approx(
+        np.linspace(star, 6, 8), abs=1e-5, rel=0
+    )
+
+
+def test_a_class_that_moves_the_levels_it_is_given_is_named():
+    def set_timesteps(scheduler, num_inference_steps=None, device=None, timesteps=None):
+        moved = None if timesteps is None else [t + 1 for t in timesteps]
+        DDPMScheduler.set_timesteps(scheduler, num_inference_steps, device, moved)
+
+    scheduler = DDPMScheduler()
+    call = inspect.signature(set_timesteps).bind(scheduler, num_inference_steps=5)
+    grid = GridMaker(scheduler, set_timesteps, call, -1.0, None)
+    with pytest.raises(TruncationError, match=r"^DDPMScheduler changes the levels"):
+        grid.even_in_log_snr()
+    own = maker(DDIMScheduler(), -1.0, num_inference_steps=5)
+    with pytest.raises(TruncationError, match=r"^DDIMScheduler takes no levels but its own"):
+        own.even_in_log_snr()
+    with pytest.raises(TruncationError, match="given to FlowMatchEulerDiscreteScheduler do not"):
+        maker(FlowMatchEulerDiscreteScheduler(), -1.0, sigmas=[0.2, 0.9, 0.1])
+
+
+def test_steps_are_counted_without_the_data():
+    flow = FlowMatchEulerDiscreteScheduler
+    assert maker(DDPMScheduler(), -1.0, num_inference_steps=1).n_steps == 1
+    assert maker(flow(), -1.0, sigmas=[0.9, 0.0]).n_steps == 1
+    assert maker(flow(), -1.0, sigmas=[0.9, 0.5, 0.0]).n_steps == 2
+    assert maker(flow(), -1.0, sigmas=[0.9, 0.5]).n_steps == 2
+
+
+def test_the_last_entry_of_a_table_that_was_trained():
+    """It is the one before the first that lies beyond the limit; a table that ends has none."""
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    table = np.log(kept / (1 - kept))
+    for last in (300, 998):
+        limit = float(table[last])
+        grid = maker(DDPMScheduler(), -1.0, limit, num_inference_steps=5)
+        asked = (last - 1, last, 999)
+        assert [grid._is_last_trained(t) for t in asked] == [False, True, False]
+    flow = maker(FlowMatchEulerDiscreteScheduler(), -1.0, -2.0, num_inference_steps=5)
+    assert flow._is_last_trained(900.0) is False
