@@ -91,7 +91,8 @@ def test_values_that_were_not_computed_never_hold():
 def test_never_holding_names_the_smallest_value_and_what_to_do():
     message = (
         r"does not stay within 0\.5 nats up to the noisiest level \(log-SNR -2\)\. "
-        r"The smallest value is 0\.6 ± 0\.1 nats at log-SNR -1\. Extend the curve towards noise"
+        r"The smallest value is 0\.6 ± 0\.1 nats at log-SNR -1\. Extend the curve towards noise, "
+        r"choose a richer reference, or raise the tolerance\.$"
     )
     with pytest.raises(TruncationError, match=message):
         select(curve([2.0, 0.6, 0.7], [0.1, 0.1, 0.1]), 0.5)
@@ -162,7 +163,11 @@ def test_a_p_value_that_was_not_computed_never_holds():
 
 
 def test_p_values_that_never_hold_name_the_largest():
-    with pytest.raises(TruncationError, match=r"largest p-value is 0.02 at log-SNR -1.*in nats"):
+    message = (
+        r"largest p-value is 0\.02 at log-SNR -1\. Extend the curve towards noise, choose a richer "
+        r"reference, or choose in nats: p-values fall with the sample size\.$"
+    )
+    with pytest.raises(TruncationError, match=message):
         select(curve([0.01, 0.02], unit="p-value"))
 
 
@@ -214,6 +219,24 @@ def test_the_interval_is_a_function_of_the_generator_and_shrinks_with_the_data()
     assert few == bootstrap(noisy_line(200), 0.5, 200, torch.Generator().manual_seed(1))
     assert few[0] < select(noisy_line(200), 0.5).log_snr_star < few[1]
     assert 0 < many[1] - many[0] < (few[1] - few[0]) / 3
+
+
+def test_the_interval_is_that_of_the_tolerance():
+    """At log-SNR 0, -1, ... the rows lie around 1.6, 1.2, ...: 1.3 nats are met near -1."""
+    made = noisy_line(4000)
+    loose, strict = (
+        bootstrap(made, t, 60, torch.Generator().manual_seed(0)) for t in (1.3, DEFAULT_TOLERANCE)
+    )
+    assert strict[1] < -2.4 < -1.2 < loose[0] < select(made, 1.3).log_snr_star < loose[1] < -0.6
+
+
+def test_a_window_that_never_holds_enough_is_all_of_the_data():
+    """Even the one molecule that is further off than all others."""
+    size = torch.tensor([3] * 59 + [8])
+    made = noisy_line(60, size=size)
+    everything = select(made.of_rows(torch.ones(60, dtype=torch.bool)), 1.0).log_snr_star
+    assert select_by_size(made, 1.0, min_items=1000) == {3: everything, 8: everything}
+    assert select(made.of_rows(size == 3), 1.0).log_snr_star - everything > 0.1
 
 
 def test_resamples_that_never_hold_count_as_the_noisiest_level():

@@ -101,6 +101,13 @@ def test_a_class_that_moves_the_levels_it_is_given_is_named():
         maker(FlowMatchEulerDiscreteScheduler(), -1.0, sigmas=[0.2, 0.9, 0.1])
 
 
+def test_entries_that_are_no_levels_are_named():
+    """A share of noise above 1 has less than no signal."""
+    words = r"of FlowMatchEulerDiscreteScheduler has entries .*: timesteps \[1(199|200)\."
+    with pytest.raises(TruncationError, match=words):
+        maker(FlowMatchEulerDiscreteScheduler(), -1.0, sigmas=[0.9, 1.2, 0.5])
+
+
 def test_steps_are_counted_without_the_data():
     flow = FlowMatchEulerDiscreteScheduler
     assert maker(DDPMScheduler(), -1.0, num_inference_steps=1).n_steps == 1
