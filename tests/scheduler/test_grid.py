@@ -7,10 +7,11 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from gaga_adapter.errors import TruncationError
-from gaga_adapter.scheduler.grid import GridMaker
+from gaga_adapter.scheduler.grid import GridMaker, _like
 
 SHARES = [1.0, 0.8, 0.6, 0.4, 0.2]  # of noise, whose log-SNRs are 2 log((1 - s) / s)
 
@@ -103,9 +104,27 @@ def test_a_class_that_moves_the_levels_it_is_given_is_named():
 
 def test_entries_that_are_no_levels_are_named():
     """A share of noise above 1 has less than no signal."""
-    words = r"of FlowMatchEulerDiscreteScheduler has entries .*: timesteps \[1(199|200)\."
+    words = (
+        r"of FlowMatchEulerDiscreteScheduler has entries .*: timesteps \[1(200\.0|199\.9\d*)\]\."
+    )
     with pytest.raises(TruncationError, match=words):
-        maker(FlowMatchEulerDiscreteScheduler(), -1.0, sigmas=[0.9, 1.2, 0.5])
+        maker(FlowMatchEulerDiscreteScheduler(), -1.0, sigmas=[0.9, 1.2, 0.2, 0.0])
+
+
+def test_entries_that_are_all_one_or_rise_late_are_refused():
+    with pytest.raises(TruncationError, match="no room for so many steps"):
+        maker(FlowMatchEulerDiscreteScheduler(), -1.0, sigmas=[0.5, 0.5])
+    with pytest.raises(TruncationError, match="do not fall from noise to data"):
+        maker(FlowMatchEulerDiscreteScheduler(), -1.0, sigmas=[0.9, 0.2, 0.5])
+
+
+def test_an_entry_at_the_limit_of_training_was_trained():
+    """The tolerance of a log-SNR is 1e-5, and float32 leaves 1e-6 of it undecided."""
+    for limit, n_left in ((0.0, 3), (2e-5, 2), (-2e-5, 3), (4e-6, 3), (-4e-6, 3)):
+        flow = FlowMatchEulerDiscreteScheduler()
+        cut = maker(flow, -30.0, limit, sigmas=[1.0, 0.8, 0.5, 0.4, 0.2]).suffix()
+        assert len(flow.timesteps) == n_left
+        assert cut.reaches is True
 
 
 def test_steps_are_counted_without_the_data():
@@ -127,3 +146,17 @@ def test_the_last_entry_of_a_table_that_was_trained():
         assert [grid._is_last_trained(t) for t in asked] == [False, True, False]
     flow = maker(FlowMatchEulerDiscreteScheduler(), -1.0, -2.0, num_inference_steps=5)
     assert flow._is_last_trained(900.0) is False
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32", "float64"])
+def test_entries_come_back_in_the_container_and_type_of_the_callers(dtype):
+    fresh = np.array([7.0, 4.0, 1.0])
+    given = np.array([9, 5, 1], dtype=dtype)
+    array, tensor = _like(given, fresh), _like(torch.from_numpy(given), fresh)
+    assert (array.dtype, array.tolist()) == (given.dtype, [7, 4, 1])
+    assert tensor.dtype == getattr(torch, dtype)
+    assert tensor.tolist() == [7, 4, 1]
+    for listed in (given.tolist(), tuple(given.tolist())):
+        back = _like(listed, fresh)
+        assert back == [7, 4, 1]
+        assert all(type(one) is type(listed[0]) for one in back)
