@@ -8,9 +8,8 @@ import torch
 
 from gaga_adapter import FewStepScheduler
 from gaga_adapter.reference.dense import DenseReference
-
-from .measure import MODES, Bare, faults_of_data, faults_of_start, measure, perform
-from .table import CASES, lines_of_page, notes, plain, row, verdicts, version_of_page
+from pipelines.measure import MODES, Bare, faults_of_data, faults_of_start, measure, perform
+from pipelines.table import CASES, lines_of_page, notes, plain, row, verdicts, version_of_page
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers; ours are recorded by `measure`
 NAMES = [case.name for case in CASES]
