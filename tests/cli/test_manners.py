@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -85,6 +86,14 @@ def test_paths_are_printed_as_they_are(capsys, monkeypatch):
 # -- mistakes --------------------------------------------------------------------------------------
 
 
+#: The words of the parser where typer 0.15 and click 8.1, the oldest, have others.
+OLDEST_WORDS = {
+    "no such command 'ft'. Did you mean 'fit'? See gaga --help": "no such command 'ft'. See gaga",
+    "missing argument 'data'. See gaga fit --help": "missing argument 'DATA...'. See gaga fit",
+    "unexpected extra argument(s) (b). See gaga show --help": "unexpected extra argument (b). See",
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -129,6 +138,8 @@ def test_a_mistake_on_the_command_line_is_one_line(gaga, arguments, message, tmp
     monkeypatch.chdir(tmp_path)
     code, out, err = gaga(*arguments)
     assert code == 2
+    if version("typer") == "0.15.0":
+        message = OLDEST_WORDS.get(message, message)
     assert message in err
     if arguments:
         assert err.startswith("gaga: ")

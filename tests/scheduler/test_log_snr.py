@@ -1,5 +1,6 @@
 """`spacing="log_snr"`: levels that are even in log-SNR, whatever the scheduler's own grid is."""
 
+import inspect
 import warnings
 
 import diffusers
@@ -149,6 +150,8 @@ def test_runs_on_these_levels_are_exact(case, monkeypatch):
 )
 def test_of_a_list_that_the_caller_gives_only_the_number_counts(base, given, plain):
     """Pipelines of flow models give one by themselves; neither it nor a shift moves a level."""
+    if not given.keys() <= inspect.signature(base.set_timesteps).parameters.keys():
+        pytest.skip(f"{type(base).__name__} takes no {' or '.join(given)} in this diffusers")
     grids = []
     for call in (given, {"num_inference_steps": 7, **plain}):
         scheduler = wrap(base, spacing="log_snr", handover="init")
