@@ -9,6 +9,7 @@ import huggingface_hub.constants as client
 import pytest
 import torch
 from fakes.hub import READER, TOKEN, running
+from huggingface_hub import file_download, utils
 from toys import same_stats
 
 from gaga_adapter import GAGAScheduler, GAGAStats, fit
@@ -48,7 +49,8 @@ def hub(monkeypatch, tmp_path):
 def use(endpoint, monkeypatch):
     """What HF_ENDPOINT does, which the client reads when it is imported."""
     template = client.HUGGINGFACE_CO_URL_TEMPLATE.replace(client.ENDPOINT, endpoint)
-    monkeypatch.setattr(client, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for module in (client, file_download):  # huggingface_hub before 1.0 has a copy of its own
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(client, "ENDPOINT", endpoint)
 
 
@@ -198,9 +200,12 @@ def test_nobody_there(nowhere, stats, tmp_path):
         stats.push_to_hub("me/signs", endpoint=nowhere, token=TOKEN)
 
 
-def test_offline(hub, stats, monkeypatch, tmp_path):
+def test_offline(hub, stats, monkeypatch, request):
     monkeypatch.setattr(client, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(client, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(client, "is_offline_mode", lambda: True, raising=False)  # from 1.0 on
+    if reset := getattr(utils, "reset_sessions", None):  # before, a session is on or off line
+        reset()
+        request.addfinalizer(reset)
     with pytest.raises(WriteError, match="HF_HUB_OFFLINE is set"):
         stats.push_to_hub("me/signs")
     with pytest.raises(ArtefactError, match=r"me/signs is neither .* no copy is in the cache"):
