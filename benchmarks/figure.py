@@ -1,4 +1,4 @@
-"""The README's figures, drawn from `benchmarks/results/sampling.json` and `references.json`.
+"""The figures of the front pages, drawn from `sampling.json` and `references.json` of `results/`.
 
     python benchmarks/figure.py
 

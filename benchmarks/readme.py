@@ -18,6 +18,7 @@ import edm_launcher
 import few_calls_tables
 import items
 import levels
+import related
 import sampling_tables
 import scaling
 import train_speed
@@ -222,9 +223,9 @@ IMAGES, TRAINING = RESULTS.parent / "IMAGES.md", RESULTS.parent / "TRAINING.md"
 ADAPTERS = ROOT / "integrations" / "README.md"
 #: Marker -> page, results, and what is written between the markers.
 TABLES = {
-    "references": (README, "references", references_table),
-    "criteria_qm9": (README, "criteria_qm9", criteria_table),
-    "scheduler_overhead": (README, "scheduler_overhead", overhead_table),
+    "references": (CRITERIA, "references", references_table),
+    "criteria_qm9": (CRITERIA, "criteria_qm9", criteria_table),
+    "scheduler_overhead": (SAMPLING, "scheduler_overhead", overhead_table),
     "criteria_power": (CRITERIA, "criteria_power", power_table),
     "criteria_speed": (CRITERIA, "criteria_speed", published_table),
     "modalities": (CRITERIA, "modalities", modalities_table),
@@ -248,6 +249,7 @@ TABLES = {
     "codebases": (ADAPTERS, "codebases", codebases.table),
     "edm_launcher": (ADAPTERS, "edm_launcher", edm_launcher.table),
     "drugs": (RESULTS.parent / "DRUGS.md", "drugs", drugs.markdown),
+    "related": (ROOT / "docs" / "related-work.md", "related", related.markdown),
 }
 
 

@@ -49,7 +49,7 @@ def test_the_code_runs_and_prints_what_the_page_says(page):
 @pytest.mark.parametrize("page", PAGES, ids=names)
 def test_code_that_is_not_run_is_code(page):
     for block in blocks.blocks(page.read_text(encoding="utf-8")):
-        assert block.language in {"python", "sh", "text", "json", "yaml"}, block.language
+        assert block.language in {"python", "sh", "text", "json", "yaml", "bibtex"}, block.language
         if block.reason is not None and block.language == "python":
             compile(block.code, str(page), "exec")
         if block.language == "sh":

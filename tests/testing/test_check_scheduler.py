@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import (
+    CosineDPMSolverMultistepScheduler,
     DDIMInverseScheduler,
     DDIMScheduler,
     DDPMScheduler,
@@ -80,6 +81,23 @@ def test_a_scheduler_is_enough(scheduler):
 
 def test_the_network_of_a_consistency_model_jumps():
     assert check_scheduler(SchedulerCase(LCMScheduler(clip_sample=False), 8, jumps=True)).passed
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+def test_clipped_predictions_are_named(kind):
+    """Both are 0.6 standard deviations off, in however many steps."""
+    report = check_scheduler(kind())
+    assert [verdict.check for verdict in report.failures] == ["fine_full_runs_end_at_the_data"]
+    assert "It has clip_sample=True" in report.to_dict()["fine_full_runs_end_at_the_data"]
+
+
+def test_a_scheduler_whose_last_step_leaves_from_a_noisy_level():
+    """Its last sigma is 0.3, and a feature has the standard deviation 0.2."""
+    scheduler = CosineDPMSolverMultistepScheduler()
+    check = SCHEDULER_CHECKS["fine_full_runs_end_at_the_data"]
+    with pytest.raises(AssertionError, match="leaves from a noisy level"):
+        check(SchedulerCase(scheduler))
+    check(SchedulerCase(scheduler, remains=0.45))
 
 
 class HalfTimeScheduler(DDIMScheduler):

@@ -168,7 +168,7 @@ def write_sdf(molecules: MoleculeSet, path: str | os.PathLike[str]) -> None:
     """
     text = sdf_text(molecules)
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")  # alike on every system
 
 
 def _is_geometry(label: str, mol: Any) -> bool:  # noqa: ANN401

@@ -70,6 +70,8 @@ class SchedulerCase:
         tolerance: Error that a truncated run may add to that of the full run, in standard
             deviations of the data. A multistep solver begins without memory wherever it begins, and
             its first step shows.
+        remains: Error that full runs keep however many steps they take, in standard deviations of
+            the data: 0 but for schedulers whose last step leaves from a noisy level.
     """
 
     scheduler: Scheduler
@@ -78,6 +80,7 @@ class SchedulerCase:
     jumps: bool = False
     n_rows: int = 256
     tolerance: float = 0.05
+    remains: float = 0.0
 
     @property
     def name(self) -> str:
