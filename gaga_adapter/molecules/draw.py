@@ -239,16 +239,10 @@ class _Pen:
         from PIL import Image, ImageDraw, ImageFont
         from rdkit import RDConfig
 
-<<<<<<< HEAD
-        self._canvas.FinishDrawing()
-        image = Image.open(io.BytesIO(self._canvas.GetDrawingText())).convert("RGB")
+        image = Image.fromarray(self.pixels())
         # Pillow takes a path that is no text from 10.1 on.
         file = str(Path(RDConfig.RDDataDir) / "Fonts" / "Telex-Regular.ttf")
         font = ImageFont.truetype(file, 30)
-=======
-        image = Image.fromarray(self.pixels())
-        font = ImageFont.truetype(Path(RDConfig.RDDataDir) / "Fonts" / "Telex-Regular.ttf", 30)
->>>>>>> main
         for text, left, middle in self._titles:
             ink = tuple((255 * _INK).astype(int).tolist())
             ImageDraw.Draw(image).text((left, middle), text, fill=ink, font=font, anchor="lm")
