@@ -82,6 +82,21 @@ Quiet = Annotated[
 ]
 
 
+class Interrupted(Exception):
+    """Ctrl-C with a sentence about what is kept; typer would drop the words of its own."""
+
+    @classmethod
+    @contextmanager
+    def told(cls) -> Iterator[None]:
+        """Let the words of a `KeyboardInterrupt` reach the user."""
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            if not interrupt.args:
+                raise
+            raise cls(*interrupt.args) from interrupt
+
+
 def say(text: str) -> None:
     """A sentence to the user, on stderr; nothing with --quiet."""
     err.print(text, soft_wrap=True)

@@ -5,7 +5,7 @@
 | a mistake of ours | traceback, and a line that asks for a report | 1 |
 | the reader of stdout went away (`gaga show qm9` into `head -1`) | none | 1 |
 | a mistake on the command line, or in the data; no file, no space, no memory | one line | 2 |
-| Ctrl-C | one line | 130 |
+| Ctrl-C | one line, which says what is kept where something is | 130 |
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import traceback
 
 import typer
 
+from gaga_adapter.cli.console import Interrupted
 from gaga_adapter.errors import GAGAError
 from gaga_adapter.files import visible
 
@@ -29,6 +30,8 @@ def explain(error: BaseException) -> int:
     """Tell the user about a failure on stderr, and return the exit code."""
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return _line("interrupted", INTERRUPTED)
+    if isinstance(error, Interrupted):
+        return _line(f"interrupted: {error}", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1

@@ -68,9 +68,10 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
     assert one.read_text() == two.read_text()
     ddpm = ("--scheduler", "ddpm", "--stats", "qm9", "--t-star", 400)
     assert calls("--out", cut, *ddpm) == 5
-    assert calls("--out", cut, *ddpm, "--spacing", "respace") == 10
-    assert calls("--out", cut, *ddpm, "--spacing", "log_snr") == 10
-    assert calls("--out", cut, "--stats", "qm9", "--scheduler", "dpm++") < 10
+    cut = ("--force", "--out", cut)
+    assert calls(*cut, *ddpm, "--spacing", "respace") == 10
+    assert calls(*cut, *ddpm, "--spacing", "log_snr") == 10
+    assert calls(*cut, "--stats", "qm9", "--scheduler", "dpm++") < 10
 
 
 @pytest.mark.filterwarnings("default")  # the command prints them
@@ -78,7 +79,7 @@ def test_what_sample_does_unless_it_is_told(gaga, tmp_path):
     made = tmp_path / "a.sdf"
 
     def said(*arguments):
-        code, _, err = gaga("sample", "-n", 2, "--out", made, *arguments)
+        code, _, err = gaga("sample", "-n", 2, "--force", "--out", made, *arguments)
         assert code == 0, err
         return err
 
@@ -103,7 +104,7 @@ def test_what_sample_does_unless_it_is_told(gaga, tmp_path):
 
 @pytest.mark.filterwarnings("default")  # the command prints them
 def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, tmp_path):
-    arguments = ("sample", "-n", 2, "--steps", 10, "--out", tmp_path / "a.sdf")
+    arguments = ("sample", "-n", 2, "--steps", 10, "--force", "--out", tmp_path / "a.sdf")
     arguments = (*arguments, "--scheduler", "ddpm")  # of the embedded model, with its statistics
     code, _, err = gaga(*arguments, "--t-star", 400)
     assert (code, "5 network calls from timestep 444 on" in err) == (0, True), err
