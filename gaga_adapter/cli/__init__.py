@@ -8,6 +8,7 @@ user reads when one fails.
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 import warnings
 from importlib import import_module
@@ -61,6 +62,9 @@ gaga COMMAND --help tells the rest. Tutorial, how-to pages and the theory:
 https://github.com/gaga-adapter/gaga-adapter/tree/main/docs
 """
 
+#: Typer takes click along, under names that depend on its version.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
 app = typer.Typer(
     name="gaga",
     help=_HELP,
@@ -98,7 +102,21 @@ class _LazyCommand(typer.core.TyperCommand):
                 "shell not set?",
                 ctx=parent,
             )
-        return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
+        try:
+            return typer.main.get_command(alone).make_context(info_name, [*args], parent, **extra)
+        except _UsageError as error:
+            if self.name == "run" and "--" not in args and hasattr(error, "option_name"):
+                error.message += f". If it is an option of the script, {_with_dashes(args)}"
+            raise
+
+
+def _with_dashes(words: list[str]) -> str:
+    """How to pass the options of a script on, for a command line of `gaga run` that has no `--`."""
+    script = next((place for place, word in enumerate(words) if word.endswith(".py")), None)
+    if script is None:
+        return "put -- before the script"
+    line = shlex.join(["gaga", "run", *words[:script], "--", *words[script:]])
+    return f"put -- before the script: {line}"
 
 
 def _is_empty(word: str) -> bool:
