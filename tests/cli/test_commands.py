@@ -110,8 +110,9 @@ def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, t
     assert (code, "5 network calls from timestep 444 on" in err) == (0, True), err
     assert "accelerate" not in err
     assert "nearly clean" not in err
-    code, _, err = gaga(*arguments, "--t-star", 0.5)
-    assert (code, "where the data are nearly clean; their curve begins at" in err) == (0, True), err
+    code, out, err = gaga(*arguments, "--t-star", 0.3)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is no share of the path: 0.3 of 1001 is 300." in err
 
 
 @pytest.mark.parametrize(
