@@ -305,7 +305,9 @@ def test_a_name_that_may_be_of_the_hub_is_no_folder_here_either(tmp_path, monkey
 
 
 def test_elements_that_the_model_does_not_have_are_named(pipe):
-    stats = replace(GAGAStats.from_pretrained("qm9"), layout=MoleculeLayout(("H", "C", "N", "S", "Cl")))
+    stats = replace(
+        GAGAStats.from_pretrained("qm9"), layout=MoleculeLayout(("H", "C", "N", "S", "Cl"))
+    )
     scheduler = SimpleNamespace(stats=stats)  # any scheduler with statistics
     with pytest.raises(StatsMismatchError) as caught:
         check_statistics(scheduler, pipe.denoiser.layout)

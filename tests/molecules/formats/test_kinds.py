@@ -335,6 +335,28 @@ def test_npz_of_another_kind_is_told_by_its_arrays(tmp_path):
         read_molecules(tmp_path / "a.npz")
 
 
+def test_images_are_called_so(tmp_path):
+    written = r"images \(M, C, H, W\), .*: write it with numpy\.save into a \.npy file"
+    np.savez(tmp_path / "digits.npz", images=np.zeros((5, 8, 8)))
+    with pytest.raises(DataError, match=rf"it has images\. Allowed: .* {written}"):
+        read_molecules(tmp_path / "digits.npz")
+    np.savez(tmp_path / "half.npz", charges=np.ones((5, 2)))
+    with pytest.raises(DataError, match=r"\(M, N, 3\)\.$"):  # some of a molecule's arrays are there
+        read_molecules(tmp_path / "half.npz")
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"has no file of molecules\. Allowed"):
+        read_molecules(tmp_path / "photos")
+    (tmp_path / "photos" / "more" / "a.JPG").touch()
+    with pytest.raises(
+        DataError, match=rf"photos has no file of molecules, but pictures.*{written}"
+    ):
+        read_molecules(tmp_path / "photos")
+    with pytest.raises(DataError, match=rf"a\.JPG is a picture, .*{written}"):
+        read_molecules(tmp_path / "photos" / "more" / "a.JPG")
+    (tmp_path / "photos" / "a.xyz").write_text("1\n\nH 0 0 0\n")
+    assert len(read_molecules(tmp_path / "photos")) == 1  # pictures beside molecules are usual
+
+
 @pytest.mark.parametrize(
     "shape", ["(10**12, 2, 3)", "(2, 10**12, 3)", "(-2, 2, -3)", "(2, 2)", "()"]
 )
