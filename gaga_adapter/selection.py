@@ -341,6 +341,19 @@ def worst_share(share: float, nats: float) -> float:
     return high
 
 
+def right_guesses(nats: float) -> float:
+    """The largest share of right guesses from which of two laws, equally likely, one item comes.
+
+    It is half of one plus the total variation, which is at most `sqrt(nats / 2)` (Pinsker) and
+    `sqrt(1 - exp(-nats))` (Bretagnolle and Huber 1979).
+
+    Args:
+        nats: Divergence of the two laws, at least 0.
+    """
+    apart = min(math.sqrt(nats / 2), math.sqrt(-math.expm1(-nats)))
+    return 0.5 + apart / 2
+
+
 def bootstrap(
     curve: CriterionCurve,
     tolerance: float | None = None,

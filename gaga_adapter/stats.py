@@ -53,13 +53,15 @@ TENSORS_NAME = "gaga_stats.safetensors"
 _FILES = Pair(CONFIG_NAME, TENSORS_NAME, SCHEMA_VERSION, "`gaga fit`")
 #: Artefacts that ship with the package, by name.
 EMBEDDED = {"qm9": Path(__file__).parent / "assets" / "qm9"}
+#: Folders of `integrations.flat.JointStats`, each with an artefact.
+PARTS_OF_COMPLEXES = ("first", "second", "displacement")
 #: What else may be in a folder, by the file that tells.
 _DIFFUSERS = {
     "scheduler_config.json": "a scheduler",
     "config.json": "a model",
     "model_index.json": "a pipeline",
 }
-_PARTS = {"first", "second", "displacement"}  # folders of `integrations.flat.JointStats`
+_STATES_CONFIG = "gaga_states.json"  # of `noised_states.FittedStates`
 _INSTEAD = (
     "Pass a folder written by `gaga fit`, a hub id such as user/name, or one of: "
     f"{', '.join(EMBEDDED)}."
@@ -494,6 +496,12 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("gaga-adapter", "torch", "numpy", "scikit-learn")}
 
 
+def holds_states(folder: str | Path) -> bool:
+    """Whether a folder holds statistics of noised states (`FittedStates`), and none of data."""
+    found = [os.path.isfile(Path(folder) / name) for name in (CONFIG_NAME, _STATES_CONFIG)]
+    return found == [False, True]
+
+
 def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
     """The message where there is no artefact: what there is, and what to pass."""
     if os.path.isfile(folder):
@@ -506,7 +514,7 @@ def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
         if os.path.isdir(folder)
         else []
     )
-    if {sub.name for sub in within} == _PARTS:
+    if {sub.name for sub in within} == set(PARTS_OF_COMPLEXES):
         return (
             f"{name} holds statistics of complexes, a folder for each part. Read them by "
             f"JointStats.from_pretrained({name!r}) of gaga_adapter.integrations.flat."
@@ -518,7 +526,7 @@ def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
         for file, kind in _DIFFUSERS.items():
             if os.path.isfile(folder / file):
                 what = f"it holds {kind} of diffusers, without statistics"
-        if os.path.isfile(folder / "gaga_states.json"):
+        if holds_states(folder):
             what = "it holds statistics of noised states; read them by FittedStates.from_pretrained"
     near = get_close_matches(name.lower(), EMBEDDED, 1)
     guess = f" Did you mean {near[0]}?" if near and not folder.exists() else ""

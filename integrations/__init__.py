@@ -25,6 +25,7 @@ from .mlconfgen import MLConfGen
 from .molcraftdiffusion import MolCraftDiffusion
 from .patching.fitting import fit_from
 from .patching.patch import PatchHandle, apply_patch, patched, remove_patch
+from .patching.relayout import in_layout
 from .patching.trained_to import trained_to
 from .protocol import register
 
@@ -46,6 +47,7 @@ __all__ = [
     "apply_patch",
     "as_pipeline",
     "fit_from",
+    "in_layout",
     "patched",
     "remove_patch",
     "trained_to",

@@ -32,7 +32,7 @@ from gaga_adapter.moments import DenseMoments, ExchangeableMoments
 from gaga_adapter.stats import CONFIG_NAME, TENSORS_NAME
 
 FOLDER = frozen.FOLDER / "artefacts"
-NAMES = sorted(folder.name for folder in FOLDER.iterdir())
+NAMES = sorted(one.name for one in FOLDER.iterdir() if one.name.startswith(("dense", "molecules")))
 CONFIGS = {n: json.loads((FOLDER / n / CONFIG_NAME).read_text(encoding="utf-8")) for n in NAMES}
 TENSORS = {name: load_file(FOLDER / name / TENSORS_NAME) for name in NAMES}
 BYTES = {(n, f): (FOLDER / n / f).read_bytes() for n in NAMES for f in (CONFIG_NAME, TENSORS_NAME)}

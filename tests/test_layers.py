@@ -41,6 +41,7 @@ LAYERS = [
     ["integrations"],  # another one, which hands over what it sampled as molecules
     ["testing"],
     ["report"],
+    ["doctor"],
     ["cli"],
     ["__main__"],
 ]

@@ -49,11 +49,49 @@ def test_the_wheel_ships_typing_integrations_templates_model_and_stats(wheel):
         "gaga_adapter/molecules/assets/qm9/denoiser/diffusion_pytorch_model.safetensors",
     ):
         assert name in names
-    for name in names:
-        if name.endswith(".py") and name.startswith("gaga_adapter/"):
-            inside = name.removeprefix("gaga_adapter/")
-            in_tree = ROOT / "gaga_adapter" / inside
-            assert in_tree.is_file() or (ROOT / inside).is_file()
+
+
+def test_every_file_of_the_package_is_in_the_wheel_and_nothing_else(wheel):
+    """Of both folders of the repository; their README and notes are no part of the package."""
+    files = [
+        *(file.relative_to(ROOT / "gaga_adapter") for file in (ROOT / "gaga_adapter").rglob("*")),
+        *(file.relative_to(ROOT) for file in (ROOT / "integrations").rglob("*")),
+    ]
+    kept = {
+        file.as_posix()
+        for file in files
+        if file.suffix not in {"", ".pyc"} and file.name != "README.md"
+    }
+    names = zipfile.ZipFile(wheel).namelist()
+    shipped = {
+        name.removeprefix("gaga_adapter/") for name in names if name.startswith("gaga_adapter/")
+    }
+    assert shipped == kept, "see [tool.setuptools] in pyproject.toml"
+
+
+def test_every_public_name_and_command_comes_out_of_the_wheel(wheel, tmp_path):
+    """In a process that sees the wheel and not the checkout."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = """
+import importlib, pkgutil, sys
+sys.path.insert(0, sys.argv[1])
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+import gaga_adapter
+assert gaga_adapter.__file__.startswith(sys.argv[1]), gaga_adapter.__file__
+for name in gaga_adapter.__all__:
+    getattr(gaga_adapter, name)
+for module in pkgutil.walk_packages(gaga_adapter.__path__, "gaga_adapter."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+for name, module in sys.modules.items():
+    if name.startswith("gaga_adapter."):
+        assert module.__spec__.origin.startswith(sys.argv[1]), module
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_shipped_files_are_small():
@@ -66,13 +104,3 @@ def test_the_newest_version_of_the_changelog_is_this_one():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = [name for name in re.findall(r"^## \[(.+?)\]", text, re.M) if name != "Unreleased"]
     assert released[0] == gaga_adapter.__version__
-
-
-def test_every_package_folder_is_installed():
-    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    folders = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for path in (ROOT / "gaga_adapter").rglob("__init__.py")
-    }
-    for folder in folders:
-        assert f'"{folder}"' in pyproject, f"{folder} is missing in [tool.setuptools] packages"

@@ -22,6 +22,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
+#: Where files of the repository are shown.
+REPOSITORY = "https://github.com/gaga-adapter/gaga-adapter/blob/main"
 
 #: Public modules by subject: the pages of the API.
 API: dict[str, tuple[str, ...]] = {
@@ -134,7 +136,11 @@ def examples() -> str:
             f"## {script.stem.replace('_', ' ')}\n\n{told}\n\n`docs/examples/{script.name}`\n\n"
             f"```python\n{code}```\n"
         )
-    return "# Examples\n\nScripts that run as they are.\n\n" + "\n".join(parts) if parts else ""
+    head = "# Examples\n\nScripts that run as they are. "
+    for book in sorted((ROOT / "docs" / "examples").glob("*.ipynb")):
+        name = book.stem.replace("_", " ").replace("qm9", "QM9")
+        head += f"With pictures: the notebook [{name}]({REPOSITORY}/docs/examples/{book.name}).\n\n"
+    return head + "\n".join(parts) if parts else ""
 
 
 def on_config(config: Any) -> Any:  # noqa: ANN401 - of mkdocs
@@ -147,7 +153,7 @@ def on_config(config: Any) -> Any:  # noqa: ANN401 - of mkdocs
                 subjects.append({subject: pages})
             entry["API"] = subjects
     if examples():
-        config.nav.insert(2, {"Examples": "examples.md"})
+        config.nav.insert(3, {"Examples": "examples.md"})
     return config
 
 
@@ -221,7 +227,7 @@ def figure(file: str, keys: str, form: str = "") -> str:
     found = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text("utf-8"))
     for key in " ".join(keys.split()).split("/"):
         found = found[int(key)] if isinstance(found, list) else found[key]
-    return format(found, form.strip())
+    return format(found, form.strip()).replace("%", "\u00a0%")
 
 
 def with_figures(markdown: str) -> str:

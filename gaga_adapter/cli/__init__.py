@@ -2,15 +2,19 @@
 
 A command is the function `run` of the file of its name, and a line in `_COMMANDS`. `options` has
 the options that commands share, `console` what all of them do on screen, and `failures` what the
-user reads when one fails.
+user reads when one fails. This file needs no torch, so that `gaga doctor` runs where it cannot be
+imported.
 """
 
 from __future__ import annotations
 
+import inspect
 import io
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, TextIO
@@ -19,16 +23,18 @@ import typer
 import typer.core
 import typer.main
 
-from gaga_adapter.cli.console import err
+from gaga_adapter.cli.console import Quiet, err
 from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.files import visible
 
 _DATA, _SAMPLES, _OTHERS = "Fit and inspect", "Sample and judge", "Existing codebases"
+_HELPS = "When you are stuck"
 #: Name, panel of `gaga --help`, and the first line of the command's own help.
 _COMMANDS = (
     ("fit", _DATA, "Fit the statistics of a data set and choose t*."),
     ("criteria", _DATA, "Ask every criterion how Gaussian data are, and where t* lies."),
     ("show", _DATA, "Show fitted statistics: the curve, t* under named schedules."),
+    ("explain", _DATA, "Explain fitted statistics in plain words, and what to type next."),
     ("levels", _DATA, "Choose the levels of a few network calls for a model."),
     ("push", _DATA, "Push statistics and their card to the Hugging Face hub."),
     ("sample", _SAMPLES, "Sample molecules into an SDF file."),
@@ -38,6 +44,7 @@ _COMMANDS = (
     ("run", _OTHERS, "Run a script of EDM, GeoLDM or a fork, unedited, in its checkout."),
     ("prepare", _OTHERS, "Write the data files that EDM and GeoLDM would download."),
     ("adapter", _OTHERS, "Write the first draft of an adapter, and a test that checks it."),
+    ("doctor", _HELPS, "Examine installation, devices, statistics and schedulers."),
 )
 _HELP = """Start diffusion and flow sampling where the data are already Gaussian.
 
@@ -91,8 +98,6 @@ class _LazyCommand(typer.core.TyperCommand):
         **extra: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """A context of the real command."""
-        from gaga_adapter.cli.options import flatten
-
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(self.name)(flatten(import_module(f"gaga_adapter.cli.{self.name}").run))
         own = args[: args.index("--")] if "--" in args else args  # behind it are those of a script
@@ -122,6 +127,35 @@ def _with_dashes(words: list[str]) -> str:
 def _is_empty(word: str) -> bool:
     """Whether it names nothing, which as a path would be the folder that the user is in."""
     return not word.strip() or (word.startswith("--") and word.endswith("="))
+
+
+def flatten(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with its groups of options spread out for typer, and with `--quiet` at the end."""
+    signature = inspect.signature(run, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in signature.parameters.values():
+        kind = parameter.annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            groups[parameter.name] = kind
+            parameters += inspect.signature(kind, eval_str=True).parameters.values()
+        else:
+            parameters.append(parameter)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("quiet", keyword, default=False, annotation=Quiet))
+
+    def command(**values: Any) -> Any:  # noqa: ANN401
+        del values["quiet"]  # its callback has obeyed it
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        return run(**values)
+
+    command.__doc__ = run.__doc__
+    command.__annotations__ = {}  # all that typer needs is in the signature
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[one.replace(kind=keyword) for one in parameters]
+    )
+    return command
 
 
 for _name, _panel, _summary in _COMMANDS:

@@ -2,7 +2,7 @@
 
 Results go to stdout, as tables for people. Everything else goes to stderr: progress, and prose by
 `say`. So `gaga show qm9 > table.txt` holds the table alone. Two options change this. Every command
-has both: it declares `--json`, and gets `--quiet` by itself (see `options.flatten`).
+has both: it declares `--json`, and gets `--quiet` by itself (see `flatten` of this folder).
 
     def run(..., as_json: Json = False) -> None:
         with progress_bar() as progress: ...     # obeys --quiet by itself

@@ -5,6 +5,7 @@
 | a mistake of ours | traceback, and a line that asks for a report | 1 |
 | the reader of stdout went away (`gaga show qm9` into `head -1`) | none | 1 |
 | a mistake on the command line, or in the data; no file, no space, no memory | one line | 2 |
+| `gaga doctor` found a fault | what it found, on stdout, and what to do | 2 |
 | Ctrl-C | one line, which says what is kept where something is | 130 |
 """
 

@@ -8,11 +8,9 @@ dataclass: a command takes it as one parameter, and `flatten` shows its fields t
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -21,12 +19,13 @@ import numpy as np
 import torch
 import typer
 
-from gaga_adapter.cli.console import Quiet, quiet_loading
+from gaga_adapter.cli.console import quiet_loading
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import LARGEST_SEED, DataError, GAGAError, StatsMismatchError, WriteError
 from gaga_adapter.files.atomic import (
     STANDARD_OUTPUT,
+    check_writable,
     file_behind,
     is_standard_output,
     is_stream,
@@ -40,35 +39,6 @@ if TYPE_CHECKING:
 _BATCH = 2048  # molecules
 _BATCH_NUMBERS = 4_000_000  # of dense arrays
 _NEEDS_MODEL = "certificate"
-
-
-def flatten(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with its groups of options spread out for typer, and with `--quiet` at the end."""
-    signature = inspect.signature(run, eval_str=True)
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, Any] = {}
-    for parameter in signature.parameters.values():
-        kind = parameter.annotation
-        if isinstance(kind, type) and is_dataclass(kind):
-            groups[parameter.name] = kind
-            parameters += inspect.signature(kind, eval_str=True).parameters.values()
-        else:
-            parameters.append(parameter)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters.append(inspect.Parameter("quiet", keyword, default=False, annotation=Quiet))
-
-    def command(**values: Any) -> Any:  # noqa: ANN401
-        del values["quiet"]  # its callback has obeyed it
-        for name, kind in groups.items():
-            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
-        return run(**values)
-
-    command.__doc__ = run.__doc__
-    command.__annotations__ = {}  # all that typer needs is in the signature
-    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[one.replace(kind=keyword) for one in parameters]
-    )
-    return command
 
 
 # -- values that have names ------------------------------------------------------------------------
@@ -486,7 +456,7 @@ def torch_device(name: str) -> torch.device:
 def writable_file(context: typer.Context, path: Path | None) -> Path | None:
     """Callback of an option that names a file to make or replace."""
     if path is not None and not context.resilient_parsing and not is_stream(path):
-        _try_to_write(path, file_behind(path).parent)
+        check_writable(path, file_behind(path).parent)
     return path
 
 
@@ -516,7 +486,7 @@ def writable_folder(context: typer.Context, path: Path | None) -> Path | None:
             raise WriteError(
                 "cannot write a folder to standard output. Name a folder; ./- is one of that name."
             )
-        _try_to_write(path, Path(os.path.realpath(path)))
+        check_writable(path, Path(os.path.realpath(path)))
     return path
 
 
@@ -533,18 +503,3 @@ Plot = Annotated[
     Path | None,
     typer.Option(help="Draw the curve into this .png, .svg or .pdf file.", callback=picture),
 ]
-
-
-def _try_to_write(path: Path, folder: Path) -> None:
-    """Make a file in the nearest folder that exists, and remove it."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise WriteError(f"cannot write {path}: {folder} is a file. Choose another place.")
-    try:
-        with tempfile.NamedTemporaryFile(prefix=".gaga-", dir=folder):
-            pass
-    except OSError as error:
-        raise WriteError(
-            f"cannot write {path}: {folder}: {error.strerror or error}. Choose another place."
-        ) from error

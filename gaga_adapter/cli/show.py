@@ -13,7 +13,7 @@ from gaga_adapter.cli.options import STATISTICS, Plot, completion
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.noise.paths import starts
 from gaga_adapter.selection import curve_rows
-from gaga_adapter.stats import GAGAStats
+from gaga_adapter.stats import GAGAStats, holds_states
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
       gaga show stats/ --plot curve.png
       gaga show qm9 --json | jq '.t_star["edm/polynomial_2"]'
     """
-    if _holds_states(stats):
+    if holds_states(stats):
         print_states(stats, plot, as_json)
         return
     fitted = GAGAStats.from_pretrained(stats)
@@ -46,15 +46,9 @@ def run(
         print_json(document(fitted))
     else:
         print_stats(fitted)
+        say(f"In plain words: gaga explain {stats}")
     if plot is not None:
         say(f"wrote {plot}")
-
-
-def _holds_states(folder: str) -> bool:
-    """Whether a folder holds statistics of noised states, and none of clean data."""
-    place = Path(folder)
-    names = ("gaga_config.json", "gaga_states.json")
-    return [(place / name).is_file() for name in names] == [False, True]
 
 
 def print_states(folder: str, plot: Path | None, as_json: bool) -> None:

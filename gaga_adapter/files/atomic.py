@@ -279,3 +279,26 @@ def _is_open_as(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def check_writable(path: Path, folder: Path) -> None:
+    """Make a file in the nearest folder that exists, and remove it.
+
+    Args:
+        path: Place that is to be written, as messages name it.
+        folder: Folder in which the file is to appear.
+
+    Raises:
+        WriteError: If nothing can be written there.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise WriteError(f"cannot write {path}: {folder} is a file. Choose another place.")
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".gaga-", dir=folder):
+            pass
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {path}: {folder}: {error.strerror or error}. Choose another place."
+        ) from error

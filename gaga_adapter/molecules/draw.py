@@ -123,6 +123,21 @@ class BallAndStick:
             job()
 
 
+def picture(model: BallAndStick, size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
+    """One molecule or cloud of atoms as a picture (height, width, 3), on white.
+
+    Args:
+        model: Atoms, and the sticks between them, as they lie before the viewer.
+        size: Width and height in pixels.
+        scale: Pixels per angstrom; what is larger than the picture is cut off.
+    """
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    pen = _Pen(rdMolDraw2D.MolDraw2DCairo(*size))
+    model.paint(pen, np.array(size) / 2, scale)
+    return pen.pixels()
+
+
 def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
     """Turn every molecule of a set to the viewer."""
     bonds = Bonds.of(molecules)
@@ -133,8 +148,8 @@ def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
         models.append(
             BallAndStick(
                 xyz=_turn(xyz.astype(np.float64)),
-                radii=np.where(numbers == 1, 0.27, np.where(numbers > 10, 0.52, 0.42)),
-                colours=np.array([ELEMENT_COLOURS.get(z, OTHER_COLOUR) for z in numbers.tolist()]),
+                radii=ball_radii(numbers),
+                colours=ball_colours(numbers),
                 bonds=sorted(end for i, j, k in of_each[index] for end in ((i, j, k), (j, i, k))),
                 broken=broken[index, :n],
             )
@@ -142,16 +157,32 @@ def ball_and_stick(molecules: MoleculeSet) -> list[BallAndStick]:
     return models
 
 
+def ball_radii(numbers: NDArray[np.uint8]) -> _Array:
+    """Radii (n,) of the balls of atoms, in angstrom: less than half of what an atom takes up."""
+    return np.where(numbers == 1, 0.27, np.where(numbers > 10, 0.52, 0.42))
+
+
+def ball_colours(numbers: NDArray[np.uint8]) -> _Array:
+    """Colours (n, 3) of atoms by their atomic numbers."""
+    return np.array([ELEMENT_COLOURS.get(z, OTHER_COLOUR) for z in numbers.tolist()])
+
+
 def _turn(xyz: _Array) -> _Array:
-    """Rotate (n, 3), without a reflection, to the principal axes and then tilt."""
+    """Rotate (n, 3) about the centre of the atoms as `viewing_rotation` says."""
     centred = xyz - xyz.mean(axis=0)
+    turned: _Array = np.einsum("ij,nj->ni", viewing_rotation(centred), centred)
+    return turned
+
+
+def viewing_rotation(centred: _Array) -> _Array:
+    """Rotation (3, 3), no reflection, of positions (n, 3) to their principal axes, then tilted."""
     _, _, axes = np.linalg.svd(centred, full_matrices=True)
     axes[2] *= np.linalg.det(axes)
     (cx, cy), (sx, sy) = np.cos(_TILT), np.sin(_TILT)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    rotated: _Array = np.einsum("ij,nj->ni", about_y @ about_x @ axes, centred)
-    return rotated
+    rotation: _Array = about_y @ about_x @ axes
+    return rotation
 
 
 class _Pen:
@@ -174,7 +205,7 @@ class _Pen:
     def ball(self, middle: _Array, radius: float, colour: _Array, ring: bool) -> None:
         """Paint a shaded ball, perhaps with a ring around it."""
         if ring:
-            self._disc(middle, 1.38 * radius, 0.35 * _WHITE + 0.65 * _RING)
+            self._disc(middle, 1.38 * radius, 0.1 * _WHITE + 0.9 * _RING)
             self._disc(middle, 1.20 * radius, _WHITE)
         self._disc(middle, radius + 1.2, 0.55 * colour)
         for shade in _SHADES:
@@ -195,13 +226,20 @@ class _Pen:
                 off = shift + across * thin * 0.4 * shade
                 self._band(start + off, end + off, across * thin * (1 - shade), _mix(colour, shade))
 
+    def pixels(self) -> NDArray[np.uint8]:
+        """What was painted (height, width, 3), without the titles."""
+        from PIL import Image
+
+        self._canvas.FinishDrawing()
+        with Image.open(io.BytesIO(self._canvas.GetDrawingText())) as image:
+            return np.asarray(image.convert("RGB"))
+
     def png(self) -> bytes:
         """The picture; Pillow sets the titles, for rdkit itself writes ASCII only."""
         from PIL import Image, ImageDraw, ImageFont
         from rdkit import RDConfig
 
-        self._canvas.FinishDrawing()
-        image = Image.open(io.BytesIO(self._canvas.GetDrawingText())).convert("RGB")
+        image = Image.fromarray(self.pixels())
         font = ImageFont.truetype(Path(RDConfig.RDDataDir) / "Fonts" / "Telex-Regular.ttf", 30)
         for text, left, middle in self._titles:
             ink = tuple((255 * _INK).astype(int).tolist())

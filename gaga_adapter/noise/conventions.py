@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -640,6 +641,37 @@ REFUSED: dict[str, str] = {
 
 #: Exported beside the schedulers, but no schedulers.
 NOT_SCHEDULERS = frozenset({"AysSchedules", "KarrasDiffusionSchedulers", "SchedulerMixin"})
+
+
+def exported_schedulers(library: Any = None) -> tuple[str, ...]:  # noqa: ANN401 - a module
+    """Names of the scheduler classes that diffusers exports.
+
+    Args:
+        library: Module that exports the classes; `diffusers.schedulers` when `None`.
+    """
+    if library is None:
+        library = import_module("diffusers.schedulers")
+    # diffusers loads a class when it is first asked for; this table names all of them
+    files = getattr(library, "_import_structure", None) or {"": dir(library)}
+    names = {name for exported in files.values() for name in exported}
+    return tuple(sorted(n for n in names - NOT_SCHEDULERS if n.endswith("Scheduler")))
+
+
+def unknown_schedulers(library: Any = None) -> tuple[str, ...]:  # noqa: ANN401 - a module
+    r"""Scheduler classes that diffusers exports and that neither `ROWS` nor `REFUSED` has by name.
+
+    `gaga doctor` prints those of the installed diffusers. A check against a newer diffusers prints
+    the classes that wait for a row, and fails if there are any:
+
+        from gaga_adapter.noise.conventions import unknown_schedulers
+
+        raise SystemExit("\n".join(unknown_schedulers()) or None)
+
+    Args:
+        library: Module that exports the classes; `diffusers.schedulers` when `None`.
+    """
+    known = ROWS.keys() | REFUSED.keys()
+    return tuple(name for name in exported_schedulers(library) if name not in known)
 
 
 def known_name(scheduler_class: type[Any]) -> str:

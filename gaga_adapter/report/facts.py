@@ -1,4 +1,4 @@
-"""The facts about fitted statistics: the one source of `gaga show`, of the card and of the page.
+"""The facts about fitted statistics: the source of `gaga show`, card, page, doctor and explain.
 
 Where t* lies on a schedule is worked out in `noise.paths` (`starts`), and which levels of a curve
 count as Gaussian in `selection` (`curve_rows`). `savings` counts network calls on real diffusers
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gaga_adapter.criteria.two_sample.criterion import FEW_ITEMS
 from gaga_adapter.errors import GAGAWarning, TruncationError, check_seed
 from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout
 from gaga_adapter.molecules.encoding import decode
@@ -64,7 +65,7 @@ def savings(stats: GAGAStats) -> tuple[Saving, ...]:
         return ()
     import diffusers
 
-    from gaga_adapter.sampling.solvers import ancestral_scheduler, scheduler_named
+    from gaga_adapter.sampling.solvers import scheduler_named
 
     latent = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     rows: list[tuple[str, str, Any, int]] = [
@@ -78,8 +79,7 @@ def savings(stats: GAGAStats) -> tuple[Saving, ...]:
         ("flow/linear", "Euler", diffusers.FlowMatchEulerDiscreteScheduler(), 28),
     ]
     if not isinstance(stats.layout, DenseLayout):
-        path = named_path("edm/polynomial_2")
-        base = ancestral_scheduler(path.a(torch.linspace(0, 1, 1001).double()).square())
+        base = _edm_scheduler()
         rows[:0] = [
             ("edm/polynomial_2", "ancestral", scheduler_named("ddpm", base), 1000),
             ("edm/polynomial_2", "ancestral", scheduler_named("ddpm", base), 200),
@@ -89,6 +89,38 @@ def savings(stats: GAGAStats) -> tuple[Saving, ...]:
         Saving(schedule, solver, n_steps, *_calls(stats, scheduler, n_steps))
         for schedule, solver, scheduler, n_steps in rows
     )
+
+
+def home_savings(stats: GAGAStats, numbers: Sequence[int] = (1000, 200, 50)) -> tuple[Saving, ...]:
+    """Network calls of the ancestral sampler on the schedule that such data usually meet.
+
+    There are none for statistics of discrete types, which no scheduler starts from.
+
+    Args:
+        stats: Fitted statistics.
+        numbers: Numbers of steps of the full trajectory.
+    """
+    if stats.has_discrete_types:
+        return ()
+    import diffusers
+
+    from gaga_adapter.sampling.solvers import scheduler_named
+
+    schedule = home_schedule(stats)
+    is_dense = isinstance(stats.layout, DenseLayout)
+    base = diffusers.DDPMScheduler(beta_schedule="linear") if is_dense else _edm_scheduler()
+    return tuple(
+        Saving(schedule, "ancestral", n, *_calls(stats, scheduler_named("ddpm", base), n))
+        for n in numbers
+    )
+
+
+def _edm_scheduler() -> Any:  # noqa: ANN401 - a diffusers scheduler
+    """The ancestral sampler of EDM, on the 1001 levels of `polynomial_2`."""
+    from gaga_adapter.sampling.solvers import ancestral_scheduler
+
+    path = named_path("edm/polynomial_2")
+    return ancestral_scheduler(path.a(torch.linspace(0, 1, 1001).double()).square())
 
 
 def _calls(stats: GAGAStats, scheduler: Any, n_steps: int) -> tuple[int, int | None]:  # noqa: ANN401
@@ -221,6 +253,46 @@ def home_schedule(stats: GAGAStats) -> str:
     if stats.has_discrete_types:
         return "flow/linear"
     return "ddpm/linear" if isinstance(stats.layout, DenseLayout) else DEFAULT_PATH
+
+
+def cautions(stats: GAGAStats) -> tuple[str, ...]:
+    """What whoever starts from these statistics should know first, each as a sentence or two."""
+    chosen, told = stats.selection, []
+    if chosen is None:
+        return (
+            "t* was given by hand, and no curve was drawn: how far the start is from the noised "
+            "data was not measured. Fit again without a t* of your own to measure it.",
+        )
+    curve, judged = chosen.curve, stats.judged_reference
+    stars = {chosen.log_snr_star, *chosen.by_size.values()}
+    if stats.log_snr_star not in stars:
+        told.append(
+            f"t* is at log-SNR {stats.log_snr_star:.3g}, and the criterion chose "
+            f"{chosen.log_snr_star:.3g}: another t* was put in its place."
+        )
+    if curve.n_samples < FEW_ITEMS:
+        told.append(
+            f"The criterion saw {curve.n_samples:,} items, which is few: its bound is loose, and "
+            f"t* is too near to the data. Fit on {FEW_ITEMS:,} items or more."
+        )
+    if curve.unit == "p-value":
+        told.append(
+            "t* was chosen by p-values, which fall with the number of items and do not say how far "
+            "the start is from the data. Fit with a criterion in nats, such as two_sample."
+        )
+    if chosen.log_snr_star >= curve.log_snr[0]:
+        told.append(
+            "t* is the first level of its curve, so it may lie nearer to the data than was looked. "
+            "Fit with a curve that begins nearer to the data."
+        )
+    found = stats.reference().kind
+    if found != judged:
+        told.append(
+            f"t* was chosen for the {judged!r} reference, which cannot be made from these moments; "
+            f"the start is the {found!r} one, whose distance was not measured. Fit with "
+            f"reference={found!r}."
+        )
+    return tuple(told)
 
 
 def versions_text(versions: object) -> str:

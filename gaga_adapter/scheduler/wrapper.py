@@ -472,15 +472,20 @@ def _wrap(method: Method, handler: Callable[..., Any] | None) -> Method:
 
 
 def _make_grid(scheduler: GAGAScheduler, make: Method, args: Args, kwargs: Named) -> None:
-    """`set_timesteps`: the base's grid, cut; and how many network calls a loop over it makes.
+    """`set_timesteps`: the base's grid, cut; and how many network calls a loop over it makes."""
+    scheduler._gaga_n_calls = None
+    scheduler._gaga_set_timesteps(make, args, kwargs)
+    scheduler._gaga_n_calls = network_calls(scheduler)
+
+
+def network_calls(scheduler: Scheduler) -> int:
+    """Network calls of a loop over the current grid of a scheduler, wrapped or plain.
 
     The network is not called for the tail, nor where RePaint goes back up.
     """
-    scheduler._gaga_n_calls = None
-    scheduler._gaga_set_timesteps(make, args, kwargs)
     timesteps = scheduler.timesteps
     undone = int((timesteps.diff() > 0).sum()) if hasattr(scheduler, "undo_step") else 0
-    scheduler._gaga_n_calls = len(timesteps) - undone - convention_of(scheduler).row.tail
+    return len(timesteps) - undone - convention_of(scheduler).row.tail
 
 
 _HANDLERS: dict[str, Callable[..., Any] | None] = {

@@ -23,10 +23,13 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import GAGAStats
 
 
-def in_layout(stats: GAGAStats, layout: Layout, reference: str) -> GAGAStats:
+def in_layout(stats: GAGAStats, layout: Layout, reference: str = "auto") -> GAGAStats:
     """The statistics as a model with this layout sees its data; other units are a `GAGAWarning`.
 
-    `reference` is the kind of the Gaussian that will be made; `paper` has no other units.
+    Args:
+        stats: Statistics of the same elements, in these or other units, with charges or without.
+        layout: Layout of what the model diffuses, such as `pipe.layout(elements)`.
+        reference: Kind of the Gaussian that will be made; `paper` has no other units.
 
     Raises:
         StatsMismatchError: If the statistics describe something else.

@@ -16,8 +16,7 @@ import pytest
 import typer
 from folders import ROOT
 
-from gaga_adapter.cli import _COMMANDS
-from gaga_adapter.cli.options import flatten
+from gaga_adapter.cli import _COMMANDS, flatten
 
 COMMANDS = [name for name, *_ in _COMMANDS]
 READ = ("fit", "criteria", "evaluate", "report")
@@ -29,6 +28,7 @@ REACHED_BY = {
     "gaga_adapter/cli/failures.py": (),
     "gaga_adapter/cli/judging.py": ("evaluate", "report"),
     "gaga_adapter/cli/options.py": ("fit", "criteria"),
+    "gaga_adapter/doctor": ("doctor",),
     "gaga_adapter/molecules/formats": (*READ, "prepare"),
     "gaga_adapter/molecules/pieces.py": ("sample",),
     "integrations/launcher/cached_stats.py": ("run",),

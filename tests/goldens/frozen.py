@@ -1,10 +1,8 @@
 """Freezes what a rearrangement of the house must not move: `python tests/goldens/frozen.py PART`.
 
-The parts are `signatures` (every public name with how it is called), `numbers` (the start of every
-reference on noise that is exact in binary, and ten seeded runs) and `artefacts` (one of each kind).
-Artefacts are written once and then only read: old ones must go on loading. Those called `order_4`
-hold the sums for cumulants that version 0.1 could stream with `max_order=4`, and `molecules` was
-written when draws of `shape` scattered around the tensors that `molecules_tensors` keeps exactly.
+The parts are `signatures` (every public name with how it is called) and `numbers` (the start of
+every reference on noise that is exact in binary, and ten seeded runs). Artefacts, which are written
+once and then only read, are made by `artefacts.py`.
 """
 
 import inspect
@@ -16,9 +14,8 @@ from pathlib import Path
 import diffusers
 import torch
 
-from gaga_adapter import GAGAScheduler, GAGAStats, MoleculePipeline, fit
+from gaga_adapter import GAGAScheduler, GAGAStats, MoleculePipeline
 from gaga_adapter.hashing import stream
-from gaga_adapter.layout import DenseLayout, MoleculeLayout
 from gaga_adapter.subspace import mask_from_sizes, project
 
 FOLDER = Path(__file__).parent
@@ -96,31 +93,6 @@ def dyadic(shape, seed):
     count = torch.Size(shape).numel()
     bits = stream(seed, count) >> 56  # -128 ... 127
     return (bits.to(torch.float64) / 64).reshape(*shape)
-
-
-def toy_molecules(seed, n_molecules=40):
-    """Molecules (x, mask) of 2, 4 and 8 atoms with two features."""
-    sizes = torch.tensor([2, 4, 8]).repeat(n_molecules)[:n_molecules]
-    mask = mask_from_sizes(sizes)
-    x = dyadic((n_molecules, 8, 5), seed) * torch.tensor([1.0, 0.5, 2.0, 0.25, 0.25])
-    return project(x, mask), mask
-
-
-def artefacts():
-    """Name and statistics of each kind, from data that are exact in binary."""
-    for kind in DENSE_KINDS:
-        data = dyadic((64, *SHAPE), seed=1) * torch.tensor([0.5, 2.0]).reshape(2, 1, 1)
-        fitted = fit(
-            [data.float()], DenseLayout(SHAPE), covariance=kind, n_criterion=64, n_bootstrap=0,
-            criterion="cumulant", tolerance=5.0,
-        )  # fmt: skip
-        yield f"dense_{kind}", fitted
-    layout = MoleculeLayout(("H", "C"), 1.0, 0.25)
-    molecules = [toy_molecules(seed, 400) for seed in (1, 2)]
-    yield (
-        "molecules_tensors",
-        fit(molecules, layout, n_criterion=400, n_bootstrap=0, criterion="cumulant", tolerance=50),
-    )
 
 
 def load(name):
@@ -201,12 +173,8 @@ def numbers():
 
 if __name__ == "__main__":
     parts = set(sys.argv[1:])
-    if not parts or parts - {"signatures", "numbers", "artefacts"}:
+    if not parts or parts - {"signatures", "numbers"}:
         raise SystemExit(__doc__)
-    if "artefacts" in parts:
-        for name, stats in artefacts():
-            if not (FOLDER / "artefacts" / name).is_dir():
-                stats.save_pretrained(FOLDER / "artefacts" / name)
     if "signatures" in parts:
         (FOLDER / "signatures.txt").write_text(signatures(), encoding="utf-8")
     if "numbers" in parts:

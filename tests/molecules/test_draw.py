@@ -9,7 +9,7 @@ import pytest
 
 from gaga_adapter.errors import DataError, WriteError
 from gaga_adapter.molecules.data import MoleculeSet
-from gaga_adapter.molecules.draw import _Pen, ball_and_stick, draw_grid
+from gaga_adapter.molecules.draw import _Pen, ball_and_stick, draw_grid, picture, viewing_rotation
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -61,6 +61,31 @@ def test_titles_may_have_any_letters(tmp_path):
     draw_grid([("", water)], tmp_path / "bare.png")
     draw_grid([("Å", water)], tmp_path / "letter.png")
     assert (_pixels(tmp_path / "bare.png") != _pixels(tmp_path / "letter.png")).sum() > 100
+
+
+def test_one_molecule_is_painted_in_the_middle_and_at_its_scale():
+    """Twice the scale is twice as wide and high, but for rims of a pixel, about the same middle."""
+    (model,) = ball_and_stick(MoleculeSet.from_list([WATER]))
+    small, large = (picture(model, (300, 200), scale) for scale in (25, 50))
+    assert small.shape == large.shape == (200, 300, 3)
+    covered = [(one < 250).any(-1) for one in (small, large)]
+    sizes = [np.ptp(here.nonzero(), axis=1) for here in covered]
+    np.testing.assert_allclose(sizes[1], 2 * sizes[0], rtol=0.02, atol=4)
+    for here in covered:
+        rows, columns = here.nonzero()
+        assert (rows.min() + rows.max()) / 2 == pytest.approx(100, abs=3, rel=0)
+        assert (columns.min() + columns.max()) / 2 == pytest.approx(150, abs=3, rel=0)
+
+
+def test_a_view_is_a_rotation_that_shows_the_longest_axis_most():
+    rng = np.random.default_rng(0)
+    cloud = rng.normal(size=(40, 3)) @ np.diag([0.2, 3.0, 1.0])
+    cloud -= cloud.mean(0)
+    turn = viewing_rotation(cloud)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), rtol=0, atol=1e-12)
+    assert np.linalg.det(turn) == pytest.approx(1, abs=1e-12)
+    spread = (cloud @ turn.T).std(0)
+    assert spread[0] > spread[1] > spread[2]
 
 
 class _Recorder(_Pen):

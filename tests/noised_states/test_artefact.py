@@ -18,7 +18,7 @@ from gaga_adapter.noised_states import MeasuredLevel
 
 CONFIG, TENSORS = "gaga_states.json", "gaga_states.safetensors"
 #: Written by `molecules()` below when the format was new: it has to go on loading.
-FROZEN = Path(__file__).parents[1] / "goldens" / "states"
+FROZEN = Path(__file__).parents[1] / "goldens" / "artefacts" / "states"
 
 
 def molecules():

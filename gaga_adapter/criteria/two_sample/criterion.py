@@ -58,7 +58,8 @@ from gaga_adapter.noise.levels import coefficients
 from gaga_adapter.reference import ReferenceGaussian
 from gaga_adapter.subspace import mask_from_sizes
 
-_FEW = 1000  # below this many items the bound is loose
+#: Number of items below which the bound is loose.
+FEW_ITEMS = 1000
 _FAULT = 1e-4  # p-value of two draws of the reference below which it is at fault
 
 
@@ -139,10 +140,10 @@ class TwoSample(BaseCriterion):
         task.require(self.fewest, goal=" to tell them from the reference", what=what)
         group = task.copies("are kept in one fold and count as one in the errors")
         n_distinct = len(np.unique(group))
-        if n_distinct < _FEW:
+        if n_distinct < FEW_ITEMS:
             warn(
                 f"{n_distinct} {what} make a loose lower bound of the divergence, and so an "
-                f"optimistic t*. Pass at least {_FEW} where you can."
+                f"optimistic t*. Pass at least {FEW_ITEMS} where you can."
             )
         return task, group
 

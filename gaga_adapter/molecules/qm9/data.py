@@ -31,6 +31,7 @@ from gaga_adapter.distributed import Progress
 from gaga_adapter.elements import SYMBOLS
 from gaga_adapter.errors import DataError, GAGAWarning, MissingExtraError, WriteError
 from gaga_adapter.files.atomic import replacing
+from gaga_adapter.files.cache import cache_folder
 from gaga_adapter.molecules.data import MoleculeSet
 
 Split = Literal["train", "valid", "test"]
@@ -61,7 +62,7 @@ def load_qm9(
     """
     if split not in (None, "train", "valid", "test"):
         raise DataError(f"QM9 has no split {split!r}. Allowed: train, valid, test, or none.")
-    path = _cache_folder(cache_dir) / _CACHE_NAME
+    path = cache_folder(cache_dir) / _CACHE_NAME
     everything = _load_cache(path)
     if everything is None:
         everything = _parse_qm9pack(progress)
@@ -88,7 +89,7 @@ def qm9_train_smiles(
     states. They are made once, in about a minute, and cached; arguments and errors are those of
     `load_qm9`.
     """
-    path = _cache_folder(cache_dir) / _SMILES_NAME
+    path = cache_folder(cache_dir) / _SMILES_NAME
     with contextlib.suppress(OSError):
         return frozenset(path.read_text(encoding="ascii").split())
     from gaga_adapter.molecules.metrics.chemistry import to_smiles
@@ -117,7 +118,7 @@ def write_cache(everything: MoleculeSet, cache_dir: str | os.PathLike[str]) -> N
             f"{len(everything)} molecules{'' if everything.smiles else ' without SMILES'} are not "
             f"all of QM9, which has {N_MOLECULES}."
         )
-    with replacing(_cache_folder(cache_dir) / _CACHE_NAME) as temporary:
+    with replacing(cache_folder(cache_dir) / _CACHE_NAME) as temporary:
         _write_arrays(everything, temporary)
 
 
@@ -177,11 +178,6 @@ _DAMAGED = (
     OSError, KeyError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile,
     zlib.error,
 )  # fmt: skip
-
-
-def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
-    usual = Path.home() / ".cache" / "gaga-adapter"
-    return Path(cache_dir or os.environ.get("GAGA_CACHE") or usual)
 
 
 def _load_cache(path: Path) -> MoleculeSet | None:

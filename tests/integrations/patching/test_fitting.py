@@ -7,9 +7,8 @@ import types
 import pytest
 import torch
 from fakes.cases import CASES, make_edm
-from gaga_adapter.integrations import apply_patch, fit_from, remove_patch
+from gaga_adapter.integrations import apply_patch, fit_from, in_layout, remove_patch
 from gaga_adapter.integrations.patching.patch import state_of
-from gaga_adapter.integrations.patching.relayout import in_layout
 from gaga_adapter.integrations.protocol import Adapter, adapter_for, adapter_named, lacks, register
 
 import gaga_adapter

@@ -13,8 +13,7 @@ import diffusers
 import pytest
 import torch
 from fakes import edm_like
-from gaga_adapter.integrations import apply_patch, remove_patch
-from gaga_adapter.integrations.patching.relayout import in_layout
+from gaga_adapter.integrations import apply_patch, in_layout, remove_patch
 from gaga_adapter.integrations.sampling.pipeline import as_pipeline
 from scheduler import loops
 from torch import nn
@@ -618,7 +617,7 @@ def test_statistics_in_other_units():
     ):
         run(pipe, num_inference_steps=5)
     with pytest.warns(GAGAWarning, match="were fitted on"):
-        here = in_layout(other, pipe.layout(ELEMENTS), "size")
+        here = in_layout(other, pipe.layout(other.layout.elements))
     pipe.scheduler = truncated(pipe, stats=here)
     assert torch.isfinite(run(pipe, num_inference_steps=5).positions).all()
 

@@ -1,0 +1,111 @@
+"""Devices, folders and the hub as the doctor sees them, on machines that are not this one."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gaga_adapter.doctor import machine
+from gaga_adapter.doctor.section import presentable
+
+
+def texts(section):
+    return "\n".join(f"{name}: {text}" for name, text in section.lines)
+
+
+def test_the_cpu_multiplies_and_other_devices_say_why_not():
+    assert machine.product_error("cpu") is None
+    assert "meta" in machine.product_error("meta")
+    assert machine.product_error("no_device").startswith("RuntimeError: ")
+
+
+def test_a_wrong_result_is_a_fault(monkeypatch):
+    """Of the numbers with a point alone: the whole ones are what they are compared with."""
+
+    def product(one, other):
+        return one.mm(other) + one.is_floating_point()
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    assert machine.product_error("cpu") == "its result is wrong"
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two GPUs, of which the second does not work."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    about = SimpleNamespace(name="Fake GPU", total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda k: about)
+    fault = "RuntimeError: no kernel image is available"
+    monkeypatch.setattr(machine, "product_error", lambda name: fault if name == "cuda:1" else None)
+
+
+def test_every_gpu_is_tried_and_a_broken_one_is_named(gpus):
+    found = machine.devices()
+    assert "cuda:0: Fake GPU, 80 GiB; a matrix product is right" in texts(found)
+    assert "cuda:1: Fake GPU, 80 GiB; a matrix product fails" in texts(found)
+    (problem,) = found.problems
+    assert "on cuda:1 fails (RuntimeError: no kernel image is available)" in problem
+    assert "take another device, such as cpu" in problem
+    assert found.facts["devices"]["cuda:0"]["error"] is None
+
+
+@pytest.mark.parametrize("built", ["12.8", None])
+def test_a_gpu_that_torch_does_not_see(monkeypatch, built):
+    """Of a torch that could see it this is a fault, else good to know."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    found = machine.devices()
+    if built:
+        assert "finds no GPU, though nvidia-smi is here" in found.problems[0]
+        assert not found.notes
+    else:
+        assert "built without CUDA" in found.notes[0]
+        assert not found.problems
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("GAGA_CACHE", str(tmp_path / "new" / "folder"))
+    found = machine.places()
+    assert found.facts["cache_is_writable"]
+    assert not found.problems
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GAGA_CACHE", str(tmp_path / "file"))
+    (problem,) = machine.places().problems
+    assert "is a file" in problem
+    assert problem.endswith("Set GAGA_CACHE to a folder of yours.")
+
+
+@pytest.mark.parametrize("token", ["hf_very_secret", None])
+def test_a_token_is_there_or_not_and_never_shown(monkeypatch, token):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
+    found = machine.places()
+    assert found.facts["hub_token"] is (token is not None)
+    assert "secret" not in f"{texts(found)} {found.facts}"
+
+
+def test_names_of_home_folders_and_tokens_are_hidden(monkeypatch, tmp_path):
+    home = tmp_path / "jane"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    for text, shown in (
+        (f"{home}", "~"),
+        (f"no file {home}/a.npy, or {home}.", "no file ~/a.npy, or ~."),
+        (f"file://{home}/x", "file://~/x"),
+        (f"{home}ts/x and {home}.old", f"{home}ts/x and {home}.old"),
+        (f"/data{home}/x", f"/data{home}/x"),
+        ("the token hf_AbCdEf123 is", "the token hf_... is"),
+    ):
+        assert presentable(text) == shown
+    value = {"a": [f"{home}/b", 1, None], "b": (True, 2.5)}
+    assert presentable(value) == {"a": ["~/b", 1, None], "b": [True, 2.5]}
+
+
+def test_no_home_hides_nothing(monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    monkeypatch.setenv("USERPROFILE", "/")
+    assert presentable("/data/a") == "/data/a"
