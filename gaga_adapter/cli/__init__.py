@@ -23,7 +23,7 @@ import typer
 import typer.core
 import typer.main
 
-from gaga_adapter.cli.console import Quiet, err
+from gaga_adapter.cli.console import Quiet, UsageError, err
 from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.files import visible
 
@@ -69,9 +69,6 @@ gaga COMMAND --help tells the rest. Tutorial, how-to pages and the theory:
 https://github.com/gaga-adapter/gaga-adapter/tree/main/docs
 """
 
-#: Typer takes click along, under names that depend on its version.
-_UsageError: Any = typer.BadParameter.__bases__[0]
-
 app = typer.Typer(
     name="gaga",
     help=_HELP,
@@ -109,7 +106,7 @@ class _LazyCommand(typer.core.TyperCommand):
             )
         try:
             return typer.main.get_command(alone).make_context(info_name, [*args], parent, **extra)
-        except _UsageError as error:
+        except UsageError as error:
             if self.name == "run" and "--" not in args and hasattr(error, "option_name"):
                 error.message += f". If it is an option of the script, {_with_dashes(args)}"
             raise

@@ -65,6 +65,8 @@ class _Console(Console):
 
 out = _Console()
 err = _Console(stderr=True)
+#: A mistake on the command line. Typer takes click along, under names that depend on its version.
+UsageError: Any = typer.BadParameter.__bases__[0]
 _EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
 
 

@@ -17,14 +17,12 @@ import traceback
 
 import typer
 
-from gaga_adapter.cli.console import Interrupted
+from gaga_adapter.cli.console import Interrupted, UsageError
 from gaga_adapter.errors import GAGAError
 from gaga_adapter.files import visible
 
 INTERRUPTED = 130
 _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
-#: Typer takes click along, under names that depend on its version.
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def explain(error: BaseException) -> int:
@@ -38,7 +36,7 @@ def explain(error: BaseException) -> int:
         return 1
     if isinstance(error, GAGAError):
         return _line(f"{type(error).__name__}: {error}")
-    if isinstance(error, _UsageError):
+    if isinstance(error, UsageError):
         return _line(_usage(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _line(
