@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from fit import peak_mebibytes
 from provenance import provenance
 
 from gaga_adapter.molecules.data import MoleculeSet
@@ -87,12 +87,12 @@ def measure(name: str, way: str) -> dict[str, float]:
     """Seconds, and growth of the largest memory of this process in MB."""
     molecules = molecules_of(SETS[name])
     WAYS[way](molecules_of({3: 2}))  # loads what is loaded once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mebibytes()
     began = time.perf_counter()
     result = WAYS[way](molecules)
     seconds = time.perf_counter() - began
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"result": result, "seconds": round(seconds, 3), "grown_mb": round(grown / 1024, 1)}
+    grown = peak_mebibytes() - before
+    return {"result": result, "seconds": round(seconds, 3), "grown_mb": round(grown, 1)}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ memory, in one run, and writes `benchmarks/results/fit.json`.
 from __future__ import annotations
 
 import json
-import resource
+import sys
 import time
 from pathlib import Path
 
@@ -94,8 +94,11 @@ def numpy_figures(molecules: MoleculeSet) -> dict[str, float]:
 
 
 def peak_mebibytes() -> float:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Largest resident memory of this process so far; Windows does not tell it this way."""
+    import resource
+
+    counted_in = 2**20 if sys.platform == "darwin" else 2**10  # units of `ru_maxrss` in a mebibyte
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / counted_in
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ judged (`verdicts.py`) and written to `benchmarks/results/sampling.json`.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import sys
 import time
@@ -31,7 +30,7 @@ from provenance import provenance
 from verdicts import HeldOut, compare, judged, table
 
 from gaga_adapter import GAGAScheduler, GAGAStats
-from gaga_adapter.files.atomic import replacing
+from gaga_adapter.files.atomic import locked, replacing
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.pipeline import EMBEDDED, MoleculePipeline
 from gaga_adapter.sampling.solvers import scheduler_named
@@ -171,8 +170,7 @@ def results(file: Path, setting: dict[str, Any], replace: bool) -> Iterator[dict
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     CHUNKS.mkdir(parents=True, exist_ok=True)
-    with (CHUNKS / f"{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(CHUNKS / f"{file.name}.lock", wait=True):
         found: dict[str, Any] = {"setting": setting, "cells": {}}
         if file.exists():
             old = json.loads(file.read_text(encoding="utf-8"))

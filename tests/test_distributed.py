@@ -7,11 +7,13 @@ import sys
 import pytest
 import torch
 from folders import RUNNERS
+from systems import posix
 
 from gaga_adapter.distributed import Processes, gathered, started
 from gaga_adapter.errors import DataError, ProcessError
 from gaga_adapter.molecules.pieces import piece_generator
 
+pytestmark = posix  # it forks, and kills with SIGKILL
 RUNNER = RUNNERS / "processes_runner.py"
 GROUPS = {1: [0], 2: [0, 1], 3: [0, 1, 2]}
 SEVERAL = [(n, rank) for n in (2, 3) for rank in GROUPS[n]]

@@ -7,9 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from systems import posix
 
 from gaga_adapter import GAGAStats
 
+pytestmark = posix  # several processes are tried on POSIX systems only
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 #: `--multi_gpu` is how accelerate names several processes on a machine; it needs no GPU.
 ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]

@@ -283,7 +283,7 @@ class _Folder(contextlib.ExitStack):
     def keep(self, piece: int, text: str) -> None:
         """Store the text of a piece."""
         with replacing(self.file(piece)) as draft:
-            draft.write_text(text, encoding="utf-8")
+            draft.write_text(text, encoding="utf-8", newline="\n")  # alike on every system
 
     def join(self, beat: Callable[[], None]) -> None:
         """Make the file of all pieces, and remove them."""

@@ -15,6 +15,7 @@ import qm9_array
 import torch
 from fakes.device import stand_in
 from folders import ROOT
+from systems import linux
 from toys import chains, gaussian_molecules
 
 from gaga_adapter import GAGAStats
@@ -26,6 +27,7 @@ from gaga_adapter.molecules.pipeline import MoleculePipeline, edm_scheduler
 from gaga_adapter.molecules.qm9.data import N_MOLECULES, load_qm9, split_indices, write_cache
 from gaga_adapter.moments import ExchangeableMoments
 
+pytestmark = linux  # a script of bash, and processes in /proc
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 
 
@@ -178,7 +180,10 @@ def test_paths_are_those_of_the_caller(tmp_path, monkeypatch):
 def is_running(process):
     """Not gone, and not about to be collected either."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            not in "ZX"
+        )
     except OSError:
         return False
 

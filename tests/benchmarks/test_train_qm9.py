@@ -33,6 +33,7 @@ from runners.training_runner import (
     train_as,
     train_until_killed,
 )
+from systems import posix
 from torch import multiprocessing as torch_multiprocessing
 
 from gaga_adapter import GAGAScheduler
@@ -74,6 +75,7 @@ KILLS = [
 ]
 
 
+@posix
 def test_killed_ten_times_it_ends_at_the_same_weights(tmp_path, monkeypatch):
     """By SIGKILL, each time at another place; what a kill leaves can always be read."""
     train(tmp_path / "whole")
@@ -286,6 +288,7 @@ def test_a_truncated_model_says_how_far_it_was_trained(tmp_path):
 # -- several processes ---------------------------------------------------------------------------
 
 
+@posix
 def test_two_processes_share_the_batch_of_one(tmp_path):
     torch_multiprocessing.start_processes(
         train_as, (tmp_path / "two", tmp_path / "meeting"), nprocs=2, start_method="forkserver"

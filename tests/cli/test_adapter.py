@@ -201,7 +201,9 @@ def test_a_draft_takes_its_own_models_and_no_others(gaga, tmp_path, monkeypatch,
     monkeypatch.setattr(protocol, "_ADAPTERS", dict(protocol._ADAPTERS))
     make = MAKE.format(width=6).replace("Tiny", "edm_like.Tiny")
     module = f"marked_{mark}"
-    Path(f"{module}.py").write_text(f"from fakes import edm_like\n\n\n{MARKED[mark]}{make}")
+    Path(f"{module}.py").write_text(
+        f"from fakes import edm_like\n\n\n{MARKED[mark]}{make}", encoding="utf-8"
+    )
     before = {name: adapter_for(model).name for name, model in of_others().items()}
     assert all(name == taken for name, taken in before.items())
     words = ("adapter", "new", "alpha", "--model", f"{module}:make_model", "--force", "--json")
@@ -213,7 +215,7 @@ def test_a_draft_takes_its_own_models_and_no_others(gaga, tmp_path, monkeypatch,
     marks = {"methods": "guide", "parameters": "phi(strength)", "attributes": "strength"}
     found = told["names"]["methods"] + told["names"]["attributes"]
     assert found == ([marks[mark]] if mark else [])
-    text = Path("alpha_adapter.py").read_text()
+    text = Path("alpha_adapter.py").read_text(encoding="utf-8")
     assert ('if "Fork" in kinds' in text) == (not mark)
     assert len([line for line in text.splitlines() if line.strip()]) <= 17
     names = {}
@@ -236,7 +238,7 @@ def test_a_draft_of_a_fork_that_has_an_adapter_is_a_child_of_it(gaga, tmp_path, 
     monkeypatch.setattr(forks, "made", lambda n_steps: of_others()["symdiff"], raising=False)
     done = gaga("adapter", "new", "alpha", "--model", "fakes.forks:made", "--force", "--json")
     assert json.loads(done.out)["names"]["parent"] == "SymDiff"
-    text = Path("alpha_adapter.py").read_text()
+    text = Path("alpha_adapter.py").read_text(encoding="utf-8")
     assert "from gaga_adapter.integrations.forks.symdiff import SymDiff" in text
     assert "class Alpha(SymDiff):" in text
 
@@ -289,7 +291,7 @@ MISTAKES = {
 def test_a_mistake_of_the_module_is_told(gaga, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     text, said = MISTAKES[name]
-    Path(f"mistake_{name}.py").write_text(text)
+    Path(f"mistake_{name}.py").write_text(text, encoding="utf-8")
     done = gaga("adapter", "new", "mycode", "--model", f"mistake_{name}:f")
     sys.modules.pop(f"mistake_{name}", None)
     assert done.code == 2, done.err
@@ -301,7 +303,7 @@ def test_a_mistake_of_the_module_is_told(gaga, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("place", ["./forkmod:f", "forkmod.py:f", "./forkmod.py:f"])
 def test_a_file_in_place_of_a_module_is_told_the_right_form(gaga, tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
-    Path("forkmod.py").write_text("def f(): pass\n")
+    Path("forkmod.py").write_text("def f(): pass\n", encoding="utf-8")
     done = gaga("adapter", "new", "mycode", "--model", place)
     assert done.code == 2
     assert "from this folder: --model forkmod:f." in " ".join(done.err.split())
@@ -329,7 +331,7 @@ def test_a_sampler_of_another_name_needs_no_more_lines(gaga, tmp_path, monkeypat
     source = inspect.getsource(edm_like).replace("EnVariationalDiffusion", "Fork")
     source = re.sub(r"\b(def |super\(\)\.)sample\(", r"\1generate(", source)
     source = re.sub(r"\bsample_chain\(", "draw_with_frames(", source)
-    Path("renamed.py").write_text(source + MAKE.format(width=6))
+    Path("renamed.py").write_text(source + MAKE.format(width=6), encoding="utf-8")
     done = gaga("adapter", "new", "alpha", "--model", "renamed:make_model", "--json")
     sys.modules.pop("renamed", None)
     assert done.code == 0, done.err
@@ -337,6 +339,6 @@ def test_a_sampler_of_another_name_needs_no_more_lines(gaga, tmp_path, monkeypat
     assert told["names"]["starts"] == ["generate"]
     assert told["names"]["parent"] == "Adapter"  # EDM's has a `sample`
     assert not [check for check, said in told["checks"].items() if said.startswith("failed")]
-    text = Path("alpha_adapter.py").read_text()
+    text = Path("alpha_adapter.py").read_text(encoding="utf-8")
     assert 'starts = ("generate",)' in text
     assert "def draw" not in text

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from systems import posix
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.cli import console
@@ -44,6 +45,7 @@ def stdout_into(file):
         os.close(saved)
 
 
+@posix
 def test_molecules_go_to_standard_output_and_talk_to_stderr(gaga, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with stdout_into(tmp_path / "stdout"):
@@ -66,6 +68,7 @@ def test_a_page_goes_to_standard_output(gaga, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["stdout"]
 
 
+@posix
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,6 +94,7 @@ def test_what_cannot_be_written_is_one_line(gaga, arguments, message, tmp_path, 
     assert sorted(os.listdir(tmp_path)) == ["loop", "mine.html"]
 
 
+@posix
 def test_every_output_lands_where_its_link_leads(gaga, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "disk").mkdir()
@@ -220,7 +224,7 @@ def test_names_of_files_are_printed_as_they_are(gaga, name, tmp_path, monkeypatc
 def test_a_file_name_that_is_no_text(gaga, tmp_path):
     file = os.fsencode(tmp_path) + b"/\xff.xyz"
     try:
-        with open(file, "w") as stream:
+        with open(file, "w", encoding="utf-8") as stream:
             stream.write("2\n\nH 0 0 0\nH 0 0 0.74\n")
     except OSError:
         pytest.skip("this disk has no such names")

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from systems import posix
 
 from gaga_adapter.errors import WriteError
 from gaga_adapter.files.atomic import file_behind, is_stream, replacing
@@ -24,6 +25,7 @@ def write(path, text="new\n"):
         draft.write_text(text)
 
 
+@posix
 def test_data_land_where_a_link_leads_and_the_link_stays(tmp_path):
     (tmp_path / "disk").mkdir()
     real, link, second = tmp_path / "disk" / "a.txt", tmp_path / "link", tmp_path / "second"
@@ -43,6 +45,7 @@ def test_data_land_where_a_link_leads_and_the_link_stays(tmp_path):
     assert sorted(os.listdir(tmp_path / "disk")) == ["a.txt", "b.txt"]
 
 
+@posix
 def test_permissions_are_those_of_the_old_file_or_of_the_umask(tmp_path):
     file = tmp_path / "a.txt"
     before = os.umask(0o027)
@@ -60,6 +63,7 @@ def test_permissions_are_those_of_the_old_file_or_of_the_umask(tmp_path):
     assert (other.read_text(), file.read_text()) == ("again\n", "third\n")
 
 
+@posix
 def test_a_file_that_is_write_protected_is_refused_before_the_work(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("old\n")
@@ -71,6 +75,7 @@ def test_a_file_that_is_write_protected_is_refused_before_the_work(tmp_path):
         write(tmp_path)
 
 
+@posix
 def test_a_file_of_somebody_else_in_a_folder_of_everybody_is_refused(tmp_path, monkeypatch):
     file = tmp_path / "a.txt"
     file.touch(mode=0o666)
@@ -81,6 +86,7 @@ def test_a_file_of_somebody_else_in_a_folder_of_everybody_is_refused(tmp_path, m
         file_behind(file)
 
 
+@posix
 def test_a_pipe_gets_the_data_and_stays_a_pipe(tmp_path):
     pipe, heard = tmp_path / "pipe", []
     os.mkfifo(pipe)
@@ -129,6 +135,7 @@ def test_devices_are_written_and_not_replaced(tmp_path):
     assert not is_stream(tmp_path / "nothing")
 
 
+@posix
 def test_a_socket_is_refused_by_name(tmp_path, monkeypatch):
     import socket
 

@@ -61,7 +61,7 @@ def main(repo, source=None, target=None):
     if source is not None:
         with np.load(source) as arrays:
             positions, charges = arrays["positions"], arrays["charges"]
-        Path(target).write_text(json.dumps(judge_as_edm(positions, charges)))
+        Path(target).write_text(json.dumps(judge_as_edm(positions, charges)), encoding="utf-8")
         return
     positions, charges = golden_molecules()
     with contextlib.redirect_stdout(io.StringIO()):

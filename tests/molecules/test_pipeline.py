@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
+from systems import posix
 
 from gaga_adapter import GAGAScheduler, GAGAStats
 from gaga_adapter.cli import demo, report, sample
@@ -275,6 +276,7 @@ def test_numbers_of_a_file_of_samples(pipe, numbers, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@posix
 def test_several_processes_do_not_write_into_one_pipe(pipe):
     with pytest.raises(WriteError, match="2 processes cannot write into /dev/null together"):
         sample_sdf(pipe, "/dev/null", 4, processes=Processes(0, 2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import lzma
 import os
@@ -95,7 +96,7 @@ class Input:
         if not self._is_kept:
             return stream
         handle, name = tempfile.mkstemp(prefix="gaga-")
-        weakref.finalize(self, Path(name).unlink, missing_ok=True)
+        weakref.finalize(self, _forget, Path(name))
         with stream, os.fdopen(handle, "wb") as file:
             shutil.copyfileobj(stream, file)
         self._kept = Path(name)
@@ -114,6 +115,12 @@ class Input:
                 f"compressed, rename it to {self.path.stem}."
             )
         return raw
+
+
+def _forget(copy: Path) -> None:
+    """Remove the copy of a pipe; on Windows that fails while somebody reads it."""
+    with contextlib.suppress(OSError):
+        copy.unlink(missing_ok=True)
 
 
 def _standard_input() -> BufferedReader:

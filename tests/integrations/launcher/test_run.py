@@ -482,7 +482,7 @@ def test_a_fork_is_told_from_its_parent_by_its_mark(gaga, tmp_path, monkeypatch,
     assert code == 2
     assert f"`gaga run {parent}`" in err
     file, text = fork.mark
-    with Path(file).open("a") as module:
+    with Path(file).open("a", encoding="utf-8") as module:
         module.write(f"\n# {text}\n")
     code, _, err = gaga("run", parent, *train)
     assert code == 2

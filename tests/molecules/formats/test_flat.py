@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+from systems import posix
 
 from gaga_adapter.cli.options import Reading, open_data
 from gaga_adapter.errors import DataError, GAGAError
@@ -167,6 +168,7 @@ def test_the_command_line_tells_molecules_from_latents(tmp_path):
         open_data(Reading([str(tmp_path / "latents.npy")], elements="auto", format="npy"))
 
 
+@posix
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     """A pipe of that name would never end."""
     os.mkfifo(tmp_path / "pipe.npy")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from systems import posix
 
 from gaga_adapter.errors import DataError, MissingExtraError
 from gaga_adapter.molecules.formats import read_molecules, stream_molecules
@@ -176,6 +177,7 @@ def test_a_file_that_is_called_like_standard_input(tmp_path, monkeypatch):
     check(read_molecules("./-", format="xyz"))
 
 
+@posix
 def test_advice_that_can_be_followed(tmp_path):
     (tmp_path / "a.pdb.zst").write_text("x")
     (tmp_path / "a").write_text("x")
