@@ -108,9 +108,14 @@ def publish(
     Returns:
         The address of the commit, or of the pull request.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 
     check_repo_id(repo_id, owner=False)
+    if endpoint is not None and "_endpoint" not in CommitInfo.__dataclass_fields__:
+        raise WriteError(  # it would commit, and fail to read the address of the commit
+            f"this version of huggingface_hub cannot push to {endpoint} by name. Upgrade it, or "
+            f"set the variable HF_ENDPOINT={endpoint} before Python starts."
+        )
     if not message.strip():
         raise WriteError("the message of the commit is empty. Say what changed.")
     api = HfApi(token=token, endpoint=endpoint)
