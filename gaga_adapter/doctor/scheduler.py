@@ -91,7 +91,10 @@ class _Found:
             except GAGAError as error:
                 self.problems.append(f"{what}: {error}")
         told = dict.fromkeys(str(one.message) for one in said)
-        self.notes += [f"{one[:1].upper()}{one[1:]}" for one in told]
+        # "t*" keeps its small letter, which is its name.
+        self.notes += [
+            one if one.startswith("t*") else f"{one[:1].upper()}{one[1:]}" for one in told
+        ]
 
     def load(self) -> tuple[Scheduler, bool]:
         """The plain scheduler, and whether statistics were saved with it.
@@ -105,7 +108,7 @@ class _Found:
             self._source = _by_default(self.name)
             return self._source, False
         folder = self._folder()
-        kind = read_json(folder / CONFIG_NAME, infinite=True).text("_class_name")
+        kind = _class_name(folder / CONFIG_NAME)
         if plain_class(kind.removeprefix(PREFIX)) is None:
             raise ArtefactError(
                 f"its class {kind} is none of diffusers, and no module of yours is imported here. "
@@ -136,7 +139,7 @@ class _Found:
                 except ArtefactError:
                     raise error from None
         if (place / _PIPELINE).is_file():
-            kind = read_json(place / _PIPELINE, infinite=True).text("_class_name")
+            kind = _class_name(place / _PIPELINE)
             self.add("pipeline", kind, pipeline=kind)
         for folder in (place, place / _WITHIN):
             if (folder / CONFIG_NAME).is_file():
@@ -211,8 +214,24 @@ class _Found:
         self.add("network calls", told)
         if least == self.facts["before"]["network_calls"] and wrapped.spacing == "suffix":
             self.notes.append(
-                f"Nothing is cut of {steps} steps: their grid begins at t* or nearer to the data."
+                f"Nothing is cut of {steps} step{'' if steps == 1 else 's'}: the grid begins at t* "
+                "or nearer to the data."
             )
+
+
+def _class_name(file: Path) -> str:
+    """The class that a configuration of diffusers names.
+
+    Raises:
+        ArtefactError: If there is none, or the file is no configuration.
+    """
+    try:
+        return read_json(file, infinite=True).text("_class_name")
+    except ArtefactError as error:
+        raise ArtefactError(
+            f"{str(error).rstrip('.')}. Save the scheduler or its pipeline again, by "
+            "save_pretrained."
+        ) from error
 
 
 def _by_default(name: str) -> Scheduler:

@@ -5,6 +5,7 @@ import json
 import diffusers
 import pytest
 import torch
+from folders import ARTEFACTS
 from toys import dense_stats
 
 from gaga_adapter import FewStepScheduler, GAGAScheduler
@@ -123,6 +124,13 @@ def test_a_grid_of_which_nothing_is_cut(stats, tmp_path):
     assert any(note.startswith("Nothing is cut of 2 steps") for note in found.notes)
 
 
+def test_one_step_and_a_note_that_begins_with_t_star():
+    found = scheduler("DDIMScheduler", str(ARTEFACTS / "dense_full"), 1)
+    assert any(note.startswith("Nothing is cut of 1 step: the grid") for note in found.notes)
+    found = scheduler(str(ARTEFACTS / "few_step_pipeline"), None, 7)
+    assert any(note.startswith("t* was chosen for the") for note in found.notes)
+
+
 # -- how it is named -------------------------------------------------------------------------------
 
 
@@ -164,6 +172,8 @@ def test_refusals_say_why(stats, tmp_path, monkeypatch):
     (own / "scheduler_config.json").write_text('{"_class_name": "MyScheduler"}')
     saved(diffusers.VQDiffusionScheduler(num_vec_classes=9), tmp_path / "tokens")
     saved(diffusers.DDIMInverseScheduler(), tmp_path / "inverse")
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "scheduler_config.json").write_text("[1]")
     for name, told in (
         ("tokens", "cannot use VQDiffusionScheduler: it samples discrete tokens"),
         ("VQDiffusionScheduler", "cannot use VQDiffusionScheduler: it samples discrete tokens"),
@@ -172,6 +182,7 @@ def test_refusals_say_why(stats, tmp_path, monkeypatch):
         ("empty", "neither scheduler_config.json nor scheduler/scheduler_config.json is in empty"),
         ("nowhere", "there is no folder nowhere, and no scheduler class of diffusers"),
         ("a b/c", "'a b/c' is no hub id"),
+        ("list", "scheduler_config.json is [1], and must be an object with entries. Save the"),
     ):
         found = scheduler(name, stats, 50)
         (problem,) = found.problems
