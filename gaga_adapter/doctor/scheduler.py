@@ -6,9 +6,11 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gaga_adapter.doctor.packages import installed_version
 from gaga_adapter.doctor.section import Section, first_line
 from gaga_adapter.errors import ArtefactError, GAGAError, GAGAWarning, TruncationError
 from gaga_adapter.files.checked import read_json
@@ -110,6 +112,8 @@ class _Found:
         folder = self._folder()
         kind = _class_name(folder / CONFIG_NAME)
         if plain_class(kind.removeprefix(PREFIX)) is None:
+            if kind.removeprefix(PREFIX) in exported:
+                raise ArtefactError(f"its class {kind} {_missing(kind.removeprefix(PREFIX))}")
             raise ArtefactError(
                 f"its class {kind} is none of diffusers, and no module of yours is imported here. "
                 "Import it in Python, and pass the scheduler to GAGAScheduler.from_pretrained, "
@@ -130,7 +134,10 @@ class _Found:
                     "name. Pass a folder, a class such as DDIMScheduler, or a hub id such as "
                     "user/name."
                 )
-            check_repo_id(self.name)
+            try:
+                check_repo_id(self.name)
+            except ArtefactError as error:
+                raise ArtefactError(f"there is no folder {self.name}, and {error}") from None
             try:
                 return scheduler_folder(self.name, _WITHIN, None, None, None, False)
             except ArtefactError as error:
@@ -234,6 +241,19 @@ def _class_name(file: Path) -> str:
         ) from error
 
 
+def _missing(name: str) -> str:
+    """What a scheduler class needs for which diffusers has put a placeholder, and what to do."""
+    placeholder = getattr(import_module("diffusers.schedulers"), name, None)
+    needed = getattr(placeholder, "_backends", ())
+    missing = [one for one in needed if installed_version(one) is None]
+    if not missing:
+        return (
+            "cannot be imported from diffusers. Install diffusers again: pip install -U diffusers"
+        )
+    names = " ".join(missing)
+    return f"needs what is not installed: {', '.join(missing)}. Run: pip install {names}"
+
+
 def _by_default(name: str) -> Scheduler:
     """A scheduler with the default configuration of its class.
 
@@ -243,7 +263,7 @@ def _by_default(name: str) -> Scheduler:
     """
     made = plain_class(name)
     if made is None:
-        raise ArtefactError(f"{name} needs a library that is not installed, as diffusers says.")
+        raise ArtefactError(f"{name} {_missing(name)}")
     known_name(made)
     try:
         return made()

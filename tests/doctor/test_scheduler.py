@@ -9,6 +9,7 @@ from folders import ARTEFACTS
 from toys import dense_stats
 
 from gaga_adapter import FewStepScheduler, GAGAScheduler
+from gaga_adapter.doctor import scheduler as doctor
 from gaga_adapter.doctor.scheduler import scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -181,7 +182,8 @@ def test_refusals_say_why(stats, tmp_path, monkeypatch):
         ("own", "its class MyScheduler is none of diffusers"),
         ("empty", "neither scheduler_config.json nor scheduler/scheduler_config.json is in empty"),
         ("nowhere", "there is no folder nowhere, and no scheduler class of diffusers"),
-        ("a b/c", "'a b/c' is no hub id"),
+        ("a b/c", "there is no folder a b/c, and 'a b/c' is no hub id"),
+        ("my-pipeline/", "there is no folder my-pipeline/, and 'my-pipeline/' is no hub id"),
         ("list", "scheduler_config.json is [1], and must be an object with entries. Save the"),
     ):
         found = scheduler(name, stats, 50)
@@ -189,6 +191,24 @@ def test_refusals_say_why(stats, tmp_path, monkeypatch):
         assert problem.startswith(f"Scheduler {name}: {told}")
         assert found.facts["works"] is False
         assert about(found)["named"] == name
+
+
+def test_a_class_whose_library_is_missing_names_it(monkeypatch, tmp_path):
+    """diffusers exports a placeholder for it, which is no scheduler."""
+    from diffusers.utils import dummy_torch_and_torchsde_objects as placeholders
+
+    one = "DPMSolverSDEScheduler"
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": one}))
+    monkeypatch.setattr(diffusers.schedulers, one, getattr(placeholders, one), raising=False)
+    monkeypatch.setattr(doctor, "plain_class", lambda name: None)
+    for installed, told in (
+        (lambda name: None if name == "torchsde" else "1", "Run: pip install torchsde"),
+        (lambda name: "1", "pip install -U diffusers"),
+    ):
+        monkeypatch.setattr(doctor, "installed_version", installed)
+        for name in (one, str(tmp_path)):
+            (problem,) = scheduler(name, None, 50).problems
+            assert problem.endswith(told)
 
 
 def test_too_many_steps_and_statistics_that_are_none(stats, tmp_path):
