@@ -166,7 +166,7 @@ class _Found:
         prediction = base.config.get("prediction_type")
         clean, noisy = timestep_range(base)
         self.add("convention", f"row {row}: {levels}", row=row, levels=levels)
-        self.add("network predicts", prediction or "what its class says", prediction=prediction)
+        self.add("network predicts", prediction or "set by its class", prediction=prediction)
         self.add("timesteps", f"{clean:g} (data) to {noisy:g} (noise)", timesteps=[clean, noisy])
 
     def before(self, base: Scheduler, steps: int) -> None:
@@ -220,9 +220,9 @@ class _Found:
             told = f"{calls['scaled']} in loops that scale their noise by init_noise_sigma; {bare}"
         self.add("network calls", told)
         if least == self.facts["before"]["network_calls"] and wrapped.spacing == "suffix":
+            number = "1 step" if steps == 1 else f"{steps} steps"
             self.notes.append(
-                f"Nothing is cut of {steps} step{'' if steps == 1 else 's'}: the grid begins at t* "
-                "or nearer to the data."
+                f"Nothing is cut of {number}: at most the first of them is as noisy as t*."
             )
 
 
