@@ -293,11 +293,21 @@ def _saves(facts: Facts) -> str:
     found = home_savings(facts.stats)
     if any(saving.kept is None for saving in found):
         return ""
-    calls = [f"{saving.kept} instead of {saving.full}" for saving in found]
+    fewer = [
+        f"{saving.kept} instead of {saving.full}"
+        for saving in found
+        if saving.kept is not None and saving.kept < saving.full
+    ]
+    if not fewer:
+        return (
+            f"Nothing with the ancestral sampler on {found[0].schedule}: its path ends where these "
+            "data become Gaussian."
+        )
+    calls = " or ".join(part for part in (", ".join(fewer[:-1]), fewer[-1]) if part)
     return (
         f"The network is called less often: with the ancestral sampler on {found[0].schedule} "
-        f"{', '.join(calls[:-1])} or {calls[-1]} times. A FewStepScheduler makes as many calls as "
-        f"you ask for, such as {FEW_STEPS}, and all of them between t* and the data."
+        f"{calls} times. A FewStepScheduler makes as many calls as you ask for, such as "
+        f"{FEW_STEPS}, and all of them between t* and the data."
     )
 
 

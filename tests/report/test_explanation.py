@@ -161,6 +161,9 @@ def test_no_curve_p_values_and_a_path_that_is_too_short(qm9):
     words = text(explain(p_values, "a"))
     assert "with 5 % of false alarms" in words
     assert "Nats measure" not in words
+    end = text(explain(dense_stats(log_snr_star=-10.1), "a"))
+    assert "Nothing with the ancestral sampler on ddpm/linear: its path ends" in end
+    assert "called less often" not in end
     far = text(explain(dense_stats(log_snr_star=-30.0), "a"))
     assert "nothing can be left out" in far
     assert "called less often" not in far
