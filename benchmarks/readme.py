@@ -1,7 +1,9 @@
-"""Writes the measured tables into README.md and the pages beside this file, between their markers.
+"""Writes measured tables into README.md, the pages beside this file and those of the manual.
 
 python benchmarks/readme.py            write
 python benchmarks/readme.py --check    exit 1 if a page is older than the results
+
+Single numbers in the text of the manual are brought up to date as well: `docs/tools/figures.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ import train_speed
 import training
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs" / "tools"))
+from figures import filled  # noqa: E402 - docs/tools is no package
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -254,7 +259,7 @@ TABLES = {
 
 
 def main() -> None:
-    """Replace what stands between the markers."""
+    """Replace what stands between the markers; the manual repeats some of the tables."""
     old = {file: file.read_text(encoding="utf-8") for file, _, _ in TABLES.values()}
     new = dict(old)
     for name, (file, results, table) in TABLES.items():
@@ -268,10 +273,16 @@ def main() -> None:
         )
         if count != 1:
             sys.exit(f"{file.name} has {count} places for the table {name!r}, need 1")
+    if "--check" not in sys.argv:
+        for file, text in new.items():
+            file.write_text(text, encoding="utf-8")
+    manual = [page for page in (ROOT / "docs").rglob("*.md") if "tools" not in page.parts]
+    old |= {page: page.read_text(encoding="utf-8") for page in manual}
+    new |= {page: filled(old[page]) for page in manual}
     if "--check" in sys.argv:
         sys.exit(new != old)
-    for file, text in new.items():
-        file.write_text(text, encoding="utf-8")
+    for page in manual:
+        page.write_text(new[page], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,6 @@
 """What mkdocs builds besides the pages of this folder.
 
-- `<!-- table: quality -->` becomes the table of that name, which `benchmarks/*.py` wrote into
-  README.md or a page of benchmarks/ from its json;
-- `<!-- section: integrations/README.md # How to write the next one -->` becomes that section;
-- `<!-- page?: benchmarks/SAMPLING.md -->` becomes that page, as a section, once there is one;
-- `{{ references: curves/paper/value/3 | .1f }}` becomes that number of benchmarks/results;
+- measured figures, tables and sections of other files: `figures.py`;
 - `figures/NAME.png` are those of benchmarks/results;
 - a page of the API for every public module, one of the scripts in examples/, and the changelog.
 """
@@ -12,11 +8,11 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from figures import site_text
 from mathml import with_mathml
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -181,84 +177,16 @@ def on_files(files: Files, config: Any) -> Files:  # noqa: ANN401 - of mkdocs
     return files
 
 
-def table(name: str) -> str:
-    """A generated table with its legend, from the page that its benchmark writes it into.
-
-    Raises:
-        KeyError: there is none.
-    """
-    for page in (ROOT / "README.md", *sorted((ROOT / "benchmarks").glob("*.md"))):
-        text = page.read_text(encoding="utf-8")
-        found = re.search(rf"<!-- {name}:begin -->\n(.*?)\n<!-- {name}:end -->", text, re.DOTALL)
-        if found:
-            return found[1].replace(" ± ", "\u00a0±\u00a0")  # not apart from its error
-    raise KeyError(name)
-
-
-def section(file: str, title: str) -> str:
-    """What stands under a heading of a file, without the heading.
-
-    Raises:
-        KeyError: it has no such heading.
-    """
-    text = (ROOT / file).read_text(encoding="utf-8")
-    found = re.search(
-        rf"^(#+) {re.escape(title)}\n(.*?)(?=^\1 |\Z)", text, re.DOTALL | re.MULTILINE
-    )
-    if not found:
-        raise KeyError(title)
-    return found[2].strip()
-
-
-def page_if_there(file: str) -> str:
-    """A page as a section: its headings one level lower, its links to other files as text."""
-    if not (ROOT / file).is_file():
-        return ""
-    text = re.sub(r"^#", "##", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!http|#)[^)]*\)", r"\1", text)
-
-
-def figure(file: str, keys: str, form: str = "") -> str:
-    """A number from the json of a benchmark.
-
-    Raises:
-        KeyError: there is none.
-    """
-    found = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text("utf-8"))
-    for key in " ".join(keys.split()).split("/"):
-        found = found[int(key)] if isinstance(found, list) else found[key]
-    return format(found, form.strip()).replace("%", "\u00a0%")
-
-
-def with_figures(markdown: str) -> str:
-    """A page whose numbers are filled in."""
-    return re.sub(
-        r"\{\{ (\w+): ([^|}]+)(?:\| ([^}]+))?\}\}",
-        lambda m: figure(m[1], m[2], m[3] or ""),
-        markdown,
-    )
-
-
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ANN401
     """Fill in tables and sections; take out what only the tests read."""
     try:
-        markdown = re.sub(
-            r"^<!-- table: (\w+) -->$", lambda m: table(m[1]), markdown, flags=re.MULTILINE
-        )
-        markdown = re.sub(
-            r"^<!-- section: (\S+) # (.+) -->$",
-            lambda m: section(m[1], m[2]),
-            markdown,
-            flags=re.MULTILINE,
-        )
-        markdown = re.sub(
-            r"^<!-- page\?: (\S+) -->$", lambda m: page_if_there(m[1]), markdown, flags=re.MULTILINE
-        )
-        markdown = with_figures(markdown)
+        markdown = site_text(markdown)
     except KeyError as error:
         raise PluginError(f"{page.file.src_uri}: nothing is called {error}") from error
     up = "../" * page.file.src_uri.count("/")
-    markdown = re.sub(r"\]\((?:benchmarks/)?results/(\w+\.png)\)", rf"]({up}figures/\1)", markdown)
+    markdown = re.sub(
+        r"\]\((?:[./]*benchmarks/)?results/(\w+\.png)\)", rf"]({up}figures/\1)", markdown
+    )
     markdown = re.sub(r"^<!-- setup\n.*?^-->\n", "", markdown, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"^<!-- (not run: .+|numbers vary) -->\n", "", markdown, flags=re.MULTILINE)
 

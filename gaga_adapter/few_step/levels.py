@@ -42,7 +42,7 @@ def even_timesteps(
 
     Neither end lies outside of the scheduler's own path. Where the levels are a table, the first
     is the entry at or beyond `first`, as t* is everywhere, and the others are the nearest entries;
-    those that coincide move apart towards noise.
+    those that coincide move apart, towards noise as far as the table goes.
 
     Args:
         at: Convention of the scheduler.
@@ -79,10 +79,12 @@ def timesteps_at(at: Convention, log_snrs: Tensor, noisiest: float = -math.inf) 
     timesteps[0] = min(first_beyond(known, float(log_snrs[0])), most)
     for place in range(n - 2, -1, -1):
         timesteps[place] = max(timesteps[place], timesteps[place + 1] + 1)
-    if timesteps[0] > most:
+    if most - timesteps[-1] + 1 < n:
         raise TruncationError(
             f"{n} steps do not fit: of the {len(known)} timesteps of the table, {most + 1} may be "
             f"used, and too few of them lie below log-SNR {float(log_snrs[-1]):.3g}. Ask for fewer "
             "steps."
         )
+    for place in range(n):  # where the table ends, those that coincide move towards data
+        timesteps[place] = min(timesteps[place], most - place)
     return timesteps

@@ -195,9 +195,10 @@ class TabulatedPath(GaussianPath):
             x.to(target.device) for x in (self._a, self._b, self._log_snr, self._times)
         )
         i = (torch.searchsorted(-table, -target, right=True) - 1).clamp(0, len(nodes) - 2)
-        ratio = (target / 2).exp()
-        line = (a[i] - ratio * b[i]) / (a[i] - a[i + 1] + ratio * (b[i + 1] - b[i]))
-        line = torch.where(torch.isposinf(target), torch.zeros_like(line), line)
+        # a / b = exp(target / 2), whose larger side is divided out so that neither overflows
+        of_a, of_b = (-target / 2).clamp(max=0).exp(), (target / 2).clamp(max=0).exp()
+        line = of_a * a[i] - of_b * b[i]
+        line = line / (of_a * (a[i] - a[i + 1]) + of_b * (b[i + 1] - b[i]))
         curve = (table[i] - target) / (table[i] - table[i + 1])
         straight = torch.isinf(table[i]) | torch.isinf(table[i + 1])
         return torch.lerp(nodes[i], nodes[i + 1], torch.where(straight, line, curve).clamp(0, 1))

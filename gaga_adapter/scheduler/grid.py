@@ -99,7 +99,7 @@ class GridMaker:
             if name in ("sigmas", "timesteps") and value is not None
         }
         n_steps = len(self._ratios())
-        if self._n_steps_beyond() == n_steps:  # the grid begins at t*, or does not get there
+        if self._n_steps_beyond() == n_steps:  # no step lies beyond the one that crosses t*
             return self._cut(n_steps, is_whole=True)
         if entry_lists:
             self._resample(entry_lists, n_steps)

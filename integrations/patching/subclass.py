@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from gaga_adapter.errors import UnsupportedModelError
+
 Recipe = Callable[..., Mapping[str, Any]]
 
 _GENERATED: dict[tuple[Any, ...], type[Any]] = {}
@@ -30,6 +32,7 @@ def subclass(base: Any, recipe: Recipe, *args: Hashable) -> type[Any]:  # noqa: 
             "__doc__": f"`{base.__name__}`, started at t* from the fitted Gaussian.",
             "__module__": __name__,
             "__reduce_ex__": reduce,
+            "__copy__": _no_shallow_copy,
             "_gaga_base": base,
         }
         _GENERATED[key] = type(f"GAGA{base.__name__}", (base,), body)
@@ -50,6 +53,19 @@ def original_class(cls: type[Any]) -> type[Any]:
     """The class that a generated one was made from, or the class itself."""
     base: type[Any] = cls.__dict__.get("_gaga_base", cls)
     return base
+
+
+def _no_shallow_copy(self: Any) -> Any:  # noqa: ANN401 - any module
+    """Refuse a copy that shares its submodules: a patch is in these, too.
+
+    Raises:
+        UnsupportedModelError: Always.
+    """
+    raise UnsupportedModelError(
+        f"a shallow copy of a patched {original_class(type(self)).__name__} shares its submodules "
+        "with the model, so neither could be unpatched alone. Use copy.deepcopy, or remove the "
+        "patch first."
+    )
 
 
 def _empty(base: type[Any], recipe: Recipe, *args: Hashable) -> Any:  # noqa: ANN401 - of `base`

@@ -180,7 +180,7 @@ def test_every_picture_is_small_and_on_the_page():
     for file in files:
         with Image.open(file) as image:
             assert 1000 <= image.width <= 1400  # legible on a page that is 800 pixels wide
-    shown = re.findall(r"!\[([^\]]{60,})\]\(figures/gallery_(\w+)\.png\)", PAGE)
+    shown = re.findall(r"!\[([^\]]{60,})\]\(\.\./benchmarks/results/gallery_(\w+)\.png\)", PAGE)
     assert [name for _, name in shown] == NAMES
     assert set(re.findall(r"`python benchmarks/gallery\.py (\w+)`", PAGE)) == set(NAMES)
 
@@ -197,7 +197,7 @@ def test_nats_in_the_text_below_a_picture_are_those_in_it():
     }
     seen = 0
     for name, (levels, nats) in strips.items():
-        (text,) = re.findall(rf"!\[([^\]]+)\]\(figures/gallery_{name}\.png\)", PAGE)
+        (text,) = re.findall(rf"!\[([^\]]+)\]\(\.\./benchmarks/results/gallery_{name}\.png\)", PAGE)
         texts = {
             level: one.text.removeprefix("> ") for level, one in zip(levels, nats, strict=True)
         }

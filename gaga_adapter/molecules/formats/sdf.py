@@ -87,7 +87,7 @@ class SdfFile(FileFormat[TextPiece]):
 
         if not text.strip(_BLANK):
             raise DataError("is empty: two `$$$$` lines with nothing between them")
-        if text.count("M  END") > 1 and len(_END.findall(text)) > 1:
+        if text.count("M  END") > 1 and len(_ends(text)) > 1:
             raise DataError("holds several molecules: a `$$$$` line is missing in it")
         with rdBase.BlockLogs():
             mol = _parsed(text)
@@ -120,7 +120,7 @@ class SdfFile(FileFormat[TextPiece]):
 def _molecules(line: int, text: str) -> Iterator[TextPiece]:
     """The molecules between two `$$$$` lines: one, or several without data fields between them."""
     if text.count("M  END") > 1:
-        ends = list(_END.finditer(text))
+        ends = _ends(text)
         start = 0
         for one, other in itertools.pairwise(ends):
             if not _DATA.search(text, one.end(), other.start()):
@@ -129,6 +129,11 @@ def _molecules(line: int, text: str) -> Iterator[TextPiece]:
                 start = one.end()
         text = text[start:]
     yield line, text
+
+
+def _ends(text: str) -> list[re.Match[str]]:
+    """The lines that end a molecule; the first line is a title, whatever it says."""
+    return list(_END.finditer(text, text.find("\n") + 1))
 
 
 def _parsed(text: str) -> Any:  # noqa: ANN401  # rdkit has no types
@@ -152,12 +157,18 @@ def sdf_text(molecules: MoleculeSet) -> str:
     is_far = bool((np.abs(molecules.positions) >= 1e4).any())
     blocks = []
     for index, mol in enumerate(to_rdkit(molecules)):
-        mol.SetProp("_Name", " ".join(f"{molecules.name} {index}".split()))  # it is one line
+        mol.SetProp("_Name", _title(f"{molecules.name} {index}"))
         mol.UpdatePropertyCache(strict=False)
         block = Chem.MolToMolBlock(mol, kekulize=False, forceV3000=is_far)
         title, program, _, rest = block.split("\n", 3)
         blocks.append("\n".join((title, program, BY_DISTANCES, rest)))
     return "".join(f"{block}$$$$\n" for block in blocks)
+
+
+def _title(name: str) -> str:
+    """A name as the first line of a record, which must not begin like the end of one."""
+    line = " ".join(name.split())
+    return f"molecules {line}" if line.startswith("$") else line
 
 
 def write_sdf(molecules: MoleculeSet, path: str | os.PathLike[str]) -> None:
