@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 try:
-    import pwd
-except ImportError:  # Windows has none
-    pwd = None  # type: ignore[assignment]
+    from os import getuid as _user_number
+    from pwd import getpwuid as _entry_of
+except ImportError:  # Windows has neither
+    _entry_of = None  # type: ignore[assignment]
 
 #: Tokens of the hub, which no message should hold and none shall show.
 _TOKEN = re.compile(r"\bhf_\w{4,}")
@@ -59,9 +60,9 @@ def _homes() -> list[str]:
     HOME may name another folder than the system does, and both are hidden.
     """
     homes = [os.path.expanduser("~")]
-    if pwd is not None:
+    if _entry_of is not None:
         with suppress(KeyError):  # the system knows no such user, as in some containers
-            homes.append(pwd.getpwuid(os.getuid()).pw_dir)
+            homes.append(_entry_of(_user_number()).pw_dir)
     places = {Path(one) for home in homes for one in (home, os.path.realpath(home))}
     # Messages of the system write the separator of Windows twice.
     spelt = {

@@ -111,20 +111,20 @@ def test_names_of_home_folders_and_tokens_are_hidden(monkeypatch, tmp_path):
 def test_the_home_of_the_system_is_hidden_where_the_environment_names_another(monkeypatch):
     pwd = pytest.importorskip("pwd")
     user = pwd.struct_passwd(("jane", "x", 1, 1, "", "/home/jane", "/bin/sh"))
-    monkeypatch.setattr(pwd, "getpwuid", lambda number: user)
+    monkeypatch.setattr(section, "_entry_of", lambda number: user)
     monkeypatch.setenv("HOME", "/scratch/job")
     assert presentable("/home/jane/env and /scratch/job/a") == "~/env and ~/a"
 
     def unknown(number):
         raise KeyError(number)
 
-    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(section, "_entry_of", unknown)
     assert presentable("/home/jane/env and /scratch/job/a") == "/home/jane/env and ~/a"
 
 
 def test_a_home_of_windows_is_hidden_in_every_spelling(monkeypatch):
     monkeypatch.setattr(section, "Path", PureWindowsPath)
-    monkeypatch.setattr(section, "pwd", None)
+    monkeypatch.setattr(section, "_entry_of", None)
     monkeypatch.setattr(section.os.path, "expanduser", lambda name: "C:\\Users\\jane")
     monkeypatch.setattr(section.os.path, "realpath", lambda name: name)
     path = r"C:\Users\jane\stats"
@@ -133,7 +133,7 @@ def test_a_home_of_windows_is_hidden_in_every_spelling(monkeypatch):
 
 
 def test_no_home_hides_nothing(monkeypatch):
-    monkeypatch.setattr(section, "pwd", None)
+    monkeypatch.setattr(section, "_entry_of", None)
     monkeypatch.setenv("HOME", "/")
     monkeypatch.setenv("USERPROFILE", "/")
     assert presentable("/data/a") == "/data/a"
