@@ -505,7 +505,7 @@ def test_data_that_cannot_be_judged():
         criterion.curve(torch.randn(99, 3), None, reference, levels(0.0))
     mixed = torch.cat([torch.full((180,), 4), torch.full((20,), 3)])
     mask = mask_from_sizes(mixed)
-    with pytest.warns(GAGAWarning, match="20 of 200 molecules are left out"):
+    with pytest.warns(GAGAWarning, match="leaves out 20 of the 200 molecules that it judges"):
         curve = criterion.curve(project(x, mask), mask, reference, levels(0.0))
     assert curve.extra["share"] == (0.9,)
     assert curve.n_samples == 180
