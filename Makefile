@@ -29,7 +29,7 @@ lint: $(VENV)/.dev ## style, types, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell gaga_adapter integrations tests benchmarks docs README.md CHANGELOG.md
+	$(BIN)/codespell gaga_adapter integrations tests benchmarks docs .github README.md CHANGELOG.md CONTRIBUTING.md CODE_OF_CONDUCT.md SECURITY.md
 
 docs: $(VENV)/.docs ## build the documentation into site/, with strict links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
