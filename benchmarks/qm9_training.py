@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from batched_muon import BatchedMuon
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -213,6 +212,8 @@ def optimizers_of(model: MoleculeDenoiser, recipe: Recipe) -> list[torch.optim.O
         torch.optim.AdamW(rest, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=decay)
     ]
     if hidden:
+        from batched_muon import BatchedMuon  # its base is in torch from 2.9 on
+
         made.append(
             BatchedMuon(
                 hidden, lr=recipe.muon_lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"

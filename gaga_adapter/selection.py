@@ -18,8 +18,9 @@ assumed of the curve.
 least their value, and may exceed the tolerance. The standard errors are those of the bound, not of
 what it misses. What a classifier finds grows with the number of items, so t* does too (`by_items`);
 what a denoiser certifies, with the denoiser. Of several lower bounds the largest counts
-(`noisiest`). And nats bound samples loosely: 0.5 of them allow a share of 66 % to fall to 20 %
-(`worst_share`). Only samples from t* and from the full path, side by side, show a t* to be safe.
+(`noisiest`). And nats bound samples loosely: 0.5 of them allow a share of good samples of
+66 % to fall to 20 % at worst (`worst_share`). Only samples from t* and from the full path, side by
+side, show a t* to be safe.
 
 (Bonferroni 1936: on data that *are* the reference, the tolerance is the rate at which some level of
 the curve fails by chance.) A p-value says whether the data *can be told* from the reference, not
@@ -126,9 +127,9 @@ class Selection:
             more = ", ".join(f"{star:.3g} by {name}" for name, star in self.others.items())
             told.append(f"It is the noisiest choice; the others are {more}.")
         told.append(
-            f"{self.tolerance:g} nats allow a share of 66 % to fall to "
-            f"{100 * worst_share(0.66, self.tolerance):.0f} %: compare samples from t* with those "
-            "of the full path."
+            f"{self.tolerance:g} nats allow a share of good samples of 66 % to fall to "
+            f"{100 * worst_share(0.66, self.tolerance):.0f} % at worst: compare samples from t* "
+            "with those of the full path."
         )
         return " ".join(told)
 

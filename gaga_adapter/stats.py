@@ -344,11 +344,11 @@ class GAGAStats:
             raise ArtefactError(f"the name of the statistics is empty. {_INSTEAD}")
         if name in EMBEDDED and not (folder / CONFIG_NAME).is_file():
             return cls._read(EMBEDDED[name], name)
-        from gaga_adapter.files.hub import check_repo_id, download
+        from gaga_adapter.files.hub import check_repo_id, download, looks_like_hub_id
 
         if "://" in name:
             check_repo_id(name)
-        if os.path.exists(folder) or not _looks_like_hub_id(name):
+        if os.path.exists(folder) or not looks_like_hub_id(name):
             return cls._read(folder, name)
         files = [CONFIG_NAME, TENSORS_NAME, LEVELS_NAME]
         folder = download(
@@ -531,9 +531,3 @@ def _what_is_missing(folder: Path, name: str, missing: list[str]) -> str:
     near = get_close_matches(name.lower(), EMBEDDED, 1)
     guess = f" Did you mean {near[0]}?" if near and not folder.exists() else ""
     return f"no fitted statistics in {name}: {what}.{guess} {_INSTEAD}"
-
-
-def _looks_like_hub_id(name: str) -> bool:
-    """Whether a name is like `user/name`, with nothing in it that only a path has."""
-    owner, slash, rest = name.partition("/")
-    return bool(owner and slash and rest) and "/" not in rest and not owner.startswith((".", "~"))

@@ -374,6 +374,14 @@ def _doubt_first_axis(x: Tensor, layout: DenseLayout) -> None:
     many places, and the rows of an image may well differ more than its colours.
     """
     shape = layout.shape
+    if len(shape) == 2 and shape[0] == shape[1] > 1:
+        warn(
+            f"the first axis of events {shape} is taken for the channels ({shape[0]}), and the "
+            "events are square: if they are images of one channel, add its axis, x[:, None] of "
+            f"shape (M, 1, {shape[0]}, {shape[1]}). Pass channels=0 (`gaga fit --channels 0`) if "
+            "the first axis holds the channels."
+        )
+        return
     others = [k for k in range(1, len(shape)) if len(shape) >= 4 or shape[k] < shape[0]]
     if shape[0] == 1 or not others or not bool(torch.isfinite(x).all()) or not len(x):
         return

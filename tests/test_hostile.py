@@ -146,7 +146,7 @@ def configurations(draw, name):
                 )
             else:
                 inside.insert(last, draw(st.sampled_from(HOSTILE)))
-        except (KeyError, IndexError, TypeError, OverflowError):
+        except (AttributeError, KeyError, IndexError, TypeError, OverflowError):
             assume(False)
     return config
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,21 @@ def test_the_guess_of_the_first_axis_is_doubted():
     fit([channelled((3, 40), 0, 100)], **QUICK)
     with pytest.raises(DataError, match="Pass one of the two"):
         fit([tokens], DenseLayout((40, 3)), channels=-1)
+
+
+def test_square_events_may_be_images_without_an_axis_of_channels():
+    square = torch.randn(60, 8, 8, generator=generator(1))
+    with pytest.warns(GAGAWarning) as caught:
+        assert fit([square], **QUICK).layout == DenseLayout((8, 8))
+    (text,) = (str(one.message) for one in caught if "square" in str(one.message))
+    assert "the first axis of events (8, 8) is taken for the channels (8)" in text
+    assert "add its axis, x[:, None] of shape (M, 1, 8, 8)" in text
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*square")
+        assert fit([square[:, None]], **QUICK).layout == DenseLayout((1, 8, 8))
+        assert fit([square], channels=0, **QUICK).layout == DenseLayout((8, 8))
+        fit([square[:, :, :7]], channels=0, **QUICK)
+        fit([torch.randn(60, 8, 9, generator=generator(1))], **QUICK)
 
 
 def test_tokens_of_several_lengths_are_not_padded_in_silence():

@@ -7,8 +7,16 @@ import zipfile
 
 import pytest
 from folders import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import gaga_adapter
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest there
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +112,58 @@ def test_the_newest_version_of_the_changelog_is_this_one():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = [name for name in re.findall(r"^## \[(.+?)\]", text, re.M) if name != "Unreleased"]
     assert released[0] == gaga_adapter.__version__
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def required(*extras):
+    """What the package and these extras require, each with its one lower bound."""
+    table = project()["project"]
+    lines = table["dependencies"] + [
+        line for extra in extras for line in table["optional-dependencies"][extra]
+    ]
+    found = [Requirement(line) for line in lines]
+    return [one for one in found if one.name != "gaga-adapter"]
+
+
+def lower_bound(requirement):
+    assert [one.operator for one in requirement.specifier] == [">="], f"{requirement}: one bound"
+    return Version(next(iter(requirement.specifier)).version)
+
+
+def pins(name):
+    """Version by package of a file of constraints, where every line pins one."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    found = {canonicalize_name(package): Version(version) for package, version in pairs}
+    assert len(found) == len(pairs), f"{name} names a package twice"
+    return found
+
+
+EXTRAS = sorted(project()["project"]["optional-dependencies"])
+#: Tools of those who work on the package; what a user or a test needs is in the others.
+TOOLS = ("dev", "docs")
+
+
+def test_every_lower_bound_is_the_version_that_make_test_oldest_installs():
+    oldest = pins("constraints-oldest.txt")
+    bounds = required(*(extra for extra in EXTRAS if extra not in TOOLS))
+    for requirement in [*bounds, *map(Requirement, project()["build-system"]["requires"])]:
+        pinned = oldest.get(canonicalize_name(requirement.name))
+        assert pinned == lower_bound(requirement), f"{requirement}, but the tests ran with {pinned}"
+
+
+def test_the_oldest_python_is_the_one_that_make_test_oldest_takes():
+    oldest = project()["project"]["requires-python"].removeprefix(">=")
+    assert f"PYTHON_OLDEST ?= python{oldest}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert project()["tool"]["ruff"]["target-version"] == "py" + oldest.replace(".", "")
+
+
+def test_the_pinned_versions_are_ones_that_the_package_allows():
+    newest = pins("constraints.txt")
+    for requirement in required(*EXTRAS):
+        pinned = newest.get(canonicalize_name(requirement.name))
+        assert pinned is not None, f"constraints.txt does not pin {requirement.name}"
+        assert pinned in requirement.specifier, f"{requirement}, but constraints.txt has {pinned}"

@@ -296,7 +296,9 @@ def test_a_choice_says_what_it_is_not():
     bound = select(curve([1.0, 0.3, 0.1]), 0.5)
     assert "lower bounds at 4,000 items: more items would find more" in bound.meaning
     assert "may exceed 0.5 nats" in bound.meaning
-    assert "allow a share of 66 % to fall to 20 %" in bound.meaning
+    assert (
+        "0.5 nats allow a share of good samples of 66 % to fall to 20 % at worst:" in bound.meaning
+    )
     counted = replace(bound, by_items={250: (0.1, 0.05), 500: (0.2, 0.04), 1000: (0.3, 0.03)})
     assert "At log-SNR -1 it is 0.10 ± 0.05 at 250, 0.20 ± 0.04 at 500, 0.30" in counted.meaning
     estimate = replace(bound, curve=replace(bound.curve, criterion="cumulant"))

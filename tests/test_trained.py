@@ -238,6 +238,7 @@ def test_attaching_reads_it_from_the_network(qm9):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+@pytest.mark.filterwarnings("ignore:Lazy modules are")  # torch before 2.4
 def test_other_peoples_modules_do_not_disturb_a_record():
     """Sharded, lazy and meta modules of the same class live beside; configurations are anything."""
 

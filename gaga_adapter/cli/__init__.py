@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import typer
 import typer.core
 import typer.main
 
-from gaga_adapter.cli.console import Quiet, err
+from gaga_adapter.cli.console import Quiet, UsageError, err
 from gaga_adapter.errors import GAGAWarning
 from gaga_adapter.files import visible
 
@@ -103,7 +104,21 @@ class _LazyCommand(typer.core.TyperCommand):
                 "shell not set?",
                 ctx=parent,
             )
-        return typer.main.get_command(alone).make_context(info_name, args, parent, **extra)
+        try:
+            return typer.main.get_command(alone).make_context(info_name, [*args], parent, **extra)
+        except UsageError as error:
+            if self.name == "run" and "--" not in args and hasattr(error, "option_name"):
+                error.message += f". If it is an option of the script, {_with_dashes(args)}"
+            raise
+
+
+def _with_dashes(words: list[str]) -> str:
+    """How to pass the options of a script on, for a command line of `gaga run` that has no `--`."""
+    script = next((place for place, word in enumerate(words) if word.endswith(".py")), None)
+    if script is None:
+        return "put -- before the script"
+    line = shlex.join(["gaga", "run", *words[:script], "--", *words[script:]])
+    return f"put -- before the script: {line}"
 
 
 def _is_empty(word: str) -> bool:

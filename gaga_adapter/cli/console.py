@@ -65,6 +65,8 @@ class _Console(Console):
 
 out = _Console()
 err = _Console(stderr=True)
+#: A mistake on the command line. Typer takes click along, under names that depend on its version.
+UsageError: Any = typer.BadParameter.__bases__[0]
 _EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
 
 
@@ -80,6 +82,21 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="No progress and no prose on stderr.", callback=_set_quiet),
 ]
+
+
+class Interrupted(Exception):
+    """Ctrl-C with a sentence about what is kept; typer would drop the words of its own."""
+
+    @classmethod
+    @contextmanager
+    def told(cls) -> Iterator[None]:
+        """Let the words of a `KeyboardInterrupt` reach the user."""
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            if not interrupt.args:
+                raise
+            raise cls(*interrupt.args) from interrupt
 
 
 def say(text: str) -> None:

@@ -302,11 +302,18 @@ def _print(result: _Evaluation) -> None:
             f"{result.tally.n_charged:,} molecules have formal charges in the file. EDM's valences "
             "are those of neutral atoms: charged ones count as unstable there."
         )
+    if result.metrics is not None and result.valencies is not None:
+        console.say(
+            "two tables: the first takes bonds from distances, by EDM's table, which was made for "
+            "QM9 and knows no charges or aromatic bonds; the second takes those that the file "
+            "states."
+        )
     if result.metrics is not None:
         title = f"{result.molecules.name}: {result.metrics.n_molecules:,} molecules"
         metrics = console.table(title, "figure", "value ± s.e.")
         for name, text in console.metric_texts(result.metrics).items():
-            metrics.add_row(name, text)
+            if name != "novelty %" or result.metrics.novelty is not None:  # it was not asked for
+                metrics.add_row(name, text)
         metrics.caption = _RULE
         console.out.print(metrics)
     if (stated := result.valencies) is not None:

@@ -6,7 +6,7 @@
 | the reader of stdout went away (`gaga show qm9` into `head -1`) | none | 1 |
 | a mistake on the command line, or in the data; no file, no space, no memory | one line | 2 |
 | `gaga doctor` found a fault | what it found, on stdout, and what to do | 2 |
-| Ctrl-C | one line | 130 |
+| Ctrl-C | one line, which says what is kept where something is | 130 |
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import traceback
 
 import typer
 
+from gaga_adapter.cli.console import Interrupted, UsageError
 from gaga_adapter.errors import GAGAError
 from gaga_adapter.files import visible
 
 INTERRUPTED = 130
 _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
-#: Typer takes click along, under names that depend on its version.
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def explain(error: BaseException) -> int:
     """Tell the user about a failure on stderr, and return the exit code."""
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return _line("interrupted", INTERRUPTED)
+    if isinstance(error, Interrupted):
+        return _line(f"interrupted: {error}", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
     if isinstance(error, GAGAError):
         return _line(f"{type(error).__name__}: {error}")
-    if isinstance(error, _UsageError):
+    if isinstance(error, UsageError):
         return _line(_usage(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _line(

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
@@ -15,13 +16,14 @@ from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.cli.judging import Judging, in_shares
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, MissingExtraError, UnsupportedModelError
+from gaga_adapter.errors import DataError, MissingExtraError, UnsupportedModelError, warn
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout, TokenLayout
 from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
 from gaga_adapter.streaming import collect
 
 if TYPE_CHECKING:
+    from gaga_adapter.molecules.data import MoleculeSet
     from gaga_adapter.report.facts import Samples
     from gaga_adapter.report.histograms import HeldOut
 
@@ -109,6 +111,7 @@ def run(
         shown = None
         if samples is not None:
             shown = _read(samples, parsing, seed, progress)
+            _warn_of_elements(fitted, shown.molecules)
         elif model is not None:
             shown = _sample(fitted, model, n, steps, seed, device, progress)
         if shown is not None:
@@ -194,6 +197,26 @@ def _read(samples: str, parsing: options.Parsing, seed: int, progress: Progress)
         found = [one for one in read_stated(stream, progress=progress).verdicts if one is not None]
         rows = valency_rows(summarised(found)) if found else []
     return Samples(molecules, samples, further=tuple(rows))
+
+
+def _warn_of_elements(stats: GAGAStats, molecules: MoleculeSet) -> None:
+    """Say that samples have elements that the data behind the statistics do not have."""
+    from gaga_adapter.elements import SYMBOLS
+
+    if not isinstance(stats.layout, MoleculeLayout):
+        return
+    kinds, n_atoms = np.unique(molecules.atomic_numbers, return_counts=True)
+    foreign = {
+        SYMBOLS[z]: n
+        for z, n in zip(kinds.tolist(), n_atoms.tolist(), strict=True)
+        if z and SYMBOLS[z] not in stats.layout.elements
+    }
+    if foreign:
+        warn(
+            f"{sum(foreign.values()):,} atoms of the samples are {', '.join(foreign)}, and the "
+            f"statistics are of {', '.join(stats.layout.elements)}: the samples are of other data. "
+            "Pass the statistics of theirs, or other --samples."
+        )
 
 
 def _further(

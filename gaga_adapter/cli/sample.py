@@ -10,7 +10,14 @@ from typing import Annotated
 import typer
 
 from gaga_adapter.cli import options
-from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
+from gaga_adapter.cli.console import (
+    Interrupted,
+    Json,
+    print_json,
+    progress_bar,
+    quiet_loading,
+    say,
+)
 from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import TruncationError, WriteError, warn
 from gaga_adapter.files.atomic import is_stream
@@ -77,13 +84,16 @@ def run(
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a finished file of that name.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Sample molecules into an SDF file.
 
-    They are on disk as they are made, in the folder OUT.parts: a run that was
-    interrupted goes on there when it is started again. Several processes share
-    the work and sample what one would. Pipes get them as they are made.
+    They are on disk in pieces of four batches, in the folder OUT.parts: a run
+    that was interrupted goes on there when it is started again. Several processes
+    share the work and sample what one would. Pipes get them piece by piece.
 
     By default few calls from t* make them: the scheduler few-step in 20 steps.
 
@@ -130,8 +140,8 @@ def run(
         )
     pipeline.to(options.torch_device(device))
     began = time.perf_counter()
-    with progress_bar() as progress:
-        done = sample_sdf(pipeline, out, n, steps, seed, batch_size, progress)
+    with Interrupted.told(), progress_bar() as progress:
+        done = sample_sdf(pipeline, out, n, steps, seed, batch_size, progress, replace_file=force)
     seconds = time.perf_counter() - began
     if process_index():
         return

@@ -58,7 +58,10 @@ def _statistics(name: str) -> Section:
 def _scheduler(name: str, stats: str | None, steps: int) -> Section:
     try:
         from gaga_adapter.doctor.scheduler import scheduler
-    except Exception as error:
+        from gaga_adapter.noise.conventions import exported_schedulers
+
+        exported_schedulers()  # diffusers is imported late
+    except Exception as error:  # the section of libraries says why
         return _not_examined("Scheduler", error)
     return scheduler(name, stats, steps)
 

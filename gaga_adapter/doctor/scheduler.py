@@ -6,9 +6,11 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gaga_adapter.doctor.packages import installed_version
 from gaga_adapter.doctor.section import Section, first_line
 from gaga_adapter.errors import ArtefactError, GAGAError, GAGAWarning, TruncationError
 from gaga_adapter.files.checked import read_json
@@ -91,7 +93,10 @@ class _Found:
             except GAGAError as error:
                 self.problems.append(f"{what}: {error}")
         told = dict.fromkeys(str(one.message) for one in said)
-        self.notes += [f"{one[:1].upper()}{one[1:]}" for one in told]
+        # "t*" keeps its small letter, which is its name.
+        self.notes += [
+            one if one.startswith("t*") else f"{one[:1].upper()}{one[1:]}" for one in told
+        ]
 
     def load(self) -> tuple[Scheduler, bool]:
         """The plain scheduler, and whether statistics were saved with it.
@@ -105,8 +110,10 @@ class _Found:
             self._source = _by_default(self.name)
             return self._source, False
         folder = self._folder()
-        kind = read_json(folder / CONFIG_NAME, infinite=True).text("_class_name")
+        kind = _class_name(folder / CONFIG_NAME)
         if plain_class(kind.removeprefix(PREFIX)) is None:
+            if kind.removeprefix(PREFIX) in exported:
+                raise ArtefactError(f"its class {kind} {_missing(kind.removeprefix(PREFIX))}")
             raise ArtefactError(
                 f"its class {kind} is none of diffusers, and no module of yours is imported here. "
                 "Import it in Python, and pass the scheduler to GAGAScheduler.from_pretrained, "
@@ -127,7 +134,10 @@ class _Found:
                     "name. Pass a folder, a class such as DDIMScheduler, or a hub id such as "
                     "user/name."
                 )
-            check_repo_id(self.name)
+            try:
+                check_repo_id(self.name)
+            except ArtefactError as error:
+                raise ArtefactError(f"there is no folder {self.name}, and {error}") from None
             try:
                 return scheduler_folder(self.name, _WITHIN, None, None, None, False)
             except ArtefactError as error:
@@ -136,7 +146,7 @@ class _Found:
                 except ArtefactError:
                     raise error from None
         if (place / _PIPELINE).is_file():
-            kind = read_json(place / _PIPELINE, infinite=True).text("_class_name")
+            kind = _class_name(place / _PIPELINE)
             self.add("pipeline", kind, pipeline=kind)
         for folder in (place, place / _WITHIN):
             if (folder / CONFIG_NAME).is_file():
@@ -156,7 +166,7 @@ class _Found:
         prediction = base.config.get("prediction_type")
         clean, noisy = timestep_range(base)
         self.add("convention", f"row {row}: {levels}", row=row, levels=levels)
-        self.add("network predicts", prediction or "what its class says", prediction=prediction)
+        self.add("network predicts", prediction or "set by its class", prediction=prediction)
         self.add("timesteps", f"{clean:g} (data) to {noisy:g} (noise)", timesteps=[clean, noisy])
 
     def before(self, base: Scheduler, steps: int) -> None:
@@ -210,9 +220,38 @@ class _Found:
             told = f"{calls['scaled']} in loops that scale their noise by init_noise_sigma; {bare}"
         self.add("network calls", told)
         if least == self.facts["before"]["network_calls"] and wrapped.spacing == "suffix":
+            number = "1 step" if steps == 1 else f"{steps} steps"
             self.notes.append(
-                f"Nothing is cut of {steps} steps: their grid begins at t* or nearer to the data."
+                f"Nothing is cut of {number}: at most the first of them is as noisy as t*."
             )
+
+
+def _class_name(file: Path) -> str:
+    """The class that a configuration of diffusers names.
+
+    Raises:
+        ArtefactError: If there is none, or the file is no configuration.
+    """
+    try:
+        return read_json(file, infinite=True).text("_class_name")
+    except ArtefactError as error:
+        raise ArtefactError(
+            f"{str(error).rstrip('.')}. Save the scheduler or its pipeline again, by "
+            "save_pretrained."
+        ) from error
+
+
+def _missing(name: str) -> str:
+    """What a scheduler class needs for which diffusers has put a placeholder, and what to do."""
+    placeholder = getattr(import_module("diffusers.schedulers"), name, None)
+    needed = getattr(placeholder, "_backends", ())
+    missing = [one for one in needed if installed_version(one) is None]
+    if not missing:
+        return (
+            "cannot be imported from diffusers. Install diffusers again: pip install -U diffusers"
+        )
+    names = " ".join(missing)
+    return f"needs what is not installed: {', '.join(missing)}. Run: pip install {names}"
 
 
 def _by_default(name: str) -> Scheduler:
@@ -224,7 +263,7 @@ def _by_default(name: str) -> Scheduler:
     """
     made = plain_class(name)
     if made is None:
-        raise ArtefactError(f"{name} needs a library that is not installed, as diffusers says.")
+        raise ArtefactError(f"{name} {_missing(name)}")
     known_name(made)
     try:
         return made()

@@ -49,6 +49,12 @@ def check_repo_id(repo_id: str, owner: bool = True) -> None:
     )
 
 
+def looks_like_hub_id(name: str) -> bool:
+    """Whether a name is like `user/name`, with nothing in it that only a path has."""
+    owner, slash, rest = name.partition("/")
+    return bool(owner and slash and rest) and "/" not in rest and not owner.startswith((".", "~"))
+
+
 def download(
     repo_id: str,
     patterns: Sequence[str],
@@ -102,9 +108,14 @@ def publish(
     Returns:
         The address of the commit, or of the pull request.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 
     check_repo_id(repo_id, owner=False)
+    if endpoint is not None and "_endpoint" not in CommitInfo.__dataclass_fields__:
+        raise WriteError(  # it would commit, and fail to read the address of the commit
+            f"this version of huggingface_hub cannot push to {endpoint} by name. Upgrade it, or "
+            f"set the variable HF_ENDPOINT={endpoint} before Python starts."
+        )
     if not message.strip():
         raise WriteError("the message of the commit is empty. Say what changed.")
     api = HfApi(token=token, endpoint=endpoint)
@@ -174,6 +185,8 @@ def _reason(error: Exception, endpoint: str | None, token: str | None) -> str:
     """The reason of a failure, and what to do, in a sentence or two."""
     from huggingface_hub import constants, errors, get_token
 
+    if isinstance(error, errors.HFValidationError):
+        return "it is no hub id, which has the form user/name."
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return "it is gated. Ask for access on its page, and pass a token."

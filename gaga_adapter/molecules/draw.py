@@ -240,7 +240,9 @@ class _Pen:
         from rdkit import RDConfig
 
         image = Image.fromarray(self.pixels())
-        font = ImageFont.truetype(Path(RDConfig.RDDataDir) / "Fonts" / "Telex-Regular.ttf", 30)
+        # Pillow takes a path that is no text from 10.1 on.
+        file = str(Path(RDConfig.RDDataDir) / "Fonts" / "Telex-Regular.ttf")
+        font = ImageFont.truetype(file, 30)
         for text, left, middle in self._titles:
             ink = tuple((255 * _INK).astype(int).tolist())
             ImageDraw.Draw(image).text((left, middle), text, fill=ink, font=font, anchor="lm")

@@ -10,7 +10,8 @@ depend on the seed, the number of molecules and the batch size, but not on the n
 process r of W makes every W-th missing piece.
 
 Each piece is a file in `OUT.parts` as soon as it is made, and memory holds one piece. A run that
-was killed goes on with the pieces that are there. In the end they become `OUT`, in order.
+was killed goes on with the pieces that are there. In the end they become `OUT`, in order. The
+caller says whether they may take the place of a file that is there.
 
 The folder is locked while a run works in it, so that a second one with the same output is refused.
 A folder of that name with anything in it that no run of ours has written is refused, too, and
@@ -90,6 +91,7 @@ def sample_sdf(
     batch_size: int = 64,
     progress: Progress | None = None,
     processes: Processes | None = None,
+    replace_file: bool = True,
 ) -> Sampled:
     """Sample molecules into an SDF file, which appears whole at the end, or into a pipe.
 
@@ -107,6 +109,8 @@ def sample_sdf(
             second, on the first one.
         processes: The processes that share the work: by default all of the run, with `Processes()`
             this one alone.
+        replace_file: Whether a file that is there may be replaced. If not, it is refused before
+            anything is sampled, unless pieces of this run are there: then it was begun with leave.
 
     Returns:
         What was done, the same on all processes.
@@ -114,11 +118,12 @@ def sample_sdf(
     Raises:
         DataError: If no molecule is asked for, or `OUT.parts` holds pieces of a run with other
             settings.
-        WriteError: If a file cannot be written, another run writes it, or `OUT.parts` holds
-            something else than pieces.
+        WriteError: If a file cannot be written or replaced, another run writes it, or `OUT.parts`
+            holds something else than pieces.
         ProcessError: If another process failed or is gone, or writes to another disk.
         StatsMismatchError: If the statistics of the scheduler describe other channels.
         TruncationError: If the scheduler refuses the number of steps, or starts too noisy.
+        KeyboardInterrupt: If the user interrupts it; its text says what is kept.
     """
     n_molecules = whole_number("n_molecules", n_molecules)
     steps = wanted_grid(pipeline.scheduler, num_inference_steps).n_steps
@@ -138,24 +143,27 @@ def sample_sdf(
     plan, calls = _Plan(n_molecules, _BATCHES * batch_size), _Calls()
     kind = _Stream if is_stream(out) else _Folder
     with kind(Path(out), plan, digest, processes) as pieces:
-        missing = processes.by_first(lambda beat: pieces.missing())
+        missing = processes.by_first(lambda beat: pieces.missing(replace_file))
         n_batches = {piece: -(-plan.size(piece) // batch_size) for piece in missing}
 
         def report(done: int) -> None:
             if progress is not None and calls.per_molecule:
                 progress("network calls", done, sum(n_batches.values()) * calls.per_molecule)
 
-        with processes.in_step(report) as tick:
-            for piece in missing[processes.index :: processes.count]:
-                molecules = pipeline(
-                    plan.size(piece),
-                    num_inference_steps=steps,
-                    generator=piece_generator(seed, piece),
-                    batch_size=batch_size,
-                    progress=calls.of_piece(n_batches[piece], tick),
-                ).molecules
-                pieces.keep(piece, sdf_text(replace(molecules, name=f"piece {piece} molecule")))
-        processes.by_first(pieces.join)
+        try:
+            with processes.in_step(report) as tick:
+                for piece in missing[processes.index :: processes.count]:
+                    molecules = pipeline(
+                        plan.size(piece),
+                        num_inference_steps=steps,
+                        generator=piece_generator(seed, piece),
+                        batch_size=batch_size,
+                        progress=calls.of_piece(n_batches[piece], tick),
+                    ).molecules
+                    pieces.keep(piece, sdf_text(replace(molecules, name=f"piece {piece} molecule")))
+            processes.by_first(pieces.join)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(pieces.kept()) from interrupt
     n_found = n_molecules - sum(map(plan.size, missing))
     return Sampled(n_molecules, n_found, max(processes.everyones(calls.per_molecule)) or None)
 
@@ -238,9 +246,9 @@ class _Folder(contextlib.ExitStack):
     def file(self, piece: int) -> Path:
         return self.folder / f"{piece:08d}-{self.digest}.sdf"
 
-    def missing(self) -> list[int]:
+    def missing(self, replace_file: bool) -> list[int]:
         """Pieces that are still to be made."""
-        present = {file for file in self.folder.iterdir() if _PIECE.fullmatch(file.name)}
+        present = self._present()
         mine = [self.file(piece) for piece in range(len(self.plan))]
         foreign = present.difference(mine)
         if foreign:
@@ -249,7 +257,28 @@ class _Folder(contextlib.ExitStack):
                 "another model. Repeat that run to finish it, delete the folder, or choose another "
                 "--out."
             )
+        if not (replace_file or present) and self.out.is_file() and self.out.stat().st_size:
+            raise WriteError(
+                f"{self.out} is there already ({_content(self.out)}), and would be replaced. "
+                "Choose another --out, or pass --force (replace_file=True) to replace it."
+            )
         return [piece for piece, file in enumerate(mine) if file not in present]
+
+    def _present(self) -> set[Path]:
+        return {file for file in self.folder.iterdir() if _PIECE.fullmatch(file.name)}
+
+    def kept(self) -> str:
+        """What an interrupted run leaves on disk, and how to go on."""
+        n_kept = sum(self.plan.size(p) for p in range(len(self.plan)) if self.file(p).is_file())
+        if not n_kept:
+            return (
+                f"no molecule is kept, since no piece was finished. A piece is {_BATCHES} batches, "
+                f"here {self.plan.size(0):,} molecules: a smaller --batch-size makes smaller ones."
+            )
+        return (
+            f"{n_kept:,} of {self.plan.n_molecules:,} molecules are kept in {self.folder}. The "
+            "same command goes on from there."
+        )
 
     def keep(self, piece: int, text: str) -> None:
         """Store the text of a piece."""
@@ -284,23 +313,35 @@ class _Stream(contextlib.ExitStack):
 
     def __init__(self, out: Path, plan: _Plan, digest: str, processes: Processes) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self.n_written = plan, 0
         self.stream = self.enter_context(stream_into(out))
 
     def __enter__(self) -> _Stream:
         return self
 
-    def missing(self) -> list[int]:
-        """All pieces."""
+    def missing(self, replace_file: bool) -> list[int]:
+        """All pieces; a stream has no file that could be replaced."""
         return list(range(len(self.plan)))
 
     def keep(self, piece: int, text: str) -> None:
         """Write the text of a piece."""
         self.stream.write(text.encode())
         self.stream.flush()
+        self.n_written += self.plan.size(piece)
 
     def join(self, beat: Callable[[], None]) -> None:
         """Nothing is left to do."""
+
+    def kept(self) -> str:
+        """What an interrupted run leaves: what the reader of the stream has kept."""
+        return f"{self.n_written:,} of {self.plan.n_molecules:,} molecules were written."
+
+
+def _content(file: Path) -> str:
+    """How many molecules a file of SDF holds, for people."""
+    with file.open("rb") as stream:
+        n_molecules = sum(line.startswith(b"$$$$") for line in stream)
+    return f"{n_molecules:,} molecules" if n_molecules else f"{file.stat().st_size:,} bytes"
 
 
 def _is_ours(name: str) -> bool:

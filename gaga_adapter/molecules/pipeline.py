@@ -25,6 +25,7 @@ from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.checked import MOST_COUNTED
+from gaga_adapter.files.hub import looks_like_hub_id
 from gaga_adapter.molecules.denoiser import MoleculeDenoiser
 from gaga_adapter.molecules.encoding import decode
 from gaga_adapter.molecules.formats import sdf_text
@@ -153,11 +154,13 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
         # Without accelerate, diffusers would choose the same with a warning.
         kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
         try:
-            if not folder.is_dir() and "/" not in name:
+            if not folder.is_dir() and not looks_like_hub_id(name):
                 raise OSError("there is no such folder, and a hub id has the form user/name")
             pipeline = super().from_pretrained(folder if folder.is_dir() else name, **kwargs)
         except _UNREADABLE as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if not folder.is_dir() and looks_like_hub_id(name):
+                reason = f"there is no such folder, and on the hub: {reason}"
             raise ArtefactError(
                 f"no molecule pipeline at {name} ({reason}). Pass a "
                 f"folder that `save_pretrained` wrote, a hub id, or {' or '.join(EMBEDDED)}."

@@ -5,10 +5,12 @@ Every figure comes from the artefact, worked out in `report.facts`, `noise.paths
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gaga_adapter.layout import DenseLayout, Layout, MoleculeLayout, TokenLayout
+from gaga_adapter.layout import AtomLayout, DenseLayout, Layout, MoleculeLayout, TokenLayout
 from gaga_adapter.report.facts import Facts, cautions, home_savings, report_facts
 from gaga_adapter.sampling import FEW_STEPS
 from gaga_adapter.selection import LOWER_BOUNDS, MARGIN, right_guesses, worst_share
@@ -35,6 +37,24 @@ _KNOWS = {
     "unit": "knows nothing of the data: it is plain noise",
     "mixed": "takes the composition and the three axes of a molecule of the data, and shows some "
     "of the types of its atoms; where which atom lies is left to the network",
+    "mixed_order": "takes the types of a molecule of the data in their order, and its three axes, "
+    "and shows some of these types; where which atom lies is left to the network",
+    "mixed_size": "takes the composition of a molecule of the data, shows some of the types of its "
+    "atoms, and knows how far out atoms of a type lie; the form of single molecules is left to the "
+    "network",
+}
+#: The same of molecules whose atoms have features and no elements.
+_KNOWS_OF_ATOMS = {
+    "shape": "takes the three axes{features} of a molecule of the data that has as many atoms as "
+    "are asked for; which atom lies where is left to the network",
+    "size": "knows how far atoms are from the centre of molecules of each size{features}; the form "
+    "of single molecules is left to the network",
+}
+_FEATURES = {"shape": " and the average features", "size": ", and the averages of their features"}
+#: The same of sets of tokens, which have no positions.
+_KNOWS_OF_TOKENS = {
+    "size": "knows the averages and the spread of the features in sets of each size; what tells "
+    "the tokens of a set apart is left to the network",
 }
 
 
@@ -66,14 +86,12 @@ def explain(stats: GAGAStats, name: str) -> Explanation:
         name: Folder or name that the user called them, for the lines to type.
     """
     facts = report_facts(stats)
-    kind = stats.reference().kind
-    knows = _KNOWS.get(kind, _KNOWS["mixed"] if kind.startswith("mixed") else None)
     parts = [
         ("What they are", _what(stats)),
         ("Where sampling can start", _where(facts)),
         ("How sure this is", _how_sure(stats)),
         ("What it saves", _saves(facts)),
-        ("What the start knows", f"The start {knows}." if knows else ""),
+        ("What the start knows", _knows(stats)),
         ("What to keep in mind", _in_mind(stats)),
     ]
     title = str(stats.provenance.get("data", name))
@@ -129,7 +147,7 @@ def explain_states(states: FittedStates, name: str) -> Explanation:
     drawn = str((8, *layout.shape)) if isinstance(layout, DenseLayout) else "sizes"
     code = (
         "from gaga_adapter import FittedStates",
-        f'states = FittedStates.from_pretrained("{name}")',
+        f"states = FittedStates.from_pretrained({_quoted(name)})",
         f"x = states.start().sample({drawn})  # then run your loop from states.level_star",
     )
     return Explanation(str(source or name), parts, code)
@@ -150,20 +168,44 @@ def _what(stats: GAGAStats) -> str:
     count = f"{stats.moments.count:,} {many}"
     if isinstance(layout, MoleculeLayout):
         elements = ", ".join(layout.elements)
-        held = f"whose atoms have a position and an element ({elements})"
+        charge = "" if layout.charge_scale is None else ", an atomic number"
+        held = f"whose atoms have a position{charge} and an element ({elements})"
     elif isinstance(layout, DenseLayout):
         held = f"each with {' x '.join(map(str, layout.shape))} numbers"
+    elif isinstance(layout, TokenLayout):
+        held = f"whose tokens have {_number(layout.n_features)} each"
     else:
-        held = f"of {layout.n_features} features" + (
-            "" if isinstance(layout, TokenLayout) else " and a position an atom"
-        )
+        features = f" and {_number(layout.n_features)}" if layout.n_features else ""
+        held = f"whose atoms have a position{features} each"
     table = ""
     if getattr(stats.moments, "table_size", 0) > 0:
-        table = ", and of some molecules the axes and the composition"
+        also = " and the composition" if isinstance(layout, MoleculeLayout) else ""
+        if isinstance(layout, AtomLayout) and layout.n_features:
+            also = " and the average features"
+        table = f", and of some molecules the axes{also}"
     return (
         f"These statistics were made of {count}{f' of {source}' if source else ''}, {held}. They "
         f"hold averages of these data{table}, and no network."
     )
+
+
+def _number(features: int) -> str:
+    return f"{features} feature{'' if features == 1 else 's'}"
+
+
+def _knows(stats: GAGAStats) -> str:
+    """What the start knows of the data, and how it was refined."""
+    kind, layout = stats.reference().kind, stats.layout
+    knows = _KNOWS.get(kind)
+    if isinstance(layout, TokenLayout):
+        knows = _KNOWS_OF_TOKENS.get(kind, knows)
+    elif isinstance(layout, AtomLayout) and kind in _KNOWS_OF_ATOMS:
+        features = _FEATURES[kind] if layout.n_features else ""
+        knows = _KNOWS_OF_ATOMS[kind].format(features=features)
+    told = f"The start {knows}." if knows else ""
+    if stats.refinement is not None:
+        told += f" It is refined by {stats.refinement.describe()}."
+    return told.strip()
 
 
 def _where(facts: Facts) -> str:
@@ -184,8 +226,9 @@ def _where(facts: Facts) -> str:
         low, high = facts.home_interval
         told += f", with a 90 % interval of {low:.0f} to {high:.0f}"
     return told + (
-        f". This step is called t*; there the noise has {stats.sigma_star:.2g} times the size of "
-        "the signal, which other schedules reach at other steps."
+        ". This step is called t*; there noise of a standard deviation of "
+        f"{stats.sigma_star:.2g}, in the units of the network, has been added to the data, which "
+        "other schedules reach at other steps."
     )
 
 
@@ -205,22 +248,27 @@ def _how_sure(stats: GAGAStats) -> str:
     if chosen is None:
         return ""
     curve = chosen.curve
+    star = "t*"
+    if stats.log_snr_star not in (chosen.log_snr_star, *chosen.by_size.values()):
+        star = f"log-SNR {chosen.log_snr_star:.3g}"  # another t* was put in its place
     judged = f"The criterion {curve.criterion} compared {curve.n_samples:,} {many}"
     if curve.unit == "p-value":
         return (
-            f"{judged} with the Gaussian, and from t* on towards noise it could not tell them "
+            f"{judged} with the Gaussian, and from {star} on towards noise it could not tell them "
             f"apart, with {100 * chosen.tolerance:g} % of false alarms. That does not say how far "
             "apart they are."
         )
     told = [
-        f"{judged} with the Gaussian, and from t* on towards noise it found no more than "
+        f"{judged} with the Gaussian, and from {star} on towards noise it found no more than "
         f"{chosen.tolerance:g} nats per {one} between them, {MARGIN:g} standard errors included.",
         _nat(chosen.tolerance, one),
     ]
     steps = ""
     if len(chosen.by_items) > 1:
-        found = [f"{value:.2f} with {n:,}" for n, (value, _) in chosen.by_items.items()]
-        steps = f" (near t* {', '.join(found[:-1])} and {found[-1]} {many})"
+        found = [
+            f"{round(value, 2) + 0.0:.2f} with {n:,}" for n, (value, _) in chosen.by_items.items()
+        ]
+        steps = f" (near {star} {', '.join(found[:-1])} and {found[-1]} {many})"
     grows = LOWER_BOUNDS.get(curve.criterion)
     if grows is None:
         told.append(f"What it found is an estimate, and no bound{steps}.")
@@ -228,6 +276,11 @@ def _how_sure(stats: GAGAStats) -> str:
         told.append(
             f"What it found is a lower bound: {grows} would find more, and move t* towards "
             f"noise{steps}."
+        )
+    if chosen.others:
+        told.append(
+            "Of several criteria this one chose the noisiest step; nearer to the data is that of "
+            f"{' and that of '.join(chosen.others)}."
         )
     return " ".join(told)
 
@@ -240,11 +293,21 @@ def _saves(facts: Facts) -> str:
     found = home_savings(facts.stats)
     if any(saving.kept is None for saving in found):
         return ""
-    calls = [f"{saving.kept} instead of {saving.full}" for saving in found]
+    fewer = [
+        f"{saving.kept} instead of {saving.full}"
+        for saving in found
+        if saving.kept is not None and saving.kept < saving.full
+    ]
+    if not fewer:
+        return (
+            f"Nothing with the ancestral sampler on {found[0].schedule}: its path ends where these "
+            "data become Gaussian."
+        )
+    calls = " or ".join(part for part in (", ".join(fewer[:-1]), fewer[-1]) if part)
     return (
         f"The network is called less often: with the ancestral sampler on {found[0].schedule} "
-        f"{', '.join(calls[:-1])} or {calls[-1]} times. A FewStepScheduler makes as many calls as "
-        f"you ask for, such as {FEW_STEPS}, and all of them between t* and the data."
+        f"{calls} times. A FewStepScheduler makes as many calls as you ask for, such as "
+        f"{FEW_STEPS}, and all of them between t* and the data."
     )
 
 
@@ -268,12 +331,18 @@ def _code(stats: GAGAStats, name: str) -> tuple[str, ...]:
     if stats.has_discrete_types:
         return (
             "from gaga_adapter.integrations.flows.tabasco import apply_patch",
-            f'handle = apply_patch(model, "{name}")  # model: your live FlowMatchingModel',
+            f"handle = apply_patch(model, {_quoted(name)})  # model: your live FlowMatchingModel",
         )
     python = (
         "from gaga_adapter import GAGAScheduler",
-        f'pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats="{name}")',
+        f"pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats={_quoted(name)})",
     )
     if stats.layout == MoleculeLayout():  # the model that ships makes such molecules
-        return (f"gaga sample -n 64 --stats {name} --out samples.sdf", *python)
+        line = f"gaga sample -n 64 --stats {shlex.quote(name)} --out samples.sdf"
+        return (line, *python)
     return python
+
+
+def _quoted(name: str) -> str:
+    """A name as Python writes it, in double quotes."""
+    return json.dumps(name, ensure_ascii=False)

@@ -24,7 +24,7 @@ from gaga_adapter.noise.paths import Start, named_path, starts
 from gaga_adapter.report.curves import DEFAULT_PATH, LabelledCurve
 from gaga_adapter.report.histograms import HeldOut, Histogram, histograms
 from gaga_adapter.report.quality import Row, metric_rows
-from gaga_adapter.selection import Selection
+from gaga_adapter.selection import LOWER_BOUNDS, Selection
 from gaga_adapter.stats import GAGAStats
 
 if TYPE_CHECKING:
@@ -271,9 +271,15 @@ def cautions(stats: GAGAStats) -> tuple[str, ...]:
             f"{chosen.log_snr_star:.3g}: another t* was put in its place."
         )
     if curve.n_samples < FEW_ITEMS:
+        if curve.unit == "p-value":
+            so = "it tells little apart, and t* is too near to the data"
+        elif LOWER_BOUNDS.get(curve.criterion) == "more items":
+            so = "its bound is loose, and t* is too near to the data"
+        else:
+            so = "its values are uncertain, and so is t*"
         told.append(
-            f"The criterion saw {curve.n_samples:,} items, which is few: its bound is loose, and "
-            f"t* is too near to the data. Fit on {FEW_ITEMS:,} items or more."
+            f"The criterion saw {curve.n_samples:,} items, which is few: {so}. Fit on "
+            f"{FEW_ITEMS:,} items or more."
         )
     if curve.unit == "p-value":
         told.append(

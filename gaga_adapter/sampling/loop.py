@@ -27,7 +27,7 @@ from gaga_adapter.errors import (
     warn,
     whole_number,
 )
-from gaga_adapter.layout import AtomLayout, Layout
+from gaga_adapter.layout import AtomLayout, Layout, MoleculeLayout
 from gaga_adapter.noise.conventions import Convention, Level, convention_of
 from gaga_adapter.noise.levels import TOLERANCE
 from gaga_adapter.sampling.grid import Levels, wanted_grid
@@ -373,6 +373,14 @@ def check_statistics(
         return
     if isinstance(stats.layout, AtomLayout) and stats.layout.n_channels == layout.n_channels:
         return  # features without names cannot be compared
+    if isinstance(stats.layout, MoleculeLayout) and isinstance(layout, MoleculeLayout):
+        unknown = [name for name in stats.layout.elements if name not in layout.elements]
+        if unknown:
+            advice = (
+                f"The model has no {', '.join(unknown)}: take one that was trained with them "
+                "(`gaga sample --model`; that of qm9 has H, C, N, O and F only). For molecules "
+                f"without them: {advice[:1].lower()}{advice[1:]}"
+            )
     raise StatsMismatchError(
         f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. {advice}"
     )

@@ -16,7 +16,7 @@ from gaga_adapter.errors import ArtefactError, TruncationError, plain_number, wa
 from gaga_adapter.files.atomic import replacing
 from gaga_adapter.files.checked import MOST_BYTES, Fields, read_json, to_json
 from gaga_adapter.files.hub import download
-from gaga_adapter.noise.conventions import Scheduler
+from gaga_adapter.noise.conventions import Scheduler, convention_of
 from gaga_adapter.noise.fitted import LEVELS_NAME
 from gaga_adapter.noise.levels import MOST_LOG_SNR, check_log_snr
 from gaga_adapter.noise.timesteps import timestep_log_snr, timestep_range
@@ -104,12 +104,21 @@ class Options:
         are nearly clean, a Gaussian start is none.
 
         Raises:
-            TruncationError: If `t_star` is no timestep of the scheduler.
+            TruncationError: If `t_star` is no timestep of the scheduler, or lies between 0 and 1
+                where timesteps are integers.
         """
         if self.t_star is None:
             return stats.log_snr_star
         level = timestep_log_snr(scheduler, self.t_star)
         clean, noisy = timestep_range(scheduler)
+        table = convention_of(scheduler).table
+        if table is not None and 0 < self.t_star < 1:
+            raise TruncationError(
+                f"t_star={self.t_star:g} lies between two timesteps of {type(scheduler).__name__}, "
+                f"where the data are nearly clean. It counts timesteps, the integers {clean:g} to "
+                f"{noisy:g} here, and is no share of the path: {self.t_star:g} of {len(table)} is "
+                f"{round(self.t_star * len(table))}."
+            )
         if stats.selection is not None and level > stats.selection.curve.log_snr[0]:
             judged = f"their curve begins at {stats.selection.curve.log_snr[0]:g}"
         elif 0 < self.t_star < 1 and max(clean, noisy) > _FEW_TIMESTEPS and level > 0:

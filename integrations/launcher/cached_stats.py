@@ -45,6 +45,7 @@ class CachedStats:
         """The statistics of a model that has its weights."""
         stats = None if self.options.refit else self._read(model)
         if stats is None:
+            self.say(self._announcement())
             begin = time.monotonic()
             stats = self._fit(model)
             self.say(
@@ -60,6 +61,18 @@ class CachedStats:
         except WriteError as error:
             warnings.warn(f"the statistics are not kept: {error}", GAGAWarning, stacklevel=2)
         return stats
+
+    def _announcement(self) -> str:
+        """What is about to take a while, where it is kept, and what is quicker."""
+        text = (
+            "fitting statistics before the model is used, in one pass over the molecules that the "
+            f"script trains on; they are kept in {self.folder / 'gaga'} for later runs"
+        )
+        if self.options.t_star is None:
+            text += ". Choosing t* on them may take minutes"
+            if self.options.criterion != "cumulant":
+                text += "; --criterion cumulant is quick"
+        return text
 
     def _read(self, model: Model) -> GAGAStats | None:
         """The statistics that are there, if they are of this model."""

@@ -124,7 +124,10 @@ def apply_patch(
     with set_aside(model):
         if stats is None or isinstance(stats, GAGAStats):
             return PatchHandle(model, cut(model, stats))
-        check_by_running(model, Truncation(adapter, adapter.n_steps(model), 1))
+        n_steps = adapter.n_steps(model)
+        if t_star is not None:  # before hours may go into a fit
+            checked_step("t_star", t_star, model, n_steps)
+        check_by_running(model, Truncation(adapter, n_steps, 1))
         late = LatePatch(adapter, stats, cut)
         late.install(model)
         return PatchHandle(model, late)

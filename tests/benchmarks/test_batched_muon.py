@@ -1,6 +1,11 @@
 """Muon on stacks of matrices, against PyTorch's own on one after the other."""
 
+import pytest
 import torch
+
+if not hasattr(torch.optim, "Muon"):
+    pytest.skip("torch has its Muon from 2.9 on", allow_module_level=True)
+
 from batched_muon import BatchedMuon
 from qm9_training import Recipe, optimizers_of
 

@@ -43,6 +43,7 @@ def call(*words, **environment):
 # -- the run ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has its Muon from 2.9 on")
 def test_the_rehearsal_measures_fits_and_trains(tmp_path):
     """Whatever the speed of this machine: half an hour is far more than it needs."""
     torch.manual_seed(0)

@@ -4,6 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
+
+if not hasattr(torch.optim, "Muon"):
+    pytest.skip("torch has its Muon from 2.9 on", allow_module_level=True)
+
 import train_speed
 
 NET = '{"width": 16, "pair_width": 4, "n_layers": 1, "n_vectors": 2, "n_heads": 2}'

@@ -69,9 +69,10 @@ def test_sample_is_reproducible_and_truncation_saves_calls(gaga, tmp_path):
     assert one.read_text() == two.read_text()
     ddpm = ("--scheduler", "ddpm", "--stats", "qm9", "--t-star", 400)
     assert calls("--out", cut, *ddpm) == 5
-    assert calls("--out", cut, *ddpm, "--spacing", "respace") == 10
-    assert calls("--out", cut, *ddpm, "--spacing", "log_snr") == 10
-    assert calls("--out", cut, "--stats", "qm9", "--scheduler", "dpm++") < 10
+    cut = ("--force", "--out", cut)
+    assert calls(*cut, *ddpm, "--spacing", "respace") == 10
+    assert calls(*cut, *ddpm, "--spacing", "log_snr") == 10
+    assert calls(*cut, "--stats", "qm9", "--scheduler", "dpm++") < 10
 
 
 @pytest.mark.filterwarnings("default")  # the command prints them
@@ -79,7 +80,7 @@ def test_what_sample_does_unless_it_is_told(gaga, tmp_path):
     made = tmp_path / "a.sdf"
 
     def said(*arguments):
-        code, _, err = gaga("sample", "-n", 2, "--out", made, *arguments)
+        code, _, err = gaga("sample", "-n", 2, "--force", "--out", made, *arguments)
         assert code == 0, err
         return err
 
@@ -104,14 +105,15 @@ def test_what_sample_does_unless_it_is_told(gaga, tmp_path):
 
 @pytest.mark.filterwarnings("default")  # the command prints them
 def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, tmp_path):
-    arguments = ("sample", "-n", 2, "--steps", 10, "--out", tmp_path / "a.sdf")
+    arguments = ("sample", "-n", 2, "--steps", 10, "--force", "--out", tmp_path / "a.sdf")
     arguments = (*arguments, "--scheduler", "ddpm")  # of the embedded model, with its statistics
     code, _, err = gaga(*arguments, "--t-star", 400)
     assert (code, "5 network calls from timestep 444 on" in err) == (0, True), err
     assert "accelerate" not in err
     assert "nearly clean" not in err
-    code, _, err = gaga(*arguments, "--t-star", 0.5)
-    assert (code, "where the data are nearly clean; their curve begins at" in err) == (0, True), err
+    code, out, err = gaga(*arguments, "--t-star", 0.3)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is no share of the path: 0.3 of 1001 is 300." in err
 
 
 @pytest.mark.parametrize(

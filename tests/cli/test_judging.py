@@ -56,6 +56,9 @@ def test_stated_bonds_are_judged_beside_edms_rule(gaga, drugs):
     for text in (valencies.RULE, "bonds from distances, EDM", "5 molecules as stated"):
         assert text in " ".join(out.split())  # a long path breaks the title
     assert "charged ones count as unstable there" in err
+    assert "the first takes bonds from distances, by EDM's table, which was made for QM9" in err
+    assert "the second takes those that the file states" in err
+    assert "novelty" not in out  # it was not asked for
 
 
 def test_bonds_that_follow_from_distances_are_not_called_stated(gaga, few):

@@ -46,6 +46,18 @@ def test_page_of_molecules_and_its_json(gaga, chains, tmp_path):
     assert 'aria-label="molecule C' in page
 
 
+@pytest.mark.filterwarnings("default")  # the command prints them
+def test_samples_of_other_elements_are_warned_of(gaga, chains, tmp_path):
+    stats, sdf = chains
+    (tmp_path / "water.xyz").write_text("3\n\nO 0 0 0\nH 0 0.9 -0.6\nH 0 0.9 0.6\n" * 3)
+    words = ("report", stats, "--quiet", "--out", tmp_path / "page.html", "--samples")
+    code, _, err = gaga(*words, tmp_path / "water.xyz")
+    assert code == 0
+    assert "warning: 3 atoms of the samples are O, and the statistics are of H, C: the" in err
+    code, _, err = gaga(*words, sdf)
+    assert (code, "of the samples are" in err) == (0, False)
+
+
 def test_further_curves_against_the_start_that_was_fitted(gaga, tmp_path):
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1200, 2, 2, generator=generator) - 0.5

@@ -1,12 +1,13 @@
 """Devices, folders and the hub as the doctor sees them, on machines that are not this one."""
 
 import shutil
+from pathlib import PureWindowsPath
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from gaga_adapter.doctor import machine
+from gaga_adapter.doctor import machine, section
 from gaga_adapter.doctor.section import presentable
 
 
@@ -99,13 +100,40 @@ def test_names_of_home_folders_and_tokens_are_hidden(monkeypatch, tmp_path):
         (f"{home}ts/x and {home}.old", f"{home}ts/x and {home}.old"),
         (f"/data{home}/x", f"/data{home}/x"),
         ("the token hf_AbCdEf123 is", "the token hf_... is"),
+        ("proxy http://jane:word@host:80/x?", "proxy http://...@host:80/x?"),
+        ("see https://host/jane@work", "see https://host/jane@work"),
     ):
         assert presentable(text) == shown
     value = {"a": [f"{home}/b", 1, None], "b": (True, 2.5)}
     assert presentable(value) == {"a": ["~/b", 1, None], "b": [True, 2.5]}
 
 
+def test_the_home_of_the_system_is_hidden_where_the_environment_names_another(monkeypatch):
+    pwd = pytest.importorskip("pwd")
+    user = pwd.struct_passwd(("jane", "x", 1, 1, "", "/home/jane", "/bin/sh"))
+    monkeypatch.setattr(section, "_entry_of", lambda number: user)
+    monkeypatch.setenv("HOME", "/scratch/job")
+    assert presentable("/home/jane/env and /scratch/job/a") == "~/env and ~/a"
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(section, "_entry_of", unknown)
+    assert presentable("/home/jane/env and /scratch/job/a") == "/home/jane/env and ~/a"
+
+
+def test_a_home_of_windows_is_hidden_in_every_spelling(monkeypatch):
+    monkeypatch.setattr(section, "Path", PureWindowsPath)
+    monkeypatch.setattr(section, "_entry_of", None)
+    monkeypatch.setattr(section.os.path, "expanduser", lambda name: "C:\\Users\\jane")
+    monkeypatch.setattr(section.os.path, "realpath", lambda name: name)
+    path = r"C:\Users\jane\stats"
+    shown = presentable(f"{path}, {path!r} and C:/Users/jane/stats")
+    assert shown == r"~\stats, '~\\stats' and ~/stats"
+
+
 def test_no_home_hides_nothing(monkeypatch):
+    monkeypatch.setattr(section, "_entry_of", None)
     monkeypatch.setenv("HOME", "/")
     monkeypatch.setenv("USERPROFILE", "/")
     assert presentable("/data/a") == "/data/a"

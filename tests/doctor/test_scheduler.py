@@ -5,9 +5,11 @@ import json
 import diffusers
 import pytest
 import torch
+from folders import ARTEFACTS
 from toys import dense_stats
 
 from gaga_adapter import FewStepScheduler, GAGAScheduler
+from gaga_adapter.doctor import scheduler as doctor
 from gaga_adapter.doctor.scheduler import scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -121,6 +123,17 @@ def test_a_grid_of_which_nothing_is_cut(stats, tmp_path):
     found = scheduler(saved(base, tmp_path / "b"), stats, 2)  # 500 and 0
     assert found.problems == ()
     assert any(note.startswith("Nothing is cut of 2 steps") for note in found.notes)
+    assert found.facts["t_star"] < 500  # so of 750, 500, 250 and 0 the second is as noisy as t*
+    found = scheduler("DDIMScheduler", stats, 4)
+    assert found.facts["after"]["network_calls"]["attached"] == 3
+    assert not any("Nothing is cut" in note for note in found.notes)
+
+
+def test_one_step_and_a_note_that_begins_with_t_star():
+    found = scheduler("DDIMScheduler", str(ARTEFACTS / "dense_full"), 1)
+    assert any(note.startswith("Nothing is cut of 1 step: at most") for note in found.notes)
+    found = scheduler(str(ARTEFACTS / "few_step_pipeline"), None, 7)
+    assert any(note.startswith("t* was chosen for the") for note in found.notes)
 
 
 # -- how it is named -------------------------------------------------------------------------------
@@ -164,6 +177,8 @@ def test_refusals_say_why(stats, tmp_path, monkeypatch):
     (own / "scheduler_config.json").write_text('{"_class_name": "MyScheduler"}')
     saved(diffusers.VQDiffusionScheduler(num_vec_classes=9), tmp_path / "tokens")
     saved(diffusers.DDIMInverseScheduler(), tmp_path / "inverse")
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "scheduler_config.json").write_text("[1]")
     for name, told in (
         ("tokens", "cannot use VQDiffusionScheduler: it samples discrete tokens"),
         ("VQDiffusionScheduler", "cannot use VQDiffusionScheduler: it samples discrete tokens"),
@@ -171,13 +186,33 @@ def test_refusals_say_why(stats, tmp_path, monkeypatch):
         ("own", "its class MyScheduler is none of diffusers"),
         ("empty", "neither scheduler_config.json nor scheduler/scheduler_config.json is in empty"),
         ("nowhere", "there is no folder nowhere, and no scheduler class of diffusers"),
-        ("a b/c", "'a b/c' is no hub id"),
+        ("a b/c", "there is no folder a b/c, and 'a b/c' is no hub id"),
+        ("my-pipeline/", "there is no folder my-pipeline/, and 'my-pipeline/' is no hub id"),
+        ("list", "scheduler_config.json is [1], and must be an object with entries. Save the"),
     ):
         found = scheduler(name, stats, 50)
         (problem,) = found.problems
         assert problem.startswith(f"Scheduler {name}: {told}")
         assert found.facts["works"] is False
         assert about(found)["named"] == name
+
+
+def test_a_class_whose_library_is_missing_names_it(monkeypatch, tmp_path):
+    """diffusers exports a placeholder for it, which is no scheduler."""
+    from diffusers.utils import dummy_torch_and_torchsde_objects as placeholders
+
+    one = "DPMSolverSDEScheduler"
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": one}))
+    monkeypatch.setattr(diffusers.schedulers, one, getattr(placeholders, one), raising=False)
+    monkeypatch.setattr(doctor, "plain_class", lambda name: None)
+    for installed, told in (
+        (lambda name: None if name == "torchsde" else "1", "Run: pip install torchsde"),
+        (lambda name: "1", "pip install -U diffusers"),
+    ):
+        monkeypatch.setattr(doctor, "installed_version", installed)
+        for name in (one, str(tmp_path)):
+            (problem,) = scheduler(name, None, 50).problems
+            assert problem.endswith(told)
 
 
 def test_too_many_steps_and_statistics_that_are_none(stats, tmp_path):

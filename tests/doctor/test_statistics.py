@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from folders import ROOT
+from folders import ARTEFACTS, frozen_statistics
 from safetensors.numpy import load_file
 from toys import dense_stats
 
@@ -12,15 +12,14 @@ from gaga_adapter import GAGAStats
 from gaga_adapter.doctor.statistics import statistics
 from gaga_adapter.noise.paths import NAMED_PATHS, named_path
 
-ARTEFACTS = sorted((ROOT / "tests" / "goldens" / "artefacts").iterdir())
-STATES = ROOT / "tests" / "goldens" / "states"
+STATES = ARTEFACTS / "states"
 
 
 def about(section):
     return dict(section.lines)
 
 
-@pytest.mark.parametrize("folder", ARTEFACTS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", frozen_statistics(), ids=lambda folder: folder.name)
 def test_an_artefact_of_data(folder):
     config = json.loads((folder / "gaga_config.json").read_text(encoding="utf-8"))
     found = statistics(str(folder))
@@ -30,12 +29,24 @@ def test_an_artefact_of_data(folder):
     for name in ("schema_version", "digest", "layout", "log_snr_star"):
         assert json.loads(json.dumps(found.facts[name])) == config[name], name
     assert found.facts["count"] == int(load_file(folder / "gaga_stats.safetensors")["count"].sum())
+    if config["selection"] is None:
+        assert found.notes[0].startswith("t* was given by hand")
+        return
     curve = config["selection"]["curve"]
     assert found.facts["criterion"]["name"] == curve["criterion"]
     assert about(found)["criterion"].startswith(
         f"{curve['criterion']} on {curve['n_samples']:,} items, tolerance "
     )
     assert any("which is few" in note for note in found.notes)  # they are small
+
+
+@pytest.mark.parametrize("name", ["0_1_p_values", "several_bounds", "tokens"])
+def test_few_items_make_loose_only_what_is_a_bound(name):
+    """A bound, an estimate and p-values, each in its own words."""
+    told = " ".join(statistics(str(ARTEFACTS / name)).notes)
+    assert ("its bound is loose" in told) == (name == "tokens")
+    assert ("its values are uncertain" in told) == (name == "several_bounds")
+    assert ("it tells little apart" in told) == (name == "0_1_p_values")
 
 
 def test_the_embedded_one_and_its_steps(qm9):

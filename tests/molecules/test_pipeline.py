@@ -3,6 +3,8 @@
 import inspect
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -34,7 +36,7 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.noise.paths import named_path
 from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.sampling.grid import wanted_grid
-from gaga_adapter.sampling.loop import draw_sizes
+from gaga_adapter.sampling.loop import check_statistics, draw_sizes
 from gaga_adapter.sampling.solvers import SCHEDULERS, scheduler_named
 from gaga_adapter.stats import EMBEDDED as EMBEDDED_STATS
 
@@ -287,6 +289,39 @@ def test_a_pipeline_that_is_none_is_one_line_through_both_doors(load, tmp_path):
             load(name)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["my-pipeline/", "./mine", "a/b/c", "qm8", "no such/folder/"])
+def test_a_folder_that_is_not_there_is_called_one(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtefactError) as caught:
+        MoleculePipeline.load(name)
+    assert str(caught.value).startswith(f"no molecule pipeline at {name} (there is no such folder")
+    assert "alphanumeric" not in str(caught.value)
+
+
+def test_a_name_that_may_be_of_the_hub_is_no_folder_here_either(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtefactError, match=r"\(there is no such folder, and on the hub: "):
+        MoleculePipeline.from_pretrained("me/nothing", local_files_only=True)
+
+
+def test_elements_that_the_model_does_not_have_are_named(pipe):
+    stats = replace(
+        GAGAStats.from_pretrained("qm9"), layout=MoleculeLayout(("H", "C", "N", "S", "Cl"))
+    )
+    scheduler = SimpleNamespace(stats=stats)  # any scheduler with statistics
+    with pytest.raises(StatsMismatchError) as caught:
+        check_statistics(scheduler, pipe.denoiser.layout)
+    text = str(caught.value)
+    assert "The model has no S, Cl: take one that was trained with them" in text
+    assert "`gaga sample --model`; that of qm9 has H, C, N, O and F only" in text
+    assert text.endswith("without them: refit with `gaga fit`, in the model's elements and scales.")
+    scheduler.stats = replace(stats, layout=MoleculeLayout(onehot_scale=2.0))  # it has them all
+    with pytest.raises(StatsMismatchError, match=r"\. Refit with `gaga fit`"):
+        check_statistics(scheduler, pipe.denoiser.layout)
+    assert EMBEDDED_STATS.keys() == {"qm9"}
+    assert GAGAStats.from_pretrained("qm9").layout.elements == ("H", "C", "N", "O", "F")
 
 
 def test_a_saved_pipeline_says_how_to_load_it(pipe, tmp_path):

@@ -258,7 +258,7 @@ def test_a_reference_at_the_level_of_the_states_is_drawn_from_as_it_is(repeated)
         found = judge.of_states(states, None, reference, source)
         far = judge.of_states(states, None, reference.at(0.1, 1.2), source)
     assert abs(found.auc - 0.5) < FAR * math.sqrt(2) * found.auc_std_error
-    assert found.kl < FAR * found.kl_std_error
+    assert found.kl <= FAR * found.kl_std_error  # both are 0 where nothing was learned
     assert far.kl > 0.3
 
 

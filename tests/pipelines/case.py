@@ -46,8 +46,11 @@ class Case:
 
     @property
     def is_known(self) -> bool:
-        """Whether the installed diffusers has the class."""
-        return getattr(diffusers, self.pipeline, None) is not None
+        """Whether the installed diffusers has the class, and what the class imports is there."""
+        try:
+            return getattr(diffusers, self.pipeline, None) is not None
+        except RuntimeError:  # of diffusers; its cause is often a transformers that is too old
+            return False
 
 
 def assemble(name: str, **parts: Any) -> Any:

@@ -1,25 +1,26 @@
 """The plain words: every figure is that of the artefact, in full sentences, for every kind."""
 
+import ast
 import math
 import re
+import shlex
 from dataclasses import replace
 
 import diffusers
 import pytest
 import torch
-from folders import ROOT
+from folders import ARTEFACTS, frozen_statistics
 from toys import dense_stats
 
 from gaga_adapter import FittedStates, GAGAStats, named_path
-from gaga_adapter.layout import DenseLayout
+from gaga_adapter.layout import DenseLayout, MoleculeLayout, TokenLayout
 from gaga_adapter.molecules.pipeline import edm_scheduler
 from gaga_adapter.moments import DenseMoments
 from gaga_adapter.report.explanation import _KNOWS, explain, explain_states
 from gaga_adapter.report.facts import home_savings, report_facts
 from gaga_adapter.selection import right_guesses
 
-ARTEFACTS = sorted((ROOT / "tests" / "goldens" / "artefacts").iterdir())
-STATES = ROOT / "tests" / "goldens" / "states"
+STATES = ARTEFACTS / "states"
 
 
 def text(told):
@@ -39,7 +40,7 @@ def test_figures_of_the_embedded_artefact(qm9):
         "130,831 molecules of qm9",
         f"timestep {start.value} of 1000 on the schedule edm/polynomial_2",
         f"90 % interval of {low:.0f} to {high:.0f}",
-        f"{math.exp(-qm9.log_snr_star / 2):.2f} times the size of the signal",
+        f"noise of a standard deviation of {math.exp(-qm9.log_snr_star / 2):.2f}, in the units of",
         f"compared {chosen.curve.n_samples:,} molecules",
         f"no more than {chosen.tolerance:g} nats per molecule",
         "right in 75 % of all cases at most",
@@ -96,23 +97,59 @@ def test_no_guesser_is_right_more_often(nats):
     assert right_guesses(0.0) == 0.5
 
 
-@pytest.mark.parametrize("folder", ARTEFACTS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", frozen_statistics(), ids=lambda folder: folder.name)
 def test_every_kind_is_explained_in_sentences(folder):
     stats = GAGAStats.from_pretrained(folder)
     told = explain(stats, "my stats")
     words = text(told)
-    assert f"{stats.moments.count:,} {'arrays' if 'dense' in folder.name else 'molecules'}" in words
-    assert _KNOWS[stats.reference().kind] in words
-    assert "which is few" in words
-    assert "nearly always" in words  # tolerances of 5 nats and more
+    layouts = {DenseLayout: "arrays", TokenLayout: "sets of tokens"}
+    assert f"{stats.moments.count:,} {layouts.get(type(stats.layout), 'molecules')}" in words
+    if isinstance(stats.layout, (DenseLayout, MoleculeLayout)):
+        assert _KNOWS[stats.reference().kind] in words
+    else:
+        assert not re.search("composition|element", words)
+    assert ("which is few" in words) == (stats.selection is not None)
+    if stats.selection is not None:
+        assert ("nearly always" in words) == (stats.selection.tolerance >= 5)
     assert told.title == str(stats.provenance.get("data", "my stats"))
     for one in sentences(words):
         assert re.match(r"[A-Z0-9t]", one), one
         assert one.endswith("."), one
-    for word in ("None", "nan", "  ", "..", "{"):
+    for word in ("None", "nan", "  ", "..", "{", "-0.00", " 0 features", " 1 features"):
         assert word not in words
     compile("\n".join(told.code), "code", "exec")
     assert '"my stats"' in told.code[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "untold"),
+    [
+        ("tokens", "whose tokens have 2 features each", "atom"),
+        ("positions", "takes the three axes of a molecule of the data that", "feature"),
+        ("0_1_atoms", "a position and 1 feature each", "composition"),
+        ("0_1_charges", "a position, an atomic number and an element (H, C)", "nothing"),
+        ("mixed_size", "takes the composition of a molecule of the data, shows", "three axes of"),
+        ("refined_em", "It is refined by mixing weights by EM, fitted at", "tilt"),
+        ("several_bounds", "nearer to the data is that of two_sample.", "bound is loose"),
+    ],
+)
+def test_words_are_those_of_the_kind(name, told, untold):
+    words = text(explain(GAGAStats.from_pretrained(ARTEFACTS / name), "a"))
+    assert told in words
+    assert untold not in words
+
+
+def test_another_t_star_is_not_what_the_criterion_saw(qm9):
+    words = text(explain(replace(qm9, log_snr_star=1.0), "a"))
+    assert "and from log-SNR 0.25 on towards noise it found" in words
+    assert "from t* on towards noise" not in words
+
+
+def test_lines_to_type_take_any_name(qm9):
+    name = 'C:\\new\\my "stats"'
+    shell, *python = explain(qm9, name).code
+    assert shlex.split(shell)[4:6] == ["--stats", name]
+    assert ast.literal_eval(python[-1].partition("stats=")[2].removesuffix(")")) == name
 
 
 def test_no_curve_p_values_and_a_path_that_is_too_short(qm9):
@@ -124,6 +161,9 @@ def test_no_curve_p_values_and_a_path_that_is_too_short(qm9):
     words = text(explain(p_values, "a"))
     assert "with 5 % of false alarms" in words
     assert "Nats measure" not in words
+    end = text(explain(dense_stats(log_snr_star=-10.1), "a"))
+    assert "Nothing with the ancestral sampler on ddpm/linear: its path ends" in end
+    assert "called less often" not in end
     far = text(explain(dense_stats(log_snr_star=-30.0), "a"))
     assert "nothing can be left out" in far
     assert "called less often" not in far

@@ -1,6 +1,7 @@
 """Numbers of steps and lists of levels in a pipeline: what its scheduler is asked for."""
 
 import copy
+import inspect
 
 import diffusers
 import numpy as np
@@ -62,6 +63,8 @@ def run(pipe, **arguments):
 def test_lists_give_the_grid_that_diffusers_pipelines_make_of_them(pipe, scheduler, levels):
     ((kind, entries),) = levels.items()
     theirs = copy.deepcopy(scheduler)
+    if kind not in inspect.signature(theirs.set_timesteps).parameters:
+        pytest.skip(f"{type(theirs).__name__} takes no {kind} in this diffusers")
     # The call in their retrieve_timesteps. Two classes calculate with what they get as it is.
     as_it_is = isinstance(theirs, EDMEulerScheduler | UniPCMultistepScheduler)
     plain = entries if as_it_is else np.asarray(entries).tolist()
@@ -131,7 +134,12 @@ def test_a_checkpoint_takes_lists_too():
         (DDPMScheduler(), {"timesteps": [5, 9]}, "refuses timesteps: .* descending order"),
         (DDPMScheduler(), {"timesteps": [1000, 9]}, "refuses timesteps: .* must start before"),
         (EulerDiscreteScheduler(), {"sigmas": [1.0, 3.0, 0.0]}, "do not fall from noise to data"),
-        (UniPCMultistepScheduler(), {"sigmas": [2, 1]}, "refuses sigmas: .*use_flow_sigmas"),
+        # diffusers 0.36 takes none at all
+        (
+            UniPCMultistepScheduler(),
+            {"sigmas": [2, 1]},
+            "refuses sigmas: .*use_flow_sigmas|takes no list of sigmas",
+        ),
     ],
 )
 def test_lists_that_are_refused(pipe, scheduler, arguments, message):

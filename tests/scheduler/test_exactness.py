@@ -617,7 +617,10 @@ def test_grids_named_entry_by_entry(case, name, values, monkeypatch):
     """Cut like the scheduler's own; or as many entries, resampled from t* on."""
     case = Case(case.name, case.kind, call={name: values}, multistep=case.multistep, **case.options)
     case.call["num_inference_steps"] = None
-    full = case.law(case.make(), monkeypatch)
+    base = case.make()
+    if name not in inspect.signature(base.set_timesteps).parameters:
+        pytest.skip(f"{case.name} of diffusers {diffusers.__version__} takes no {name}")
+    full = case.law(base, monkeypatch)
     allowed = max(error(full), bare_error(Case(case.name, case.kind, **case.options), monkeypatch))
     calls = {}
     for spacing in ("suffix", "respace"):

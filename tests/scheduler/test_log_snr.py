@@ -1,7 +1,9 @@
 """`spacing="log_snr"`: levels that are even in log-SNR, whatever the scheduler's own grid is."""
 
+import inspect
 import warnings
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,6 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
-    LTXEulerAncestralRFScheduler,
     UniPCMultistepScheduler,
 )
 from scheduler.loops import STATS, noise, run, wrap
@@ -134,7 +135,11 @@ def test_runs_on_these_levels_are_exact(case, monkeypatch):
             {"sigmas": np.linspace(1, 1 / 7, 7).tolist(), "mu": 0.8},
             {"mu": 0.2},
         ),
-        (LTXEulerAncestralRFScheduler(), {"sigmas": np.linspace(1, 0, 8).tolist()}, {}),
+        *(
+            (getattr(diffusers, name)(), {"sigmas": np.linspace(1, 0, 8).tolist()}, {})
+            for name in ("LTXEulerAncestralRFScheduler",)
+            if hasattr(diffusers, name)  # diffusers 0.36 does not have it
+        ),
         (UniPCMultistepScheduler(**FLOW), {"sigmas": np.linspace(1, 1 / 7, 7)}, {}),
         (DDPMScheduler(), {"timesteps": list(range(600, 0, -90))}, {}),
         (DPMSolverMultistepScheduler(), {"timesteps": list(range(600, 0, -90))}, {}),
@@ -146,6 +151,8 @@ def test_runs_on_these_levels_are_exact(case, monkeypatch):
 )
 def test_of_a_list_that_the_caller_gives_only_the_number_counts(base, given, plain):
     """Pipelines of flow models give one by themselves; neither it nor a shift moves a level."""
+    if not given.keys() <= inspect.signature(base.set_timesteps).parameters.keys():
+        pytest.skip(f"{type(base).__name__} takes no {' or '.join(given)} in this diffusers")
     grids = []
     for call in (given, {"num_inference_steps": 7, **plain}):
         scheduler = wrap(base, spacing="log_snr", handover="init")

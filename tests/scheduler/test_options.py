@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     UNet2DModel,
@@ -142,6 +144,17 @@ def test_a_repository_as_the_hub_cache_keeps_it(stats, tmp_path):
         GAGAScheduler.from_pretrained("someone/nothing", cache_dir=tmp_path, local_files_only=True)
 
 
+@pytest.mark.parametrize("name", ["my-scheduler/", "./mine/", "a/b/c", "my scheduler"])
+def test_a_folder_that_is_not_there_is_no_hub_id(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtefactError) as caught:
+        GAGAScheduler.from_pretrained(name, stats="qm9")
+    assert str(caught.value).startswith(
+        f"{name} is neither a folder here nor readable on the hub: it is no hub id, which has the "
+        "form user/name. Pass a scheduler, a folder"
+    )
+
+
 def test_the_configuration_is_the_bases(stats, tmp_path):
     base = DPMSolverMultistepScheduler(use_karras_sigmas=True)
     GAGAScheduler.from_pretrained(base, stats=stats).save_pretrained(tmp_path / "gaga")
@@ -224,12 +237,40 @@ def test_t_star_that_is_no_number_is_refused_by_name(stats, number):
 
 
 @pytest.mark.parametrize("base", [DDIMScheduler, FlowMatchEulerDiscreteScheduler])
-def test_a_share_of_the_path_is_warned_of(stats, base):
-    with pytest.warns(GAGAWarning, match=r"t_star=0\.4 .*nearly clean.* It counts timesteps"):
-        GAGAScheduler.from_pretrained(base(), stats=stats, t_star=0.4)
+def test_a_level_where_the_data_are_nearly_clean_is_warned_of(stats, base):
     with pytest.warns(GAGAWarning, match=r"their curve begins at 2\.5"):
         GAGAScheduler.from_pretrained(base(), stats="qm9", t_star=3)
     GAGAScheduler.from_pretrained(base(), stats=stats, t_star=400)
+
+
+def test_a_share_of_a_continuous_path_is_warned_of(stats):
+    """A flow has a level at every number, so this may be meant."""
+    with pytest.warns(GAGAWarning, match=r"t_star=0\.4 .*nearly clean.* It counts timesteps"):
+        GAGAScheduler.from_pretrained(FlowMatchEulerDiscreteScheduler(), stats=stats, t_star=0.4)
+
+
+@pytest.mark.parametrize(
+    ("base", "share", "meant"),
+    [
+        (DDIMScheduler(), 0.3, "0.3 of 1000 is 300."),
+        (EulerDiscreteScheduler(), 0.55, "0.55 of 1000 is 550."),
+        (DDPMScheduler(num_train_timesteps=50), 0.1, "0.1 of 50 is 5."),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_share_is_refused_where_timesteps_are_integers(stats, base, share, meant):
+    with pytest.raises(TruncationError) as caught:
+        GAGAScheduler.from_pretrained(base, stats=stats, t_star=share)
+    text = str(caught.value)
+    assert text.startswith(
+        f"t_star={share:g} lies between two timesteps of {type(base).__name__}, where the data are "
+        "nearly clean. It counts timesteps, the integers 0 to "
+    )
+    assert text.endswith(f"and is no share of the path: {meant}")
+    for whole in (0, 1):  # the two that are next to it are timesteps
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GAGAWarning)
+            assert GAGAScheduler.from_pretrained(base, stats=stats, t_star=whole).t_star == whole
 
 
 def test_a_share_is_a_timestep_where_timesteps_are_shares(stats):

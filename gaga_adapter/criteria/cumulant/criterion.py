@@ -220,8 +220,11 @@ class Cumulant(BaseCriterion):
             )
         if left_out > 0.05 * len(x):
             warn(
-                f"{left_out} of {len(x)} molecules are left out: fewer than "
-                f"{_FEWEST_BATCHES * _BATCH} distinct ones of their size."
+                f"the criterion leaves out {left_out} of the {len(x)} molecules that it judges: "
+                f"there are fewer than {_FEWEST_BATCHES * _BATCH} distinct ones of their size. The "
+                "moments have all. Pass more molecules or conformers, judge more of them "
+                "(n_criterion, `gaga fit --items`), or choose the criterion two_sample, which "
+                "judges molecules of all sizes together."
             )
         return makers
 

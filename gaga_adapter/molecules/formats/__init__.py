@@ -22,7 +22,14 @@ from gaga_adapter.distributed import Progress
 from gaga_adapter.errors import DataError, whole_number
 from gaga_adapter.molecules.data import MoleculeSet
 from gaga_adapter.molecules.formats.opening import COMPRESSIONS, STANDARD_INPUT, Input
-from gaga_adapter.molecules.formats.record import FileFormat, Format, Hydrogens, Record, Whole
+from gaga_adapter.molecules.formats.record import (
+    IMAGES,
+    FileFormat,
+    Format,
+    Hydrogens,
+    Record,
+    Whole,
+)
 from gaga_adapter.molecules.formats.sdf import sdf_text, write_sdf
 from gaga_adapter.molecules.formats.streaming import MoleculeStream, Tally
 
@@ -57,6 +64,7 @@ _GRAPHS = (".smi", ".csv")  # without geometries
 _PLAIN = (".npz", ".npy", ".db")  # never compressed
 #: Copies that atomic-datasets makes of the files beside them: read when they are named.
 _COPIES = ("qm9_preprocessed_True.npz", "qm9_preprocessed_False.npz", "tmqm_preprocessed.npz")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _ALLOWED = (
     "qm9, qm9:train, qm9:valid, qm9:test, or a .sdf, .sd, .mol, .xyz, .extxyz (also .gz, .bz2, .xz "
     "or .zst), .npz, .npy or .db file, a folder or a pattern of such files, - for standard input, "
@@ -195,6 +203,8 @@ def _paths(source: str | os.PathLike[str], embed: bool, wanted: str | None) -> l
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
         files = [file for file in files if _kind(file) in kinds and _is_source(file)]
         fault = f"the folder {name} has no file of molecules"
+        if not files and any(_is_picture(file) for file in path.rglob("*")):
+            raise DataError(f"{fault}, but pictures. {IMAGES}")
     elif not path.exists() and glob.has_magic(name):
         files = [Path(file) for file in sorted(glob.glob(name, recursive=True))]
         fault = f"no file matches {name}"
@@ -204,6 +214,10 @@ def _paths(source: str | os.PathLike[str], embed: bool, wanted: str | None) -> l
     if not files:
         raise DataError(f"{fault}. Allowed: {_ALLOWED}.")
     return files
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _PICTURES
 
 
 def _is_source(file: Path) -> bool:
@@ -220,6 +234,8 @@ def _file(
 ) -> Format[Any]:
     source = Input(path)
     kind = wanted or _kind(path)
+    if _is_picture(path) and wanted is None:
+        raise DataError(f"{source.name} is a picture, and no file of molecules. {IMAGES}")
     if kind not in READERS and (path.suffix or source.is_pipe or path.exists()):
         raise DataError(
             f"cannot tell what {source.name} is. Allowed: {_ALLOWED}. "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.formats.flat import Atoms, by_offsets
-from gaga_adapter.molecules.formats.record import MOST_ATOMS, FileFormat, Record
+from gaga_adapter.molecules.formats.record import IMAGES, MOST_ATOMS, FileFormat, Record
 from gaga_adapter.molecules.formats.rows import Rows
 
 _ROWS = 4096  # read at a time
@@ -53,7 +53,7 @@ class NpzFile(FileFormat[Row | Atoms]):
                 found = ", ".join(name.removesuffix(".npy") for name in names)[:200]
                 raise DataError(
                     f"{self.name} has no {', '.join(missing)}; it has {found or 'nothing'}. "
-                    f"{_ALLOWED}"
+                    f"{_ALLOWED}" + ("" if set(missing) < set(_KEYS) else f" {IMAGES}")
                 )
             arrays = [self._rows(stack, archive, key) for key in _KEYS]
             counts, charges, positions = arrays

@@ -25,6 +25,11 @@ Hydrogens = Literal["keep", "remove", "add"]
 Piece = TypeVar("Piece")
 #: Largest number of atoms in a molecule. A larger one in a file is taken for damage.
 MOST_ATOMS = 1_000_000
+#: What to do with a file that holds something else than molecules.
+IMAGES = (
+    "Images, latents and signals are read from one array of floats (M, C, ...), for images "
+    "(M, C, H, W), scaled as the model sees them: write it with numpy.save into a .npy file."
+)
 #: Number of characters that no line of a text of molecules reaches.
 MOST_CHARACTERS = 1_000_000
 

@@ -60,7 +60,12 @@ class CsvFile(SmilesFile):
             lines = self._lines(stream)
             header = next(lines, "")
             self._delimiter = max(_DELIMITERS, key=header.count)
-            titles = next(csv.reader([header], delimiter=self._delimiter), [])
+            try:
+                titles = next(csv.reader([header], delimiter=self._delimiter), [])
+            except csv.Error as error:  # python 3.10 raises it for a NUL
+                raise DataError(
+                    f"{self.name} has a header that is no text ({error}). Save the table as text"
+                ) from error
             self._n_columns = len(titles)
             self._column = _smiles_column(titles, self.name)
             for number, line in enumerate(lines, 2):

@@ -92,7 +92,11 @@ class Tally:
         }
         for what, count in dropped.items():
             if count:
-                sentences.append(f"{count:,} molecules have {what} in the file; dropped.")
+                these = "this is" if what.startswith("a ") else "these are"
+                sentences.append(
+                    f"{count:,} molecules have {what} in the file: {these} dropped, and the "
+                    "molecules stay."
+                )
         if self.n_split:
             sentences.append(
                 f"{self.n_split:,} molecules are in several pieces by the bonds in the file; each "

@@ -202,7 +202,9 @@ def connected(bonds: Bonds, n_atoms: NDArray[np.int64]) -> NDArray[np.bool_]:
     n_molecules, width = bonds.shape
     ends = bonds.molecule * width + np.stack([bonds.first, bonds.second])
     n_places = n_molecules * width
-    graph = coo_array((np.ones(ends.shape[1]), tuple(ends)), (n_places, n_places))
+    # csgraph of scipy 1.11 takes indices of 32 bits: with others it prints an error and goes on.
+    places = tuple(ends.astype(np.int32))
+    graph = coo_array((np.ones(ends.shape[1]), places), (n_places, n_places))
     labels = connected_components(graph, directed=False)[1].reshape(bonds.shape)
     is_apart = (labels != labels[:, :1]) & (np.arange(width) < n_atoms[:, None])
     whole: NDArray[np.bool_] = ~is_apart.any(axis=1)

@@ -330,12 +330,52 @@ def test_statistics_of_something_else_are_refused(gaga, trained, geoldm):
 @pytest.mark.parametrize("t_star", [0, STEPS + 1])
 def test_a_t_star_that_the_model_does_not_have(gaga, trained, edm, t_star):
     trained("edm")
-    for stats in ("none", "qm9"):
+    for stats in ("none", "qm9", "auto"):
         code, _, err = gaga(
             "run", "edm", "--stats", stats, "--t-star", t_star, "--", "eval_analyze.py"
         )
         assert code == 2
         assert f"t_star={t_star} is no step of EnVariationalDiffusion(T=40)" in err
+        assert "fitting statistics" not in err
+
+
+def test_a_fit_is_announced_and_leaves_nothing_when_it_is_interrupted(
+    gaga, trained, edm, tmp_path, monkeypatch
+):
+    trained("edm")
+    model = ("eval_analyze.py", "--model_path", "outputs/x")
+    before = sorted(tmp_path.rglob("*"))
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    for words, quick in ((("--t-star", 9), False), ((), True), (("--criterion", "ks_mi"), True)):
+        with monkeypatch.context() as patch:
+            patch.setattr("gaga_adapter.integrations.patching.fitting.fit", interrupt)
+            code, _, err = gaga("run", "edm", *words, "--", *model)
+        assert code == 130
+        (line,) = (line for line in err.splitlines() if "fitting statistics before" in line)
+        assert f"they are kept in {Path('outputs/x/gaga')} for later runs" in line
+        assert ("--criterion cumulant is quick" in line) == quick
+        assert [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in str(path)] == [
+            path for path in before if "__pycache__" not in str(path)
+        ]
+    code, _, err = gaga("run", "edm", "--t-star", 9, "--", *model)
+    assert code == 0
+    assert err.index("fitting statistics before") < err.index("fitted ")
+    assert "fitting" not in gaga("run", "edm", "--t-star", 9, "--", *model)[2]
+
+
+def test_options_of_a_script_without_the_dashes(gaga, edm):
+    words = ("eval_analyze.py", "--model_path", "outputs/my model")
+    code, _, err = gaga("run", "edm", "--t-star", 9, *words)
+    assert code == 2
+    assert "gaga: no such option: --model_path. If it is an option of the script, put --" in err
+    assert "gaga run edm --t-star 9 -- eval_analyze.py --model_path 'outputs/my model'" in err
+    code, _, err = gaga("run", "edm", "--model_path", "x")
+    assert (code, "put -- before the script. See gaga run --help" in err) == (2, True)
+    code, _, err = gaga("run", "edm", "--refits", "--", "eval_analyze.py")  # gaga's own
+    assert (code, "put --" in err, "Did you mean --refit?" in err) == (2, False, True)
 
 
 # -- how the script runs ---------------------------------------------------------------------------

@@ -119,7 +119,8 @@ def test_charges_are_dropped_and_said_to_be(tmp_path):
     glycine = embedded(GLYCINE)
     (tmp_path / "a.sdf").write_text(sdf_of([glycine, embedded("O")]))
     stream = stream_molecules(tmp_path / "a.sdf")
-    with pytest.warns(GAGAWarning, match=r"^1 molecules have formal charges in the file; dropped"):
+    said = "^1 molecules have formal charges in the file: these are dropped, and the molecules stay"
+    with pytest.warns(GAGAWarning, match=said):
         check(next(iter([*stream])), [glycine, embedded("O")])
     assert stream.tally.n_charged == 1
 
@@ -207,7 +208,7 @@ def test_periodic_cells_are_dropped_and_said_to_be(tmp_path, mols):
     check(read_molecules(tmp_path / "open.xyz"), mols[2:], atol=1e-6)
     image.pbc = True
     io.write(tmp_path / "closed.xyz", image, format="extxyz")
-    with pytest.warns(GAGAWarning, match="1 molecules have a periodic cell in the file; dropped"):
+    with pytest.warns(GAGAWarning, match="have a periodic cell in the file: this is dropped"):
         check(read_molecules(tmp_path / "closed.xyz"), mols[2:], atol=1e-6)
 
 
@@ -332,6 +333,28 @@ def test_npz_of_another_kind_is_told_by_its_arrays(tmp_path):
     np.savez(tmp_path / "a.npz", R=np.zeros((5, 2, 3)), z=[1, 1], E=np.zeros(5))
     with pytest.raises(DataError, match=r"has no num_atoms, charges, positions; it has R, z, E"):
         read_molecules(tmp_path / "a.npz")
+
+
+def test_images_are_called_so(tmp_path):
+    written = r"images \(M, C, H, W\), .*: write it with numpy\.save into a \.npy file"
+    np.savez(tmp_path / "digits.npz", images=np.zeros((5, 8, 8)))
+    with pytest.raises(DataError, match=rf"it has images\. Allowed: .* {written}"):
+        read_molecules(tmp_path / "digits.npz")
+    np.savez(tmp_path / "half.npz", charges=np.ones((5, 2)))
+    with pytest.raises(DataError, match=r"\(M, N, 3\)\.$"):  # some of a molecule's arrays are there
+        read_molecules(tmp_path / "half.npz")
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"has no file of molecules\. Allowed"):
+        read_molecules(tmp_path / "photos")
+    (tmp_path / "photos" / "more" / "a.JPG").touch()
+    with pytest.raises(
+        DataError, match=rf"photos has no file of molecules, but pictures.*{written}"
+    ):
+        read_molecules(tmp_path / "photos")
+    with pytest.raises(DataError, match=rf"a\.JPG is a picture, .*{written}"):
+        read_molecules(tmp_path / "photos" / "more" / "a.JPG")
+    (tmp_path / "photos" / "a.xyz").write_text("1\n\nH 0 0 0\n")
+    assert len(read_molecules(tmp_path / "photos")) == 1  # pictures beside molecules are usual
 
 
 @pytest.mark.parametrize(

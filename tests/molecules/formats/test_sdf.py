@@ -122,8 +122,9 @@ def test_radicals_isotopes_and_pieces_are_counted(tmp_path):
     (tmp_path / "a.sdf").write_text(text)
     stream = stream_molecules(tmp_path / "a.sdf")
     said = (
-        "^1 molecules have unpaired electrons in the file; dropped. 1 molecules have isotopes in "
-        "the file; dropped. 1 molecules are in several pieces by the bonds"
+        "^1 molecules have unpaired electrons in the file: these are dropped, and the molecules "
+        "stay. 1 molecules have isotopes in the file: these are dropped, and the molecules stay. "
+        "1 molecules are in several pieces by the bonds"
     )
     with pytest.warns(GAGAWarning, match=said):
         assert sum(map(len, stream)) == 4
