@@ -285,8 +285,8 @@ def test_what_a_choice_claims_word_by_word():
     bound = replace(select(curve([2.0, 0.3, 0.1]), 0.5), by_items={500: (0.2, 0.04)})
     whole = (
         "The values are lower bounds at 100 items: more items would find more, and the divergence "
-        "at t* may exceed 0.5 nats. 0.5 nats allow a share of 66 % to fall to 20 %: compare "
-        "samples from t* with those of the full path."
+        "at t* may exceed 0.5 nats. 0.5 nats allow a share of good samples of 66 % to fall to 20 % "
+        "at worst: compare samples from t* with those of the full path."
     )
     assert bound.meaning == whole
     two = replace(bound, by_items={500: (0.2, 0.04), 1000: (0.3, 0.03)})
@@ -298,7 +298,7 @@ def test_what_a_choice_claims_word_by_word():
     estimate = replace(bound, curve=replace(bound.curve, criterion="cumulant"))
     assert estimate.meaning == "The values are estimates, not bounds. " + whole.partition(". ")[2]
     close = replace(bound, tolerance=1e-4)  # whose share is 65.33 %
-    assert " 0.0001 nats allow a share of 66 % to fall to 65 %: " in close.meaning
+    assert " a share of good samples of 66 % to fall to 65 % at worst: " in close.meaning
     told = "A p-value says whether data can be told from the start, not how far they are."
     assert select(curve([0.0, 0.6], "p-value")).meaning == told
 
