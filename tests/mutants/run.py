@@ -163,8 +163,8 @@ def main() -> int:
         prepare(folder / name, tests, modules)
         mutmut(folder / name, "run", "--max-children", "1", *left)
         now = verdicts(folder / name)
-        if not now:
-            print("mutmut tried no mutant; what it says above tells why.")
+        if all(now.get(mutant, "not checked") == "not checked" for mutant in left or now):
+            print(f"mutmut tried no mutant with the {name} tests; what it says above tells why.")
             return 1
         found |= {mutant: now[mutant] for mutant in (left or now) if mutant in now}
     for verdict, count in sorted(Counter(found.values()).items()):
