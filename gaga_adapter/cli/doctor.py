@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -40,6 +41,8 @@ def run(
       gaga doctor
       gaga doctor --stats stats/ --scheduler my-pipeline/ --steps 50
     """
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes the first one speaks
     with progress_bar() as progress:
         sections = examine(stats, scheduler, steps, lambda d, n: progress("examined", d, n))
     problems = [problem for section in sections for problem in section.problems]

@@ -340,6 +340,11 @@ def _code(stats: GAGAStats, name: str) -> tuple[str, ...]:
     if stats.layout == MoleculeLayout():  # the model that ships makes such molecules
         line = f"gaga sample -n 64 --stats {shlex.quote(name)} --out samples.sdf"
         return (line, *python)
+    unknown = sorted(set(getattr(stats.layout, "elements", ())) - set(MoleculeLayout().elements))
+    if unknown:
+        them = " and ".join((", ".join(unknown[:-1]), unknown[-1]) if unknown[1:] else unknown)
+        note = f"# pipe: of a model that was trained with {them}; the one that ships was not"
+        return (note, *python)
     return python
 
 

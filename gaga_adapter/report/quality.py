@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gaga_adapter.molecules.metrics.estimate import Estimate
 from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics, evaluate
 from gaga_adapter.molecules.metrics.fcd import FrechetFigures
 from gaga_adapter.molecules.metrics.plausibility import Plausibility
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from gaga_adapter.molecules.data import MoleculeSet
 
 Row = dict[str, Any]
+_NONE = Estimate(0.0, 0.0)  # of an element that is not there
 
 
 def metric_rows(samples: MoleculeSet, data: MoleculeSet | None) -> list[Row]:
     """EDM's figures and the form of the molecules."""
     metrics, truth = evaluate(samples), None if data is None else evaluate(data)
+    shares = [found.shape.element_shares for found in (metrics, truth) if found is not None]
+    elements = dict.fromkeys(element for one in shares for element in one)  # of either
     picks: list[tuple[str, str, Callable[[MoleculeMetrics], Any]]] = [
         ("atoms stable", "%", lambda m: m.atom_stability),
         ("molecules stable", "%", lambda m: m.molecule_stability),
@@ -35,8 +39,8 @@ def metric_rows(samples: MoleculeSet, data: MoleculeSet | None) -> list[Row]:
         ("spread of v_x", "Å²", lambda m: m.shape.v_x_spread),
         ("anisotropy", "", lambda m: m.shape.anisotropy),
         *(
-            (f"{element} atoms", "%", lambda m, e=element: m.shape.element_shares.get(e))
-            for element in metrics.shape.element_shares
+            (f"{element} atoms", "%", lambda m, e=element: m.shape.element_shares.get(e, _NONE))
+            for element in elements
         ),
     ]
     rows = [_row(name, unit, pick(metrics), truth and pick(truth)) for name, unit, pick in picks]

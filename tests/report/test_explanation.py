@@ -16,7 +16,7 @@ from gaga_adapter import FittedStates, GAGAStats, named_path
 from gaga_adapter.layout import DenseLayout, MoleculeLayout, TokenLayout
 from gaga_adapter.molecules.pipeline import edm_scheduler
 from gaga_adapter.moments import DenseMoments
-from gaga_adapter.report.explanation import _KNOWS, explain, explain_states
+from gaga_adapter.report.explanation import _KNOWS, _code, explain, explain_states
 from gaga_adapter.report.facts import home_savings, report_facts
 from gaga_adapter.selection import right_guesses
 
@@ -203,3 +203,13 @@ def test_arrays_and_tokens_have_words_of_their_own():
     moments.update(x)
     words = text(explain(GAGAStats(DenseLayout((5, 8)), moments, 0.5), "a"))
     assert "60 arrays, each with 5 x 8 numbers" in words
+
+
+def test_elements_that_the_model_that_ships_lacks_are_named():
+    qm9 = GAGAStats.from_pretrained("qm9")
+    assert explain(qm9, "qm9").code[0].startswith("gaga sample")
+    others = {("H", "C", "N", "O", "S"): "S", ("H", "C", "S", "Cl", "Br"): "Br, Cl and S"}
+    for elements, words in others.items():
+        stats = replace(qm9, layout=MoleculeLayout(elements))
+        note = _code(stats, "stats/")[0]
+        assert note.startswith(f"# pipe: of a model that was trained with {words};"), note
