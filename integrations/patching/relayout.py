@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,17 +24,20 @@ from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.stats import GAGAStats
 
 
-def in_layout(stats: GAGAStats, layout: Layout, reference: str = "auto") -> GAGAStats:
+def in_layout(stats: GAGAStats | str | Path, layout: Layout, reference: str = "auto") -> GAGAStats:
     """The statistics as a model with this layout sees its data; other units are a `GAGAWarning`.
 
     Args:
-        stats: Statistics of the same elements, in these or other units, with charges or without.
+        stats: Statistics of the same elements, in these or other units, with charges or without;
+            also a folder or a hub id.
         layout: Layout of what the model diffuses, such as `pipe.layout(elements)`.
         reference: Kind of the Gaussian that will be made; `paper` has no other units.
 
     Raises:
         StatsMismatchError: If the statistics describe something else.
     """
+    if not isinstance(stats, GAGAStats):
+        stats = GAGAStats.from_pretrained(stats)
     have = stats.layout
     if have == layout:
         return stats

@@ -231,7 +231,7 @@ class EDMPipeline(DiffusionPipeline):  # type: ignore[misc]
             self.layout(getattr(stats.layout, "elements", None)),
             "Fit on what it diffuses, fit_from(model, loader); or, for statistics of the same "
             "elements in other units, from gaga_adapter.integrations import in_layout and pass "
-            "in_layout(stats, pipe.layout(stats.layout.elements)).",
+            "in_layout(stats, pipe.layout(elements)), with the elements of the model.",
         )
         check_fresh(self.denoiser.adapter, self.denoiser.model, stats)
 

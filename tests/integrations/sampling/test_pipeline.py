@@ -607,7 +607,7 @@ def test_a_schedule_that_is_no_table():
         as_pipeline(model)
 
 
-def test_statistics_in_other_units():
+def test_statistics_in_other_units(tmp_path):
     """Refused, with the way to use them: the same elements, other scales."""
     pipe = pipeline(scheduler="unipc")
     other = stats_of(gaussian_moments(3), MoleculeLayout(ELEMENTS, 1, 8))
@@ -616,8 +616,9 @@ def test_statistics_in_other_units():
         StatsMismatchError, match=r"one-hot\[H,C,O\] /8.*the model has .*/4.*in_layout"
     ):
         run(pipe, num_inference_steps=5)
+    other.save_pretrained(tmp_path)
     with pytest.warns(GAGAWarning, match="were fitted on"):
-        here = in_layout(other, pipe.layout(other.layout.elements))
+        here = in_layout(tmp_path, pipe.layout(ELEMENTS))
     pipe.scheduler = truncated(pipe, stats=here)
     assert torch.isfinite(run(pipe, num_inference_steps=5).positions).all()
 
