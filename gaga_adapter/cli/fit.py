@@ -56,8 +56,6 @@ def run(
     if refine_at is not None and not refine:
         raise DataError("--refine-at is given and --refine is not. Pass --refine tilt, too.")
     judge = options.make_criterion(criterion, model, options.torch_device(device))
-    if criterion == "two_sample" and not process_index():
-        say("classifiers choose t*, which may take minutes; --criterion cumulant takes seconds")
     with progress_bar() as progress:
         source = options.open_data(reading, seed, progress)
         options.check_covariance(source, covariance)

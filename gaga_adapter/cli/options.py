@@ -333,7 +333,8 @@ CriterionOption = Annotated[
     str,
     one_of(
         tuple(CRITERIA),
-        "Criterion that chooses t*: two_sample (a classifier, nats), cumulant (closed form, nats), "
+        "Criterion that chooses t*: two_sample (classifiers, nats, minutes), cumulant (closed form, "
+        "nats, seconds), "
         "certificate (a trained denoiser, nats) or ks_mi (as published, p-values).",
     ),
 ]
