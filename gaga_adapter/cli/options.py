@@ -333,9 +333,9 @@ CriterionOption = Annotated[
     str,
     one_of(
         tuple(CRITERIA),
-        "Criterion that chooses t*: two_sample (classifiers, nats, minutes), cumulant (closed form, "
-        "nats, seconds), "
-        "certificate (a trained denoiser, nats) or ks_mi (as published, p-values).",
+        "Criterion that chooses t*: two_sample (classifiers, nats, minutes), cumulant (closed "
+        "form, nats, seconds), certificate (a trained denoiser, nats) or ks_mi "
+        "(as published, p-values).",
     ),
 ]
 ReferenceOption = Annotated[
