@@ -45,7 +45,10 @@ CASES = {
     "suppress_health_check": list(HealthCheck),
 }
 
-pytestmark = pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::gaga_adapter.errors.GAGAWarning"),
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # of an old hypothesis
+]
 
 
 def write(folder, config, tensors, header=None):

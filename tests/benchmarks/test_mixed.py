@@ -35,7 +35,7 @@ def test_t_star_of_all_rows_is_on_one_grid():
         assert set(grids.values()) == {mixed.TIMES[name]}
         text = ", ".join(f"{t:g}" for t in sorted(mixed.TIMES[name])[:-1])
         page = " ".join(mixed.PAGE.read_text(encoding="utf-8").split())
-        assert f"{text} and {max(mixed.TIMES[name]):g} of" in page
+        assert f"{text} and {max(mixed.TIMES[name]):g} for" in page
 
 
 @pytest.fixture

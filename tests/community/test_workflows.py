@@ -14,6 +14,9 @@ import pytest
 import yaml
 from folders import ROOT, TESTS
 
+# Said by an old setuptools where pip is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils")
+
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = {path.stem: path for path in sorted(FOLDER.glob("*.yml"))}
 READ = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in WORKFLOWS.items()}

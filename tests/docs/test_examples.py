@@ -28,8 +28,8 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_they_are_short():
-    files = sorted(EXAMPLES.iterdir())
-    assert [f.name for f in files if f.suffix == ".py"] == [
+    files = sorted(EXAMPLES.glob("*.py"))
+    assert [f.name for f in files] == [
         "diffusers_images.py",
         "digits.py",
         "karras_edm_loop.py",

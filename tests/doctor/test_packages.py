@@ -114,6 +114,7 @@ def test_the_exported_classes_are_those_that_diffusers_lists():
     from diffusers import schedulers
 
     named = {name for name in dir(schedulers) if name.endswith("Scheduler")}
+    named = {name for name in named if not name.startswith("Flax")}  # of old versions, for jax
     assert named <= set(exported_schedulers())
     assert set(exported_schedulers()) - named == set()
     known = conventions.ROWS.keys() | conventions.REFUSED.keys()

@@ -454,7 +454,7 @@ def _of_both(model):
 
 def _replica(model):
     """What `DataParallel` makes of a model: its weights are copies with a history."""
-    replica = copy.copy(model)
+    replica = object.__new__(type(model))
     pairs = [(model, replica)]
     for old, new in pairs:
         new.__dict__ = {**old.__dict__, "_parameters": {}, "_modules": dict(old._modules)}
@@ -462,7 +462,7 @@ def _replica(model):
         copies = {name: weight * 1 for name, weight in old._parameters.items()}
         new.__dict__.update(copies, _former_parameters=copies)
         for name, child in old._modules.items():
-            new._modules[name] = copy.copy(child)
+            new._modules[name] = object.__new__(type(child))
             pairs.append((child, new._modules[name]))
     assert not list(replica.parameters())
     return replica

@@ -180,7 +180,7 @@ def test_a_full_disk_or_an_interrupt_leaves_the_old_file(tmp_path, monkeypatch, 
     write_sdf(TWO, path)
     before = path.read_bytes()
 
-    def fail(self, text, encoding):
+    def fail(self, text, encoding, newline):
         self.write_bytes(text.encode()[:10])
         raise error
 
