@@ -15,24 +15,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from types import ModuleType
 
-from gaga_adapter.noise.conventions import NOT_SCHEDULERS, REFUSED, ROWS
+from gaga_adapter.noise.conventions import unknown_schedulers
 
 LABEL = "scheduler-watch"
 TITLE = "Scheduler classes of diffusers that are in no table"
-
-
-def exported(schedulers: ModuleType) -> set[str]:
-    """Names that `diffusers.schedulers` exports, without importing any of their files."""
-    structure: dict[str, list[str]] = schedulers._import_structure
-    return {name for names in structure.values() for name in names}
-
-
-def unknown(schedulers: ModuleType) -> list[str]:
-    """Names of exported scheduler classes that are neither supported nor refused, in order."""
-    classes = {name for name in exported(schedulers) if not name.endswith("Output")}
-    return sorted(classes - ROWS.keys() - REFUSED.keys() - NOT_SCHEDULERS)
 
 
 def report(names: list[str], version: str) -> str:
@@ -80,7 +67,7 @@ def main() -> None:
     """Print the names, and keep the issue if that was asked for."""
     import diffusers
 
-    names = unknown(diffusers.schedulers)
+    names = list(unknown_schedulers())
     print(f"diffusers {diffusers.__version__}: {len(names)} unknown scheduler classes")
     print(*names, sep="\n")
     if "--issue" in sys.argv[1:]:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from gaga_adapter.cli.console import Json, bold, out, print_json
-from gaga_adapter.cli.options import STATISTICS, completion
+from gaga_adapter.cli.options import Statistics
 from gaga_adapter.stats import GAGAStats, holds_states
 
 
 def run(
-    stats: Annotated[
-        str,
-        typer.Argument(
-            help="Folder that gaga fit wrote, hub id, or qm9 (ships with the package).",
-            autocompletion=completion(STATISTICS),
-        ),
-    ] = "qm9",
+    stats: Statistics = "qm9",
     as_json: Json = False,
 ) -> None:
     """Explain fitted statistics in plain words, and what to type next.

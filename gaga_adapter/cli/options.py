@@ -100,6 +100,13 @@ def names_in(module: str, table: str) -> Callable[[], Sequence[str]]:
 
 STATISTICS = names_in("gaga_adapter.stats", "EMBEDDED")
 PIPELINES = ("qm9",)
+Statistics = Annotated[
+    str,
+    typer.Argument(
+        help="Folder that gaga fit wrote, hub id, or qm9 (ships with the package).",
+        autocompletion=completion(STATISTICS),
+    ),
+]
 
 
 # -- data and their encoding -----------------------------------------------------------------------

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from gaga_adapter.cli.console import Json, bold, out, print_json, say, table
-from gaga_adapter.cli.options import STATISTICS, Plot, completion
+from gaga_adapter.cli.options import Plot, Statistics
 from gaga_adapter.errors import ArtefactError
 from gaga_adapter.noise.paths import starts
 from gaga_adapter.selection import curve_rows
@@ -17,13 +15,7 @@ from gaga_adapter.stats import GAGAStats, holds_states
 
 
 def run(
-    stats: Annotated[
-        str,
-        typer.Argument(
-            help="Folder that gaga fit wrote, hub id, or qm9 (ships with the package).",
-            autocompletion=completion(STATISTICS),
-        ),
-    ] = "qm9",
+    stats: Statistics = "qm9",
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:

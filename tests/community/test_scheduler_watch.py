@@ -10,6 +10,8 @@ import pytest
 from folders import ROOT
 from workflow_scripts import script
 
+from gaga_adapter.noise.conventions import exported_schedulers, unknown_schedulers
+
 watch = script("scheduler_watch")
 
 
@@ -19,8 +21,8 @@ def exporting(*names):
 
 
 def test_the_installed_diffusers_has_none():
-    assert len(watch.exported(diffusers.schedulers)) > 30
-    assert watch.unknown(diffusers.schedulers) == []
+    assert len(exported_schedulers(diffusers.schedulers)) > 30
+    assert unknown_schedulers(diffusers.schedulers) == ()
 
 
 def test_a_new_class_is_found_among_known_and_refused_ones_and_outputs():
@@ -28,7 +30,7 @@ def test_a_new_class_is_found_among_known_and_refused_ones_and_outputs():
         *("DDIMScheduler", "ZetaScheduler", "VQDiffusionScheduler", "DiscreteDDIMSchedulerOutput"),
         *("AlphaScheduler", "SchedulerMixin", "AysSchedules", "ZetaSchedulerOutput"),
     )
-    assert watch.unknown(package) == ["AlphaScheduler", "ZetaScheduler"]
+    assert unknown_schedulers(package) == ("AlphaScheduler", "ZetaScheduler")
 
 
 class GitHub:
@@ -91,7 +93,7 @@ def test_github_is_asked_only_if_that_is_wanted(words, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(watch, "keep_one_issue", lambda *told: asked.append(told))
     monkeypatch.setattr(sys, "argv", ["scheduler_watch.py", *words])
-    monkeypatch.setattr(watch, "unknown", lambda schedulers: ["AlphaScheduler"])
+    monkeypatch.setattr(watch, "unknown_schedulers", lambda: ("AlphaScheduler",))
     watch.main()
     version = diffusers.__version__
     assert asked == [(["AlphaScheduler"], version)] * len(words)

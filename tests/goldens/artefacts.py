@@ -7,9 +7,9 @@ makes `goldens/artefacts/NAME`, once, with whatever version of the package is im
 maker below and run this at the commit that introduces it. To make an old one again, take the commit
 of its row from a clone,
 
-    git clone . /tmp/then && git -C /tmp/then checkout COMMIT
-    ln -sn ../integrations /tmp/then/gaga_adapter/integrations
-    cd tests && PYTHONPATH=/tmp/then:SITE_PACKAGES python -S -m goldens.artefacts NAME
+    git clone . ../then && git -C ../then checkout COMMIT
+    ln -sn ../integrations ../then/gaga_adapter/integrations
+    cd tests && PYTHONPATH=../../then:SITE_PACKAGES python -S -m goldens.artefacts NAME
 
 where SITE_PACKAGES has the libraries, and the package itself is not installed in an editable way.
 
