@@ -378,8 +378,8 @@ def check_statistics(
         if unknown:
             advice = (
                 f"The model has no {', '.join(unknown)}: take one that was trained with them "
-                "(`--model`; that of qm9 has H, C, N, O and F only). If you want molecules without "
-                f"them, take those that have them out of the data. {advice}"
+                "(that of qm9 has H, C, N, O and F only). If you want molecules without them, "
+                f"take those that have them out of the data. {advice}"
             )
     raise StatsMismatchError(
         f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. {advice}"
