@@ -16,7 +16,7 @@ LOOPS   = $(PIP) --no-deps azula flow_matching torchdiffeq smalldiffusion torchc
 .PHONY: demo test test-oldest lint docs bench clean
 
 demo: $(VENV)/.demo ## sample QM9 molecules along the full trajectory and from t*, side by side
-	$(BIN)/gaga demo --out demo-output
+	$(BIN)/gaga demo --out demo-output --force
 
 # One process a core, so one thread a process.
 test: $(VENV)/.test ## run the tests

@@ -12,12 +12,14 @@ import typer
 from rich.table import Table
 
 from gaga_adapter.cli import console
-from gaga_adapter.cli.options import Device, Seed, torch_device, writable_folder
-from gaga_adapter.files.atomic import replacing
+from gaga_adapter.cli.options import Device, Force, Seed, torch_device, writable_folder
+from gaga_adapter.files.atomic import already_there, replacing
 from gaga_adapter.sampling import DEFAULT_STEPS
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.metrics.evaluate import MoleculeMetrics
+
+_RECORD = "demo.json"  # the last file that it writes
 
 
 def run(
@@ -38,6 +40,7 @@ def run(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    force: Force = False,
     as_json: console.Json = False,
 ) -> None:
     """Sample QM9 in full and from t*: what it saves and costs.
@@ -58,6 +61,8 @@ def run(
     from gaga_adapter.scheduler import GAGAScheduler
     from gaga_adapter.stats import GAGAStats
 
+    if (folder / _RECORD).is_file() and not force:
+        raise already_there(folder, _RECORD, "Choose another --out, or pass --force")
     console.say("reading QM9 for its own figures")
     # First of all, so that a missing package is not noticed only at the end.
     with console.progress_bar() as progress:
@@ -101,13 +106,13 @@ def run(
     metrics["QM9"] = evaluate(data)
     record["rows"]["QM9"] = {"metrics": metrics["QM9"].to_dict()}
     draw_grid(pictures, folder / "molecules.png")
-    with replacing(folder / "demo.json") as temporary:
+    with replacing(folder / _RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if as_json:
         console.print_json(record)
     else:
         console.out.print(_table(record, metrics))
-    console.say(f"wrote SDF files, demo.json and molecules.png to {folder}")
+    console.say(f"wrote SDF files, {_RECORD} and molecules.png to {folder}")
 
 
 def _table(record: dict[str, Any], metrics: dict[str, MoleculeMetrics]) -> Table:

@@ -38,6 +38,7 @@ def run(
     seed: options.Seed = 0,
     plot: options.Plot = None,
     device: options.Device = "auto",
+    force: options.Force = False,
     as_json: Json = False,
 ) -> None:
     """Fit the statistics of a data set and choose t*.
@@ -55,6 +56,7 @@ def run(
 
     if refine_at is not None and not refine:
         raise DataError("--refine-at is given and --refine is not. Pass --refine tilt, too.")
+    options.require_no_statistics(out, force)
     judge = options.make_criterion(criterion, model, options.torch_device(device))
     with progress_bar() as progress:
         source = options.open_data(reading, seed, progress)

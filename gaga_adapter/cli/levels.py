@@ -68,6 +68,7 @@ def run(
     parsing: options.Parsing,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    force: options.Force = False,
     as_json: Json = False,
 ) -> None:
     """Choose the levels of a few network calls for a model.
@@ -93,6 +94,9 @@ def run(
             f"{stats} is no folder of yours to keep levels in. Name one with --out, which gets the "
             "statistics, too."
         )
+    if folder.resolve() != Path(stats).resolve():
+        also = f"Pass --stats {folder} to add levels to these. "
+        options.require_no_statistics(folder, force, also)
     quiet_loading()
     pipeline = MoleculePipeline.load(model)
     pipeline.to(options.torch_device(device))

@@ -7,6 +7,7 @@ dataclass: a command takes it as one parameter, and `flatten` shows its fields t
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +22,11 @@ import typer
 
 from gaga_adapter.cli.console import quiet_loading
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
-from gaga_adapter.distributed import Progress
+from gaga_adapter.distributed import Processes, Progress
 from gaga_adapter.errors import LARGEST_SEED, DataError, GAGAError, StatsMismatchError, WriteError
 from gaga_adapter.files.atomic import (
     STANDARD_OUTPUT,
+    already_there,
     check_writable,
     file_behind,
     is_standard_output,
@@ -505,6 +507,33 @@ def picture(context: typer.Context, path: Path | None) -> Path | None:
 
         check_picture(cast(Path, path))
     return path
+
+
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+
+
+def require_no_statistics(folder: Path, force: bool, also: str = "") -> None:
+    """Refuse to replace statistics in a folder, unless `force` is given.
+
+    Of several processes the first one looks, and all of them get its answer: it is the one that
+    will write.
+    """
+    from gaga_adapter.stats import CONFIG_NAME, GAGAStats
+
+    def look(beat: Callable[[], None]) -> None:
+        if force or not (folder / CONFIG_NAME).is_file():
+            return
+        content = "statistics"
+        with contextlib.suppress(GAGAError):  # damaged, or of a newer version
+            stats = GAGAStats.from_pretrained(folder)
+            data = stats.provenance.get("data", "data")
+            content = f"statistics of {data} ({stats.moments.count:,} items)"
+            if stats.levels:
+                calls = ", ".join(str(one.n_calls) for one in stats.levels)
+                content += f" and levels of {calls} calls"
+        raise already_there(folder, content, f"{also}Choose another --out, or pass --force")
+
+    Processes.of_the_run().by_first(look)
 
 
 Plot = Annotated[

@@ -32,7 +32,7 @@ def run(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: options.Force = False,
     as_json: Json = False,
 ) -> None:
     """Write the data files that EDM and GeoLDM would download.

@@ -77,10 +77,11 @@ def run(
 ) -> None:
     """Write one html page: curve, t*, savings, data, molecules.
 
-    The page is one file that loads nothing from the network. The numbers of
-    its plots and tables are in it as json; metrics have error bars. With --fcd,
-    --strain and --posebusters the molecules are judged further, those of --data
-    beside them, all with bonds from distances.
+    The page is one file that loads nothing from the network. It takes the place
+    of a file of that name without asking. The numbers of its plots and tables
+    are in it as json; metrics have error bars. With --fcd, --strain and
+    --posebusters the molecules are judged further, those of --data beside them,
+    all with bonds from distances.
 
       gaga report stats/ --out report.html
       gaga report qm9 --data qm9:test --model qm9 --out report.html

@@ -84,9 +84,7 @@ def run(
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a finished file of that name.")
-    ] = False,
+    force: options.Force = False,
     as_json: Json = False,
 ) -> None:
     """Sample molecules into an SDF file.

@@ -281,6 +281,19 @@ def _is_open_as(descriptor: int, path: Path) -> bool:
         return False
 
 
+def already_there(place: Path, content: str, advice: str) -> WriteError:
+    """The refusal to replace, without leave, what took somebody time to make.
+
+    Args:
+        place: File or folder that would be written.
+        content: Words for what is in it.
+        advice: Sentence on what to do, up to "to replace it".
+    """
+    return WriteError(
+        f"{place} has {content} already, which would be replaced. {advice} to replace it."
+    )
+
+
 def check_writable(path: Path, folder: Path) -> None:
     """Make a file in the nearest folder that exists, and remove it.
 

@@ -44,6 +44,7 @@ from gaga_adapter.errors import (
     whole_number,
 )
 from gaga_adapter.files.atomic import (
+    already_there,
     file_behind,
     is_draft,
     is_stream,
@@ -259,9 +260,10 @@ class _Folder(contextlib.ExitStack):
                 "--out."
             )
         if not (replace_file or present) and self.out.is_file() and self.out.stat().st_size:
-            raise WriteError(
-                f"{self.out} is there already ({_content(self.out)}), and would be replaced. "
-                "Choose another --out, or pass --force (replace_file=True) to replace it."
+            raise already_there(
+                self.out,
+                _content(self.out),
+                "Choose another --out, or pass --force (replace_file=True)",
             )
         return [piece for piece, file in enumerate(mine) if file not in present]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gaga_adapter.errors import DataError, WriteError
-from gaga_adapter.files.atomic import replacing
+from gaga_adapter.errors import DataError
+from gaga_adapter.files.atomic import already_there, replacing
 from gaga_adapter.molecules.data import MoleculeSet
 
 SPLITS = ("train", "valid", "test")
@@ -41,7 +41,7 @@ def require_room(checkout: Path, files: Sequence[Path], force: bool = False) -> 
     found = [file for file in files if file.exists()]
     if found and not force:
         names = ", ".join(str(file.relative_to(checkout)) for file in found)
-        raise WriteError(f"{checkout} has {names} already. Pass --force to replace them.")
+        raise already_there(checkout, names, "Pass --force")
 
 
 def second_half(n_train: int) -> NDArray[np.int64]:

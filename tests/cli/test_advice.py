@@ -40,6 +40,7 @@ REACHED_BY = {
 #: Messages of `cli/options.py` that other commands print, by a part of them.
 OF_OTHERS = {
     "the certificate asks a trained denoiser": ("fit", "criteria", "report"),
+    "Choose another --out, or pass --force": ("fit", "levels", "sample", "demo"),
     "the document would go to standard output": ("sample", "report"),
 }
 #: Options of other programs, by the words before them.

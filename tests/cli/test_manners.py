@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,7 +224,7 @@ def test_ctrl_c_leaves_the_old_artefact_or_the_new_one(gaga, events, tmp_path, m
     assert gaga(*fit(events, stats), "--quiet")[0] == 0
     before = {file.name for file in stats.iterdir()}
     monkeypatch.setattr(moment, interrupt)
-    code, _, err = gaga(*fit(events, stats), "--seed", 1, "--quiet")
+    code, _, err = gaga(*fit(events, stats), "--seed", 1, "--force", "--quiet")
     assert (code, err) == (130, "gaga: interrupted\n")
     assert {file.name for file in stats.iterdir()} == before
     assert {file.name for file in tmp_path.iterdir()} == {"stats", "events.npy"}
@@ -242,7 +243,7 @@ def test_ctrl_c_between_the_two_files_of_an_artefact(gaga, events, tmp_path, mon
         replace(source, target)
 
     monkeypatch.setattr("gaga_adapter.files.atomic.os.replace", replace_one)
-    assert gaga(*fit(events, stats)[:-1], stats, "--reference", "unit")[0] == 130
+    assert gaga(*fit(events, stats), "--reference", "unit", "--force")[0] == 130
     assert len(replaced) == 1
     assert GAGAStats.from_pretrained(stats).moments.count == 1200
     assert len(list(stats.iterdir())) == 2
@@ -299,7 +300,7 @@ def test_a_finished_file_is_replaced_only_by_force(gaga, tmp_path, monkeypatch, 
     for words in (few, many):
         code, _, err = gaga(*words)
         assert (code, err.count("\n")) == (2, 1)
-        assert f"{made} is there already (3 molecules), and would be replaced." in err
+        assert f"{made} has 3 molecules already, which would be replaced." in err
         assert "Choose another --out, or pass --force" in err
         assert made.read_bytes() == finished
         assert list(tmp_path.iterdir()) == [made]
@@ -319,6 +320,41 @@ def test_a_finished_file_is_replaced_only_by_force(gaga, tmp_path, monkeypatch, 
     assert made.read_text().count("$$$$") == 5
 
 
+def test_statistics_are_replaced_only_by_force_and_before_any_work(gaga, events, tmp_path):
+    stats = tmp_path / "stats"
+    assert gaga(*fit(events, stats)).code == 0
+    finished = {file: file.read_bytes() for file in stats.iterdir()}
+    nothing = tmp_path / "nothing.npy"  # which nobody misses before
+    for words in (fit(nothing, stats), ("levels", nothing, "--calls", 2, "--out", stats)):
+        code, out, err = gaga(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{stats} has statistics of events.npy (1,200 items) already, which would be" in err
+        assert "hoose another --out, or pass --force to replace it." in err
+        assert (f"Pass --stats {stats} to add levels to these." in err) == (words[0] == "levels")
+        assert "nothing.npy" in gaga(*words, "--force").err
+    assert {file: file.read_bytes() for file in stats.iterdir()} == finished
+    assert gaga(*fit(events, stats), "--seed", 1, "--force").code == 0
+    assert {file: file.read_bytes() for file in stats.iterdir()} != finished
+    (stats / "gaga_config.json").write_text("{")  # somebody's, all the same
+    assert f"{stats} has statistics already, which would be" in gaga(*fit(events, stats)).err
+
+
+def test_levels_that_would_be_lost_are_named(gaga, events):
+    stats = Path(__file__).parents[1] / "goldens" / "artefacts" / "levels"
+    n_calls = len(json.loads((stats / "gaga_levels.json").read_text())["levels"][0]["log_snrs"])
+    assert f"items) and levels of {n_calls} calls already, which" in gaga(*fit(events, stats)).err
+
+
+def test_a_finished_demo_is_replaced_only_by_force(gaga, tmp_path):
+    (tmp_path / "demo.json").write_text("{}")
+    code, out, err = gaga("demo", "--out", tmp_path, "-n", 2)
+    assert (code, out) == (2, "")
+    assert err == (
+        f"gaga: WriteError: {tmp_path} has demo.json already, which would be replaced. Choose "
+        "another --out, or pass --force to replace it.\n"
+    )
+
+
 def test_an_empty_file_and_a_stream_have_nothing_to_lose(gaga, tmp_path):
     made = tmp_path / "made.sdf"
     made.touch()  # as mktemp makes one
@@ -326,7 +362,7 @@ def test_an_empty_file_and_a_stream_have_nothing_to_lose(gaga, tmp_path):
         assert gaga("sample", "-n", 1, "--steps", 2, "--out", out, "--quiet").code == 0
     made.write_text("a note of mine")
     code, _, err = gaga("sample", "-n", 1, "--steps", 2, "--out", made, "--quiet")
-    assert (code, "is there already (14 bytes)" in err) == (2, True)
+    assert (code, "has 14 bytes already" in err) == (2, True)
 
 
 _SLOW = """
