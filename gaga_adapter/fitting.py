@@ -221,7 +221,7 @@ def fit(
             selection = replace(selection, by_size=by_sizes)
         judge = next(one for one in judges if one.name == selection.curve.criterion)
         if getattr(judge, "grows_with_items", False):
-            values = _by_items(judge, collected, reference, selection, seed, beat)
+            values = _by_items(judge, collected, reference, selection, seed, progress, beat)
             selection = replace(selection, by_items=values)
         layout, moments = collected.layout, collected.moments
         facts = {"count": moments.count, "seed": seed, "versions": library_versions()}
@@ -365,12 +365,16 @@ def _by_items(
     reference: str,
     selection: Selection,
     seed: int,
+    progress: Progress | None,
     beat: Callable[[], None],
 ) -> dict[int, tuple[float, float]]:
     """What the criterion says at the first level that holds, of a quarter and half of the items."""
     curve, found = selection.curve, {}
     at = curve.log_snr.index(selection.first_level)
-    for share in (4, 2):
+    shares = (4, 2)
+    for done, share in enumerate(shares):
+        if progress is not None:
+            progress(f"{curve.criterion} on fewer items", done, len(shares))
         n = curve.n_samples // share
         part = _part(collected, slice(n))
         generator = torch.Generator().manual_seed(seed)

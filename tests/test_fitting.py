@@ -250,6 +250,30 @@ def test_the_choice_says_what_fewer_items_would_have_shown():
     assert f"at {n:,} items" in chosen.selection.meaning
 
 
+def test_what_comes_after_the_last_level_is_reported_before_it_is_done():
+    steps = []
+
+    class Told(Grows):
+        def curve(self, x, *rest, **options):
+            steps.append(f"curve of {len(x)} items")
+            return super().curve(x, *rest, **options)
+
+    run(
+        [gaussian_molecules()],
+        criterion=Told(1e-3),
+        log_snr=(1.0, 0.0, -1.0, -2.0),
+        progress=lambda *step: steps.append(step),
+    )
+    whole = next(place for place, step in enumerate(steps) if str(step).startswith("curve"))
+    n = int(steps[whole].split()[2])
+    assert steps[whole + 1 :] == [
+        ("grows on fewer items", 0, 2),
+        f"curve of {n // 4} items",
+        ("grows on fewer items", 1, 2),
+        f"curve of {n // 2} items",
+    ]
+
+
 def test_of_several_lower_bounds_the_largest_decides():
     judges = [Grows(1e-3), Grows(2e-3, "tighter")]
     levels = (1.0, 0.0, -1.0, -2.0)
