@@ -24,8 +24,20 @@ def devices() -> Section:
         reason = first_line(error)
         return Section("Devices", (("examined", f"no, {reason}"),), {"examined": False})
     lines, problems, notes = [], [], []
-    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    found = [("cpu", f"{facts['cores']} cores, {facts['threads']} of them used by torch")]
+    n_cores, n_usable, n_threads = os.cpu_count() or 1, usable_cores(), torch.get_num_threads()
+    load = machine_load()
+    facts: dict[str, Any] = {
+        "threads": n_threads,
+        "cores": n_cores,
+        "usable_cores": n_usable,
+        "load": load,
+    }
+    found = [("cpu", f"{n_cores} cores, {n_threads} of them used by torch")]
+    if n_usable < n_cores:
+        found = [("cpu", f"{n_cores} cores, {n_usable} for this process, {n_threads} threads")]
+    if load is not None:
+        advice = advice_on_threads(load, n_cores, n_usable, n_threads)
+        notes += [advice] if advice else []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         has_cuda = torch.cuda.is_available()
@@ -59,6 +71,8 @@ def devices() -> Section:
                 f"A small matrix product on {name} fails ({fault}). Models cannot run there: take "
                 "another device, such as cpu, or install a torch that is built for this one."
             )
+    if load is not None:
+        lines.append(("load", f"{load:.1f} processes ran or waited, on average over a minute"))
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     lines.append(("torch", build))
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -66,6 +80,44 @@ def devices() -> Section:
         lines.append(("CUDA_VISIBLE_DEVICES", chosen or "empty: no GPU is seen"))
         facts["visible"] = chosen
     return Section("Devices", tuple(lines), facts, tuple(problems), tuple(notes))
+
+
+def usable_cores() -> int:
+    """The number of cores on which the system lets this process run."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # macOS and Windows have no such call
+        return os.cpu_count() or 1
+
+
+def machine_load() -> float | None:
+    """Number of processes that ran or waited, on average over a minute; `None` on Windows."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def advice_on_threads(load: float, n_cores: int, n_usable: int, n_threads: int) -> str | None:
+    """What to do if torch has more threads than there are free cores; `None` if it has not.
+
+    The threads of one operation wait for the slowest of them. Where they have to share a core,
+    several are slower than one.
+
+    Args:
+        load: Number of cores that other work keeps busy.
+        n_cores: Number of cores of the machine.
+        n_usable: Number of cores on which this process may run.
+        n_threads: Number of threads that torch starts for one operation.
+    """
+    n_free = max(1, min(n_usable, n_cores - round(load)))
+    if n_threads <= n_free:
+        return None
+    return (
+        f"torch uses {n_threads} threads, which is more than there are free cores, and threads "
+        "that share a core can be several times slower together than one alone: while other work "
+        f"goes on, set OMP_NUM_THREADS={n_free}."
+    )
 
 
 def product_error(device: str) -> str | None:

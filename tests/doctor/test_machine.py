@@ -67,6 +67,49 @@ def test_a_gpu_that_torch_does_not_see(monkeypatch, built):
         assert not found.problems
 
 
+@pytest.mark.parametrize(
+    ("load", "n_cores", "n_usable", "n_threads", "n_free"),
+    [
+        (0.0, 2, 2, 2, None),
+        (0.4, 2, 2, 2, None),  # what the doctor itself and a desktop take
+        (0.6, 2, 2, 2, 1),
+        (6.4, 2, 2, 2, 1),  # one thread is always left
+        (6.4, 2, 2, 1, None),
+        (30.0, 64, 64, 32, None),
+        (40.0, 64, 64, 32, 24),
+        (30.0, 64, 2, 2, None),  # others may be busy elsewhere
+        (0.0, 64, 2, 64, 2),  # more threads than the system gives it cores
+    ],
+)
+def test_threads_that_would_share_a_core_are_noted(load, n_cores, n_usable, n_threads, n_free):
+    advice = machine.advice_on_threads(load, n_cores, n_usable, n_threads)
+    if n_free is None:
+        assert advice is None
+    else:
+        assert advice.startswith(f"torch uses {n_threads} threads, which is more than there are fr")
+        assert advice.endswith(f"set OMP_NUM_THREADS={n_free}.")
+
+
+def test_the_load_of_the_machine_is_shown_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (7.26, 3.0, 1.0), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    found = machine.devices()
+    assert "cpu: 8 cores, 2 for this process, 2 threads; a" in texts(found)
+    assert "load: 7.3 processes ran or waited, on average over a minute" in texts(found)
+    assert found.facts["usable_cores"] == 2
+    assert found.facts["load"] == 7.26
+    assert any("OMP_NUM_THREADS=1." in note for note in found.notes)
+    monkeypatch.delattr(machine.os, "getloadavg")  # as on Windows
+    monkeypatch.delattr(machine.os, "sched_getaffinity")
+    found = machine.devices()
+    assert "cpu: 8 cores, 2 of them used by torch; a" in texts(found)
+    assert "load" not in texts(found)
+    assert found.facts["load"] is None
+    assert not any("OMP_NUM_THREADS" in note for note in found.notes)
+
+
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     monkeypatch.setenv("GAGA_CACHE", str(tmp_path / "new" / "folder"))
     found = machine.places()
