@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gaga_adapter import errors
-from gaga_adapter.errors import GAGAError, GAGAWarning, ProcessError
+from gaga_adapter.errors import AlreadyReportedError, GAGAError, GAGAWarning, ProcessError
 
 T = TypeVar("T")
 #: Called now and then with how much of its share a process has done.
@@ -46,6 +46,7 @@ Progress = Callable[[str, int, int | None], None]
 
 _EVERY = 1.0  # seconds of work between two meetings
 _LAUNCHED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
+_PATIENCE = timedelta(seconds=10)  # for the words of another process that fails, too
 _TIMEOUT = timedelta(minutes=30)  # of one message, in groups that are started here
 
 
@@ -82,6 +83,8 @@ def started() -> Iterator[None]:
 
     Raises:
         ProcessError: If the others do not come, or the launcher does not say where they are.
+        AlreadyReportedError: If this process ends with a `GAGAError` of the same words as the first
+            one of its machine, which raises its own.
     """
     if _is_group() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if "ACCELERATE_USE_CPU" in os.environ and not torch.cuda.is_available():
@@ -110,8 +113,31 @@ def started() -> Iterator[None]:
         dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
         yield
+    except GAGAError as error:
+        if _is_reported_by_first(error):
+            raise AlreadyReportedError(str(error)) from error
+        raise
     finally:
         dist.destroy_process_group()  # waits for nobody but its own threads
+
+
+def _is_reported_by_first(error: GAGAError) -> bool:
+    """Whether the first process of this machine ends with the same error.
+
+    It leaves its words in the store of the group, where the others look for them. Who has an error
+    of its own finds none there, or other words; meanwhile its connections stay open, so that nobody
+    ends the run before it has spoken.
+    """
+    local, machine = os.environ.get("LOCAL_RANK"), os.environ.get("GROUP_RANK", "0")
+    key, words = f"gaga: error on machine {machine}", f"{type(error).__name__}: {error}"
+    with suppress(RuntimeError):  # nothing was left in time, or the store is gone
+        store = dist.distributed_c10d._get_default_store()
+        if local == "0":
+            store.set(key, words)
+        elif local is not None:
+            store.wait([key], _PATIENCE)
+            return bool(store.get(key) == words.encode())
+    return False
 
 
 @dataclass(frozen=True)

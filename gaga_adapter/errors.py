@@ -54,6 +54,10 @@ class ProcessError(GAGAError, RuntimeError):
     """Another process of the same run failed, or cannot be reached."""
 
 
+class AlreadyReportedError(ProcessError):
+    """The mistake that the first process of this machine reports, in the same words."""
+
+
 class MissingExtraError(GAGAError, ImportError):
     """An optional dependency is not installed."""
 

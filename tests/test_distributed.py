@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 from folders import RUNNERS
 from systems import posix
 
+from gaga_adapter import distributed
 from gaga_adapter.distributed import Processes, gathered, started
-from gaga_adapter.errors import DataError, ProcessError
+from gaga_adapter.errors import ArtefactError, DataError, ProcessError
 from gaga_adapter.molecules.pieces import piece_generator
 
 pytestmark = posix  # it forks, and kills with SIGKILL
@@ -286,6 +289,35 @@ def test_without_a_group_there_is_one_process():
     assert gathered(x) is x
     with pytest.raises(DataError, match="mine"), run.in_step():
         raise DataError("mine")
+
+
+@pytest.mark.parametrize(
+    ("machine", "local", "text", "is_reported"),
+    [
+        ("0", "1", "no file a", True),
+        ("0", "1", "no file b", False),  # of this process alone
+        ("1", "1", "no file a", False),  # whose user looks at another machine
+        ("0", "0", "no file a", False),  # the first one itself
+        ("0", None, "no file a", False),  # a launcher that does not number them
+    ],
+)
+def test_the_first_process_of_a_machine_reports_what_all_have(
+    monkeypatch, machine, local, text, is_reported
+):
+    monkeypatch.setattr(distributed, "_PATIENCE", timedelta(seconds=0.2))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        monkeypatch.setenv("GROUP_RANK", "0")
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        assert not distributed._is_reported_by_first(DataError("no file a"))
+        monkeypatch.setenv("GROUP_RANK", machine)
+        monkeypatch.delenv("LOCAL_RANK")
+        if local is not None:
+            monkeypatch.setenv("LOCAL_RANK", local)
+        assert distributed._is_reported_by_first(DataError(text)) == is_reported
+        assert not distributed._is_reported_by_first(ArtefactError(text))  # another kind
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_launcher_that_is_not_reached(monkeypatch):

@@ -58,6 +58,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def lines_of_gaga(err):
+    """What the commands print, without the lines of the launcher."""
+    return [line for line in err.splitlines() if "gaga: " in line]
+
+
 def chains(file, n_molecules=4200, bad=None):
     """Chains of carbon and hydrogen in EDM's layout: three batches."""
     rng = np.random.default_rng(0)
@@ -123,5 +128,44 @@ def test_one_process_that_fails_ends_the_run(tmp_path):
     code, out, err = launched(TORCHRUN, "fit", "chains.npz", "--out", "stats", cwd=tmp_path)
     assert code != 0
     assert out == ""
+    assert len(lines_of_gaga(err)) == 1  # the first process says what the second one told it
     assert "molecule 2100" in err
     assert [file.name for file in tmp_path.iterdir()] == ["chains.npz"]
+
+
+OWN = """
+import os, sys
+from datetime import timedelta
+from gaga_adapter import distributed
+from gaga_adapter.cli import failures, fit, main
+from gaga_adapter.errors import DataError
+def open_data(reading, *args):
+    if reading.data == ["shared.npy"]:
+        raise DataError("no disk")
+    if os.environ["RANK"] == "1":
+        raise DataError("no disk on 1")
+    distributed.Processes.of_the_run().everyones("waiting")
+failures._PATIENCE = 60
+distributed._PATIENCE = timedelta(seconds=1 if "own.npy" in sys.argv else 60)
+fit.options.open_data = open_data
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["shared.npy", "--out", "stats"], "gaga: DataError: no disk"),
+        (["own.npy", "--out", "stats"], "gaga: DataError: no disk on 1"),
+        (["shared.npy"], "gaga: missing option '--out'. See gaga fit --help"),
+    ],
+    ids=["shared", "own", "command line"],
+)
+def test_a_mistake_of_all_processes_is_one_line(tmp_path, words, line):
+    script = tmp_path / "script.py"
+    script.write_text(OWN)
+    code, out, err = launched(TORCHRUN, script, "fit", *words, cwd=tmp_path, module=())
+    assert code != 0
+    assert out == ""
+    lines = [one for one in lines_of_gaga(err) if "lost contact" not in one]
+    assert lines == [line]

@@ -7,21 +7,26 @@
 | a mistake on the command line, or in the data; no file, no space, no memory | one line | 2 |
 | `gaga doctor` found a fault | what it found, on stdout, and what to do | 2 |
 | Ctrl-C | one line, which says what is kept where something is | 130 |
+
+Of several processes on a machine the first one alone prints a mistake that all of them share. Each
+prints an error of its own.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 
 import typer
 
 from gaga_adapter.cli.console import Interrupted, UsageError
-from gaga_adapter.errors import GAGAError
+from gaga_adapter.errors import AlreadyReportedError, GAGAError
 from gaga_adapter.files import visible
 
 INTERRUPTED = 130
+_PATIENCE = 10.0  # seconds that the first process has to report a mistake of all
 _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
 
 
@@ -34,6 +39,13 @@ def explain(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
+    is_shared = isinstance(error, AlreadyReportedError)
+    if is_shared or (isinstance(error, UsageError) and _is_follower()):
+        # When the first process has spoken and is gone, the launcher ends this one. If this one
+        # were gone before, it would end the first one, and nobody would have spoken.
+        time.sleep(_PATIENCE)
+        if is_shared:
+            return 2
     if isinstance(error, GAGAError):
         return _line(f"{type(error).__name__}: {error}")
     if isinstance(error, UsageError):
@@ -48,6 +60,11 @@ def explain(error: BaseException) -> int:
         return _line(f"{where}{error.strerror or error}")
     traceback.print_exception(type(error), error, error.__traceback__)
     return _line(f"this should not happen. Please report it with the lines above: {_ISSUES}", 1)
+
+
+def _is_follower() -> bool:
+    """Whether another process of this machine was started with the same command line."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _line(message: str, code: int = 2) -> int:

@@ -18,9 +18,9 @@ import typer
 from systems import posix
 
 from gaga_adapter import GAGAStats
-from gaga_adapter.cli import console, options
+from gaga_adapter.cli import console, failures, options
 from gaga_adapter.cli.options import writable_file, writable_folder
-from gaga_adapter.errors import WriteError
+from gaga_adapter.errors import AlreadyReportedError, DataError, WriteError
 
 ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
 
@@ -318,6 +318,25 @@ def test_a_finished_file_is_replaced_only_by_force(gaga, tmp_path, monkeypatch, 
     assert made.read_bytes() == finished
     assert gaga(*few).code == 0  # the leave was given when the run began
     assert made.read_text().count("$$$$") == 5
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_several_processes_the_first_one_speaks_first(capsys, monkeypatch, is_first):
+    """The launcher ends the others meanwhile. Who lives longer than that speaks, too."""
+    waited = []
+    monkeypatch.setattr(failures.time, "sleep", waited.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0" if is_first else "1")
+    assert failures.explain(DataError("of this one")) == 2
+    assert waited == []
+    assert failures.explain(typer.BadParameter("of all")) == 2
+    assert len(waited) == (0 if is_first else 1)
+    assert failures.explain(AlreadyReportedError("of all")) == 2
+    assert len(waited) == (1 if is_first else 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "gaga: DataError: of this one",
+        "gaga: invalid value: of all. See gaga --help",
+    ]
 
 
 def test_statistics_are_replaced_only_by_force_and_before_any_work(gaga, events, tmp_path):
