@@ -278,7 +278,9 @@ def as_pipeline(
             not copied.
         scheduler: Diffusers scheduler, best made from `pipe.scheduler.config`; or a short name
             of `gaga_adapter.sampling.solvers.SCHEDULERS` on the model's own table (ddim, dpm++,
-            unipc, euler, heun, ...). By default the model's own ancestral sampler.
+            unipc, euler, heun, ...). By default the model's own ancestral sampler. A name brings no
+            statistics: every one of them, few-step too, starts from pure noise, until
+            `pipe.scheduler = GAGAScheduler.from_pretrained(pipe.scheduler, stats=...)`.
         elements: Symbols of the element classes in the model's order, such as
             `dataset_info["atom_decoder"]`; then the pipeline returns a `MoleculeSet`.
         size_counts: Number of molecules of each size in the data, such as

@@ -590,6 +590,16 @@ def test_patched_models_are_refused():
     assert run(pipe, num_inference_steps=5).network_calls == 6
 
 
+@pytest.mark.parametrize("name", ["few-step", "dpm++", None])
+def test_a_name_starts_from_pure_noise_until_there_are_statistics(name):
+    pipe = pipeline(edm(), name)
+    pipe.scheduler.set_timesteps(12)
+    assert float(pipe.scheduler.timesteps[0]) >= 950  # of T = 1000
+    pipe.scheduler = truncated(pipe)
+    pipe.scheduler.set_timesteps(12)
+    assert float(pipe.scheduler.timesteps[0]) < 700  # the step of the grid at or beyond t*, 542
+
+
 def test_other_models_and_names():
     with pytest.raises(UnsupportedModelError, match="Linear"):
         as_pipeline(nn.Linear(2, 2))
