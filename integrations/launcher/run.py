@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
+from urllib.error import URLError
 
 import torch
 
@@ -51,8 +52,9 @@ def run_script(
 ) -> int:
     """Run a script of the working directory, a checkout of this kind, and return its exit code.
 
-    The code is 1 after an exception of the script, whose traceback is printed; a `GAGAError`, of
-    the checkout, the statistics, the patch or the reader of pickles, is raised.
+    The code is 1 after an exception of the script, whose traceback is printed. A `GAGAError`, of
+    the checkout, the statistics, the patch or the reader of pickles, is raised; so is one after
+    the traceback of a download that failed, with the command that writes the files.
     """
     checkout = Path.cwd()
     codebase = require_checkout(checkout, kind)
@@ -255,5 +257,17 @@ def _exit_code(script: Path, main: ModuleType) -> int:
         while frames is not None and frames.tb_frame.f_code.co_filename != str(script):
             frames = frames.tb_next
         traceback.print_exception(type(error), error, frames)
+        if _is_of_a_download(error):
+            raise DataError(
+                f"{script.name} could not download its data ({error}). If they are QM9, `gaga "
+                "prepare qm9 --into .` writes them without a network."
+            ) from error
         return 1
     return 0
+
+
+def _is_of_a_download(error: Exception) -> bool:
+    """Whether a script of the checkout failed to get the data that it prepares."""
+    files = (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
+    is_there = any(file.parts[-4:-1] == ("qm9", "data", "prepare") for file in files)
+    return is_there and isinstance(error, URLError | ConnectionError | TimeoutError)

@@ -397,6 +397,39 @@ def test_the_script_ends_as_it_wants(gaga, trained, edm, end, code):
         assert "runpy" not in trace
 
 
+@pytest.mark.parametrize(
+    ("folder", "error", "is_told"),
+    [
+        ("prepare", "urllib.error.URLError('Name or service not known')", True),
+        ("prepare", "ConnectionResetError('reset by peer')", True),
+        ("prepare", "TimeoutError('timed out')", True),
+        ("prepare", "ValueError('of something else')", False),
+        ("other", "urllib.error.URLError('Name or service not known')", False),
+    ],
+)
+def test_a_download_that_fails_names_the_command_that_needs_none(gaga, edm, folder, error, is_told):
+    """The traceback stays, as everything that the script prints does."""
+    place = Path("qm9", "data", folder)
+    place.mkdir(parents=True)
+    (place / "download.py").write_text(
+        f"import urllib.error\ndef prepare_dataset():\n    raise {error}\n"
+    )
+    Path("get.py").write_text(
+        f"from qm9.data.{folder}.download import prepare_dataset\nprepare_dataset()\n"
+    )
+    code, _, err = gaga("run", "edm", "--", "get.py")
+    *lines, last = err.splitlines()
+    assert "Traceback (most recent call last):" in lines
+    assert any("in prepare_dataset" in line for line in lines)
+    if is_told:
+        assert code == 2
+        assert last.startswith("gaga: DataError: get.py could not download its data (")
+        assert "`gaga prepare qm9 --into .` writes them without a network." in last
+    else:
+        assert code == 1
+        assert "prepare qm9" not in err
+
+
 def test_a_script_without_a_model_runs_as_it_is(gaga, kind):
     code, out, err = gaga("run", kind, "--", "main_other.py", "--option", "-x", "a b")
     assert code == 0, err
