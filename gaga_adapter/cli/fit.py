@@ -82,6 +82,7 @@ def run(
                 "hydrogens": reading.hydrogens,
                 "embed": reading.embed,
                 "skip_bad": reading.skip_bad,
+                "skip_others": reading.skip_others,
                 "torch_threads": torch.get_num_threads(),
             },
             progress=source.with_total(progress),

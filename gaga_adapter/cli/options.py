@@ -199,6 +199,12 @@ class Reading:
             "one pass and orders them by atomic number."
         ),
     ] = "H,C,N,O,F"
+    skip_others: Annotated[
+        bool,
+        typer.Option(
+            "--skip-others", help="Leave molecules with other elements out and count them."
+        ),
+    ] = False
     hydrogens: HydrogensOption = "keep"
     embed: Embed = False
     skip_bad: SkipBad = False
@@ -291,11 +297,15 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
     )
     names = tuple(reading.elements.replace(",", " ").split())
     if names == ("auto",):
+        if reading.skip_others:
+            raise DataError(
+                "--skip-others leaves nothing out with --elements auto. Name the elements to keep."
+            )
         names = molecules.found_elements()
     layout = MoleculeLayout(
         names, reading.position_scale, reading.onehot_scale, reading.charge_scale
     )
-    molecules = molecules.only(layout.elements)
+    molecules = molecules.only(layout.elements, reading.skip_others)
     return Source(molecules.name, layout, molecules)
 
 

@@ -379,7 +379,7 @@ def check_statistics(
             advice = (
                 f"The model has no {', '.join(unknown)}: take one that was trained with them "
                 "(that of qm9 has H, C, N, O and F only). If you want molecules without them, "
-                f"take those that have them out of the data. {advice}"
+                f"leave those that have them out of the fit (`gaga fit` --skip-others). {advice}"
             )
     raise StatsMismatchError(
         f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. {advice}"

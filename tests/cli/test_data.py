@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import itertools
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from gaga_adapter import GAGAStats
 from gaga_adapter.cli.options import Reading, open_data
 from gaga_adapter.errors import DataError
 from gaga_adapter.molecules.data import MoleculeSet
@@ -56,6 +58,25 @@ def test_a_folder_with_elements_looked_up_and_bad_molecules_left_out(gaga, sulph
     assert code == 0, err
     assert json.loads(out)["count"] == 1101
     assert "skipped 1 of 1,102 molecules (1 malformed)" in err
+
+
+@pytest.mark.filterwarnings("default")  # the command prints them
+def test_molecules_with_other_elements_are_left_out(gaga, sulphides, tmp_path):
+    lines = (sulphides / "a.xyz").read_text().splitlines()
+    sizes = [place for place, line in enumerate(lines) if line.isdecimal()]
+    molecules = [lines[a:b] for a, b in itertools.pairwise([*sizes, len(lines)])]
+    n_kept = sum(not any(line.startswith("S") for line in one) for one in molecules)
+    fit = ["--reference", "unit", "--criterion", "cumulant", "--tolerance", 1e6]
+    words = ["fit", sulphides / "a.xyz", "--elements", "H,C", "--out", tmp_path / "stats", *fit]
+    assert "leave such molecules out with --skip-others" in gaga(*words).err
+    code, _, err = gaga(*words, "--skip-others")
+    assert code == 0, err
+    assert f"skipped {1100 - n_kept:,} of 1,100 molecules ({1100 - n_kept:,} with other el" in err
+    stats = GAGAStats.from_pretrained(tmp_path / "stats")
+    assert stats.moments.count == n_kept
+    assert stats.provenance["skip_others"] is True
+    code, _, err = gaga(*words[:2], "--elements", "auto", *words[4:], "--skip-others", "--force")
+    assert (code, "--skip-others leaves nothing out with --elements auto" in err) == (2, True)
 
 
 def test_sources_are_dealt_to_processes(sulphides, tmp_path, monkeypatch):

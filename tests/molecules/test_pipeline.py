@@ -316,7 +316,7 @@ def test_elements_that_the_model_does_not_have_are_named(pipe):
     text = str(caught.value)
     assert "The model has no S, Cl: take one that was trained with them" in text
     assert "(that of qm9 has H, C, N, O and F only)" in text
-    assert "take those that have them out of the data. Refit with `gaga fit`" in text
+    assert "leave those that have them out of the fit (`gaga fit` --skip-others). Refit" in text
     scheduler.stats = replace(stats, layout=MoleculeLayout(onehot_scale=2.0))  # it has them all
     with pytest.raises(StatsMismatchError, match=r"\. Refit with `gaga fit`"):
         check_statistics(scheduler, pipe.denoiser.layout)

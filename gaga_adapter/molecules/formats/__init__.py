@@ -83,6 +83,7 @@ def stream_molecules(
     share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
     format: str | None = None,
+    skip_others: bool = False,
 ) -> MoleculeStream:
     """Molecules in batches, one of which is in memory at a time.
 
@@ -107,6 +108,8 @@ def stream_molecules(
         progress: Function that is called while QM9 is read for the first time.
         format: Format of all files, such as `sdf`, whatever their names say; needed for standard
             input. A folder gives its files of that format.
+        skip_others: Whether molecules with another element than `elements` are left out and
+            counted, instead of raising on the first.
 
     Returns:
         An iterable of `MoleculeSet`s, which can be passed more than once, unless it reads a pipe:
@@ -152,7 +155,8 @@ def stream_molecules(
                 f"{one.name} states no bonds, so hydrogens cannot be added. Allowed: .sdf, .smi "
                 "and .csv; or keep, or remove."
             )
-    return MoleculeStream(formats, batch_size, elements, hydrogens, skip_bad, share)
+    stream = MoleculeStream(formats, batch_size, elements, hydrogens, skip_bad, share)
+    return stream if elements is None else stream.only(elements, skip_others)
 
 
 def read_molecules(
@@ -164,6 +168,7 @@ def read_molecules(
     seed: int = 0,
     progress: Progress | None = None,
     format: str | None = None,
+    skip_others: bool = False,
 ) -> MoleculeSet:
     """All molecules of one or several sources, in memory.
 
@@ -179,6 +184,7 @@ def read_molecules(
         seed,
         progress=progress,
         format=format,
+        skip_others=skip_others,
     )
     parts = list(stream)
     return parts[0] if len(parts) == 1 else MoleculeSet.concatenate(parts, stream.name)

@@ -57,6 +57,7 @@ class Tally:
         n_flat: Number of these that lie in the plane z = 0 and are called spatial by their source.
         n_far: Number of these with an atom 10,000 angstrom or more from the origin.
         examples: The first molecules that were left out, and why.
+        n_others: Number of molecules left out for an element that is not allowed.
     """
 
     n_molecules: int = 0
@@ -71,14 +72,16 @@ class Tally:
     n_flat: int = 0
     n_far: int = 0
     examples: tuple[str, ...] = ()
+    n_others: int = 0
 
     def describe(self) -> str | None:
         """What was left out or dropped, in one sentence or two; None if nothing was."""
         sentences = []
-        left_out = self.n_malformed + self.n_not_embedded
+        left_out = self.n_malformed + self.n_not_embedded + self.n_others
         if left_out:
             parts = [f"{self.n_malformed:,} malformed"] if self.n_malformed else []
             parts += [f"{self.n_not_embedded:,} not embedded"] if self.n_not_embedded else []
+            parts += [f"{self.n_others:,} with other elements"] if self.n_others else []
             more = f"; and {left_out - len(self.examples):,} more" * (left_out > len(self.examples))
             sentences.append(
                 f"skipped {left_out:,} of {left_out + self.n_molecules:,} molecules "
@@ -156,6 +159,7 @@ class MoleculeStream:
         self._formats, self._batch_size, self._share = formats, batch_size, share
         self._hydrogens, self._skip_bad = hydrogens, skip_bad
         self._elements = None if elements is None else tuple(elements)
+        self._skips_others = False
         self._counts: Counter[str] = Counter()
         self._examples: list[str] = []
 
@@ -174,7 +178,8 @@ class MoleculeStream:
         self._counts, self._examples = Counter(), []
         index, count = self._share
         first = self._formats[0]
-        if len(self._formats) == 1 and isinstance(first, Whole) and self._hydrogens == "keep":
+        is_as_it_is = self._hydrogens == "keep" and not self._skips_others
+        if len(self._formats) == 1 and isinstance(first, Whole) and is_as_it_is:
             batches = first.molecules.batches(self._batch_size)
             for number, batch in islice(enumerate(batches), index, None, count):
                 start = number * self._batch_size
@@ -204,10 +209,15 @@ class MoleculeStream:
             if isinstance(one, FileFormat):
                 one.source.keep()
 
-    def only(self, elements: Sequence[str]) -> MoleculeStream:
-        """The same stream, in which other elements than these are an error."""
+    def only(self, elements: Sequence[str], skip_others: bool = False) -> MoleculeStream:
+        """The same stream, in which other elements than these are an error, or left out.
+
+        Args:
+            elements: Chemical symbols that may occur.
+            skip_others: Whether molecules with another element are left out and counted.
+        """
         one = self.shared(*self._share)
-        one._elements = tuple(elements)
+        one._elements, one._skips_others = tuple(elements), skip_others
         return one
 
     def found_elements(self) -> tuple[str, ...]:
@@ -289,15 +299,26 @@ class MoleculeStream:
         try:
             parse = source.with_bonds if with_bonds else source.molecule
             record = parse(piece, place)
-            return without_hydrogens(record) if self._hydrogens == "remove" else record
+            record = without_hydrogens(record) if self._hydrogens == "remove" else record
         except DataError as error:
             is_graph = isinstance(error, NotEmbedded)
             if not is_graph and not self._skip_bad:
                 raise _malformed_error(source, place, error) from error
-            self._counts["n_not_embedded" if is_graph else "n_malformed"] += 1
-            if len(self._examples) < _EXAMPLES:
-                self._examples.append(f"{source.name}: molecule {place} {error}")
+            self._leave_out("n_not_embedded" if is_graph else "n_malformed", source, place, error)
             return None
+        if self._skips_others and self._elements is not None:
+            others = {*record.atomic_numbers.tolist()}.difference(atomic_numbers(self._elements))
+            if others:
+                why = f"has {', '.join(SYMBOLS[number] for number in sorted(others))}"
+                self._leave_out("n_others", source, place, why)
+                return None
+        return record
+
+    def _leave_out(self, count: str, source: Format[Any], place: int, why: object) -> None:
+        """Count a molecule that is left out."""
+        self._counts[count] += 1
+        if len(self._examples) < _EXAMPLES:
+            self._examples.append(f"{source.name}: molecule {place} {why}")
 
     def _checked(self, batch: MoleculeSet, places: Sequence[tuple[str, int]]) -> MoleculeSet:
         """The batch, if it has no other elements than allowed."""
@@ -313,7 +334,8 @@ class MoleculeStream:
                     f"{name}: molecule {place} has the element "
                     f"{SYMBOLS[batch.atomic_numbers[row, atom]]}. Allowed: "
                     f"{', '.join(self._elements)}. For these data pass `gaga fit` --elements "
-                    f"{wider}, or --elements auto to have all of them looked up."
+                    f"{wider}, or --elements auto to have all of them looked up; or leave such "
+                    "molecules out with --skip-others (skip_others=True)."
                 )
         far = (np.abs(batch.positions) >= _FAR).any(axis=(1, 2))
         self._counts["n_far"] += int(np.count_nonzero(far))

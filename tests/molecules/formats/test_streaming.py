@@ -248,6 +248,32 @@ def test_elements_are_looked_up_in_one_pass(folder):
     assert stream_molecules(whole).found_elements() == ("H", "C", "O")
 
 
+def test_molecules_with_other_elements_are_left_out_and_counted(folder):
+    path, whole = folder
+    kept = [i for i in range(len(whole)) if not (whole.atomic_numbers[i] == 8).any()]
+    assert 0 < len(kept) < len(whole)
+    for sources in (path, whole):
+        stream = stream_molecules(sources, 4, elements=("C", "H"), skip_others=True)
+        n = 25 - len(kept)
+        said = rf"skipped {n} of 25 .* \({n} with other .*molecule \d+ has O;"
+        with pytest.warns(GAGAWarning, match=said):
+            batches = list(stream)
+        found = [tuple(n[n > 0]) for batch in batches for n in batch.atomic_numbers]
+        assert found == [tuple(n[n > 0]) for n in whole.atomic_numbers[kept]]
+        assert (stream.tally.n_molecules, stream.tally.n_others) == (len(kept), 25 - len(kept))
+        assert [tuple(one.atomic_numbers) for one in stream.records()] == found
+        with pytest.warns(GAGAWarning):  # the shares of three processes are those of one
+            shares = [list(stream.shared(index, 3)) for index in range(3)]
+        assert sum(len(batch) for share in shares for batch in share) == len(kept)
+        with pytest.warns(GAGAWarning):
+            assert len(read_molecules(sources, ("C", "H"), skip_others=True)) == len(kept)
+        with pytest.raises(DataError, match=r"no molecule is left. skipped 25 of 25 molecules"):
+            read_molecules(sources, ("N",), skip_others=True)
+    with pytest.warns(GAGAWarning):  # hydrogens that go are no other element
+        heavy = read_molecules(path, ("C",), "remove", skip_bad=True, skip_others=True)
+    assert set(np.unique(heavy.atomic_numbers)) <= {0, 6}
+
+
 def test_foreign_elements_are_named_by_their_place_in_any_batch(folder):
     path, whole = folder
     for sources in (path, whole):
