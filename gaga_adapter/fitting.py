@@ -131,7 +131,9 @@ def fit(
             types that stay discrete, beside uniform types of noise; masked ones need a
             `MixedReference` of their own (`reference/mixed.py`). The artefact remembers the kind:
             its t* is for this start, which `auto` then means everywhere.
-        covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`.
+        covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`. Images and
+            latents of one size want `low_rank`; `channel` serves every size, and does not know how
+            pixels depend on each other.
         tolerance: Nats that may remain at t*, or the rate of false alarms of p-values, see
             `selection`; the default of the criterion's unit when `None`.
         log_snr: Levels at which the curve is drawn.

@@ -250,6 +250,21 @@ def test_the_choice_says_what_fewer_items_would_have_shown():
     assert f"at {n:,} items" in chosen.selection.meaning
 
 
+def test_images_want_low_rank_for_channel_does_not_know_how_pixels_depend():
+    """Gaussian images, whose pixels are nearly one number: `low_rank` is exact at every level."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3000, 1, 1, 1, generator=generator)
+    images = images + 0.1 * torch.randn(3000, 1, 3, 3, generator=generator)
+    star = {
+        covariance: fit(
+            [images], criterion="cumulant", covariance=covariance, n_bootstrap=0
+        ).log_snr_star
+        for covariance in ("channel", "low_rank")
+    }
+    assert star["low_rank"] == 2.5  # the level nearest to the data that is asked for
+    assert star["channel"] < 0
+
+
 def test_what_comes_after_the_last_level_is_reported_before_it_is_done():
     steps = []
 

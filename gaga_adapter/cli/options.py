@@ -367,7 +367,13 @@ ReferenceOption = Annotated[
     ),
 ]
 CovarianceOption = Annotated[
-    str, one_of(COVARIANCES, "Covariance of arrays: channel, element, low_rank or full.")
+    str,
+    one_of(
+        COVARIANCES,
+        "Covariance of arrays: channel, element, low_rank or full. Images and latents of one size "
+        "want low_rank; channel serves every size, and does not know how pixels depend on each "
+        "other.",
+    ),
 ]
 Tolerance = Annotated[
     float | None,

@@ -85,7 +85,9 @@ def fit_states(
             SemlaFlow, FlowMol and torchcfm, or `noise` if 0 is data.
         reference: Kind of the start; `auto` is `shape` for molecules, `size` for tokens, and the
             covariance for dense data.
-        covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`.
+        covariance: Covariance of dense data: `channel`, `element`, `low_rank` or `full`. Images and
+            latents of one size want `low_rank`; `channel` serves every size, and does not know how
+            pixels depend on each other.
         tolerance: Nats that may remain at the start; 0.5 when `None`.
         criterion: Two-sample criterion with settings of its own, or its name. The others need clean
             data.
