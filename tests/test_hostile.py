@@ -278,6 +278,7 @@ CORPUS = [
     ("molecules", {}, {"table_size": lambda x: x * 0 + 4}, "not that of the counts"),
     ("molecules", {}, {"table_rows": lambda x: -x}, "tensor 'table_rows'"),
     ("molecules", {}, {"table_rows": lambda x: x[:0]}, "must have"),
+    ("molecules", {}, {"table_rows": lambda x: x[:, [2, 1, 0, *range(3, x.shape[1])]]}, "not rise"),
     ("molecules", {}, {"more": lambda x: x}, "unknown tensor 'more'"),
     ("dense_full", {"moments.shape": [2, 10**9, 10**9]}, {}, "shape"),
     ("dense_full", {"moments.shape": []}, {}, "shape"),
