@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -23,7 +24,14 @@ import typer
 from gaga_adapter.cli.console import quiet_loading
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Processes, Progress
-from gaga_adapter.errors import LARGEST_SEED, DataError, GAGAError, StatsMismatchError, WriteError
+from gaga_adapter.errors import (
+    LARGEST_SEED,
+    DataError,
+    GAGAError,
+    GAGAWarning,
+    StatsMismatchError,
+    WriteError,
+)
 from gaga_adapter.files.atomic import (
     STANDARD_OUTPUT,
     already_there,
@@ -539,8 +547,9 @@ def require_no_statistics(folder: Path, force: bool, also: str = "") -> None:
     def look(beat: Callable[[], None]) -> None:
         if force or not (folder / CONFIG_NAME).is_file():
             return
-        content = "statistics"
-        with contextlib.suppress(GAGAError):  # damaged, or of a newer version
+        content = "statistics"  # damaged ones, or of a newer version
+        with contextlib.suppress(GAGAError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", GAGAWarning)  # nobody is about to use them
             stats = GAGAStats.from_pretrained(folder)
             data = stats.provenance.get("data", "data")
             content = f"statistics of {data} ({stats.moments.count:,} items)"
