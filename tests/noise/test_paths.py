@@ -198,7 +198,7 @@ def test_only_even_times_have_steps():
 
 
 def test_a_path_keeps_a_copy_of_its_table():
-    table = [f64([0.9, 0.5, 0.1]), f64([0.1, 0.8, 0.9]), f64([0.0, 0.3, 1.0])]
+    table = [f64([1.0, 0.5, 0.0]), f64([0.0, 0.8, 0.9]), f64([0.0, 0.3, 1.0])]
     path, t = TabulatedPath(*table), torch.linspace(0, 1, 5)
     before = torch.stack([path.a(t), path.b(t), path.log_snr(t)])
     for x in table:
@@ -220,11 +220,13 @@ def test_tables_in_float32_are_taken_at_their_values():
         (VPPath.from_betas(there(betas)), kept**0.5, (1 - kept) ** 0.5, even),
         (TabulatedPath(*map(there, (alphas, betas, times))), alphas, betas, times),
     ):
-        for found, expected in ((path.a, a), (path.b, b)):
-            values = found(torch.from_numpy(np.float64(t)))
-            torch.testing.assert_close(
-                values, torch.from_numpy(np.float64(expected)), rtol=1e-13, atol=0
-            )
+        a, b, t = np.float64(a), np.float64(b), np.float64(t)
+        dense = np.linspace(0, 1, 14)
+        for found, expected in (
+            (path.log_snr(torch.from_numpy(dense)), np.interp(dense, t, 2 * np.log(a / b))),
+            (path.a(torch.from_numpy(t)), a),
+        ):
+            torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
 
 
 def test_zero_terminal_snr_reaches_infinity():
