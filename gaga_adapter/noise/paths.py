@@ -66,7 +66,7 @@ class GaussianPath(ABC):
         Raises:
             TruncationError: If the path never gets that noisy.
         """
-        return float(self.time_at_log_snr(log_snr))
+        return float(self.time_at_log_snr(min(log_snr, self.log_snr_range[1])))
 
     def snr(self, t: float | Tensor) -> Tensor:
         """`a_t² / b_t²`."""

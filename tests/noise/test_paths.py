@@ -246,6 +246,15 @@ def test_index_at_log_snr_is_the_first_beyond(log_snr):
     assert path.index_at_log_snr(log_snr) == expected
 
 
+@each_path
+def test_a_level_cleaner_than_the_path_is_reached_at_once(path):
+    highest = path.log_snr_range[1]
+    for level in (highest, highest + 3.0):
+        assert path.first_time(level) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(TruncationError, match="nan"):
+        path.first_time(math.nan)
+
+
 def test_index_at_a_node_is_that_node():
     path = named_path("edm/polynomial_2")
     assert path.index_at_log_snr(float(path.log_snr(0.55))) == 550
@@ -322,10 +331,10 @@ def test_malformed_parameters():
 
 
 @pytest.mark.parametrize(
-    ("star", "options"), [(2.9, {}), (-1.2, {"n_steps": 200}), (-9.3, {}), (-21.0, {})]
+    ("star", "options"), [(2.9, {}), (-1.2, {"n_steps": 200}), (-9.3, {}), (-21.0, {}), (14.0, {})]
 )
 def test_t_star_under_every_named_schedule(star, options):
-    """Of a table the place of its first entry at or beyond, which the last star has nowhere."""
+    """Of a table the place of its first entry at or beyond; sigmas go from 0.002 to 80."""
     s = 1 / (1 + math.exp(star / 2))
     expected = []
     for name, table in ABAR.items():
@@ -334,7 +343,8 @@ def test_t_star_under_every_named_schedule(star, options):
         first = beyond[0] if len(beyond) else None
         share = None if first is None else pytest.approx(first / (len(abar) - 1), rel=1e-14)
         expected.append(Start(name, first, "timestep", share))
-    sigma = pytest.approx(math.exp(-star / 2), rel=1e-12) if star > -2 * math.log(80) else None
+    sigma = max(math.exp(-star / 2), 0.002)
+    sigma = pytest.approx(sigma, rel=1e-12) if sigma <= 80 else None
     flow = pytest.approx(s, rel=1e-12)
     expected += [
         Start("karras/edm", sigma, "sigma", None),

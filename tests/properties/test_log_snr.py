@@ -151,7 +151,7 @@ def test_the_levels_of_a_path_fall_and_are_those_of_a_and_b(path, t):
 @cases(100)
 @given(paths, st.floats(-30, 30))
 def test_the_first_time_at_or_beyond_a_level_against_a_scan(path, star):
-    low, high = path.log_snr_range
+    low, _ = path.log_snr_range
     n = path.n_steps
     nodes = torch.arange((n or 0) + 1, dtype=torch.float64) / (n or 1)
     levels = path.log_snr(nodes).tolist() if n else []
@@ -166,7 +166,7 @@ def test_the_first_time_at_or_beyond_a_level_against_a_scan(path, star):
         assert path.first_time(star) == beyond[0] / n
         assert path.index_at_log_snr(star) == beyond[0]
         return
-    if not low - 1e-5 <= star <= high + 1e-5:
+    if star < low - 1e-5:
         with pytest.raises(TruncationError, match="outside of"):
             path.first_time(star)
         return
@@ -368,7 +368,7 @@ def test_t_star_under_every_named_schedule(star, n_steps, discrete):
             assert one.text == f"s = {t:.3f}"
         else:
             assert (one.kind, one.share) == ("sigma", None)
-            assert one.value == pytest.approx(math.exp(-star / 2), rel=1e-9)
+            assert one.value == pytest.approx(max(math.exp(-star / 2), 0.002), rel=1e-9)
             assert one.text == f"sigma = {one.value:.3f}"
         if one.share is not None:
             assert one.share_text == f"{100 * t:.0f} %"
