@@ -47,6 +47,7 @@ Progress = Callable[[str, int, int | None], None]
 _EVERY = 1.0  # seconds of work between two meetings
 _LAUNCHED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
 _PATIENCE = timedelta(seconds=10)  # for the words of another process that fails, too
+_SETTLING = 0.1  # seconds in which threads finish what they are about to do
 _TIMEOUT = timedelta(minutes=30)  # of one message, in groups that are started here
 
 
@@ -118,6 +119,10 @@ def started() -> Iterator[None]:
             raise AlreadyReportedError(str(error)) from error
         raise
     finally:
+        # A thread of the group may be about to free the last tensors, for which it needs the
+        # interpreter's lock. Versions such as torch 2.3 hold that lock while they wait for the
+        # thread, and neither would ever go on.
+        time.sleep(_SETTLING)
         dist.destroy_process_group()  # waits for nobody but its own threads
 
 
