@@ -213,7 +213,8 @@ class GridMaker:
         """
         ratios, name = self._ratios(), type(self.scheduler).__name__
         if not len(ratios) or not bool((ratios >= 0).all()):  # neither are NaN
-            wrong = [t for t, r in zip(self.own, ratios.tolist(), strict=False) if not r >= 0]
+            places = self.family.steps(self.scheduler)[: len(ratios)]
+            wrong = [self.own[place] for place in places[~(ratios >= 0)].tolist()]
             raise TruncationError(
                 f"the grid of {name} has entries that are no noise levels: timesteps {wrong[:3]}. "
                 "Pass sigmas or timesteps in the scheduler's own units (a flow's sigmas lie in "
@@ -304,8 +305,8 @@ class GridMaker:
         except (ValueError, IndexError, AssertionError, ZeroDivisionError, RuntimeError):
             return None  # finer than the scheduler allows
         last = ratios[-n_steps:]
-        is_sound = len(last) == n_steps and bool(torch.isfinite(last[1:]).all())
-        return self._n_steps_beyond() if is_sound and bool((last.diff() < 0).all()) else None
+        is_sound = len(last) == n_steps and bool((last.diff() < 0).all())  # no infinity, no NaN
+        return self._n_steps_beyond() if is_sound else None
 
     def _finest(self, n_steps: int) -> Finest:
         """The finest grid of which at most `n_steps` lie from t* on.
