@@ -11,7 +11,7 @@ from gaga_adapter.noise.draws import batch_uniforms, entries
 
 
 def seeded(kind=torch.Generator):
-    return kind().manual_seed(3)
+    return kind().manual_seed(2)
 
 
 def draws(count):
@@ -35,6 +35,7 @@ class OnApple(torch.Generator):
 def test_one_offset_and_equal_steps_through_all_processes(as_process, n, rank, world):
     """A batch that is not shared is drawn as if there were one process."""
     as_process(rank, world)
+    assert draws(1)[0] > 0.5  # so that some of the steps go round
     made = batch_uniforms(n, seeded())
     expected = [(draws(1)[0] + (i + rank / world) / n) % 1 for i in range(n)]
     assert made.dtype == torch.float64
@@ -55,7 +56,7 @@ def test_independent_draws_are_dealt_to_the_processes(as_process, world):
 
 
 def test_without_a_generator_torch_draws():
-    torch.manual_seed(3)
+    torch.manual_seed(2)
     assert batch_uniforms(4, stratified=False).tolist() == draws(4)
 
 
