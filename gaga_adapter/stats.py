@@ -369,12 +369,11 @@ class GAGAStats:
 
     @classmethod
     def _read_once(cls, folder: Path, name: str) -> GAGAStats:
-        config, tensors = _FILES.read(folder, partial(_what_is_missing, folder, name))
-        try:
-            stats = cls._from_config(config, tensors)
-        except GAGAError as error:
-            raise _FILES.corrupt(folder, error) from error
-        levels = load_levels(folder, config["digest"])
+        def make(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> tuple[GAGAStats, str]:
+            return cls._from_config(config, tensors), config["digest"]
+
+        stats, digest = _FILES.read(folder, partial(_what_is_missing, folder, name), make)
+        levels = load_levels(folder, digest)
         return replace(stats, levels=levels) if levels else stats
 
     def push_to_hub(

@@ -2,7 +2,9 @@
 
 Both are written under another name and renamed. The configuration carries a digest of the tensors;
 if a save is interrupted between the two renames, the configuration in the header of the tensors
-decides, so a folder always holds one complete artefact, the old or the new one.
+decides, so a folder always holds one complete artefact, the old or the new one. A configuration
+that belongs to the tensors and yet is not the one in their header was edited, or damaged: it is
+used, and a warning names what differs.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gaga_adapter.errors import ArtefactError, WriteError
+from gaga_adapter.errors import ArtefactError, GAGAError, WriteError, warn
 from gaga_adapter.files.atomic import replacing
-from gaga_adapter.files.checked import MOST_BYTES, from_json, to_json
+from gaga_adapter.files.checked import MOST_BYTES, from_json, printable, to_json
 
 T = TypeVar("T")
 _HEADER = "gaga_config"  # the configuration in the header of the tensors
@@ -76,13 +78,19 @@ class Pair:
             temporary.write_text(text, encoding="utf-8")
 
     def read(
-        self, folder: Path, missing: Callable[[list[str]], str]
-    ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-        """The configuration and the tensors that belong together.
+        self,
+        folder: Path,
+        missing: Callable[[list[str]], str],
+        make: Callable[[Mapping[str, Any], dict[str, Tensor]], T],
+    ) -> T:
+        """What a function makes of the configuration and the tensors that belong together.
+
+        A `GAGAWarning` names the entries of a configuration that are not as they were written.
 
         Args:
             folder: Folder of the artefact.
             missing: Function that makes the message where files of these names are missing.
+            make: Function that makes an object of both, and refuses what makes no sense.
 
         Raises:
             ArtefactError: If there is no artefact, it is corrupt, or has a newer schema.
@@ -99,14 +107,29 @@ class Pair:
         try:
             tensors, texts = read_tensors(tensors_file)
         except ArtefactError as error:
-            raise self.corrupt(folder, error) from error
-        digest = digest_of(tensors)
+            raise self._corrupt(folder, error) from error
+        digest, own = digest_of(tensors), texts.get(_HEADER)
+        written = config if own is None else self._configuration(own, tensors_file)
         if config.get("digest") != digest:  # a save was interrupted, or the file is damaged
-            own = texts.get(_HEADER)
-            config = {} if own is None else self._configuration(own, tensors_file)
+            config = written
             if config.get("digest") != digest:
-                raise self.corrupt(folder, "the tensors do not match their digest")
-        return config, tensors
+                raise self._corrupt(folder, "the tensors do not match their digest")
+        try:
+            made = make(config, tensors)
+        except GAGAError as error:
+            raise self._corrupt(folder, error) from error
+        changed = [
+            name[:60]
+            for name in sorted(config.keys() | written.keys())
+            if config.get(name) != written.get(name)
+        ]
+        if changed:
+            warn(
+                f"{config_file} is not as it was written. These entries are not those of the copy "
+                f"in {self.tensors}: {', '.join(printable(changed))}. The file is used as it is. "
+                f"If nobody edited it, write it again with {self.maker}."
+            )
+        return made
 
     def read_again(self, folder: Path, read_once: Callable[[], T]) -> T:
         """What a function reads in the folder; again if somebody else writes there meanwhile.
@@ -129,7 +152,7 @@ class Pair:
                 ) from error
         raise AssertionError("the last time it returns or raises")
 
-    def corrupt(self, folder: Path, fault: object) -> ArtefactError:
+    def _corrupt(self, folder: Path, fault: object) -> ArtefactError:
         """The error of an artefact that is damaged."""
         return ArtefactError(
             f"the artefact in {folder} is corrupt ({str(fault).rstrip('.')}). Write it again with "

@@ -523,6 +523,8 @@ def _check_table(
     tensors.require("table_size", (found == expected).all(), "the sample is not that of the counts")
     eigenvalues, m, upper = torch.split(table, [p, f, f * (f + 1) // 2], 1)
     tensors.within("table_rows", eigenvalues, 0, LARGEST**2)
+    rising = (eigenvalues[:, 1:] >= eigenvalues[:, :-1]).all()
+    tensors.require("table_rows", rising, "the eigenvalues of a gyration tensor do not rise")
     tensors.within("table_rows", m, -LARGEST, LARGEST)
     tensors.within("table_rows", upper, -(LARGEST**2), LARGEST**2)
     i, j = torch.triu_indices(f, f)

@@ -191,8 +191,7 @@ class _Table(Convention):
 
     @cached_property
     def table(self) -> Tensor:
-        abar = torch.as_tensor(self.scheduler.alphas_cumprod).detach().to("cpu", torch.float64)
-        return ((1 - abar) / abar).sqrt()
+        return _training_ratios(self.scheduler)
 
     def grid(self) -> Tensor:
         return self._entries(self.scheduler.timesteps.cpu().long())
@@ -296,7 +295,7 @@ class _QuarterLogTable(_Karras):
 
     @property
     def ends(self) -> tuple[float, float]:
-        ratios = _Table(self.scheduler, self.row).table
+        ratios = _training_ratios(self.scheduler)
         return self.timestep_at(float(ratios[0])), self.timestep_at(float(ratios[-1]))
 
 
@@ -332,7 +331,7 @@ class _Flow(Convention):
 
     @property
     def _steps(self) -> float:
-        return float(self.scheduler.config.get("num_train_timesteps") or 1.0)
+        return float(self.scheduler.config.num_train_timesteps)
 
 
 class _DataTime(Convention):
@@ -437,6 +436,11 @@ class _Borrowed(Convention):
     @property
     def relation(self) -> Callable[[Convention, Level], Relation]:
         return self._lender.relation
+
+
+def _training_ratios(scheduler: Scheduler) -> Tensor:
+    abar = torch.as_tensor(scheduler.alphas_cumprod).detach().to("cpu", torch.float64)
+    return ((1 - abar) / abar).sqrt()
 
 
 def _sigmas(scheduler: Scheduler) -> Tensor:
@@ -652,8 +656,8 @@ def exported_schedulers(library: Any = None) -> tuple[str, ...]:  # noqa: ANN401
     if library is None:
         library = import_module("diffusers.schedulers")
     # diffusers loads a class when it is first asked for; this table names all of them
-    files = getattr(library, "_import_structure", None) or {"": dir(library)}
-    names = {name for exported in files.values() for name in exported}
+    files = getattr(library, "_import_structure", {})
+    names = {name for exported in files.values() for name in exported} or set(dir(library))
     return tuple(sorted(n for n in names - NOT_SCHEDULERS if n.endswith("Scheduler")))
 
 

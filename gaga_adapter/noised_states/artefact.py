@@ -221,11 +221,7 @@ class FittedStates:
                 "Pass a folder that `FittedStates.save_pretrained` wrote."
             )
 
-        config, tensors = _FILES.read(folder, missing)
-        try:
-            return cls._from_config(config, tensors)
-        except GAGAError as error:
-            raise _FILES.corrupt(folder, error) from error
+        return _FILES.read(folder, missing, cls._from_config)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, ready for JSON."""

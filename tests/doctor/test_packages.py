@@ -3,14 +3,12 @@
 import re
 import sys
 from importlib import metadata
-from types import SimpleNamespace
 
 import pytest
 from folders import ROOT
 
 from gaga_adapter.doctor import packages
 from gaga_adapter.noise import conventions
-from gaga_adapter.noise.conventions import exported_schedulers, unknown_schedulers
 
 
 @pytest.fixture
@@ -108,34 +106,6 @@ def test_a_python_that_is_too_old(monkeypatch):
 
 
 # -- scheduler classes -----------------------------------------------------------------------------
-
-
-def test_the_exported_classes_are_those_that_diffusers_lists():
-    from diffusers import schedulers
-
-    named = {name for name in dir(schedulers) if name.endswith("Scheduler")}
-    named = {name for name in named if not name.startswith("Flax")}  # of old versions, for jax
-    assert named <= set(exported_schedulers())
-    assert set(exported_schedulers()) - named == set()
-    known = conventions.ROWS.keys() | conventions.REFUSED.keys()
-    assert set(unknown_schedulers()) == named - known
-
-
-@pytest.mark.parametrize(
-    "library",
-    [
-        SimpleNamespace(
-            _import_structure={
-                "scheduling_new": ["NewScheduler", "NewSchedulerOutput"],
-                "scheduling_ddim": ["DDIMScheduler", "VQDiffusionScheduler"],
-                "utils": ["SchedulerMixin", "AysSchedules"],
-            }
-        ),
-        SimpleNamespace(NewScheduler=1, NewSchedulerOutput=2, DDIMScheduler=3, utils=4),
-    ],
-)
-def test_a_new_class_is_unknown(library):
-    assert unknown_schedulers(library) == ("NewScheduler",)
 
 
 def test_an_unknown_class_is_good_to_know(monkeypatch):

@@ -167,7 +167,8 @@ def main() -> int:
         if all(now.get(mutant, "not checked") == "not checked" for mutant in left or now):
             print(f"mutmut tried no mutant with the {name} tests; what it says above tells why.")
             return 1
-        found |= {mutant: now[mutant] for mutant in (left or now) if mutant in now}
+        silent = ("no tests", "not checked") if left else ()  # these say nothing new
+        found |= {m: now[m] for m in left or now if now.get(m, "not checked") not in silent}
     for verdict, count in sorted(Counter(found.values()).items()):
         print(f"{verdict}: {count}")
     for mutant in sorted(mutant for mutant, verdict in found.items() if verdict in ALIVE):

@@ -31,8 +31,8 @@ def test_answers_are_those_of_posebusters_with_its_own_settings():
     table = posebusters.PoseBusters(config="mol").bust(mols)
     assert list(found) == list(table.columns)
     for name, values in found.items():
-        expected = [float(v) if isinstance(v, bool | np.bool_) else math.nan for v in table[name]]
-        np.testing.assert_array_equal(values, expected)
+        # PoseBusters gives booleans or, beside what it cannot compute, their numbers.
+        np.testing.assert_array_equal(values, table[name].astype(float))
     assert found["all_atoms_connected"].tolist() == [1, 1, 0, 1]
     assert found["sanitization"].tolist()[3] == 0
     assert has_posebusters()
