@@ -16,7 +16,7 @@ from gaga_adapter.errors import GAGAWarning, TruncationError
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments
 from gaga_adapter.noise.conventions import convention_of
-from gaga_adapter.noise.levels import TOLERANCE, check_log_snr, coefficients, first_beyond
+from gaga_adapter.noise.levels import TOLERANCE, check_log_snr, first_beyond
 from gaga_adapter.noise.paths import named_path
 from gaga_adapter.noise.timesteps import t_star, training_timesteps
 
@@ -184,16 +184,6 @@ def test_the_training_timesteps_of_a_flow_end_at_its_first_entry_beyond():
 def test_none_is_beyond():
     assert first_beyond(torch.tensor([2.0, 1.0]), 0.0) == 2
     assert first_beyond(torch.tensor([math.inf, -math.inf]), -math.inf) == 1
-
-
-@pytest.mark.parametrize("level", [-700.0, -60.0, -3.0, 0.0, 1e-3, 9.0, 40.0, 700.0])
-def test_coefficients_have_the_log_snr_and_unit_variance(level):
-    """The logistic function in Python's own numbers, which holds a² to the last digits."""
-    a, b = coefficients(level)
-    a2, b2 = (math.exp(-np.logaddexp(0, sign * level)) for sign in (-1, 1))
-    assert (a, b) == pytest.approx((a2**0.5, b2**0.5), rel=1e-12, abs=0)
-    assert a**2 + b**2 == pytest.approx(1, rel=1e-12, abs=0)
-    assert 2 * math.log(a / b) == pytest.approx(level, rel=1e-12, abs=1e-12)
 
 
 def test_log_snrs_from_minus_to_plus_60_are_plausible():
