@@ -75,6 +75,7 @@ def test_the_stand_in_refuses_what_a_gpu_refuses():
         there, here = torch.zeros(3, 4, device=device), torch.ones(3, 4)
         assert there.device == device
         assert (there + 1).device == torch.ones(2).to(device).device == device
+        assert torch.as_tensor(there, dtype=torch.float64).device == device
         assert there[torch.tensor([0, 1])].shape == (2, 4)
         assert torch.tensor([1.0], device=device).item() == 1.0
         for mixed in (
@@ -330,7 +331,9 @@ def test_paths():
         found = {}
         for path in (named_path("edm/polynomial_2"), named_path("karras/edm"), FlowPath(2.0)):
             levels = path.log_snr(t)
-            found[repr(path)] = torch.stack([path.a(t), path.b(t), path.time_at_log_snr(levels)])
+            values = torch.stack([path.a(t), path.b(t), path.time_at_log_snr(levels)])
+            assert values.device == levels.device == t.device
+            found[repr(path)] = values
         return found
 
     agree(work)

@@ -66,7 +66,7 @@ class GaussianPath(ABC):
         Raises:
             TruncationError: If the path never gets that noisy.
         """
-        return float(self.time_at_log_snr(log_snr))
+        return float(self.time_at_log_snr(min(log_snr, self.log_snr_range[1])))
 
     def snr(self, t: float | Tensor) -> Tensor:
         """`a_t² / b_t²`."""
@@ -87,7 +87,7 @@ class GaussianPath(ABC):
                 f"log-SNR {worst:.6g} is outside of [{low:.6g}, {high:.6g}] of {self!r}. "
                 "Choose a point inside of this range or a path that reaches further."
             )
-        return values.clamp(low, high)
+        return values
 
 
 def _checked_time(t: float | Tensor) -> Tensor:
@@ -116,25 +116,25 @@ class TabulatedPath(GaussianPath):
     """
 
     def __init__(self, a: Tensor, b: Tensor, times: Tensor | None = None) -> None:
+        shapes = [tuple(x.shape) for x in (a, b, times) if x is not None]
+        if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+            raise DataError(f"a, b and times have shapes {shapes}; they need one common length.")
+        n = len(a)
+        if n < 2:
+            raise DataError(f"found {n} nodes, need at least 2 to make a path.")
         self._a = a.detach().to("cpu", torch.float64, copy=True)
         self._b = b.detach().to("cpu", torch.float64, copy=True)
-        n = len(self._a)
-        uniform = torch.arange(n, dtype=torch.float64) / max(n - 1, 1)
+        uniform = torch.arange(n, dtype=torch.float64) / (n - 1)
         self._times = (
             uniform if times is None else times.detach().to("cpu", torch.float64, copy=True)
         )
         self._log_snr = 2 * (self._a.log() - self._b.log())
         self._log_scale = 0.5 * (self._a**2 + self._b**2).log()
-        self._n_steps = n - 1 if times is None or torch.equal(self._times, uniform) else None
+        self._n_steps = n - 1 if torch.equal(self._times, uniform) else None
         self._check()
 
     def _check(self) -> None:
         tables = (self._a, self._b, self._times)
-        shapes = [tuple(x.shape) for x in tables]
-        if shapes[0] != shapes[1] or shapes[0] != shapes[2] or len(shapes[0]) != 1:
-            raise DataError(f"a, b and times have shapes {shapes}; they need one common length.")
-        if len(self._a) < 2:
-            raise DataError(f"found {len(self._a)} nodes, need at least 2 to make a path.")
         if not all(bool(torch.isfinite(x).all()) and bool((x >= 0).all()) for x in tables):
             raise DataError("a, b and times must be finite and non-negative.")
         if float(self._times[0]) != 0 or float(self._times[-1]) != 1:
@@ -176,7 +176,7 @@ class TabulatedPath(GaussianPath):
             x.to(times.device)
             for x in (self._a, self._b, self._log_snr, self._log_scale, self._times)
         )
-        i = (torch.searchsorted(nodes, times, right=True) - 1).clamp(0, len(nodes) - 2)
+        i = torch.searchsorted(nodes[1:-1], times)
         w = (times - nodes[i]) / (nodes[i + 1] - nodes[i])
         straight = torch.isinf(log_snr[i]) | torch.isinf(log_snr[i + 1])
         a_line, b_line = torch.lerp(a[i], a[i + 1], w), torch.lerp(b[i], b[i + 1], w)
@@ -194,7 +194,7 @@ class TabulatedPath(GaussianPath):
         a, b, table, nodes = (
             x.to(target.device) for x in (self._a, self._b, self._log_snr, self._times)
         )
-        i = (torch.searchsorted(-table, -target, right=True) - 1).clamp(0, len(nodes) - 2)
+        i = torch.searchsorted(-table[1:-1], -target)
         # a / b = exp(target / 2), whose larger side is divided out so that neither overflows
         of_a, of_b = (-target / 2).clamp(max=0).exp(), (target / 2).clamp(max=0).exp()
         line = of_a * a[i] - of_b * b[i]
@@ -332,15 +332,15 @@ def _edm_polynomial_2(n_steps: int, precision: float) -> GaussianPath:
     """EDM's `polynomial_2`: `abar = (1 - t²)²`, step ratios clipped, then kept off 0 and 1."""
     t = torch.arange(n_steps + 1, dtype=torch.float64) / n_steps
     abar = (1 - t**2) ** 2
-    ratios = torch.cat([abar[:1], abar[1:] / abar[:-1]]).clamp(0.001, 1.0)
+    ratios = torch.cat([abar[:1], abar[1:] / abar[:-1]]).clamp(min=0.001)
     return VPPath.from_alphas_cumprod((1 - 2 * precision) * ratios.cumprod(0) + precision)
 
 
-def _cosine(n_points: int, least_beta: float) -> GaussianPath:
+def _cosine(n_points: int) -> GaussianPath:
     """Nichol & Dhariwal 2021, Eq. 17, at evenly spread points."""
     u = torch.arange(n_points, dtype=torch.float64) / (n_points - 1)
     abar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-    return VPPath.from_betas((1 - abar[1:] / abar[:-1]).clamp(least_beta, 0.999))
+    return VPPath.from_betas((1 - abar[1:] / abar[:-1]).clamp(max=0.999))
 
 
 def _linear(low: float, high: float, power: float, n_steps: int) -> GaussianPath:
@@ -353,10 +353,10 @@ def _linear(low: float, high: float, power: float, n_steps: int) -> GaussianPath
 #: (step `i` is t = i / n_steps), diffusers' have n_steps (timestep `i` is t = i / (n_steps - 1)).
 NAMED_PATHS: Mapping[str, Callable[[int, float], GaussianPath]] = {
     "edm/polynomial_2": _edm_polynomial_2,
-    "edm/cosine": lambda n_steps, precision: _cosine(n_steps + 2, 0.0),  # without precision
+    "edm/cosine": lambda n_steps, precision: _cosine(n_steps + 2),  # without precision
     "ddpm/linear": lambda n_steps, precision: _linear(1e-4, 0.02, 1, n_steps),
     "ddpm/scaled_linear": lambda n_steps, precision: _linear(0.00085, 0.012, 2, n_steps),
-    "ddpm/cosine": lambda n_steps, precision: _cosine(n_steps + 1, -math.inf),
+    "ddpm/cosine": lambda n_steps, precision: _cosine(n_steps + 1),
     "karras/edm": lambda n_steps, precision: VEPath(0.002, 80.0, 7.0),
     "flow/linear": lambda n_steps, precision: FlowPath(),
 }
@@ -412,12 +412,12 @@ def starts(
     for name in NAMED_PATHS:
         if discrete_types and not name.startswith("flow"):
             continue
-        path = named_path(name, n_steps=n_steps)
-        kind = "timestep" if path.n_steps else "time" if name.startswith("flow") else "sigma"
+        path = named_path(name, n_steps)
+        kind = "timestep" if path.n_steps else "time" if isinstance(path, FlowPath) else "sigma"
         value = share = None
         with suppress(TruncationError):  # it never gets that noisy
             t = path.first_time(log_snr_star)
-            value = {"timestep": round(t * n_steps), "time": t, "sigma": float(path.b(t))}[kind]
+            value = round(t * path.n_steps) if path.n_steps else float(path.b(t))
             share = None if kind == "sigma" else t
         places.append(Start(name, value, kind, share))
     return tuple(places)

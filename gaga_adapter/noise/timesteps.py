@@ -68,12 +68,14 @@ def training_timesteps(scheduler: Scheduler, log_snr_star: float) -> Tensor:
     if "FlowMatch" in name:
         plain = getattr(scheduler, "_gaga_base", type(scheduler))
         table: Tensor = plain.from_config(scheduler.config).timesteps.flip(0)
+        if scheduler.config.get("invert_sigmas"):  # its steps count from noise to data, not these
+            table = convention.ends[0] - table
         levels = [convention.seen_level(t).log_snr for t in table.tolist()]
         place = first_beyond(torch.tensor(levels, dtype=torch.float64), log_snr_star)
         return table[: place + 1].clone()
-    if convention.table is None or not isinstance(last, int):
+    if convention.table is None:
         raise UnsupportedSchedulerError(
             f"{name} trains on continuous noise levels, not on a table of timesteps. Draw them "
             "with TruncatedTimesteps.log_normal(stats.sigma_star, mean, std).sample(batch_size)."
         )
-    return torch.arange(last + 1)
+    return torch.arange(int(last) + 1)

@@ -217,6 +217,6 @@ def _star_text(selection: Selection | None, path: GaussianPath) -> str:
 
 def _timestep(path: GaussianPath, log_snr: float) -> str:
     try:
-        return f"{path.first_time(log_snr) * N_STEPS:.0f}"
+        return f"{path.first_time(log_snr) * (path.n_steps or N_STEPS):.0f}"
     except TruncationError:
         return "never"

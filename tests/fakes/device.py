@@ -127,10 +127,11 @@ def moved(x, *args, copy=False, **kwargs):
 
 
 def made_on_cpu(function):
-    """A function that makes tensors of Python's numbers, on the CPU first."""
+    """A function that makes tensors of Python's numbers, on the CPU first, or of a tensor's."""
 
     def make(data, *args, device=None, **kwargs):
         made = function(data, *args, **kwargs)
+        device = DEVICE if device is None and isinstance(data, OnDevice) else device
         return made if device is None else moved(made, device)
 
     return make

@@ -51,6 +51,7 @@ THOROUGH = [
     "tests/properties/test_predictions.py",
     "tests/properties/test_selection.py",
     "tests/report/test_explanation.py",
+    "tests/test_devices.py::test_paths",
     "tests/training/test_timesteps.py",
 ]
 LEFT_OUT = "not type_checkers"  # a test that runs mypy has nothing to say here

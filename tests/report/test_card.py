@@ -46,7 +46,8 @@ def test_what_a_new_card_says(qm9, tmp_path):
     ):
         assert row in body
     for name in ("edm/polynomial_2", "ddpm/linear"):
-        step = round(qm9.t_star(named_path(name)) * 1000)
+        path = named_path(name)
+        step = round(qm9.t_star(path) * path.n_steps)
         assert f"| `{name}` | timestep {step} |" in body
     assert f"sigma = {qm9.sigma_star:.3f}" in body
     assert f"]({PICTURE})" in body

@@ -27,15 +27,16 @@ def with_interval(made, low, high):
     return Selection(made.log_snr_star, made.tolerance, made.curve, made.reason, (low, high))
 
 
-def test_each_unit_has_a_panel_and_each_curve_its_t_star():
+@pytest.mark.parametrize("path_name", ["edm/polynomial_2", "ddpm/linear"])
+def test_each_unit_has_a_panel_and_each_curve_its_t_star(path_name):
     nats, p = curve(), p_values()
-    chosen = {"two_sample": with_interval(select(nats), -0.4, 0.2), "ks_mi": select(p)}
-    figure = draw_curves({"two_sample": nats, "ks_mi": p}, chosen, "rods")
+    chosen = {"two_sample": with_interval(select(nats), -4.0, 0.2), "ks_mi": select(p)}
+    figure = draw_curves({"two_sample": nats, "ks_mi": p}, chosen, "rods", path_name)
     upper, lower = figure.axes
     assert [panel.get_ylabel() for panel in figure.axes] == ["divergence, nats per item", "p-value"]
-    path = named_path("edm/polynomial_2")
+    path = named_path(path_name)
     star, early, late = (
-        path.index_at_log_snr(level) for level in (chosen["two_sample"].log_snr_star, 0.2, -0.4)
+        path.index_at_log_snr(level) for level in (chosen["two_sample"].log_snr_star, 0.2, -4.0)
     )
     (label,) = (text.get_text() for text in upper.get_legend().get_texts())
     assert label == f"two_sample: t* = {star} ({early} to {late})"
