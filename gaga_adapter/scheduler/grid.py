@@ -364,15 +364,15 @@ def _resample_list(values: Any, position: float, data_follow: bool) -> np.ndarra
 
     The end is one index further, at zero, if the scheduler appends the data by itself.
     """
-    old = np.asarray(values, dtype=np.float64)
-    count = len(old)
+    old = np.asarray(values)
+    are_whole, count = np.issubdtype(old.dtype, np.integer), len(old)
     if data_follow:
         old = np.append(old, 0.0)
         index = np.linspace(position, count, count + 1)[:-1]
     else:
         index = np.linspace(position, count - 1, count)
-    fresh = np.interp(index, np.arange(len(old)), old)
-    if np.issubdtype(np.asarray(values).dtype, np.integer):
+    fresh: np.ndarray[Any, Any] = np.interp(index, np.arange(len(old)), old)
+    if are_whole:
         fresh = np.concatenate([np.ceil(fresh[:1]), fresh[1:].round()])
     return fresh
 

@@ -17,6 +17,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     LTXEulerAncestralRFScheduler,
     MiniMaxH3Scheduler,
+    PNDMScheduler,
     SCMScheduler,
     UnCLIPScheduler,
 )
@@ -305,6 +306,27 @@ def test_an_even_list_is_even_from_t_star_to_the_data(made_by, share):
     first = share if ends else max(share, SHARES[-1])
     expected = [1000 * first * s for s in SHARES] + ends
     assert flow.timesteps.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("container", [list, tuple, np.array, torch.tensor])
+def test_whole_timesteps_stay_whole(container):
+    """On a line from t* to the end, to what rounding the first up and the others leaves."""
+    kept = float(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[420])
+    table = DDPMScheduler()
+    given = container([900, 700, 500, 300, 100])
+    maker(table, math.log(kept / (1 - kept)), timesteps=given).respace({})
+    got = table.timesteps.tolist()
+    assert (len(got), got[0], got[-1]) == (5, 420, 100)
+    assert got == pytest.approx([420, 340, 260, 180, 100], abs=1, rel=0)
+
+
+def test_runge_kutta_needs_four_steps():
+    pndm = PNDMScheduler()
+    maker(pndm, 9.5, num_inference_steps=20).suffix()
+    assert len(pndm._timesteps) == 4
+    pndm = PNDMScheduler(skip_prk_steps=True)
+    maker(pndm, 9.5, num_inference_steps=20).suffix()
+    assert len(pndm._timesteps) == 1
 
 
 def test_a_list_that_counts_from_noise_to_data_rises():
