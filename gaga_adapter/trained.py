@@ -72,7 +72,7 @@ def record_trained(model: Any, log_snr: float | None) -> None:  # noqa: ANN401
             `None` for the whole path, of this network alone.
 
     Raises:
-        TruncationError: If `log_snr` is no number, or not between -60 and 60.
+        TruncationError: If `log_snr` is no number, or not from -60 to 60.
     """
     if log_snr is not None:
         log_snr = check_log_snr("log_snr", log_snr)

@@ -1,4 +1,4 @@
-"""What tests of several rooms need: the command line in this process, and the embedded artefact."""
+"""What tests of several rooms need: the command line, the embedded artefact, other processes."""
 
 import sys
 from typing import NamedTuple
@@ -35,3 +35,16 @@ def qm9():
     from gaga_adapter import GAGAStats
 
     return GAGAStats.from_pretrained("qm9")
+
+
+@pytest.fixture
+def as_process(monkeypatch):
+    """Makes torch.distributed say that this is one of several processes."""
+    from torch import distributed
+
+    def pretend(rank, world):
+        monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(distributed, "get_rank", lambda *a: rank)
+        monkeypatch.setattr(distributed, "get_world_size", lambda *a: world)
+
+    return pretend

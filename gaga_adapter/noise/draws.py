@@ -48,6 +48,9 @@ def batch_uniforms(
 
 
 def entries(table: Tensor, u: Tensor) -> Tensor:
-    """Entry `floor(u K)` of a table (K,) for each u in [0, 1], on the device of u."""
+    """Entry `floor(u K)` of a table (K,) for each u in [0, 1], on the device of u.
+
+    A u of 1 has the last entry.
+    """
     k = len(table)
-    return table.to(u.device)[(u * k).long().clamp(0, k - 1)]
+    return table.to(u.device)[(u * k).long().clamp(max=k - 1)]

@@ -130,7 +130,7 @@ class FittedLevels:
         return len(self.log_snrs)
 
     def starts_at(self, log_snr: float) -> bool:
-        """Whether the first level is this one."""
+        """Whether the first level is this one, to 0.001."""
         return abs(self.log_snrs[0] - log_snr) <= _SAME_START
 
     def check_model(self, *networks: Any) -> None:  # noqa: ANN401 - any networks
@@ -222,17 +222,18 @@ def load_levels(folder: Path, digest: str) -> tuple[FittedLevels, ...]:
     try:
         about = read_json(file)
         version = about.integer("schema_version", 1, MOST_COUNTED)
-        levels, of_these = _entries(about, digest) if version <= SCHEMA_VERSION else ((), True)
+        found = _entries(about, digest) if version <= SCHEMA_VERSION else None
     except ArtefactError as error:
         raise ArtefactError(
             f"{file} cannot be read ({str(error).rstrip('.')}). Fit the levels again with "
             "`gaga levels`, or remove the file."
         ) from error
-    if version > SCHEMA_VERSION:
+    if found is None:
         raise ArtefactError(
             f"{file} has schema_version={version}, this gaga-adapter reads up to "
             f"{SCHEMA_VERSION}. Upgrade: pip install -U gaga-adapter."
         )
+    levels, of_these = found
     if not of_these:
         warn(f"{file} was fitted with other statistics, and is left out. Fit the levels again.")
         return ()
@@ -245,5 +246,5 @@ def _entries(about: Fields, digest: str) -> tuple[tuple[FittedLevels, ...], bool
     entries = about.data.get("levels")
     if not isinstance(entries, list) or len(entries) > _MOST_LEVELS:
         raise about.refuse("levels", "a list of fitted levels")
-    levels = tuple(FittedLevels.from_dict(Fields(e, "an entry").data) for e in entries)
+    levels = tuple(map(FittedLevels.from_dict, entries))
     return levels, about.text("digest") == digest

@@ -17,7 +17,7 @@ from gaga_adapter.errors import TruncationError, plain_number
 #: about 1e-6 of a log-SNR undecided, and a t* that was read off a table must be found in it again;
 #: neighbouring steps of a thousand lie 5e-3 apart or more.
 TOLERANCE = 1e-5
-#: Log-SNRs between minus and plus this are plausible: no schedule goes further.
+#: Log-SNRs from minus to plus this are plausible: no schedule goes further.
 MOST_LOG_SNR = 60.0
 
 
@@ -25,11 +25,11 @@ def check_log_snr(name: str, value: Any) -> float:  # noqa: ANN401 - what a user
     """A log-SNR as a plain number.
 
     Raises:
-        TruncationError: If it is no number, or not between -60 and 60.
+        TruncationError: If it is no number, or not from -60 to 60.
     """
     advice = "Pass a log-SNR from -60 to 60, such as 0.0 where signal and noise are equal."
     number = plain_number(name, value, advice)
-    if abs(number) >= MOST_LOG_SNR:
+    if abs(number) > MOST_LOG_SNR:
         raise TruncationError(f"{name}={number:g} is not a plausible log-SNR. {advice}")
     return number
 

@@ -213,7 +213,8 @@ class GridMaker:
         """
         ratios, name = self._ratios(), type(self.scheduler).__name__
         if not len(ratios) or not bool((ratios >= 0).all()):  # neither are NaN
-            wrong = [t for t, r in zip(self.own, ratios.tolist(), strict=False) if not r >= 0]
+            places = self.family.steps(self.scheduler)[: len(ratios)]
+            wrong = [self.own[place] for place in places[~(ratios >= 0)].tolist()]
             raise TruncationError(
                 f"the grid of {name} has entries that are no noise levels: timesteps {wrong[:3]}. "
                 "Pass sigmas or timesteps in the scheduler's own units (a flow's sigmas lie in "
@@ -304,8 +305,8 @@ class GridMaker:
         except (ValueError, IndexError, AssertionError, ZeroDivisionError, RuntimeError):
             return None  # finer than the scheduler allows
         last = ratios[-n_steps:]
-        is_sound = len(last) == n_steps and bool(torch.isfinite(last[1:]).all())
-        return self._n_steps_beyond() if is_sound and bool((last.diff() < 0).all()) else None
+        is_sound = len(last) == n_steps and bool((last.diff() < 0).all())  # no infinity, no NaN
+        return self._n_steps_beyond() if is_sound else None
 
     def _finest(self, n_steps: int) -> Finest:
         """The finest grid of which at most `n_steps` lie from t* on.
@@ -363,15 +364,15 @@ def _resample_list(values: Any, position: float, data_follow: bool) -> np.ndarra
 
     The end is one index further, at zero, if the scheduler appends the data by itself.
     """
-    old = np.asarray(values, dtype=np.float64)
-    count = len(old)
+    old = np.asarray(values)
+    are_whole, count = np.issubdtype(old.dtype, np.integer), len(old)
     if data_follow:
         old = np.append(old, 0.0)
         index = np.linspace(position, count, count + 1)[:-1]
     else:
         index = np.linspace(position, count - 1, count)
-    fresh = np.interp(index, np.arange(len(old)), old)
-    if np.issubdtype(np.asarray(values).dtype, np.integer):
+    fresh: np.ndarray[Any, Any] = np.interp(index, np.arange(len(old)), old)
+    if are_whole:
         fresh = np.concatenate([np.ceil(fresh[:1]), fresh[1:].round()])
     return fresh
 

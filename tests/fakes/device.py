@@ -62,8 +62,8 @@ class SinglePrecision(torch.Tensor):
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         found = super().__torch_function__(function, types, args, kwargs or {})
-        to_text = function is torch.Tensor.to and isinstance(args[1], str)
-        if to_text or function is torch.Tensor.cpu:
+        is_moved = function is torch.Tensor.to and isinstance(args[1], str | torch.device)
+        if (is_moved and torch.device(args[1]).type == "cpu") or function is torch.Tensor.cpu:
             return found.as_subclass(torch.Tensor)
         if isinstance(found, cls) and found.dtype == torch.float64:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype")

@@ -38,6 +38,7 @@ MUTATED = ["gaga_adapter/selection.py", "gaga_adapter/scheduler/grid.py", "gaga_
 QUICK = [
     "tests/test_selection.py",
     "tests/noise",
+    "tests/scheduler/test_grid.py",
     "tests/scheduler/test_log_snr.py",
     "tests/scheduler/test_last_step.py",
     "tests/scheduler/test_wrapper.py",

@@ -3,13 +3,21 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from gaga_adapter import GAGAStats
 from gaga_adapter.errors import ArtefactError, DataError, GAGAWarning, TruncationError
-from gaga_adapter.noise.fitted import LEVELS_NAME, FittedLevels, ModelMark
+from gaga_adapter.noise.fitted import (
+    LEVELS_NAME,
+    FittedLevels,
+    ModelMark,
+    load_levels,
+    save_levels,
+)
+from gaga_adapter.noise.levels import TOLERANCE
 
 MARK = ModelMark("Net", 12, (0.5, 0.25))
 LEVELS = FittedLevels((-1.0, 0.5, 3.0), 1, MARK, "shape", 0.8, 0.05, 64, 7, "search")
@@ -20,6 +28,29 @@ def test_levels_are_read_as_they_were_written(qm9, tmp_path):
     stats = qm9.with_levels(LEVELS).with_levels(other)
     stats.save_pretrained(tmp_path)
     assert GAGAStats.from_pretrained(tmp_path).levels == (other, LEVELS)
+
+
+def test_a_thousand_levels_are_read_and_no_more(tmp_path):
+    for n in (1000, 1001):
+        save_levels(tmp_path, [LEVELS] * n, "digest")
+        if n == 1000:
+            assert load_levels(tmp_path, "digest") == (LEVELS,) * n
+    with pytest.raises(
+        ArtefactError, match=r"levels of gaga_levels\.json .* list of fitted levels"
+    ):
+        load_levels(tmp_path, "digest")
+
+
+def test_levels_are_plain_numbers_whatever_they_were_made_of():
+    made = replace(LEVELS, log_snrs=[torch.tensor(-1.0), np.float32(0.5), 3])
+    assert made == LEVELS
+    assert json.loads(json.dumps(made.to_dict())) == json.loads(json.dumps(LEVELS.to_dict()))
+
+
+def test_a_start_is_known_to_a_thousandth_of_a_log_snr():
+    at_zero = replace(LEVELS, log_snrs=(0.0, 1.0))
+    near, far = (0.0, 1e-3, -1e-3), (1.01e-3, -1.01e-3, 1.0)
+    assert [at_zero.starts_at(x) for x in (*near, *far)] == [True] * 3 + [False] * 3
 
 
 def test_levels_for_the_same_run_are_replaced(qm9):
@@ -35,8 +66,9 @@ def test_levels_for_the_same_run_are_replaced(qm9):
 def test_statistics_without_levels_leave_none_behind(qm9, tmp_path):
     qm9.with_levels(LEVELS).save_pretrained(tmp_path)
     assert (tmp_path / LEVELS_NAME).is_file()
-    qm9.save_pretrained(tmp_path)
-    assert not (tmp_path / LEVELS_NAME).exists()
+    for _ in range(2):  # whether there is a file or not
+        qm9.save_pretrained(tmp_path)
+        assert not (tmp_path / LEVELS_NAME).exists()
     assert GAGAStats.from_pretrained(tmp_path).levels == ()
 
 
@@ -58,12 +90,13 @@ def entry(**changed):
     [
         ({"schema_version": 0}, "schema_version of gaga_levels.json is 0"),
         ({"levels": {}}, "must be a list of fitted levels"),
-        ({"levels": [3]}, "must be an object"),
+        ({"levels": [3]}, r"\(the fitted levels is 3, and must be an object"),
         ({"more": 1}, "unknown entry 'more'"),
         (entry(log_snrs=[1.0, 0.5]), "do not rise"),
         (entry(log_snrs=[1.0, 99.0]), "must be a number from -60 to 60"),
         (entry(log_snrs="1, 2"), "must be a list of numbers"),
-        (entry(n_renoised=3), "so many cannot re-noise"),
+        (entry(n_renoised=3), r"\(the fitted levels are not valid: .* so many cannot re-noise"),
+        (entry(n_renoised=-1), r"\(n_renoised of the fitted levels is -1"),
         (entry(model={"name": "Net"}), "n_weights of model"),
         (entry(model=LEVELS.to_dict()["model"] | {"code": "x"}), "unknown entry 'code'"),
         (entry(std_error=-1.0), "std_error"),
@@ -99,17 +132,26 @@ def test_a_newer_file_asks_for_an_upgrade(qm9, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "error"),
+    ("changed", "message"),
     [
-        ({"log_snrs": ()}, TruncationError),
-        ({"log_snrs": (0.0, 0.0)}, TruncationError),
-        ({"n_renoised": -1}, TruncationError),
-        ({"distance": float("nan")}, DataError),
+        ({"log_snrs": ()}, "do not rise"),
+        ({"log_snrs": (0.0, 0.0)}, "do not rise"),
+        ({"log_snrs": (0.0, TOLERANCE)}, "do not rise"),
+        ({"log_snrs": (0.0, 61.0)}, "^a level=61 is not a plausible log-SNR"),
+        ({"n_renoised": -1}, "so many cannot re-noise"),
+        ({"n_renoised": 3}, "so many cannot re-noise"),
+        ({"distance": float("nan")}, "no finite number"),
+        ({"std_error": -1e-9}, "no finite number"),
     ],
 )
-def test_levels_that_are_none_are_refused(changed, error):
-    with pytest.raises(error):
+def test_levels_that_are_none_are_refused(changed, message):
+    with pytest.raises((TruncationError, DataError), match=message):
         replace(LEVELS, **changed)
+
+
+def test_levels_may_be_close_certain_and_without_noise_between():
+    close = replace(LEVELS, log_snrs=(0.0, 1.01 * TOLERANCE), n_renoised=0, std_error=0.0)
+    assert FittedLevels.from_dict(json.loads(json.dumps(close.to_dict()))) == close
 
 
 def test_a_network_is_known_in_any_precision_and_no_other_is_it():

@@ -16,7 +16,7 @@ from gaga_adapter.errors import GAGAWarning, TruncationError
 from gaga_adapter.layout import DenseLayout
 from gaga_adapter.moments import DenseMoments
 from gaga_adapter.noise.conventions import convention_of
-from gaga_adapter.noise.levels import TOLERANCE, first_beyond
+from gaga_adapter.noise.levels import TOLERANCE, check_log_snr, first_beyond
 from gaga_adapter.noise.paths import named_path
 from gaga_adapter.noise.timesteps import t_star, training_timesteps
 
@@ -184,3 +184,16 @@ def test_the_training_timesteps_of_a_flow_end_at_its_first_entry_beyond():
 def test_none_is_beyond():
     assert first_beyond(torch.tensor([2.0, 1.0]), 0.0) == 2
     assert first_beyond(torch.tensor([math.inf, -math.inf]), -math.inf) == 1
+
+
+def test_log_snrs_from_minus_to_plus_60_are_plausible():
+    for number in (-60, 60.0, 0, np.float32(0.5), torch.tensor(-3.0)):
+        got = check_log_snr("the level", number)
+        assert (type(got) in (int, float), got) == (True, float(number))
+    advice = r"\. Pass a log-SNR from -60 to 60, such as 0\.0 where signal and noise are equal\.$"
+    for number in (60.001, -61, 1e200):
+        with pytest.raises(TruncationError, match=f"^the level=.* is not a plausible .*{advice}"):
+            check_log_snr("the level", number)
+    for wrong in (math.nan, math.inf, "3", None, True, [1.0, 2.0]):
+        with pytest.raises(TruncationError, match=f"^the level=.* is no finite number{advice}"):
+            check_log_snr("the level", wrong)

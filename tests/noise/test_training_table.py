@@ -11,7 +11,10 @@ from scheduler.test_exactness import MEAN, STD, Draws, error, gaussian_stats, ne
 
 from gaga_adapter import FewStepScheduler, GAGAScheduler
 from gaga_adapter.errors import TruncationError, UnsupportedSchedulerError
+from gaga_adapter.noise.conventions import convention_of
 from gaga_adapter.noise.levels import TOLERANCE
+from gaga_adapter.noise.paths import VPPath
+from gaga_adapter.noise.training_table import _betas
 from gaga_adapter.training import record_trained, trained_log_snr
 
 BASES = [
@@ -79,6 +82,52 @@ def test_the_last_level_is_never_cleaner_than_t_star(star):
         # what one unit in the last place of the last factor 1 - beta makes of the log-SNR
         grain = 2**-23 / float(1 - schedule.betas[-1]) * (1 + math.exp(star))
         assert star - 2 * grain < log_snr(schedule)[-1] <= star + 1e-9
+
+
+def test_times_are_even_where_the_base_leaps():
+    """From 0.4 to -5.2 within one of its thousand steps: a time that is off by 1e-8 would show."""
+    betas = [1e-3] * 500 + [0.99] + [1e-3] * 499
+    base = diffusers.DDPMScheduler(trained_betas=betas)
+    levels = log_snr(gaussian_stats(-5.0).training_scheduler(base, 5000))
+    own = table(base)
+    t_star = np.interp(5.0, -own, np.arange(len(own)))
+    expected = np.interp(np.linspace(0, t_star, 5000), np.arange(len(own)), own)
+    inside = expected < own[499] - 0.1
+    assert inside.sum() > 5
+    np.testing.assert_allclose(levels[inside], expected[inside], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("before", [0.9, 0.30000001, 0.999])
+def test_the_last_step_noises_no_more_than_it_has_to(before):
+    """One unit of 2^-24 less, which single precision has of `1 - beta`, would end before t*."""
+
+    def level(first, last):
+        kept = float(np.float32(1 - first)) * float(np.float32(1 - last))
+        return float(np.float32(kept))
+
+    for target in [before / 2, before / 4, *(np.linspace(0.01, 0.95, 40) * before).tolist()]:
+        first, last = _betas(torch.tensor([before, target], dtype=torch.float64))
+        assert np.float32(last) == last
+        assert level(first, last) <= target < level(first, last - 2**-24)
+    assert _betas(torch.tensor([0.5, 0.25], dtype=torch.float64)) == [0.5, 0.5]
+
+
+def test_a_step_of_one_unit_in_the_last_place_is_one():
+    """Below 1 single precision has `1 - 2^-24`, and next to it 1."""
+    assert _betas(torch.tensor([1 - 2**-24, 0.5], dtype=torch.float64))[0] == 2**-24
+    with pytest.raises(TruncationError, match=r"^2 steps in .* too close .* Pass fewer"):
+        _betas(torch.tensor([1 - 2**-25, 0.5], dtype=torch.float64))
+
+
+def test_a_few_step_scheduler_stands_for_the_one_it_was_made_like():
+    base = diffusers.DDPMScheduler(
+        variance_type="fixed_large", clip_sample_range=3.0, dynamic_thresholding_ratio=0.9
+    )
+    few = FewStepScheduler.from_scheduler(base)
+    own, other = (gaussian_stats(0.25).training_scheduler(one, 40) for one in (base, few))
+    assert dict(own.config) == dict(other.config)
+    assert own.config.variance_type == "fixed_large"
+    assert torch.equal(own.betas, other.betas)
 
 
 def test_it_is_a_plain_scheduler_that_saves_and_loads(tmp_path):
@@ -214,8 +263,9 @@ def test_impossible_numbers_of_steps_are_refused(steps):
 
 
 def test_a_base_that_ends_before_t_star_is_refused():
-    with pytest.raises(TruncationError, match="reaches beyond t"):
-        gaussian_stats(-20.0).training_scheduler(BASES[0], 100)
+    for base in (BASES[0], FewStepScheduler.from_scheduler(BASES[0])):
+        with pytest.raises(TruncationError, match=r"of DDPMScheduler\. .* reaches beyond t"):
+            gaussian_stats(-20.0).training_scheduler(base, 100)
 
 
 def test_t_star_may_be_the_end_of_the_base():
@@ -226,6 +276,16 @@ def test_t_star_may_be_the_end_of_the_base():
         torch.testing.assert_close(
             schedule.alphas_cumprod, base.alphas_cumprod, atol=1.3e-7, rtol=2e-5
         )
+
+
+def test_both_ends_of_the_base_are_told_apart():
+    """The noisy one may be t*, with its tolerance, and the clean one leaves no room for a step."""
+    base = diffusers.DDPMScheduler()
+    path = VPPath.from_alphas_cumprod(1 / (1 + convention_of(base).table.square()))
+    low, high = path.log_snr_range
+    assert len(gaussian_stats(low - TOLERANCE).training_scheduler(base, 10).betas) == 10
+    with pytest.raises(TruncationError, match="is not between the ends"):
+        gaussian_stats(high).training_scheduler(base, 2)
 
 
 def test_too_many_steps_are_refused():

@@ -13,7 +13,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from scipy import stats as scipy_stats
-from torch import distributed
 
 from gaga_adapter import GAGAScheduler, TruncatedTimesteps
 from gaga_adapter.errors import DataError, TruncationError, UnsupportedSchedulerError
@@ -192,18 +191,6 @@ def test_without_importance_weights_are_one_and_nothing_is_kept():
 
 
 # -- several processes ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def as_process(monkeypatch):
-    """Makes torch.distributed say that this is one of several processes."""
-
-    def pretend(rank, world):
-        monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(distributed, "get_rank", lambda *a: rank)
-        monkeypatch.setattr(distributed, "get_world_size", lambda *a: world)
-
-    return pretend
 
 
 @pytest.mark.parametrize("stratified", [True, False])
