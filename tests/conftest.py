@@ -1,9 +1,14 @@
 """What tests of several rooms need: the command line, the embedded artefact, other processes."""
 
+import contextlib
 import sys
 from typing import NamedTuple
 
 import pytest
+
+# An old compiler of torch imports setuptools, which refuses to come after Python 3.10's distutils.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 
 class Finished(NamedTuple):
