@@ -66,6 +66,7 @@ def run(
         int, typer.Option(help="Number of molecules to use, drawn at random.", min=16)
     ] = 512,
     parsing: options.Parsing,
+    skip_others: options.SkipOthers = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     force: options.Force = False,
@@ -102,9 +103,13 @@ def run(
     pipeline.to(options.torch_device(device))
     found = []
     with progress_bar() as progress:
-        molecules = read_molecules(data, **parsing.arguments(), seed=seed, progress=progress)
+        layout = pipeline.denoiser.layout
+        molecules = read_molecules(
+            data, layout.elements, **parsing.arguments(), seed=seed, progress=progress,
+            skip_others=skip_others,
+        )  # fmt: skip
         order = torch.randperm(len(molecules), generator=torch.Generator().manual_seed(seed))
-        x, mask = encode(molecules.subset(order[:items].numpy()), pipeline.denoiser.layout)
+        x, mask = encode(molecules.subset(order[:items].numpy()), layout)
         for n_calls in calls:
             one = fit_levels(
                 pipeline, fitted, n_calls, (x, mask), t_star=t_star, reference=reference,

@@ -12,7 +12,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -24,6 +24,7 @@ import typer
 from gaga_adapter.cli.console import quiet_loading
 from gaga_adapter.criteria import CRITERIA, Criterion, criterion
 from gaga_adapter.distributed import Processes, Progress
+from gaga_adapter.elements import SYMBOLS, atomic_number
 from gaga_adapter.errors import (
     LARGEST_SEED,
     DataError,
@@ -145,6 +146,10 @@ FormatOption = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave malformed molecules out and count them.")
 ]
+SkipOthers = Annotated[
+    bool,
+    typer.Option("--skip-others", help="Leave molecules with other elements out and count them."),
+]
 
 
 def _within(least: int, most: int) -> Callable[[typer.Context, int], int]:
@@ -152,7 +157,8 @@ def _within(least: int, most: int) -> Callable[[typer.Context, int], int]:
 
     def check(context: typer.Context, value: int) -> int:
         if not context.resilient_parsing and not least <= value <= most:
-            raise typer.BadParameter(f"{value} is out of range. Pass {least} to {most}.")
+            allowed = f"{least} or more" if value < least else f"{least} to {most}"
+            raise typer.BadParameter(f"{value} is out of range. Pass {allowed}.")
         return value
 
     return check
@@ -207,12 +213,7 @@ class Reading:
             "one pass and orders them by atomic number."
         ),
     ] = "H,C,N,O,F"
-    skip_others: Annotated[
-        bool,
-        typer.Option(
-            "--skip-others", help="Leave molecules with other elements out and count them."
-        ),
-    ] = False
+    skip_others: SkipOthers = False
     hydrogens: HydrogensOption = "keep"
     embed: Embed = False
     skip_bad: SkipBad = False
@@ -284,6 +285,7 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
             raise DataError(
                 f"got {', '.join(reading.data)}: pass one .npy file at a time, and it alone."
             )
+        _refuse_options_of_molecules(reading)
         return _open_array(Path(arrays[0]), reading.channels)
     if reading.channels is not None:
         raise DataError(
@@ -304,17 +306,33 @@ def open_data(reading: Reading, seed: int = 0, progress: Progress | None = None)
         format=reading.format,
     )
     names = tuple(reading.elements.replace(",", " ").split())
-    if names == ("auto",):
+    if [name.lower() for name in names] == ["auto"]:
         if reading.skip_others:
             raise DataError(
                 "--skip-others leaves nothing out with --elements auto. Name the elements to keep."
             )
         names = molecules.found_elements()
+    # CL, cl and 17 are Cl: the artefact names it as a model's layout does.
+    names = tuple(SYMBOLS[atomic_number(name)] for name in names)
     layout = MoleculeLayout(
         names, reading.position_scale, reading.onehot_scale, reading.charge_scale
     )
     molecules = molecules.only(layout.elements, reading.skip_others)
     return Source(molecules.name, layout, molecules)
+
+
+def _refuse_options_of_molecules(reading: Reading) -> None:
+    """Refuse what a user asked of molecules, where the data are an array."""
+    default = Reading(reading.data, channels=reading.channels)
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(Reading)
+        if getattr(reading, field.name) != getattr(default, field.name)
+    ]
+    if given:
+        raise DataError(
+            f"{given[0]} is of molecules, and {reading.data[0]} is an array. Leave it out."
+        )
 
 
 def _is_array(name: str, format: str | None) -> bool:

@@ -16,7 +16,14 @@ from gaga_adapter.cli import options
 from gaga_adapter.cli.console import Json, print_json, progress_bar, quiet_loading, say
 from gaga_adapter.cli.judging import Judging, in_shares
 from gaga_adapter.distributed import Progress
-from gaga_adapter.errors import DataError, MissingExtraError, UnsupportedModelError, warn
+from gaga_adapter.errors import (
+    DataError,
+    MissingExtraError,
+    UnsupportedModelError,
+    WriteError,
+    warn,
+)
+from gaga_adapter.files.atomic import is_stream
 from gaga_adapter.layout import AtomLayout, DenseLayout, MoleculeLayout, TokenLayout
 from gaga_adapter.sampling import DEFAULT_STEPS
 from gaga_adapter.stats import CONFIG_NAME, GAGAStats
@@ -71,6 +78,14 @@ def run(
     ] = False,
     judging: Judging,
     parsing: options.Parsing,
+    skip_others: Annotated[
+        bool,
+        typer.Option(
+            "--skip-others",
+            help="Leave molecules of --data out that have elements which the statistics lack, and "
+            "count them.",
+        ),
+    ] = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     as_json: Json = False,
@@ -91,6 +106,10 @@ def run(
     from gaga_adapter.report.judges import verdicts
     from gaga_adapter.report.page import write_report
 
+    if out.suffix.lower() not in ("", ".html", ".htm") and not is_stream(out):
+        raise WriteError(
+            f"cannot write {out}: a report is a page of HTML. Name it {out.with_suffix('.html')}."
+        )
     options.require_one_document(out, as_json)
     judging.check(data, "--data")
     if posebusters and not has_posebusters():
@@ -98,10 +117,14 @@ def run(
     if (posebusters or judging.fcd or judging.method) and samples is None and model is None:
         raise DataError("there are no molecules to judge. Pass --samples or --model.")
     fitted = GAGAStats.from_pretrained(stats)
+    if skip_others and data is None:
+        raise DataError("--skip-others is given and --data is not. Leave it out.")
     if criteria is not None and data is None and criteria != "none":
         raise DataError(f"--criteria {criteria} given without --data. Pass data to judge.")
     with progress_bar() as progress:
-        held_out = None if data is None else _held_out(fitted, data, parsing, items, seed, progress)
+        held_out = None
+        if data is not None:
+            held_out = _held_out(fitted, data, parsing, skip_others, items, seed, progress)
         answers = {}
         if held_out is not None:
             names = _names(criteria, fitted)
@@ -137,6 +160,7 @@ def _held_out(
     stats: GAGAStats,
     data: str,
     parsing: options.Parsing,
+    skip_others: bool,
     items: int,
     seed: int,
     progress: Progress,
@@ -156,11 +180,12 @@ def _held_out(
             f"--data {data} does not fit statistics of {layout.describe()}. Pass {kind}."
         )
     axis = layout.channels if isinstance(layout, DenseLayout) else None
-    reading = options.Reading([data], channels=axis)
+    reading = options.Reading([data], channels=axis, skip_others=skip_others)
     if isinstance(layout, MoleculeLayout):
         reading = options.Reading(
             [data],
             ",".join(layout.elements),
+            skip_others,
             **parsing.arguments(),
             position_scale=layout.position_scale,
             onehot_scale=layout.onehot_scale,

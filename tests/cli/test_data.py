@@ -97,6 +97,29 @@ def test_sources_are_dealt_to_processes(sulphides, tmp_path, monkeypatch):
             assert len(share) == len(alone[r::2])
 
 
+@pytest.mark.parametrize("words", ["H,C,O,SE", "h c o se", "1,6,8,34", "AUTO"])
+def test_elements_are_kept_under_their_own_names(tmp_path, words):
+    (tmp_path / "a.smi").write_text("CCO\nC[Se]C\n")
+    source = open_data(Reading([str(tmp_path / "a.smi")], words, embed=True))
+    assert source.layout.elements == ("H", "C", "O", "Se")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ({"elements": "auto"}, "--elements"),
+        ({"skip_others": True}, "--skip-others"),
+        ({"position_scale": 2.0}, "--position-scale"),
+    ],
+)
+def test_what_is_asked_of_molecules_is_refused_for_arrays(tmp_path, words, name):
+    file = tmp_path / "a.npy"
+    np.save(file, np.zeros((21, 2), np.float32))
+    with pytest.raises(DataError, match=rf"^{name} is of molecules, and .*a.npy is an array"):
+        open_data(Reading([str(file)], **words))
+    assert open_data(Reading([str(file)], channels=0)).total == 21
+
+
 def test_elements_hydrogens_and_smiles_through_open_data(tmp_path):
     (tmp_path / "a.smi").write_text("CCO\nC[Se]C\n")
     source = open_data(Reading([str(tmp_path / "a.smi")], "auto", embed=True), seed=1)

@@ -35,6 +35,22 @@ def test_levels_are_fitted_stored_and_used(gaga, sdf, tmp_path):
     assert len(GAGAStats.from_pretrained(stats).levels) == 2
 
 
+@pytest.mark.filterwarnings("default")  # the command prints them
+def test_other_elements_are_named_by_their_place_in_the_file_and_can_be_left_out(
+    gaga, sdf, tmp_path
+):
+    file = tmp_path / "mixed.xyz"
+    file.write_text("2\n\nH 0 0 0\nH 0 0 0.74\n3\n\nS 0 0 0\nH 0 0.96 0.93\nH 0 -0.96 0.93\n")
+    words = ("levels", sdf, file, "--calls", 2, "--items", 16, "--out", tmp_path / "stats")
+    code, _, err = gaga(*words)
+    assert code == 2
+    assert "mixed.xyz: molecule 1 has the element S. Allowed: H, C, N, O, F" in err
+    assert "--skip-others" in err
+    code, _, err = gaga(*words, "--skip-others")
+    assert code == 0, err
+    assert "skipped 1 of 42 molecules (1 with other elements)" in err
+
+
 def test_mistakes_are_one_line(gaga, sdf, tmp_path):
     for words, message in (
         (["--calls", 3], "qm9 is no folder of yours"),

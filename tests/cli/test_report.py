@@ -58,6 +58,30 @@ def test_samples_of_other_elements_are_warned_of(gaga, chains, tmp_path):
     assert (code, "of the samples are" in err) == (0, False)
 
 
+@pytest.mark.filterwarnings("default")  # the command prints them
+def test_data_with_other_elements_can_be_left_out(gaga, chains, tmp_path):
+    stats, sdf = chains
+    (tmp_path / "water.xyz").write_text("3\n\nO 0 0 0\nH 0 0.9 -0.6\nH 0 0.9 0.6\n")
+    (tmp_path / "data").mkdir()
+    for file in (sdf, tmp_path / "water.xyz"):
+        file.rename(tmp_path / "data" / file.name)
+    words = ("report", stats, "--criteria", "none", "--json", "--out", tmp_path / "page.html")
+    code, _, err = gaga(*words, "--data", tmp_path / "data")
+    assert (code, "leave such molecules out with --skip-others" in err) == (2, True)
+    code, out, err = gaga(*words, "--data", tmp_path / "data", "--skip-others")
+    assert code == 0, err
+    assert json.loads(out)["data"]["count"] == 200
+    assert "skipped 1 of 201 molecules (1 with other elements)" in err
+    code, _, err = gaga(*words, "--skip-others")
+    assert (code, "--skip-others is given and --data is not" in err) == (2, True)
+
+
+def test_a_page_has_the_name_of_a_page(gaga, chains, tmp_path):
+    code, _, err = gaga("report", chains[0], "--out", tmp_path / "page.pdf")
+    assert (code, list(tmp_path.glob("page.*"))) == (2, [])
+    assert f"a report is a page of HTML. Name it {tmp_path / 'page.html'}." in err
+
+
 def test_further_curves_against_the_start_that_was_fitted(gaga, tmp_path):
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1200, 2, 2, generator=generator) - 0.5
