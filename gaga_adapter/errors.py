@@ -69,10 +69,14 @@ class GAGAWarning(UserWarning):
     """Something was estimated, assumed or left out that the user may want to know."""
 
 
+#: Modules that a warning does not point at: this package, and torch's decorators around it.
+_NOT_THE_CALLER = ("gaga_adapter.", "torch.utils._contextlib")
+
+
 def warn(message: str) -> None:
     """Issue a `GAGAWarning` that points at the first line outside of this package."""
     depth, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("gaga_adapter."):
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_NOT_THE_CALLER):
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, GAGAWarning, stacklevel=depth)
 

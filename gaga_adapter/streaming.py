@@ -382,6 +382,14 @@ def _doubt_first_axis(x: Tensor, layout: DenseLayout) -> None:
             "the first axis holds the channels."
         )
         return
+    if len(shape) == 3 and shape[0] == shape[1] > shape[2] and shape[2] in (1, 3, 4):
+        warn(
+            f"the first axis of events {shape} is taken for the channels ({shape[0]}), and these "
+            f"look like images whose last axis ({shape[2]}) holds the colours. Pass channels=-1 "
+            "(`gaga fit --channels -1`) if the last axis holds the channels, or channels=0 if the "
+            "first one does."
+        )
+        return
     others = [k for k in range(1, len(shape)) if len(shape) >= 4 or shape[k] < shape[0]]
     if shape[0] == 1 or not others or not bool(torch.isfinite(x).all()) or not len(x):
         return

@@ -159,6 +159,22 @@ def test_square_events_may_be_images_without_an_axis_of_channels():
         fit([torch.randn(60, 8, 9, generator=generator(1))], **QUICK)
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+def test_images_with_their_colours_last_are_doubted_whatever_their_numbers_are(colours):
+    images = torch.randn(60, 8, 8, colours, generator=generator(1))
+    with pytest.warns(GAGAWarning) as caught:
+        assert fit([images], **QUICK).layout == DenseLayout((8, 8, colours))
+    (text,) = (str(one.message) for one in caught if "look like images" in str(one.message))
+    assert f"whose last axis ({colours}) holds the colours. Pass channels=-1" in text
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*look like images")
+        last = fit([images], channels=-1, **QUICK).layout
+        assert last == DenseLayout((8, 8, colours), channels=-1)
+        assert fit([images], channels=0, **QUICK).layout == DenseLayout((8, 8, colours))
+        fit([images.movedim(-1, 1)], **QUICK)
+        fit([images.repeat(1, 1, 1, 8)], channels=0, **QUICK)
+
+
 def test_tokens_of_several_lengths_are_not_padded_in_silence():
     batches = [channelled((8, 3), -1, 30), channelled((5, 3), -1, 30)]
     with pytest.raises(DataError, match="one resolution at a time"):

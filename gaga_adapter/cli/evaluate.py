@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from gaga_adapter.cli import console, options
 from gaga_adapter.cli.judging import Judging, in_shares, refuse_values_of_flags
 from gaga_adapter.distributed import Processes, Progress, started
 from gaga_adapter.elements import SYMBOLS
-from gaga_adapter.errors import DataError, MissingExtraError
+from gaga_adapter.errors import DataError, MissingExtraError, warn
 
 if TYPE_CHECKING:
     from gaga_adapter.molecules.data import MoleculeSet
@@ -113,6 +114,11 @@ def run(
 
     refuse_values_of_flags(files)
     judging.check(against, "--against")
+    if against is not None and any(_is_same(name, against) for name in files):
+        warn(
+            f"{against} is judged and compared with itself: the distances say nothing. Pass other "
+            "molecules to --against, such as held-out data."
+        )
     if posebusters and not has_posebusters():
         raise MissingExtraError("posebusters", "posebusters")
     checks_poses = has_posebusters() if posebusters is None else posebusters
@@ -200,6 +206,14 @@ def run(
         console.print_json(_as_dict(result))
     else:
         _print(result)
+
+
+def _is_same(name: str, other: str) -> bool:
+    """Whether two names of sources are of the same one."""
+    if name == other:
+        return True
+    there = os.path.exists(name) and os.path.exists(other)
+    return there and os.path.samefile(name, other)
 
 
 def _read(stream: MoleculeStream, progress: Progress, what: str) -> MoleculeSet:
@@ -324,7 +338,9 @@ def _print(result: _Evaluation) -> None:
         bonds.caption = stated.rule
         console.out.print(bonds)
     if (verdict := result.plausibility) is not None:
-        title = f"PoseBusters: {verdict.n_molecules:,} molecules"
+        some, whole = verdict.n_molecules, len(result.molecules)
+        of_all = "" if some == whole else f" of {whole:,}"
+        title = f"PoseBusters: {some:,}{of_all} molecules"
         checks = console.table(title, "check", "passed % ± s.e.", "not computable")
         for name, check in verdict.checks.items():
             unknown = f"{check.n_not_computable:,}" if check.n_not_computable else ""
@@ -343,6 +359,8 @@ def _print(result: _Evaluation) -> None:
                 console.figure(value),
                 console.figure(floor.get(name)),
             )
+        if figures.noise_floor is None:
+            rows.caption = "by chance: needs twice as many molecules there as are judged"
         console.out.print(rows)
     if (frechet := result.fcd) is not None:
         title = f"FCD from {frechet.n_held_out:,} molecules of {result.against}"

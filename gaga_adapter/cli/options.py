@@ -104,6 +104,16 @@ def renamed_option(old: str, new: str) -> Any:  # noqa: ANN401
     return typer.Option(old, hidden=True, callback=refuse)
 
 
+def option_elsewhere(typed: str, advice: str) -> Any:  # noqa: ANN401
+    """A hidden option that other commands have: its use is an error that says what to pass."""
+
+    def refuse(context: typer.Context, value: str | None) -> None:
+        if value is not None and not context.resilient_parsing:
+            raise typer.BadParameter(f"there is no {typed} here. {advice}")
+
+    return typer.Option(typed, hidden=True, callback=refuse)
+
+
 def names_in(module: str, table: str) -> Callable[[], Sequence[str]]:
     """The keys of a table in a module that loads when they are asked for."""
     return lambda: tuple(getattr(import_module(module), table))

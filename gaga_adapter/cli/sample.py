@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,11 +22,17 @@ from gaga_adapter.cli.console import (
 from gaga_adapter.distributed import process_index, started
 from gaga_adapter.errors import TruncationError, WriteError, warn
 from gaga_adapter.files.atomic import is_stream
+from gaga_adapter.moments import ExchangeableMoments
 from gaga_adapter.sampling import DEFAULT_STEPS, FEW_STEPS
+
+if TYPE_CHECKING:
+    from gaga_adapter.stats import GAGAStats
 
 #: Most steps for which few-step sampling is chosen where no scheduler is named: more of its steps
 #: make molecules more alike.
 _MOST_FEW = 50
+#: Share of the model's molecules beyond the sizes of the statistics from which that is said.
+_MANY_BEYOND = 0.05
 #: Number of steps from pure noise below which molecules come out broken, or compact and alike.
 _FEW_FROM_NOISE = 50
 
@@ -38,7 +45,15 @@ def run(
             help="SDF file to write; - is standard output.", callback=options.file_or_stdout
         ),
     ],
-    n: Annotated[int, typer.Option("-n", "--number", help="Number of molecules.", min=1)] = 16,
+    n: Annotated[
+        int,
+        typer.Option(
+            "-n",
+            "--number",
+            help="Number of molecules; their sizes are drawn as the model's data have them.",
+            min=1,
+        ),
+    ] = 16,
     model: options.Pipeline = "qm9",
     stats: Annotated[
         str | None,
@@ -79,6 +94,12 @@ def run(
             help="Steps in all (log_snr, respace), or of the full trajectory (suffix); by default "
             "20 for few-step, and 200 for others.",
             min=1,
+        ),
+    ] = None,
+    calls: Annotated[
+        str | None,
+        options.option_elsewhere(
+            "--calls", "Pass --steps, which with few-step is the number of calls."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Molecules in one network call.", min=1)] = 64,
@@ -131,6 +152,8 @@ def run(
         pipeline.scheduler = GAGAScheduler.from_pretrained(
             pipeline.scheduler, stats=stats, t_star=t_star, spacing=spacing, reference=reference
         )
+        if not process_index():
+            _warn_of_sizes(pipeline.config.size_counts, pipeline.scheduler.stats)
     elif steps < _FEW_FROM_NOISE:
         warn(
             f"{steps} steps from noise are few: molecules come out broken, or too compact and too "
@@ -150,3 +173,20 @@ def run(
         calls += f" from timestep {float(pipeline.scheduler.timesteps[0]):g} on"
     earlier = f", {done.n_found} of them found in {out}.parts" if done.n_found else ""
     say(f"wrote {n} molecules to {out}{earlier}: {calls}, {seconds:.1f} s")
+
+
+def _warn_of_sizes(size_counts: Sequence[int] | None, stats: GAGAStats) -> None:
+    """Say that the model draws sizes that the data behind the statistics do not have."""
+    if size_counts is None or not isinstance(stats.moments, ExchangeableMoments):
+        return
+    seen = stats.moments.sizes
+    least, most = int(seen.min()), int(seen.max())
+    inside = sum(size_counts[least : most + 1])
+    beyond = 1 - inside / sum(size_counts)
+    if beyond > _MANY_BEYOND:
+        warn(
+            f"sizes are drawn as the model's data have them, and {beyond:.0%} of these molecules "
+            f"are smaller or larger than any of the statistics ({least} to {most} atoms): their "
+            "start is extrapolated. For the sizes of your data sample in Python, where "
+            "MoleculePipeline takes n_atoms=, with a model that knows such sizes."
+        )

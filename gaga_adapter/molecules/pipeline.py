@@ -229,8 +229,8 @@ class MoleculePipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Args:
             n_molecules: Number of molecules; 16 by default, or as many as `n_atoms` has sizes.
-            n_atoms: Sizes (n,), or one for all molecules; drawn from the data's own distribution by
-                default.
+            n_atoms: Sizes (n,), or one for all molecules; by default they are drawn as often as the
+                data of the model have them, whatever data the statistics are of.
             num_inference_steps: Number of steps for `scheduler.set_timesteps`; 20 by default for a
                 `FewStepScheduler`, and 200 for others.
             generator: CPU generator of everything random.

@@ -206,6 +206,7 @@ def test_drawings_and_bad_molecules_by_the_options_that_are_advised(gaga, tmp_pa
         assert code == 0, err
 
 
+@pytest.mark.filterwarnings("default")  # of a set that is compared with itself
 def test_hydrogens_are_removed_from_both_sets_that_are_compared(gaga, tmp_path):
     import json
 

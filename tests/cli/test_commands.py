@@ -31,6 +31,7 @@ def sdf(molecules, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.* atoms is far outside")  # QM9's sizes, statistics of chains
+@pytest.mark.filterwarnings("ignore:sizes are drawn as the model's")
 def test_fit_then_show_then_sample_then_evaluate(gaga, sdf, tmp_path):
     stats = tmp_path / "stats"
     code, out, err = gaga("fit", sdf, "--out", stats, "--items", 1200, "--tolerance", 3)
@@ -104,6 +105,22 @@ def test_what_sample_does_unless_it_is_told(gaga, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")  # the command prints them
+@pytest.mark.filterwarnings("default")  # the command prints them
+def test_sizes_that_the_statistics_have_not_seen_are_warned_of(gaga, tmp_path):
+    write_sdf(toys.chains(200, (4, 9)), tmp_path / "small.sdf")
+    words = ("--criterion", "cumulant", "--tolerance", 1e6, "--reference", "unit", "--quiet")
+    assert gaga("fit", tmp_path / "small.sdf", *words, "--out", tmp_path / "stats").code == 0
+    words = ("sample", "-n", 2, "--steps", 2, "--force", "--out", tmp_path / "made.sdf")
+    code, _, err = gaga(*words, "--stats", tmp_path / "stats")
+    assert code == 0, err
+    counts = MoleculePipeline.load().config.size_counts
+    share = (sum(counts) - sum(counts[4:9])) / sum(counts)
+    assert f"{share:.0%} of these molecules are smaller or larger" in err
+    assert "(4 to 8 atoms)" in err
+    code, _, err = gaga(*words)
+    assert (code, "smaller or larger" in err) == (0, False)
+
+
 def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, tmp_path):
     arguments = ("sample", "-n", 2, "--steps", 10, "--force", "--out", tmp_path / "a.sdf")
     arguments = (*arguments, "--scheduler", "ddpm")  # of the embedded model, with its statistics
@@ -126,6 +143,7 @@ def test_sample_says_where_it_started_and_that_a_fraction_is_no_timestep(gaga, t
         (["sample", "--out", "a.xyz"], "cannot write a.xyz: molecules are written as SDF. Name it"),
         (["fit", "qm9", "--out", "x", "--covariance", "full"], "--covariance full is of arrays"),
         (["sample", "--out", "a.sdf", "--scheduler", "ddmp"], "'ddmp' is none of ddpm, ddim, "),
+        (["sample", "--out", "a.sdf", "--calls", "12"], "there is no --calls here. Pass --steps"),
         (["sample", "--out", "a.sdf", "--model", "nowhere"], "no molecule pipeline at nowhere"),
         (["sample", "--out", "a.sdf", "--stats", "nowhere"], "no fitted statistics in nowhere"),
         (

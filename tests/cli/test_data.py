@@ -142,7 +142,9 @@ def sdf(tmp_path):
 
 def test_evaluate_says_all_in_one_document(gaga, sdf):
     pytest.importorskip("posebusters")
-    code, out, err = gaga("evaluate", sdf, "--json", "--against", sdf, "--posebusters-items", 2)
+    copy = sdf.with_name("copy.sdf")
+    copy.write_bytes(sdf.read_bytes())
+    code, out, err = gaga("evaluate", sdf, "--json", "--against", copy, "--posebusters-items", 2)
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert (found["n_molecules"], found["n_read"], found["left_out"]) == (3, 3, 0)
@@ -150,11 +152,25 @@ def test_evaluate_says_all_in_one_document(gaga, sdf):
     assert found["not_judged"] == {"n_molecules": 0, "elements": []}
     assert found["posebusters"]["n_molecules"] == 2
     assert found["posebusters"]["checks"]["bond_lengths"]["passed"]["value"] == 1.0
-    assert found["distances"]["against"] == str(sdf)
+    assert found["distances"]["against"] == str(copy)
     assert found["distances"]["measured"]["v_x"]["value"] == 0.0
-    code, out, _ = gaga("evaluate", sdf, "--against", sdf, "--posebusters-items", 1)
-    for text in ("molecule stability %", "all checks", "bond angles, degrees", "PoseBusters: 1 m"):
+    code, out, _ = gaga("evaluate", sdf, "--against", copy, "--posebusters-items", 1)
+    for text in (
+        "molecule stability %",
+        "all checks",
+        "bond angles, degrees",
+        "needs twice as many",
+    ):
         assert text in out
+    assert "PoseBusters: 1 of 3 molecules" in out
+
+
+@pytest.mark.filterwarnings("default")  # the command prints them
+def test_molecules_that_are_compared_with_themselves_are_warned_of(gaga, sdf, monkeypatch):
+    monkeypatch.chdir(sdf.parent)
+    code, _, err = gaga("evaluate", sdf, "--no-posebusters", "--against", sdf.name)
+    assert code == 0
+    assert "three.sdf is judged and compared with itself: the distances say nothing" in err
 
 
 def test_evaluate_reads_a_pipe_twice_for_posebusters(gaga, sdf, monkeypatch):

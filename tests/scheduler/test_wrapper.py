@@ -723,6 +723,9 @@ def test_warnings_point_at_the_users_line():
     with pytest.warns(GAGAWarning, match="begins at timestep") as caught:
         gaga.set_timesteps(5)
     assert caught[0].filename == __file__
+    with pytest.warns(GAGAWarning, match="begins at timestep") as caught:
+        torch.no_grad()(gaga.set_timesteps)(5)  # as the call of a pipeline is decorated
+    assert caught[0].filename == __file__
 
 
 def test_the_repr_is_short_however_long_the_table_is():
