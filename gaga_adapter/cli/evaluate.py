@@ -360,7 +360,7 @@ def _print(result: _Evaluation) -> None:
                 console.figure(floor.get(name)),
             )
         if figures.noise_floor is None:
-            rows.caption = "by chance: needs twice as many molecules there as are judged"
+            rows.caption = "the value by chance needs twice as many held-out molecules"
         console.out.print(rows)
     if (frechet := result.fcd) is not None:
         title = f"FCD from {frechet.n_held_out:,} molecules of {result.against}"

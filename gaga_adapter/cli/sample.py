@@ -152,7 +152,7 @@ def run(
         pipeline.scheduler = GAGAScheduler.from_pretrained(
             pipeline.scheduler, stats=stats, t_star=t_star, spacing=spacing, reference=reference
         )
-        if not process_index():
+        if not process_index() and pipeline.scheduler.stats.layout == pipeline.denoiser.layout:
             _warn_of_sizes(pipeline.config.size_counts, pipeline.scheduler.stats)
     elif steps < _FEW_FROM_NOISE:
         warn(
@@ -185,8 +185,8 @@ def _warn_of_sizes(size_counts: Sequence[int] | None, stats: GAGAStats) -> None:
     beyond = 1 - inside / sum(size_counts)
     if beyond > _MANY_BEYOND:
         warn(
-            f"sizes are drawn as the model's data have them, and {beyond:.0%} of these molecules "
-            f"are smaller or larger than any of the statistics ({least} to {most} atoms): their "
-            "start is extrapolated. For the sizes of your data sample in Python, where "
-            "MoleculePipeline takes n_atoms=, with a model that knows such sizes."
+            f"sizes are drawn as the model's data have them, and {100 * beyond:.0f} % of these "
+            f"molecules are smaller or larger than any of the statistics ({least} to {most} "
+            "atoms): their start is extrapolated. For the sizes of your data sample in Python, "
+            "where MoleculePipeline takes n_atoms=, with a model that knows such sizes."
         )

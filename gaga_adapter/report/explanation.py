@@ -345,6 +345,9 @@ def _code(stats: GAGAStats, name: str) -> tuple[str, ...]:
         them = " and ".join((", ".join(unknown[:-1]), unknown[-1]) if unknown[1:] else unknown)
         note = f"# pipe: of a model that was trained with {them}; the one that ships was not"
         return (note, *python)
+    if isinstance(stats.layout, MoleculeLayout):
+        ours, its = stats.layout.describe(), MoleculeLayout().describe()
+        return (f"# pipe: of a model with {ours}; the one that ships has {its}", *python)
     return python
 
 

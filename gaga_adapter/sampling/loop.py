@@ -361,7 +361,7 @@ def draw_sizes(
 def check_statistics(
     scheduler: Any,  # noqa: ANN401 - any diffusers scheduler
     layout: Layout,
-    advice: str = "Refit with `gaga fit`, in the model's elements and scales.",
+    advice: str | None = None,
 ) -> None:
     """Check that the statistics of a scheduler, if it has any, describe the channels of a model.
 
@@ -373,6 +373,8 @@ def check_statistics(
         return
     if isinstance(stats.layout, AtomLayout) and stats.layout.n_channels == layout.n_channels:
         return  # features without names cannot be compared
+    if advice is None:
+        advice = _refit(layout)
     if isinstance(stats.layout, MoleculeLayout) and isinstance(layout, MoleculeLayout):
         unknown = [name for name in stats.layout.elements if name not in layout.elements]
         if unknown:
@@ -384,6 +386,18 @@ def check_statistics(
     raise StatsMismatchError(
         f"stats describe {stats.layout.describe()}, the model has {layout.describe()}. {advice}"
     )
+
+
+def _refit(layout: Layout) -> str:
+    """What to type for statistics of a model's channels; options that are the defaults left out."""
+    if not isinstance(layout, MoleculeLayout):
+        return "Refit with `gaga fit`, in the model's elements and scales."
+    scales = ""
+    for name in ("position_scale", "onehot_scale", "charge_scale"):
+        scale = getattr(layout, name)
+        if scale != getattr(MoleculeLayout(), name):
+            scales += f" --{name.replace('_', '-')} {scale:g}"
+    return f"Refit with `gaga fit` --elements {','.join(layout.elements)}{scales}."
 
 
 def check_levels(scheduler: Any, network: Any, n_calls: int) -> None:  # noqa: ANN401

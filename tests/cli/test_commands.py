@@ -115,7 +115,7 @@ def test_sizes_that_the_statistics_have_not_seen_are_warned_of(gaga, tmp_path):
     assert code == 0, err
     counts = MoleculePipeline.load().config.size_counts
     share = (sum(counts) - sum(counts[4:9])) / sum(counts)
-    assert f"{share:.0%} of these molecules are smaller or larger" in err
+    assert f"{100 * share:.0f} % of these molecules are smaller or larger" in err
     assert "(4 to 8 atoms)" in err
     code, _, err = gaga(*words)
     assert (code, "smaller or larger" in err) == (0, False)

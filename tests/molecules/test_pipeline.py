@@ -318,8 +318,13 @@ def test_elements_that_the_model_does_not_have_are_named(pipe):
     assert "(that of qm9 has H, C, N, O and F only)" in text
     assert "leave those that have them out of the fit (`gaga fit` --skip-others). Refit" in text
     scheduler.stats = replace(stats, layout=MoleculeLayout(onehot_scale=2.0))  # it has them all
-    with pytest.raises(StatsMismatchError, match=r"\. Refit with `gaga fit`"):
+    refit = r"\. Refit with `gaga fit` --elements H,C,N,O,F\.$"
+    with pytest.raises(StatsMismatchError, match=refit):
         check_statistics(scheduler, pipe.denoiser.layout)
+    other = MoleculeLayout(("C", "H"), onehot_scale=2.5, charge_scale=10)
+    scheduler.stats = replace(stats, layout=MoleculeLayout(("C", "H", "O", "N", "F")))
+    with pytest.raises(StatsMismatchError, match=r"C,H --onehot-scale 2\.5 --charge-scale 10\.$"):
+        check_statistics(scheduler, other)
     assert EMBEDDED_STATS.keys() == {"qm9"}
     assert GAGAStats.from_pretrained("qm9").layout.elements == ("H", "C", "N", "O", "F")
 

@@ -213,3 +213,11 @@ def test_elements_that_the_model_that_ships_lacks_are_named():
         stats = replace(qm9, layout=MoleculeLayout(elements))
         note = _code(stats, "stats/")[0]
         assert note.startswith(f"# pipe: of a model that was trained with {words};"), note
+    stats = replace(qm9, layout=MoleculeLayout(("C", "H", "N", "O", "F")))  # another order
+    note = _code(stats, "stats/")[0]
+    assert note.startswith(
+        "# pipe: of a model with 3+5 channels (positions /1, one-hot[C,H,N,O,F] /4);"
+    )
+    assert note.endswith(
+        "the one that ships has 3+5 channels (positions /1, one-hot[H,C,N,O,F] /4)"
+    )

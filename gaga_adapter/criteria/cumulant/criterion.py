@@ -215,8 +215,9 @@ class Cumulant(BaseCriterion):
             makers.append(partial(SizeBatches.of, here, batch, *settings))
         if not makers:
             raise DataError(
-                f"found {len(x)} molecules, but of no size {_FEWEST_BATCHES * _BATCH} that are "
-                "distinct, which a cumulant needs. Pass more data."
+                f"found {len(x)} molecules, and of no size are there {_FEWEST_BATCHES * _BATCH} "
+                "distinct ones, which a cumulant needs. Pass more data, or choose the criterion "
+                "two_sample, which judges molecules of all sizes together."
             )
         if left_out > 0.05 * len(x):
             warn(
