@@ -84,6 +84,21 @@ def test_a_finer_grid_says_that_it_is_none_of_the_schedulers_own():
         assert is_whole or np.log(kept[first] / (1 - kept[first])) <= star + 1e-5
 
 
+@pytest.mark.parametrize(
+    ("t_star", "left", "is_whole"),
+    # Of three even steps, 666, 333 and 0, the last two are from 300 on; of four, three are.
+    [(300, [333, 0], False), (400, [500, 0], True), (600, [500, 0], True)],
+)
+def test_a_grid_of_which_nothing_is_cut_is_still_made_finer(t_star, left, is_whole):
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    star = float(np.log(kept[t_star] / (1 - kept[t_star])))
+    table = DDPMScheduler()
+    cut = maker(table, star, num_inference_steps=2).respace({})
+    assert table.timesteps.tolist() == left
+    assert cut.is_whole is is_whole
+    assert cut.reaches is (left[0] >= t_star)
+
+
 def test_a_search_is_remembered_by_all_that_it_depends_on():
     flow = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     asked = [
