@@ -43,7 +43,10 @@ def explain(error: BaseException) -> int:
     if is_shared or (isinstance(error, UsageError) and _is_follower()):
         # When the first process has spoken and is gone, the launcher ends this one. If this one
         # were gone before, it would end the first one, and nobody would have spoken.
-        time.sleep(_PATIENCE)
+        try:
+            time.sleep(_PATIENCE)
+        except KeyboardInterrupt:
+            return _line("interrupted", INTERRUPTED)
         if is_shared:
             return 2
     if isinstance(error, GAGAError):

@@ -340,6 +340,12 @@ def test_of_several_processes_the_first_one_speaks_first(capsys, monkeypatch, is
     ]
 
 
+def test_ctrl_c_while_the_first_process_speaks(capsys, monkeypatch):
+    monkeypatch.setattr(failures.time, "sleep", interrupt)
+    assert failures.explain(AlreadyReportedError("of all")) == 130
+    assert capsys.readouterr().err == "gaga: interrupted\n"
+
+
 def test_statistics_are_replaced_only_by_force_and_before_any_work(gaga, events, tmp_path):
     stats = tmp_path / "stats"
     assert gaga(*fit(events, stats)).code == 0
