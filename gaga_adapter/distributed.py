@@ -112,8 +112,12 @@ def started() -> Iterator[None]:
         from torch.distributed.nn import functional  # noqa: F401
     with _in_contact():
         dist.init_process_group("gloo", timeout=_TIMEOUT)
+    is_alone = False
     try:
         yield
+    except ProcessError:
+        is_alone = True  # the launcher will end this process soon: it has to speak before
+        raise
     except GAGAError as error:
         if _is_reported_by_first(error):
             raise AlreadyReportedError(str(error)) from error
@@ -122,7 +126,7 @@ def started() -> Iterator[None]:
         # A thread of the group may be about to free the last tensors, for which it needs the
         # interpreter's lock. Versions such as torch 2.3 hold that lock while they wait for the
         # thread, and neither would ever go on.
-        time.sleep(_SETTLING)
+        time.sleep(0.0 if is_alone else _SETTLING)
         dist.destroy_process_group()  # waits for nobody but its own threads
 
 

@@ -327,6 +327,21 @@ def test_a_number_that_was_edited_is_used_and_told(tmp_path):
     assert stats.log_snr_star == -1.25
 
 
+def test_a_copy_of_many_entries_makes_one_short_warning(tmp_path):
+    many = {f"\x1b{k:05}" + "x" * 200: 0 for k in range(5000)}
+    write(
+        tmp_path,
+        CONFIGS["molecules"],
+        TENSORS["molecules"],
+        json.dumps(CONFIGS["molecules"] | many),
+    )
+    with pytest.warns(GAGAWarning, match=r"x and 4,992 more\. The file is used") as told:
+        GAGAStats.from_pretrained(tmp_path)
+    assert len(told) == 1
+    assert str(told[0].message).isprintable()
+    assert len(str(told[0].message)) < 2000
+
+
 @pytest.mark.parametrize(
     "text",
     [

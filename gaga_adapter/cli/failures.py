@@ -14,6 +14,7 @@ prints an error of its own.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ from gaga_adapter.errors import AlreadyReportedError, GAGAError
 from gaga_adapter.files import visible
 
 INTERRUPTED = 130
+_NEAR = 0.6  # likeness to the option that was typed from which a name is advice
 _PATIENCE = 10.0  # seconds that the first process has to report a mistake of all
 _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
 
@@ -43,7 +45,10 @@ def explain(error: BaseException) -> int:
     if is_shared or (isinstance(error, UsageError) and _is_follower()):
         # When the first process has spoken and is gone, the launcher ends this one. If this one
         # were gone before, it would end the first one, and nobody would have spoken.
-        time.sleep(_PATIENCE)
+        try:
+            time.sleep(_PATIENCE)
+        except KeyboardInterrupt:
+            return _line("interrupted", INTERRUPTED)
         if is_shared:
             return 2
     if isinstance(error, GAGAError):
@@ -85,6 +90,9 @@ def _usage(error: Exception) -> str:
     options = [] if context is None else context.command.params
     hidden = {name for one in options if getattr(one, "hidden", False) for name in one.opts}
     near = [name for name in near if name not in hidden]  # an old name is no advice
+    typed = getattr(error, "option_name", None)
+    if typed:  # the parser calls --posebusters near to --skip-others, and puts it first
+        near = difflib.get_close_matches(typed, near, cutoff=_NEAR)
     if near:
         message += f". Did you mean {near[0]}?"
     stop = "" if message.endswith(("?", ".")) else "."

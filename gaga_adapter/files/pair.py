@@ -28,6 +28,7 @@ T = TypeVar("T")
 _HEADER = "gaga_config"  # the configuration in the header of the tensors
 #: Most times that an artefact is read while somebody else writes it.
 _MOST_READS = 5
+_MOST_NAMED = 8  # entries of a configuration in one warning
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,12 @@ class Pair:
             if config.get(name) != written.get(name)
         ]
         if changed:
+            left = len(changed) - _MOST_NAMED
+            names = ", ".join(printable(changed[:_MOST_NAMED]))
             warn(
                 f"{config_file} is not as it was written. These entries are not those of the copy "
-                f"in {self.tensors}: {', '.join(printable(changed))}. The file is used as it is. "
-                f"If nobody edited it, write it again with {self.maker}."
+                f"in {self.tensors}: {names}{f' and {left:,} more' if left > 0 else ''}. The file "
+                f"is used as it is. If nobody edited it, write it again with {self.maker}."
             )
         return made
 

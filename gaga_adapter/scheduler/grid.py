@@ -99,9 +99,11 @@ class GridMaker:
             if name in ("sigmas", "timesteps") and value is not None
         }
         n_steps = len(self._ratios())
-        if self._n_steps_beyond() == n_steps:  # no step lies beyond the one that crosses t*
-            return self._cut(n_steps, is_whole=True)
+        if not self._is_beyond(self._ratios()[0]):
+            return self._cut(n_steps, is_whole=True)  # all steps are inside already
         if entry_lists:
+            if self._n_steps_beyond() == n_steps:  # nothing is cut off, so the list stays
+                return self._cut(n_steps, is_whole=True)
             self._resample(entry_lists, n_steps)
             return self._cut(n_steps, is_whole=False)
         _, *arguments = self.call.arguments.items()  # without the scheduler itself

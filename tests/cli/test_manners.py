@@ -105,6 +105,11 @@ OLDEST_WORDS = {
             ["criteria", "a.npy", "--criterai", "x"],
             "no such option: --criterai. Did you mean --criteria? See gaga criteria --help",
         ),
+        (
+            ["evaluate", "a.sdf", "--skip-others"],
+            "no such option: --skip-others. Did you mean --skip-bad? See gaga evaluate --help",
+        ),
+        (["sample", "--colour", "x"], "no such option: --colour. See gaga sample --help"),
         (["fit", "--out", "x"], "missing argument 'data'. See gaga fit --help"),
         (["show", "a", "b"], "unexpected extra argument(s) (b). See gaga show --help"),
         (["demo", "--out", "x", "--steps", "many"], "invalid value for '--steps'"),
@@ -338,6 +343,12 @@ def test_of_several_processes_the_first_one_speaks_first(capsys, monkeypatch, is
         "gaga: DataError: of this one",
         "gaga: invalid value: of all. See gaga --help",
     ]
+
+
+def test_ctrl_c_while_the_first_process_speaks(capsys, monkeypatch):
+    monkeypatch.setattr(failures.time, "sleep", interrupt)
+    assert failures.explain(AlreadyReportedError("of all")) == 130
+    assert capsys.readouterr().err == "gaga: interrupted\n"
 
 
 def test_statistics_are_replaced_only_by_force_and_before_any_work(gaga, events, tmp_path):

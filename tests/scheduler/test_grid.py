@@ -6,6 +6,7 @@ The grids themselves are checked scheduler by scheduler in `tests/properties/tes
 import inspect
 import math
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,6 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
-    LTXEulerAncestralRFScheduler,
-    MiniMaxH3Scheduler,
     PNDMScheduler,
     SCMScheduler,
     UnCLIPScheduler,
@@ -27,6 +26,13 @@ from gaga_adapter.errors import TruncationError
 from gaga_adapter.scheduler.grid import FINEST, GridMaker, _like
 
 SHARES = [1.0, 0.8, 0.6, 0.4, 0.2]  # of noise, whose log-SNRs are 2 log((1 - s) / s)
+
+
+def newer(name):
+    """A scheduler of a class that the oldest diffusers has not."""
+    if not hasattr(diffusers, name):
+        pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
+    return getattr(diffusers, name)()
 
 
 def level(share):
@@ -82,6 +88,21 @@ def test_a_finer_grid_says_that_it_is_none_of_the_schedulers_own():
         assert len(table.timesteps) == 10
         first = int(table.timesteps[0])
         assert is_whole or np.log(kept[first] / (1 - kept[first])) <= star + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("t_star", "left", "is_whole"),
+    # Of three even steps, 666, 333 and 0, the last two are from 300 on; of four, three are.
+    [(300, [333, 0], False), (400, [500, 0], True), (600, [500, 0], True)],
+)
+def test_a_grid_of_which_nothing_is_cut_is_still_made_finer(t_star, left, is_whole):
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    star = float(np.log(kept[t_star] / (1 - kept[t_star])))
+    table = DDPMScheduler()
+    cut = maker(table, star, num_inference_steps=2).respace({})
+    assert table.timesteps.tolist() == left
+    assert cut.is_whole is is_whole
+    assert cut.reaches is (left[0] >= t_star)
 
 
 def test_a_search_is_remembered_by_all_that_it_depends_on():
@@ -294,14 +315,16 @@ def test_a_memory_of_a_scheduler_that_has_changed_misleads_nobody(shift):
 
 
 @pytest.mark.parametrize("share", [0.7, 0.5, 0.25, 0.2, 0.1])
-@pytest.mark.parametrize("made_by", [FlowMatchEulerDiscreteScheduler, LTXEulerAncestralRFScheduler])
-def test_an_even_list_is_even_from_t_star_to_the_data(made_by, share):
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [("FlowMatchEulerDiscreteScheduler", []), ("LTXEulerAncestralRFScheduler", [0.0])],
+)
+def test_an_even_list_is_even_from_t_star_to_the_data(name, ends, share):
     """The data follow after the list, or stand at its end: either way it is a line to zero.
 
     It begins at an entry at the latest.
     """
-    flow = made_by()
-    ends = [0.0] if made_by is LTXEulerAncestralRFScheduler else []
+    flow = newer(name)
     maker(flow, level(share), sigmas=SHARES + ends).respace({})
     first = share if ends else max(share, SHARES[-1])
     expected = [1000 * first * s for s in SHARES] + ends
@@ -330,10 +353,13 @@ def test_runge_kutta_needs_four_steps():
 
 
 def test_a_list_that_counts_from_noise_to_data_rises():
-    few = FewStepScheduler.from_scheduler(MiniMaxH3Scheduler())
+    few = FewStepScheduler.from_scheduler(newer("MiniMaxH3Scheduler"))
     maker(few, level(0.7), timesteps=[0.0, 0.2, 0.4, 0.6, 0.8]).respace({})
     expected = [0.3, 0.425, 0.55, 0.675, 0.8]  # a line from 1 - 0.7 to the end
     assert few.timesteps.tolist() == pytest.approx(expected, rel=1e-5, abs=0)
+
+
+def test_a_list_that_rises_needs_room_for_its_entries():
     few = FewStepScheduler.from_scheduler(FlowMatchEulerDiscreteScheduler(invert_sigmas=True))
     with pytest.raises(TruncationError, match=r"^there are not enough timesteps below t"):
         maker(few, level(0.5), timesteps=[100, 500, 501, 502]).respace({})

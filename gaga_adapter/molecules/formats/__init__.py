@@ -127,6 +127,10 @@ def stream_molecules(
         raise DataError(f"share={share} must be (r, W) with 0 <= r < W.")
     if format is not None and format not in FORMATS:
         raise DataError(f"format={format!r}. Allowed: {', '.join(FORMATS)}.")
+    if skip_others and elements is None:
+        raise DataError(
+            "skip_others=True leaves nothing out without elements. Pass the elements to keep."
+        )
     kind = None if format is None else f".{format}"
     formats: list[Format[Any]] = []
     for source in _as_list(sources):

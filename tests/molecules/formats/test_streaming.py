@@ -269,6 +269,8 @@ def test_molecules_with_other_elements_are_left_out_and_counted(folder):
             assert len(read_molecules(sources, ("C", "H"), skip_others=True)) == len(kept)
         with pytest.raises(DataError, match=r"no molecule is left. skipped 25 of 25 molecules"):
             read_molecules(sources, ("N",), skip_others=True)
+        with pytest.raises(DataError, match="leaves nothing out without elements"):
+            stream_molecules(sources, skip_others=True)
     with pytest.warns(GAGAWarning):  # hydrogens that go are no other element
         heavy = read_molecules(path, ("C",), "remove", skip_bad=True, skip_others=True)
     assert set(np.unique(heavy.atomic_numbers)) <= {0, 6}
