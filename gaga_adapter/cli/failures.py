@@ -27,7 +27,7 @@ from gaga_adapter.errors import AlreadyReportedError, GAGAError
 from gaga_adapter.files import visible
 
 INTERRUPTED = 130
-_NEAR = 0.6  # likeness to the option that was typed from which a name is advice
+_NEAR = 0.65  # likeness to the option that was typed from which a name is advice
 _PATIENCE = 10.0  # seconds that the first process has to report a mistake of all
 _ISSUES = "https://github.com/gaga-adapter/gaga-adapter/issues"
 
@@ -91,8 +91,9 @@ def _usage(error: Exception) -> str:
     hidden = {name for one in options if getattr(one, "hidden", False) for name in one.opts}
     near = [name for name in near if name not in hidden]  # an old name is no advice
     typed = getattr(error, "option_name", None)
-    if typed:  # the parser calls --posebusters near to --skip-others, and puts it first
-        near = difflib.get_close_matches(typed, near, cutoff=_NEAR)
+    if typed:  # the parser calls --posebusters near to --skip-others
+        begun = [name for name in near if name.startswith(typed)]
+        near = begun or difflib.get_close_matches(typed, near, cutoff=_NEAR)
     if near:
         message += f". Did you mean {near[0]}?"
     stop = "" if message.endswith(("?", ".")) else "."

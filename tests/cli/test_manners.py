@@ -107,9 +107,11 @@ OLDEST_WORDS = {
         ),
         (
             ["evaluate", "a.sdf", "--skip-others"],
-            "no such option: --skip-others. Did you mean --skip-bad? See gaga evaluate --help",
+            "no such option: --skip-others. See gaga evaluate --help",
         ),
         (["sample", "--colour", "x"], "no such option: --colour. See gaga sample --help"),
+        (["sample", "--output", "x"], "no such option: --output. Did you mean --out? See gaga"),
+        (["sample", "--ref", "x"], "no such option: --ref. Did you mean --reference? See gaga"),
         (["fit", "--out", "x"], "missing argument 'data'. See gaga fit --help"),
         (["show", "a", "b"], "unexpected extra argument(s) (b). See gaga show --help"),
         (["demo", "--out", "x", "--steps", "many"], "invalid value for '--steps'"),
