@@ -82,7 +82,8 @@ def signatures():
         module = import_module(package)
         for name in sorted(module.__all__):
             lines += _signature_lines(f"{package}.{name}", getattr(module, name))
-    return "\n".join(lines) + "\n"
+    # where Python 3.13 defines the class
+    return "\n".join(lines).replace("pathlib._local.Path", "pathlib.Path") + "\n"
 
 
 # -- numbers ---------------------------------------------------------------------------------------

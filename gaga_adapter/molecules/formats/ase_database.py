@@ -48,10 +48,13 @@ class AseDatabase(FileFormat[int]):
     def _fetch(self, first: int) -> dict[int, Any]:
         from ase.db import connect
 
-        rows = connect(self.source.path, type="db").select(
-            [("id", ">=", first), ("id", "<", first + _ROWS)], columns=_COLUMNS, include_data=False
-        )
         try:
-            return {row.id: row for row in rows}
+            with connect(self.source.path, type="db") as database:
+                rows = database.select(
+                    [("id", ">=", first), ("id", "<", first + _ROWS)],
+                    columns=_COLUMNS,
+                    include_data=False,
+                )
+                return {row.id: row for row in rows}
         except (sqlite3.Error, KeyError, ValueError, TypeError) as error:
             raise DataError(f"cannot be read by ase: {error}") from error

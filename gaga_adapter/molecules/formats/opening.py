@@ -145,12 +145,12 @@ class _ZstdReader(RawIOBase):
     """The frames of a .zst file, one after the other; one that is cut off is an error."""
 
     def __init__(self, raw: BufferedReader) -> None:
+        self._raw = raw
         try:
             import zstandard
         except ImportError as error:
-            raw.close()
+            self.close()
             raise MissingExtraError("zstandard", "zstd") from error
-        self._raw = raw
         self._errors = zstandard.ZstdError
         self._new_frame = zstandard.ZstdDecompressor().decompressobj
         self._frame: Any = None
