@@ -299,6 +299,10 @@ class _QuarterLogTable(_Karras):
         return self.timestep_at(float(ratios[0])), self.timestep_at(float(ratios[-1]))
 
 
+#: Largest error of a share of noise in float32, by which a shifted grid can begin above 1.
+_ROUNDING = 1e-6
+
+
 class _Flow(Convention):
     """`x = (1 - s) x_0 + s eps`, timestep = s times the number of training steps.
 
@@ -312,6 +316,8 @@ class _Flow(Convention):
 
     def grid(self) -> Tensor:
         share: Tensor = self._share(_sigmas(self.scheduler))
+        possible = share.clamp(0, 1)
+        share = torch.where((share - possible).abs() < _ROUNDING, possible, share)
         return share / (1 - share)
 
     def ratio_at(self, timestep: float) -> float:

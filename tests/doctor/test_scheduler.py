@@ -174,7 +174,7 @@ def test_refusals_say_why(stats, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     own = tmp_path / "own"
     own.mkdir()
-    (own / "scheduler_config.json").write_text('{"_class_name": "MyScheduler"}')
+    (own / "scheduler_config.json").write_text('{"_class_name": "UnheardOfScheduler"}')
     saved(diffusers.VQDiffusionScheduler(num_vec_classes=9), tmp_path / "tokens")
     saved(diffusers.DDIMInverseScheduler(), tmp_path / "inverse")
     (tmp_path / "list").mkdir()
@@ -183,7 +183,7 @@ def test_refusals_say_why(stats, tmp_path, monkeypatch):
         ("tokens", "cannot use VQDiffusionScheduler: it samples discrete tokens"),
         ("VQDiffusionScheduler", "cannot use VQDiffusionScheduler: it samples discrete tokens"),
         ("inverse", "cannot use DDIMInverseScheduler: it runs from data to noise"),
-        ("own", "its class MyScheduler is none of diffusers"),
+        ("own", "its class UnheardOfScheduler is none of diffusers"),
         ("empty", "neither scheduler_config.json nor scheduler/scheduler_config.json is in empty"),
         ("nowhere", "there is no folder nowhere, and no scheduler class of diffusers"),
         ("a b/c", "there is no folder a b/c, and 'a b/c' is no hub id"),

@@ -106,6 +106,17 @@ def within(path):
 PURE = TabulatedPath(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5]))
 
 
+def check_level(path, t, level):
+    """The level of a time is the one that was asked for, as far as a time in float64 can say it.
+
+    Beside an end of noise or data alone, the next time is another level.
+    """
+    step = 4 * torch.finfo(torch.float64).eps
+    highest, lowest = path.log_snr((t - step).clamp(min=0)), path.log_snr((t + step).clamp(max=1))
+    slack = 1e-9 * (1 + level.abs())
+    assert bool(((level <= highest + slack) & (level >= lowest - slack)).all())
+
+
 @cases(150)
 @example(PURE, [5e-324], torch.float64)  # whose time was not a number
 @given(paths, times, DTYPES)
@@ -116,9 +127,8 @@ def test_time_to_log_snr_and_back(path, t, dtype):
     low, high = within(path)
     again = path.time_at_log_snr(levels)
     assert bool(((again >= 0) & (again <= 1)).all())
-    back = path.log_snr(again)
     near = (levels >= low) & (levels <= high)
-    torch.testing.assert_close(back[near], levels[near], rtol=1e-9, atol=1e-9)
+    check_level(path, again[near], levels[near])
     ends = (t == 0) | (t == 1)
     torch.testing.assert_close(again[ends], t[ends].double(), rtol=0, atol=1e-12)
 
@@ -129,8 +139,7 @@ def test_log_snr_to_time_and_back(path, share, dtype):
     low, high = within(path)
     assume(high - low > 1e-3)
     level = torch.tensor(low + share * (high - low), dtype=dtype).double().clamp(low, high)
-    t = path.time_at_log_snr(level)
-    torch.testing.assert_close(path.log_snr(t), level, rtol=1e-9, atol=1e-9)
+    check_level(path, path.time_at_log_snr(level), level)
 
 
 @cases(100)

@@ -105,6 +105,19 @@ def test_a_grid_of_which_nothing_is_cut_is_still_made_finer(t_star, left, is_who
     assert cut.reaches is (left[0] >= t_star)
 
 
+@pytest.mark.parametrize("n_steps", [1, 10])
+def test_a_shifted_flow_begins_at_pure_noise_whatever_float32_makes_of_it(n_steps):
+    flow = FlowMatchEulerDiscreteScheduler(shift=1 / 3)
+    cut = maker(flow, -1.0, num_inference_steps=n_steps).suffix()
+    assert cut.timesteps[0] > 1000  # by rounding
+    assert cut.is_whole is (n_steps == 1)
+    flow = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(
+        TruncationError, match=r"entries that are no noise levels: timesteps \[1000"
+    ):
+        maker(flow, -1.0, sigmas=[1.00001, 0.5])
+
+
 def test_a_search_is_remembered_by_all_that_it_depends_on():
     flow = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     asked = [
