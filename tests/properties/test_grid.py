@@ -121,7 +121,9 @@ def steps(scheduler):
         ratios = scheduler.sigmas[: len(times)].double().tolist()
         if where == "flow":
             shares = [1 - s if config.get("invert_sigmas") else s for s in ratios]
-            ratios = [s / (1 - s) if s < 1 else math.inf for s in shares]
+            # Above one by more than float32's rounding is no share of noise: no run can use it.
+            beyond = [math.inf if s < 1 + 1e-6 else math.nan for s in shares]
+            ratios = [s / (1 - s) if s < 1 else b for s, b in zip(shares, beyond, strict=True)]
     else:
         own = {"wuerstchen": wuerstchen_ratio, "trigflow": trigflow_ratio}
         at = {**RATIO, **own}[where]
