@@ -316,8 +316,7 @@ class _Flow(Convention):
 
     def grid(self) -> Tensor:
         share: Tensor = self._share(_sigmas(self.scheduler))
-        possible = share.clamp(0, 1)
-        share = torch.where((share - possible).abs() < _ROUNDING, possible, share)
+        share = torch.where(share < 1 + _ROUNDING, share.clamp(max=1), share)
         return share / (1 - share)
 
     def ratio_at(self, timestep: float) -> float:

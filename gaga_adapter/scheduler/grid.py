@@ -99,11 +99,10 @@ class GridMaker:
             if name in ("sigmas", "timesteps") and value is not None
         }
         n_steps = len(self._ratios())
-        is_inside = not self._is_beyond(self._ratios()[0])
         # A list stays as it is where nothing is cut off, and so does a grid whose end is limited
         # by training: a finer one could begin further inside.
         is_fixed = bool(entry_lists) or self.limit > -math.inf
-        if is_inside or (is_fixed and self._n_steps_beyond() == n_steps):
+        if is_fixed and self._n_steps_beyond() == n_steps:
             return self._cut(n_steps, is_whole=True)
         if entry_lists:
             self._resample(entry_lists, n_steps)

@@ -118,6 +118,16 @@ def test_a_shifted_flow_begins_at_pure_noise_whatever_float32_makes_of_it(n_step
         maker(flow, -1.0, sigmas=[1.00001, 0.5])
 
 
+def test_a_grid_that_training_limits_is_not_made_finer_for_nothing():
+    """Of three steps, 333 would be the first that the network knows: inside of t*, which is met."""
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    star = float(np.log(kept[500] / (1 - kept[500])))
+    table = DDPMScheduler()
+    cut = maker(table, star, limit=star, num_inference_steps=2).respace({})
+    assert table.timesteps.tolist() == [500, 0]
+    assert (cut.is_whole, cut.reaches) == (True, True)
+
+
 def test_a_search_is_remembered_by_all_that_it_depends_on():
     flow = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     asked = [
