@@ -126,7 +126,8 @@ def started() -> Iterator[None]:
         # A thread of the group may be about to free the last tensors, for which it needs the
         # interpreter's lock. Versions such as torch 2.3 hold that lock while they wait for the
         # thread, and neither would ever go on.
-        time.sleep(0.0 if is_alone else _SETTLING)
+        if not is_alone:
+            time.sleep(_SETTLING)
         dist.destroy_process_group()  # waits for nobody but its own threads
 
 

@@ -96,22 +96,20 @@ def completion(names: Names) -> Callable[[str], list[str]]:
 
 def renamed_option(old: str, new: str) -> Any:  # noqa: ANN401
     """The hidden old name of an option: its use is an error that names the new one."""
-
-    def refuse(context: typer.Context, value: str | None) -> None:
-        if value is not None and not context.resilient_parsing:
-            raise typer.BadParameter(f"the option {old} is called {new} now.")
-
-    return typer.Option(old, hidden=True, callback=refuse)
+    return _refused_option(old, f"the option {old} is called {new} now.")
 
 
 def option_elsewhere(typed: str, advice: str) -> Any:  # noqa: ANN401
     """A hidden option that other commands have: its use is an error that says what to pass."""
+    return _refused_option(typed, f"there is no {typed} here. {advice}")
 
+
+def _refused_option(name: str, message: str) -> Any:  # noqa: ANN401
     def refuse(context: typer.Context, value: str | None) -> None:
         if value is not None and not context.resilient_parsing:
-            raise typer.BadParameter(f"there is no {typed} here. {advice}")
+            raise typer.BadParameter(message)
 
-    return typer.Option(typed, hidden=True, callback=refuse)
+    return typer.Option(name, hidden=True, callback=refuse)
 
 
 def names_in(module: str, table: str) -> Callable[[], Sequence[str]]:

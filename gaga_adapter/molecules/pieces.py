@@ -256,8 +256,7 @@ class _Folder(contextlib.ExitStack):
             raise DataError(
                 f"{self.folder} holds pieces of a run with other settings ({len(foreign)}), such "
                 "as another seed, number or statistics, or of another model. Repeat that run to "
-                "finish it, delete the folder, or choose another "
-                "--out."
+                "finish it, delete the folder, or choose another --out."
             )
         if not (replace_file or present) and self.out.is_file() and self.out.stat().st_size:
             raise already_there(
